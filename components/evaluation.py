@@ -1,0 +1,68 @@
+"""What is said of a finished model: accuracy with its interval, the per-class table, parity of the shipped file."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnxruntime
+from jaxtyping import Float, Int64, UInt8
+
+Z95 = 1.959963984540054
+"""Standard normal quantile of a two-sided 95 % interval."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassRow:
+    """One line of the per-class table; shares in 0..1, nan where the denominator is 0."""
+
+    name: str
+    images: int
+    recall: float
+    precision: float
+
+
+def wilson_interval(correct: int, count: int) -> tuple[float, float]:
+    """95 % interval of a proportion (Wilson, 1927); right also near 0 and 1 and for small counts."""
+    assert 0 <= correct <= count and count > 0
+    share = correct / count
+    scale = 1 + Z95**2 / count
+    centre = (share + Z95**2 / (2 * count)) / scale
+    half = Z95 * math.sqrt(share * (1 - share) / count + Z95**2 / (4 * count**2)) / scale
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def confusion_matrix(
+    predicted: Int64[np.ndarray, " n"], labels: Int64[np.ndarray, " n"], classes: int
+) -> Int64[np.ndarray, "k k"]:
+    """Counts; row = label, column = prediction."""
+    return np.bincount(labels * classes + predicted, minlength=classes**2).reshape(classes, classes)
+
+
+def per_class(confusion: Int64[np.ndarray, "k k"], names: Sequence[str]) -> list[ClassRow]:
+    """Recall and precision of every class."""
+    hits, actual, predicted = confusion.diagonal(), confusion.sum(axis=1), confusion.sum(axis=0)
+    return [
+        ClassRow(
+            name=name,
+            images=int(actual[k]),
+            recall=float(hits[k] / actual[k]) if actual[k] else math.nan,
+            precision=float(hits[k] / predicted[k]) if predicted[k] else math.nan,
+        )
+        for k, name in enumerate(names)
+    ]
+
+
+def onnx_logits(
+    model: bytes, images: UInt8[np.ndarray, "n h w c"], *, batch_size: int = 256, threads: int = 1
+) -> Float[np.ndarray, "n k"]:
+    """Logits that ONNX Runtime's CPU provider gives for raw images."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    return np.concatenate([session.run(["logits"], {"images": batch})[0] for batch in in_batches(images, batch_size)])
+
+
+def in_batches(images: UInt8[np.ndarray, "n h w c"], size: int) -> Iterator[UInt8[np.ndarray, "b h w c"]]:
+    for start in range(0, len(images), size):
+        yield np.ascontiguousarray(images[start : start + size])

@@ -1,0 +1,320 @@
+"""What a person can set, in the shape of params.yaml: one frozen dataclass a section.
+
+The flows validate the file against these classes strictly (types, unknown keys); each class
+checks its own values, so that a component used without the flows refuses the same mistakes.
+"ours" marks a value that the papers do not give.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Blocks = tuple[str, ...]
+
+
+def require(condition: bool, message: str) -> None:
+    """Refuse a person's value with one sentence that says the rule, the value and what to do."""
+    if not condition:
+        raise ValueError(message)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """Where labelled images come from and how they are split."""
+
+    source: str
+    """`digits`, `folder`, `parquet`, or `torchvision:NAME` (a data set's class name)."""
+    path: str | None = None
+    """Folder (`folder`, `torchvision:NAME`: its root) or file or folder of shards (`parquet`)."""
+    size: int
+    """Side, in pixels, of the square every image is resized to."""
+    val: float = 0.2
+    """Share of the images (by content hash) that rewards are measured on."""
+    test: float = 0.2
+    """Share of the images (by content hash) that only `evaluate` reads; unused if the source has its own test split."""
+    max_pixels: int = 50_000_000
+    """An image whose header announces more pixels is refused before it is decoded."""
+
+    def __post_init__(self) -> None:
+        known = self.source in ("digits", "folder", "parquet") or self.source.startswith("torchvision:")
+        require(known, f"data.source is {self.source!r}; use digits, folder, parquet or torchvision:NAME")
+        needs_path = self.source in ("folder", "parquet")
+        require(not needs_path or self.path is not None, f"data.source {self.source} needs data.path: set it")
+        require(4 <= self.size <= 1024, f"data.size is {self.size}; use 4 to 1024 pixels")
+        require(0 < self.val < 1, f"data.val is {self.val}; use a share between 0 and 1")
+        require(0 < self.test < 1, f"data.test is {self.test}; use a share between 0 and 1")
+        require(
+            self.val + self.test < 1,
+            f"data.val + data.test is {self.val + self.test:g}; it must be below 1, or nothing is left to train on",
+        )
+        require(self.max_pixels > 0, f"data.max_pixels is {self.max_pixels}; use a positive number of pixels")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Latency:
+    """The target that latencies are measured on, and how."""
+
+    provider: Literal["cpu", "cuda"] = "cpu"
+    """ONNX Runtime execution provider; one that is missing is an error, never a silent CPU number."""
+    threads: int = 1
+    """ONNX Runtime intra-op threads; with 1 the time is the thread's CPU time, immune to preemption."""
+    batch: int = 1
+    """Images an inference."""
+    repeats: int = 60
+    """Timed runs of each block; the median counts."""
+    calibration: int = 8
+    """Whole networks measured to fit the line from sums of block latencies to network latency."""
+
+    def __post_init__(self) -> None:
+        for name in ("threads", "batch", "repeats"):
+            value = getattr(self, name)
+            require(value >= 1, f"latency.{name} is {value}; use at least 1")
+        require(self.calibration >= 3, f"latency.calibration is {self.calibration}; a line needs at least 3 networks")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Architecture:
+    """The space of networks and PC-NAS (Li et al., CVPR 2020), methods.md section 2."""
+
+    latency_ms: float
+    """The budget: milliseconds an inference of the shipped ONNX file may take on the target."""
+    margin: float = 0.05
+    """Share of the budget kept free during the search, for the table's prediction error (ours)."""
+    stem: int = 16
+    """Channels after the first 3x3 convolution."""
+    stem_stride: int = 1
+    """Stride of the first convolution: 1 for 8-32 pixels, 2 for larger."""
+    stages: tuple[tuple[int, int, int], ...]
+    """(channels, layers, stride of the first layer) from input to output."""
+    blocks: Blocks
+    """Candidates of every layer, the default network's first: mb_k{3,5,7}_e{1..6}[_se], res_k3, identity."""
+    strategy: Literal["pc_nas", "random"] = "pc_nas"
+    """`random` scores as many sampled networks as pc_nas would and takes the best: its control."""
+    potential: Literal["mean", "additive"] = "additive"
+    """A partial model's potential: mean over completions (the paper) or one ridge model over all scores (ours)."""
+    pool: int = 5
+    """P, partial models kept a stage (paper: 5)."""
+    completions: int = 4
+    """S, completions scored for each candidate."""
+    warmup_epochs: float
+    """Epochs of the whole supernet, paths uniform, before stage 1."""
+    stage_epochs: float
+    """Epochs of the shrinking supernet in each stage."""
+    score_images: int = 500
+    """Images of val a completion is scored on; the last stage uses all of val."""
+    recalibration_images: int = 512
+    """Train images that re-estimate a sub-network's batch-norm statistics (at least 512 in methods.md)."""
+    max_images: int | None = None
+    """Train the supernet on at most so many images; all if null."""
+
+    def __post_init__(self) -> None:
+        require(self.latency_ms > 0, f"architecture.latency_ms is {self.latency_ms}; use a positive number")
+        require(0 <= self.margin < 1, f"architecture.margin is {self.margin}; use 0 to below 1")
+        require(self.stem_stride in (1, 2), f"architecture.stem_stride is {self.stem_stride}; use 1 or 2")
+        require(len(self.stages) > 0, "architecture.stages is empty; give at least one [channels, layers, stride]")
+        for channels, layers, stride in self.stages:
+            require(
+                channels >= 1 and layers >= 1 and stride in (1, 2),
+                f"architecture.stages has [{channels}, {layers}, {stride}]; use [channels >= 1, layers >= 1, stride 1 or 2]",
+            )
+        require(len(self.blocks) > 0, "architecture.blocks is empty; give at least one block")
+        require(len(set(self.blocks)) == len(self.blocks), "architecture.blocks names a block twice; name each once")
+        for name in ("stem", "pool", "completions", "score_images", "recalibration_images"):
+            value = getattr(self, name)
+            require(value >= 1, f"architecture.{name} is {value}; use at least 1")
+        for name in ("warmup_epochs", "stage_epochs"):
+            value = getattr(self, name)
+            require(value >= 0, f"architecture.{name} is {value}; use 0 or more")
+        require(
+            self.max_images is None or self.max_images >= 1,
+            f"architecture.max_images is {self.max_images}; use at least 1, or null for all",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Online:
+    """Online hyper-parameter learning (Lin et al., ICCV 2019), methods.md section 0."""
+
+    trunks: int
+    """T_max, rounds of training, reward and update (paper: 300)."""
+    copies: int = 8
+    """N, copies of the model trained side by side in a trunk (paper: 8)."""
+    images: int
+    """Training images each copy sees in a trunk (paper: one epoch)."""
+    controller: Literal["reinforce", "null"] = "reinforce"
+    """`null` never moves the distribution: the control of every claim."""
+    controller_lr: float = 0.2
+    """Adam step of the distribution's parameters (paper: 0.05; 0.2 and more learn at small scale)."""
+    broadcast: Literal["best", "average", "weighted"] = "average"
+    """What the next trunk starts from: the best copy (paper), the copies' mean, or their reward-weighted mean."""
+    reward: Literal["own", "leave_one_out"] = "leave_one_out"
+    """A copy's score (paper), or its marginal contribution to the average of the copies (methods.md section 0)."""
+    metric: Literal["accuracy", "log_likelihood"] = "log_likelihood"
+    """What is measured on val."""
+    warmup_trunks: int = 2
+    """Trunks before the distribution first moves."""
+    learn_until: float = 0.8
+    """Share of the trunks after which the distribution stands still: late learning rates carry no signal."""
+    score_images: int | None = None
+    """Images of val a reward is measured on; all if null."""
+
+    def __post_init__(self) -> None:
+        require(self.trunks >= 1, f"trunks is {self.trunks}; use at least 1")
+        require(self.copies >= 2, f"copies is {self.copies}; a reward needs at least 2 copies to compare")
+        require(self.images >= 1, f"images is {self.images}; use at least 1")
+        require(self.controller_lr >= 0, f"controller_lr is {self.controller_lr}; use 0 or more")
+        require(self.warmup_trunks >= 0, f"warmup_trunks is {self.warmup_trunks}; use 0 or more")
+        require(0 < self.learn_until <= 1, f"learn_until is {self.learn_until}; use a share above 0, at most 1")
+        require(
+            self.score_images is None or self.score_images >= 1,
+            f"score_images is {self.score_images}; use at least 1, or null for all",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augmentation:
+    """The augmentation policy's distribution, methods.md section 1."""
+
+    settings: Literal["factored", "literal"] = "factored"
+    """37 + 37 logits (Identity added), or the paper's 1,296 pair logits."""
+    pairs_per_trunk: int | None = 2
+    """Pairs a copy commits to in a trunk; null: a fresh pair for every image (the paper)."""
+    normalisation: Literal["sigmoid", "softmax"] = "sigmoid"
+    """How logits become probabilities: sigmoid-normalised (the paper) or softmax."""
+    cutout: bool = True
+    """Whether Cutout is an element of the space (never always on)."""
+    online: Online
+
+    def __post_init__(self) -> None:
+        require(
+            self.pairs_per_trunk is None or self.pairs_per_trunk >= 1,
+            f"augmentation.pairs_per_trunk is {self.pairs_per_trunk}; use at least 1, or null",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loss:
+    """The loss family and its Gaussian, methods.md section 3."""
+
+    knots: int = 10
+    """Values of t and of tau that are searched (10 or more represent ArcFace and A-softmax)."""
+    sigma: float = 0.2
+    """Standard deviation of the Gaussian over unconstrained knots (paper: 0.2)."""
+    online: Online
+
+    def __post_init__(self) -> None:
+        require(self.knots >= 2, f"loss.knots is {self.knots}; use at least 2")
+        require(self.sigma > 0, f"loss.sigma is {self.sigma}; use a positive number")
+        require(
+            self.online.copies % 2 == 0,
+            f"loss.online.copies is {self.online.copies}; samples come in antithetic pairs, use an even number",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """One way to train, shared by every search and the final training, so that what is searched is what ships."""
+
+    batch_size: int = 64
+    learning_rate: float = 0.1
+    """Peak of the schedule: linear warm-up, then cosine to 0."""
+    warmup: float = 0.1
+    """Share of the steps spent warming up."""
+    momentum: float = 0.9
+    """Nesterov."""
+    weight_decay: float = 5.0e-4
+    """On convolution and linear weights only."""
+    label_smoothing: float = 0.0
+    flip: bool = False
+    """Random horizontal flips, before the searched policy."""
+    crop: int = 0
+    """Random crops from an image padded by so many pixels (reflected), before the searched policy."""
+
+    def __post_init__(self) -> None:
+        require(self.batch_size >= 2, f"train.recipe.batch_size is {self.batch_size}; batch norm needs at least 2")
+        require(self.learning_rate > 0, f"train.recipe.learning_rate is {self.learning_rate}; use a positive number")
+        require(0 <= self.warmup < 1, f"train.recipe.warmup is {self.warmup}; use a share from 0 to below 1")
+        require(0 <= self.momentum < 1, f"train.recipe.momentum is {self.momentum}; use 0 to below 1")
+        require(self.weight_decay >= 0, f"train.recipe.weight_decay is {self.weight_decay}; use 0 or more")
+        require(
+            0 <= self.label_smoothing < 1,
+            f"train.recipe.label_smoothing is {self.label_smoothing}; use 0 to below 1",
+        )
+        require(self.crop >= 0, f"train.recipe.crop is {self.crop}; use 0 or more pixels")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train:
+    """The final training of the searched network and of the baseline, on train and val together."""
+
+    epochs: int
+    ema: float = 0.0
+    """Decay a step of the exponential moving average of the weights that ships; 0: the last weights ship."""
+    recipe: Recipe
+
+    def __post_init__(self) -> None:
+        require(self.epochs >= 1, f"train.epochs is {self.epochs}; use at least 1")
+        require(0 <= self.ema < 1, f"train.ema is {self.ema}; use 0 (off) to below 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate:
+    """What is measured once, on the test split, of the very file that ships."""
+
+    repeats: int = 200
+    """Timed runs of the ONNX file."""
+    parity_images: int = 256
+    """Test images on which torch and ONNX Runtime must give the same logits."""
+
+    def __post_init__(self) -> None:
+        require(self.repeats >= 1, f"evaluate.repeats is {self.repeats}; use at least 1")
+        require(self.parity_images >= 1, f"evaluate.parity_images is {self.parity_images}; use at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Publish:
+    """The registry and the gate before it."""
+
+    model: str
+    """Name of the registered model in MLflow."""
+    accuracy_margin: float = 0.01
+    """How far below the champion's test accuracy (the baseline's, for the first model) a model may be and still ship."""
+    parity: float = 1.0e-3
+    """Largest difference between torch's and ONNX Runtime's logits."""
+
+    def __post_init__(self) -> None:
+        require(self.model != "", "publish.model is empty; name the registered model")
+        require(0 <= self.accuracy_margin < 1, f"publish.accuracy_margin is {self.accuracy_margin}; use 0 to below 1")
+        require(self.parity > 0, f"publish.parity is {self.parity}; use a positive number")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parallel:
+    """Where the copies of a search run; never changes a result."""
+
+    backend: Literal["sequential", "loky"] = "loky"
+    workers: int = 2
+
+    def __post_init__(self) -> None:
+        require(self.workers >= 1, f"parallel.workers is {self.workers}; use at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Params:
+    """The whole of params.yaml."""
+
+    seed: int
+    threads: int = 2
+    """torch threads outside the copies (a copy always uses 1): part of the result, so it is fixed here."""
+    parallel: Parallel
+    data: Data
+    latency: Latency
+    architecture: Architecture
+    augmentation: Augmentation
+    loss: Loss
+    train: Train
+    evaluate: Evaluate
+    publish: Publish
+
+    def __post_init__(self) -> None:
+        require(self.seed >= 0, f"seed is {self.seed}; use 0 or more")
+        require(self.threads >= 1, f"threads is {self.threads}; use at least 1")

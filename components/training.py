@@ -1,0 +1,298 @@
+"""One training path, shared by every search and by the final training.
+
+w   parameters and buffers of a network          b  images in a batch
+m   momentum of each parameter (SGD, Nesterov)   k  classes
+A `State` holds both, so that a search can copy, average and hand on a model in mid-training.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int64, UInt8
+from torch import Tensor, nn
+
+from components.data.store import Split
+from components.params import Recipe, Train
+
+State = dict[str, Tensor]
+"""`model.<name>`: parameters and buffers; `momentum.<name>`: SGD's buffers."""
+
+Augment = Callable[[UInt8[Tensor, "b c h w"], torch.Generator], UInt8[Tensor, "b c h w"]]
+Criterion = Callable[[Float[Tensor, "b d"], Float[Tensor, "k d"], Int64[Tensor, " b"]], Float[Tensor, ""]]
+"""(features, classifier weight without bias, labels) -> mean loss; the logits are features @ weight.T."""
+
+
+class Diverged(FloatingPointError):
+    """The loss is no longer a finite number."""
+
+
+class Classifier(Protocol):
+    """What training asks of a network: uint8 images in, features out, a linear classifier without bias on top."""
+
+    classifier: nn.Linear
+
+    def features(self, images: UInt8[Tensor, "b c h w"]) -> Float[Tensor, "b d"]: ...
+
+
+def split_tensors(split: Split) -> tuple[UInt8[Tensor, "n c h w"], Int64[Tensor, " n"]]:
+    """The split's images as NCHW in channels_last layout (a view of the stored NHWC bytes) and its labels."""
+    images = torch.from_numpy(np.array(split.images)).permute(0, 3, 1, 2)
+    return images, torch.from_numpy(np.array(split.labels))
+
+
+def initial_state(network: nn.Module) -> State:
+    """The network's present weights and buffers, with momentum zero."""
+    state = {f"model.{name}": value.detach().clone() for name, value in network.state_dict().items()}
+    for name, parameter in network.named_parameters():
+        state[f"momentum.{name}"] = torch.zeros_like(parameter.detach())
+    return state
+
+
+def load_state(network: nn.Module, state: State) -> None:
+    """Copy the state's parameters and buffers into the network."""
+    prefix = "model."
+    network.load_state_dict({key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)})
+
+
+def cross_entropy(label_smoothing: float = 0.0) -> Criterion:
+    """Mean cross-entropy of the logits features @ weight.T."""
+
+    def loss(
+        features: Float[Tensor, "b d"], weight: Float[Tensor, "k d"], labels: Int64[Tensor, " b"]
+    ) -> Float[Tensor, ""]:
+        return F.cross_entropy(features @ weight.T, labels, label_smoothing=label_smoothing)
+
+    return loss
+
+
+def schedule(recipe: Recipe, steps: int) -> Callable[[int], float]:
+    """Learning rate of the global step 0..steps-1: linear warm-up, then half a cosine towards 0."""
+    warm = max(1, round(recipe.warmup * steps))
+
+    def rate(step: int) -> float:
+        if step < warm:
+            return recipe.learning_rate * (step + 1) / warm
+        return recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
+
+    return rate
+
+
+def epoch_batches(count: int, batch_size: int, rng: np.random.Generator) -> list[Int64[Tensor, " b"]]:
+    """Indices of one shuffled epoch in batches; the last, partial one is dropped unless it is the only one."""
+    order = torch.from_numpy(rng.permutation(count))
+    whole = max(1, count // batch_size)
+    return list(order[: whole * batch_size].split(batch_size))
+
+
+def batches_of(count: int, batch_size: int, steps: int, rng: np.random.Generator) -> Iterator[Int64[Tensor, " b"]]:
+    """`steps` batches: as many shuffled epochs as that takes."""
+    left = steps
+    while left > 0:
+        for batch in epoch_batches(count, batch_size, rng)[:left]:
+            yield batch
+            left -= 1
+
+
+def train_steps(
+    network: nn.Module,
+    state: State,
+    images: UInt8[Tensor, "n c h w"],
+    labels: Int64[Tensor, " n"],
+    *,
+    batches: Iterable[Int64[Tensor, " b"]],
+    rate: Callable[[int], float],
+    first_step: int,
+    augment: Augment,
+    criterion: Criterion,
+    recipe: Recipe,
+    rng: torch.Generator,
+    after_step: Callable[[nn.Module, float], None] | None = None,
+) -> State:
+    """Train from `state` on the batches and return the new state; `network` (a `Classifier`) is scratch space.
+
+    Weight decay falls on convolution and linear weights only. `after_step` sees the network and the batch's loss.
+    Raises `Diverged` when the loss is not finite.
+    """
+    load_state(network, state)
+    optimiser = make_optimiser(network, state, recipe)
+    network.train()
+    for step, batch in enumerate(batches, start=first_step):
+        loss = criterion(network.features(augment(images[batch], rng)), network.classifier.weight, labels[batch])
+        if not torch.isfinite(loss):
+            raise Diverged(f"the training loss is {loss.item()} at step {step}")
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        for group in optimiser.param_groups:
+            group["lr"] = rate(step)
+        optimiser.step()
+        if after_step is not None:
+            after_step(network, loss.item())
+    return collect_state(network, optimiser, state)
+
+
+def make_optimiser(network: nn.Module, state: State, recipe: Recipe) -> torch.optim.SGD:
+    """SGD with Nesterov momentum that goes on with the state's momentum buffers."""
+    parameters = list(network.named_parameters())
+    decayed = [p for _, p in parameters if p.ndim > 1]
+    free = [p for _, p in parameters if p.ndim <= 1]
+    optimiser = torch.optim.SGD(
+        [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": free, "weight_decay": 0.0}],
+        lr=recipe.learning_rate,
+        momentum=recipe.momentum,
+        nesterov=recipe.momentum > 0,
+    )
+    if recipe.momentum > 0:
+        for name, parameter in parameters:
+            optimiser.state[parameter]["momentum_buffer"] = state[f"momentum.{name}"].clone()
+    return optimiser
+
+
+def collect_state(network: nn.Module, optimiser: torch.optim.SGD, before: State) -> State:
+    """The state after training: cloned, so that the network may be used again."""
+    state = {f"model.{name}": value.detach().clone() for name, value in network.state_dict().items()}
+    for name, parameter in network.named_parameters():
+        momentum = optimiser.state[parameter].get("momentum_buffer")
+        state[f"momentum.{name}"] = before[f"momentum.{name}"] if momentum is None else momentum.clone()
+    return state
+
+
+@torch.no_grad()
+def predict(network: nn.Module, images: UInt8[Tensor, "n c h w"], batch_size: int = 512) -> Float[Tensor, "n k"]:
+    """Logits in evaluation mode."""
+    network.eval()
+    return torch.cat([network(batch) for batch in images.split(batch_size)])
+
+
+def accuracy(logits: Float[Tensor, "n k"], labels: Int64[Tensor, " n"]) -> float:
+    """Share of the labels that have the largest logit."""
+    return (logits.argmax(dim=1) == labels).double().mean().item()
+
+
+def log_likelihood(logits: Float[Tensor, "n k"], labels: Int64[Tensor, " n"]) -> float:
+    """Mean natural logarithm of the probability given to the label; at most 0."""
+    return -F.cross_entropy(logits.double(), labels).item()
+
+
+METRICS: dict[str, Callable[[Tensor, Tensor], float]] = {"accuracy": accuracy, "log_likelihood": log_likelihood}
+
+
+def base_augment(recipe: Recipe) -> Augment:
+    """Random crop (reflected padding) and random horizontal flip, an image each, as the recipe says."""
+    return compose(*([random_crop(recipe.crop)] if recipe.crop else []), *([random_flip] if recipe.flip else []))
+
+
+def compose(*augments: Augment) -> Augment:
+    """One after the other; nothing for none."""
+
+    def apply(images: UInt8[Tensor, "b c h w"], rng: torch.Generator) -> UInt8[Tensor, "b c h w"]:
+        for augment in augments:
+            images = augment(images, rng)
+        return images
+
+    return apply
+
+
+def random_flip(images: UInt8[Tensor, "b c h w"], rng: torch.Generator) -> UInt8[Tensor, "b c h w"]:
+    """Mirror each image left to right with probability one half."""
+    mirrored = torch.rand(len(images), generator=rng) < 0.5
+    return torch.where(mirrored[:, None, None, None], images.flip(3), images)
+
+
+def random_crop(pixels: int) -> Augment:
+    """Shift each image by up to `pixels` each way; the border is filled by reflection."""
+
+    def crop(images: UInt8[Tensor, "b c h w"], rng: torch.Generator) -> UInt8[Tensor, "b c h w"]:
+        count, _, height, width = images.shape
+        shift = torch.randint(-pixels, pixels + 1, (2, count), generator=rng)
+        rows = reflect(torch.arange(height) + shift[0, :, None], height)  # b h
+        columns = reflect(torch.arange(width) + shift[1, :, None], width)  # b w
+        each = torch.arange(count)[:, None, None]
+        picked = images.permute(0, 2, 3, 1)[each, rows[:, :, None], columns[:, None, :]]  # b h w c
+        return picked.permute(0, 3, 1, 2)
+
+    return crop
+
+
+def reflect(index: Int64[Tensor, "b n"], size: int) -> Int64[Tensor, "b n"]:
+    """Fold indices outside 0..size-1 back without repeating the edge, as numpy's and torch's "reflect" do."""
+    return (size - 1) - ((size - 1) - index.abs()).abs()
+
+
+def moving_average(average: State, network: nn.Module, decay: float) -> None:
+    """One step of the exponential moving average of parameters and float buffers, in place."""
+    for name, value in network.state_dict().items():
+        key = f"model.{name}"
+        if value.is_floating_point():
+            average[key].lerp_(value.detach(), 1 - decay)
+        else:
+            average[key].copy_(value)
+
+
+def steps_in(images: int, recipe: Recipe) -> int:
+    """Whole batches in so many images, at least one."""
+    return max(1, images // recipe.batch_size)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Epoch:
+    """One pass over the training images."""
+
+    index: int
+    loss: float
+    """Mean training loss of the epoch's batches, in the criterion's unit."""
+    learning_rate: float
+    """Of the epoch's last step."""
+    state: State = field(repr=False, compare=False)
+    """The weights that would ship now: the moving average, where there is one."""
+
+
+def fit(
+    network: nn.Module,
+    images: UInt8[Tensor, "n c h w"],
+    labels: Int64[Tensor, " n"],
+    *,
+    settings: Train,
+    augment: Augment,
+    criterion: Criterion,
+    seed: int,
+) -> Iterator[Epoch]:
+    """Train from the network's present weights for `settings.epochs` epochs; the last epoch's state is the model."""
+    recipe = settings.recipe
+    state = initial_state(network)
+    average = {key: value.clone() for key, value in state.items()}
+    per_epoch = max(1, len(images) // recipe.batch_size)
+    rate = schedule(recipe, settings.epochs * per_epoch)
+    order = np.random.default_rng(seed)
+    draws = torch.Generator().manual_seed(seed)
+    for index in range(settings.epochs):
+        losses: list[float] = []
+
+        def after_step(trained: nn.Module, loss: float, losses: list[float] = losses) -> None:
+            losses.append(loss)
+            moving_average(average, trained, settings.ema)
+
+        state = train_steps(
+            network,
+            state,
+            images,
+            labels,
+            batches=epoch_batches(len(images), recipe.batch_size, order),
+            rate=rate,
+            first_step=index * per_epoch,
+            augment=augment,
+            criterion=criterion,
+            recipe=recipe,
+            rng=draws,
+            after_step=after_step,
+        )
+        yield Epoch(
+            index=index,
+            loss=float(np.mean(losses)),
+            learning_rate=rate((index + 1) * per_epoch - 1),
+            state=average,
+        )

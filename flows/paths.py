@@ -1,0 +1,20 @@
+"""Where everything lies, relative to the repository's root: the one list of paths."""
+
+from pathlib import Path
+
+PARAMS = Path("params.yaml")
+RAW = Path("data/raw")
+RAW_DVC = Path("data/raw.dvc")
+VALIDATION = RAW / "validation.json"
+TRAIN = Path("data/prepared/train")
+VAL = Path("data/prepared/val")
+TEST = Path("data/prepared/test")
+CLASSES = Path("data/prepared/classes.json")
+STATISTICS = Path("data/prepared/statistics.json")
+LATENCY = Path("results/latency")
+ARCHITECTURE = Path("results/architecture")
+AUGMENTATION = Path("results/augmentation")
+LOSS = Path("results/loss")
+TRAINED = Path("results/train")
+EVALUATE = Path("results/evaluate")
+STORE = Path("mlflow/store")

@@ -1,0 +1,152 @@
+"""The Prefect flow: ingest -> every stage of dvc.yaml, in DVC's order -> gate -> publish.
+
+Prefect decides when and how a stage runs, DVC whether it does: a task is one `dvc repro -s <stage>` in a process
+group of its own, and takes names and ids only.
+
+Exit codes: 0 published or already champion, 1 a stage failed, 2 bad input, 3 refused by the gate,
+5 another retrain is running here, 130 interrupted (start again: finished stages are not repeated).
+"""
+
+import argparse
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+from prefect import flow, task
+from prefect.cache_policies import NO_CACHE
+from prefect.context import get_run_context
+from prefect.runtime import flow_run
+
+from components.params import Params
+from flows import files, ingest, paths, publish, stage, tracking, versions
+from flows.settings import SettingsError, load_params
+
+LOCK = Path(".dvc/tmp/retrain.lock")
+PATIENCE = 20.0
+"""Seconds a stage gets to end by itself after an interruption."""
+
+
+class StageFailed(RuntimeError):
+    """A stage ended with an error; it said why."""
+
+    def __init__(self, name: str, code: int, sentence: str) -> None:
+        super().__init__(sentence)
+        self.name, self.code = name, code
+
+
+@task(cache_policy=NO_CACHE, persist_result=False)
+def ingest_data(params: Params) -> str:
+    """Source -> validated data/raw -> a DVC data version; returns its digest."""
+    ingest.ingest(params)
+    return versions.data_digest(paths.RAW_DVC)
+
+
+@task(cache_policy=NO_CACHE, persist_result=False, task_run_name="{name}")
+def reproduce(name: str, parent_run: str | None) -> None:
+    """`dvc repro -s <stage>`; the stage logs to an MLflow run nested in the parent."""
+    ids = f"{flow_run.id} {get_run_context().task_run.id}"
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "report.json"
+        environment = versions.stage_environment() | {stage.REPORT: str(report), stage.PREFECT_IDS: ids}
+        if parent_run:
+            environment[stage.PARENT_RUN] = parent_run
+        code = run_group(versions.dvc("--wait-for-lock", "repro", "--single-item", name), environment)
+        if code != 0:
+            said = files.read_json(report) if report.exists() else {"code": 1, "sentence": f"stage {name} failed"}
+            raise StageFailed(name, said["code"], said["sentence"])
+
+
+def run_group(command: list[str], environment: dict[str, str]) -> int:
+    """Run a command in a process group of its own; whatever ends us ends the whole group first."""
+    process = subprocess.Popen(command, env=environment, start_new_session=True)
+    try:
+        return process.wait()
+    finally:
+        if process.poll() is None:
+            end_group(process)
+
+
+def end_group(process: subprocess.Popen[bytes]) -> None:
+    """Ask the group to stop as Ctrl-C would (DVC then releases its locks), then insist."""
+    for how, seconds in ((signal.SIGINT, PATIENCE), (signal.SIGTERM, PATIENCE), (signal.SIGKILL, None)):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, how)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(seconds)
+            return
+
+
+@task(cache_policy=NO_CACHE, persist_result=False)
+def decide(params: Params) -> publish.GateReport:
+    """The gate: every check with its value and threshold."""
+    return publish.gate(params)
+
+
+@task(cache_policy=NO_CACHE, persist_result=False)
+def ship(params: Params, parent_run: str | None, report: publish.GateReport) -> publish.Published:
+    """Register the model and, if the gate let it through, move the champion alias."""
+    return publish.publish(params, parent_run, report)
+
+
+@flow(name="retrain", persist_result=False, validate_parameters=False)
+def retrain(params: Params) -> publish.Published:
+    """Images in, a registered model out; every finished stage is kept, so an interrupted run goes on where it was."""
+    with tracking.parent_run("retrain", lineage(params)) as parent:
+        digest = ingest_data(params)
+        tracking.log_data(parent, params, digest)
+        for name in versions.stage_order():
+            reproduce(name, parent)
+            tracking.link_stage(parent, name, versions.locked_stage(name))
+        report = decide(params)
+        return ship(params, parent, report)
+
+
+def lineage(params: Params) -> dict[str, str]:
+    commit, dirty = versions.commit()
+    return {"git.commit": commit or "none", "git.dirty": str(dirty).lower(), "prefect.flow_run_id": str(flow_run.id)}
+
+
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """One retrain at a time in one checkout."""
+    LOCK.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(LOCK, timeout=0):
+        yield
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m flows.retrain",
+        description="Ingest the data, run every stage that is out of date, and publish the model if the gate allows.",
+        epilog="settings: params.yaml; example: python -m flows.retrain",
+    )
+    parser.parse_args(arguments)
+    try:
+        params = load_params()
+        with alone():
+            published = retrain(params)
+    except (SettingsError, ValueError) as mistake:
+        return refuse(2, str(mistake))
+    except StageFailed as failed:
+        return refuse(failed.code, str(failed))
+    except Timeout:
+        return refuse(5, "another retrain is running in this folder; wait for it, or stop it with Ctrl-C there")
+    except KeyboardInterrupt:
+        return refuse(130, "interrupted; start again and the finished stages are not repeated")
+    print(publish.summary(params, published))
+    return 0 if published.report.passed else 3
+
+
+def refuse(code: int, sentence: str) -> int:
+    print(f"error: {sentence}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

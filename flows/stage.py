@@ -1,0 +1,126 @@
+"""Run one stage of dvc.yaml: `python -m flows.stage <word> [variant]`.
+
+What every stage shares: settings checked first, its inputs hashed before and after, an MLflow run that always ends,
+one sentence and a documented exit code for a person's mistake.
+
+Exit codes: 0 done, 1 a bug (traceback), 2 bad input, 4 an input changed during the run, 130 / 143 interrupted.
+"""
+
+import argparse
+import importlib
+import os
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+
+from components.params import Params
+from flows import files, versions
+from flows.settings import SettingsError, load_params
+from flows.tracking import StageRun
+
+WORDS = ("prepare", "latency", "architecture", "augmentation", "loss", "train", "evaluate")
+REPORT = "ASSEMBLY_LINE_REPORT"
+"""Environment variable: the file in which a failing stage leaves its exit code and sentence for the flow."""
+PARENT_RUN = "ASSEMBLY_LINE_PARENT_RUN"
+"""Environment variable: the MLflow run of the flow that this stage is part of."""
+PREFECT_IDS = "ASSEMBLY_LINE_PREFECT"
+"""Environment variable: `<flow run id> <task run id>`."""
+
+
+class InputsChanged(RuntimeError):
+    """A dependency is no longer what it was when the stage started."""
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, raised like Ctrl-C so that everything on the way out runs."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the stage that the command line names; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m flows.stage",
+        description="Run one stage as dvc.yaml does. Use `dvc repro` instead, unless you want no caching.",
+        epilog="example: python -m flows.stage train searched",
+    )
+    parser.add_argument("word", choices=WORDS)
+    parser.add_argument("variant", nargs="?", choices=("searched", "baseline"), help="of the stage train")
+    chosen = parser.parse_args(arguments)
+    signal.signal(signal.SIGTERM, terminate)
+    try:
+        run_stage(chosen.word, chosen.variant)
+    except (SettingsError, ValueError) as mistake:
+        return fail(2, f"{chosen.word}: {mistake}")
+    except InputsChanged as changed:
+        return fail(4, f"{chosen.word}: {changed}")
+    except Terminated:
+        return 143
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def terminate(signum: int, frame: FrameType | None) -> None:
+    raise Terminated
+
+
+def fail(code: int, sentence: str) -> int:
+    """Say the sentence, leave it for the flow, and hand the exit code on."""
+    print(f"error: {sentence}", file=sys.stderr)
+    if report := os.environ.get(REPORT):
+        files.write_json(Path(report), {"code": code, "sentence": sentence})
+    return code
+
+
+def run_stage(word: str, variant: str | None) -> None:
+    """Run a stage under an MLflow run of its own."""
+    params = load_params()
+    name = f"{word}@{variant}" if variant else word
+    before = versions.stage_inputs(name)
+    run = StageRun(name, parent_run_id=os.environ.get(PARENT_RUN), tags=lineage_tags(before))
+    status = "FAILED"
+    try:
+        run.params(before.get("params", {}).get("params.yaml", {}))
+        compute(word, variant, params, run)
+        if difference := versions.changed(before, versions.stage_inputs(name)):
+            raise InputsChanged(f"{', '.join(difference)} changed while the stage ran; run it again")
+        run.tags({f"dvc.out.{path}": md5 for path, md5 in versions.output_hashes(name).items()})
+        status = "FINISHED"
+    except KeyboardInterrupt:
+        status = "KILLED"
+        raise
+    finally:
+        run.end(status)
+
+
+def compute(word: str, variant: str | None, params: Params, run: StageRun) -> None:
+    """The stage's own work, with torch set up the same everywhere."""
+    os.environ.setdefault(
+        "OMP_WAIT_POLICY", "passive"
+    )  # before torch is imported: spinning threads starve a shared machine
+    import torch
+
+    torch.set_num_threads(params.threads)
+    torch.use_deterministic_algorithms(True)
+    stage = importlib.import_module(f"flows.stages.{word}")
+    stage.run(params, run, *([variant] if variant else []))
+
+
+def lineage_tags(inputs: versions.Lock) -> dict[str, str]:
+    """What an auditor follows: code, inputs and the flow that asked."""
+    commit, dirty = versions.commit()
+    flow_run, _, task_run = os.environ.get(PREFECT_IDS, "").partition(" ")
+    tags = {
+        "stage_key": versions.stage_key(inputs),
+        "git.commit": commit or "none",
+        "git.dirty": str(dirty).lower(),
+        "dvc.lock.sha256": versions.lock_digest() or "none",
+        "prefect.flow_run_id": flow_run,
+        "prefect.task_run_id": task_run,
+    }
+    tags |= {f"dvc.dep.{path}": md5 for path, md5 in versions.hashes(inputs, "deps").items()}
+    return {key: value for key, value in tags.items() if value}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

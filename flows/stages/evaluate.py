@@ -1,0 +1,94 @@
+"""evaluate: the only reader of the test split, once, on the very files that ship."""
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64
+from safetensors.torch import load
+
+from components.architecture.latency import LatencyTable, measure_model
+from components.architecture.network import build_network
+from components.architecture.space import Architecture, Space, parse_architecture, space_of
+from components.data.store import Classes, Split, open_split, read_classes
+from components.evaluation import confusion_matrix, onnx_logits, per_class, wilson_interval
+from components.export import read_metadata
+from components.params import Params
+from components.training import log_likelihood, predict, split_tensors
+from flows import files, paths
+from flows.observer import Observer
+
+VARIANTS = ("searched", "baseline")
+
+
+def run(params: Params, observe: Observer) -> None:
+    """Write accuracy with its interval, the per-class table, every prediction, and the measured latency."""
+    classes, test = read_classes(paths.CLASSES), open_split(paths.TEST)
+    table = LatencyTable.from_json(files.read_json(paths.LATENCY / "table.json"))
+    metrics: dict[str, object] = {"images": len(test.labels)}
+    latency: dict[str, object] = {"limit_ms": params.architecture.latency_ms}
+    rows: list[dict[str, object]] = []
+    predictions = {"actual": [classes.names[label] for label in test.labels]}
+    for variant in observe.progress(VARIANTS, len(VARIANTS), "evaluate"):
+        model = (paths.TRAINED / variant / "model.onnx").read_bytes()
+        weights = (paths.TRAINED / variant / "weights.safetensors").read_bytes()
+        logits = onnx_logits(model, test.images)
+        predicted = logits.argmax(axis=1)
+        figures = scores(logits, test.labels) | {"parity": parity(params, classes, model, weights, test, logits)}
+        predicted_ms = table.predict(architecture_of(model, space_of(params.architecture, classes)))
+        metrics[variant], latency[variant] = figures, measured(params, model, predicted_ms)
+        confusion = confusion_matrix(predicted, test.labels, len(classes.names))
+        rows += [{"variant": variant} | vars(row) for row in per_class(confusion, classes.names)]
+        predictions[variant] = [classes.names[label] for label in predicted]
+        shown = figures | {"latency_ms": latency[variant]["p50_ms"]}
+        observe.metrics({f"evaluate/{variant}/{key}": value for key, value in shown.items()})
+    write(observe, metrics, latency, rows, predictions)
+
+
+def write(
+    observe: Observer,
+    metrics: dict[str, object],
+    latency: dict[str, object],
+    rows: list[dict[str, object]],
+    predictions: dict[str, list[str]],
+) -> None:
+    columns = zip(*predictions.values(), strict=True)
+    files.write_json(paths.EVALUATE / "metrics.json", metrics)
+    files.write_json(paths.EVALUATE / "latency.json", latency)
+    files.write_csv(paths.EVALUATE / "per_class.csv", rows)
+    files.write_csv(paths.EVALUATE / "predictions.csv", [dict(zip(predictions, row, strict=True)) for row in columns])
+    for name in ("metrics.json", "latency.json", "per_class.csv", "predictions.csv"):
+        observe.file(paths.EVALUATE / name)
+
+
+def scores(logits: Float[np.ndarray, "n k"], labels: Int64[np.ndarray, " n"]) -> dict[str, float]:
+    """Accuracy with its 95 % interval, and mean log-likelihood in nats."""
+    correct = int((logits.argmax(axis=1) == labels).sum())
+    low, high = wilson_interval(correct, len(labels))
+    return {
+        "accuracy": correct / len(labels),
+        "accuracy_low": low,
+        "accuracy_high": high,
+        "log_likelihood": log_likelihood(torch.from_numpy(logits), torch.from_numpy(np.array(labels))),
+    }
+
+
+def parity(
+    params: Params, classes: Classes, model: bytes, weights: bytes, test: Split, logits: Float[np.ndarray, "n k"]
+) -> float:
+    """Largest difference between the file's logits and those of the torch network it was exported from."""
+    space = space_of(params.architecture, classes)
+    blank = (1.0,) * classes.channels  # the weights hold the real mean and deviation
+    network = build_network(space, architecture_of(model, space), blank, blank, seed=0)
+    network.load_state_dict(load(weights))
+    count = params.evaluate.parity_images
+    images, _ = split_tensors(Split(images=test.images[:count], labels=test.labels[:count]))
+    return float(np.abs(predict(network, images).numpy() - logits[:count]).max())
+
+
+def architecture_of(model: bytes, space: Space) -> Architecture:
+    return parse_architecture(space, read_metadata(model)["architecture"])
+
+
+def measured(params: Params, model: bytes, predicted_ms: float) -> dict[str, object]:
+    """The file's latency on this machine beside the table's prediction."""
+    time = measure_model(model, params.latency, repeats=params.evaluate.repeats)
+    return {"p50_ms": time.p50_ms, "p99_ms": time.p99_ms, "clock": time.clock, "predicted_ms": predicted_ms}

@@ -1,0 +1,84 @@
+"""train: the searched network and the baseline, from one definition and with the same budget."""
+
+import numpy as np
+from safetensors.torch import save
+from torch import Tensor
+
+from components.architecture.network import build_network
+from components.architecture.space import (
+    Architecture,
+    default_architecture,
+    format_architecture,
+    parse_architecture,
+    space_of,
+)
+from components.augmentation.policy import Policy
+from components.data.store import Classes, Split, open_split, read_classes, read_statistics
+from components.export import export_network
+from components.loss.family import read_loss
+from components.params import Params
+from components.training import (
+    Augment,
+    Criterion,
+    base_augment,
+    compose,
+    cross_entropy,
+    fit,
+    load_state,
+    split_tensors,
+)
+from flows import files, paths
+from flows.observer import Observer
+
+
+def run(params: Params, observe: Observer, variant: str) -> None:
+    """Train on train and val together, and write weights, the ONNX file and the curve."""
+    classes, statistics = read_classes(paths.CLASSES), read_statistics(paths.STATISTICS)
+    architecture, augment, criterion = RECIPES[variant](params, classes)
+    images, labels = training_images()
+    space = space_of(params.architecture, classes)
+    network = build_network(space, architecture, statistics.mean, statistics.std, seed=params.seed)
+    epochs = fit(network, images, labels, settings=params.train, augment=augment, criterion=criterion, seed=params.seed)
+    curve = []
+    for epoch in observe.progress(epochs, params.train.epochs, f"train {variant}"):
+        curve.append({"epoch": epoch.index, "loss": epoch.loss, "learning_rate": epoch.learning_rate})
+        observe.metrics({"train/loss": epoch.loss, "train/learning_rate": epoch.learning_rate}, step=epoch.index)
+    load_state(network, epoch.state)
+    folder = paths.TRAINED / variant
+    files.write_csv(folder / "epochs.csv", curve)
+    files.write_bytes(
+        folder / "weights.safetensors", save({k: v.contiguous() for k, v in network.state_dict().items()})
+    )
+    exported = export_network(network, classes, format_architecture(architecture))
+    files.write_bytes(folder / "model.onnx", exported.SerializeToString(deterministic=True))
+    observe.file(folder / "epochs.csv")
+    observe.file(folder / "model.onnx")
+
+
+def training_images() -> tuple[Tensor, Tensor]:
+    """The searches are over: their val is training data now, for the baseline as well."""
+    train, val = open_split(paths.TRAIN), open_split(paths.VAL)
+    both = Split(images=np.concatenate([train.images, val.images]), labels=np.concatenate([train.labels, val.labels]))
+    return split_tensors(both)
+
+
+def searched(params: Params, classes: Classes) -> tuple[Architecture, Augment, Criterion]:
+    """What the three searches found."""
+    found = files.read_json(paths.ARCHITECTURE / "architecture.json")
+    policy = Policy.from_json(files.read_json(paths.AUGMENTATION / "augmentation.json"))
+    architecture = parse_architecture(space_of(params.architecture, classes), found["architecture"])
+    return (
+        architecture,
+        compose(base_augment(params.train.recipe), policy.augment()),
+        read_loss(paths.LOSS / "loss.json"),
+    )
+
+
+def baseline(params: Params, classes: Classes) -> tuple[Architecture, Augment, Criterion]:
+    """What one would train without a search: the space's default network, the base pipeline, cross-entropy."""
+    recipe = params.train.recipe
+    architecture = default_architecture(space_of(params.architecture, classes))
+    return architecture, base_augment(recipe), cross_entropy(recipe.label_smoothing)
+
+
+RECIPES = {"searched": searched, "baseline": baseline}

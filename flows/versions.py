@@ -1,0 +1,134 @@
+"""The only caller of DVC and git: what the bytes are, which stages there are, and what a stage was given."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+LOCK = Path("dvc.lock")
+Lock = Mapping[str, Any]
+"""A stage's entry in dvc.lock: cmd, deps, params and, once it has run, outs."""
+
+
+class VersionsError(ValueError):
+    """DVC or git refused; the message says what to do."""
+
+
+def dvc(*arguments: str) -> list[str]:
+    """The command line of this environment's DVC, whatever PATH says."""
+    return [sys.executable, "-m", "dvc", *arguments]
+
+
+def stage_environment() -> dict[str, str]:
+    """The environment in which `python` of a stage's command is this one."""
+    return os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"}
+
+
+def run_dvc(*arguments: str) -> str:
+    """Run DVC to its end and return what it printed; `VersionsError` with its own last line when it fails."""
+    done = subprocess.run(dvc(*arguments), capture_output=True, text=True, env=stage_environment(), check=False)
+    if done.returncode != 0:
+        lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or [done.stderr.strip()]
+        raise VersionsError(f"`dvc {' '.join(arguments)}` failed: {lines[0].removeprefix('ERROR: ')}")
+    return done.stdout
+
+
+def add_data(folder: Path) -> None:
+    """Make the folder a new data version: its content hash goes into `<folder>.dvc`, its bytes into DVC's cache."""
+    run_dvc("--quiet", "--wait-for-lock", "add", str(folder))
+
+
+def push_data(pointer: Path) -> None:
+    """Send a data version to the default DVC remote."""
+    run_dvc("--quiet", "push", str(pointer))
+
+
+def has_remote() -> bool:
+    """Whether a default DVC remote is configured."""
+    return run_dvc("config", "--list").find("core.remote=") >= 0
+
+
+def data_digest(pointer: Path) -> str:
+    """DVC's md5 of a data version."""
+    return str(yaml.safe_load(pointer.read_text())["outs"][0]["md5"])
+
+
+def stage_order() -> list[str]:
+    """The pipeline's stages in the order in which `dvc repro` runs them."""
+    from dvc.repo import Repo
+    from dvc.repo.reproduce import collect_stages, get_active_graph, plan_repro
+    from dvc.stage import PipelineStage
+
+    with Repo() as repo:
+        plan = plan_repro(get_active_graph(repo.index.graph), collect_stages(repo, ["dvc.yaml"]))
+        return [stage.addressing for stage in plan if isinstance(stage, PipelineStage)]
+
+
+def stage_inputs(name: str) -> Lock:
+    """What a stage would be given now, hashed now: command, dependencies and parameters, as dvc.lock would say it."""
+    from dvc.repo import Repo
+    from dvc.stage.serialize import to_single_stage_lockfile
+
+    with Repo() as repo:
+        stage = repo.stage.load_one(name=name)
+        stage.save_deps()
+        stage.outs = []  # an output is no input, and may not exist yet
+        return json.loads(json.dumps(to_single_stage_lockfile(stage)))
+
+
+def output_hashes(name: str) -> dict[str, str]:
+    """Path -> md5 of what the stage has written, as dvc.lock will say it."""
+    from dvc.repo import Repo
+
+    with Repo() as repo:
+        return {out.def_path: out.get_hash().value for out in repo.stage.load_one(name=name).outs}
+
+
+def locked_stage(name: str) -> Lock | None:
+    """The stage's entry in dvc.lock, None before its first run."""
+    if not LOCK.exists():
+        return None
+    return yaml.safe_load(LOCK.read_text())["stages"].get(name)
+
+
+def stage_key(lock: Lock) -> str:
+    """sha256 over command, dependency hashes and parameters: two runs with one key had the same inputs."""
+    inputs = {part: lock.get(part) for part in ("cmd", "deps", "params")}
+    return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
+
+
+def hashes(lock: Lock, part: str) -> dict[str, str]:
+    """Path -> md5 of a stage's `deps` or `outs`."""
+    return {entry["path"]: entry["md5"] for entry in lock.get(part, [])}
+
+
+def changed(before: Lock, after: Lock) -> list[str]:
+    """Paths and parameters that are not what they were."""
+    old, new = hashes(before, "deps"), hashes(after, "deps")
+    paths = [path for path in sorted(old.keys() | new.keys()) if old.get(path) != new.get(path)]
+    return paths if before.get("params") == after.get("params") else [*paths, "params.yaml"]
+
+
+def lock_digest() -> str | None:
+    """sha256 of dvc.lock, None before the first stage ran."""
+    return hashlib.sha256(LOCK.read_bytes()).hexdigest() if LOCK.exists() else None
+
+
+def git(*arguments: str) -> str | None:
+    """What git prints, None outside a repository, without git or without a commit."""
+    try:
+        done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def commit() -> tuple[str | None, bool]:
+    """The checked-out commit and whether a tracked file differs from it."""
+    return git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--untracked-files=no"))

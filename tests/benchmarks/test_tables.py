@@ -1,0 +1,37 @@
+"""No number in the documentation is typed by hand."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.benchmarks import harness
+
+
+def test_every_table_agrees_with_its_result_file() -> None:
+    for page in harness.pages():
+        assert harness.with_tables(page.read_text()) == page.read_text(), f"{page}: run `make tables`"
+
+
+@pytest.mark.parametrize("path", sorted(harness.RESULTS.glob("*.json")), ids=lambda path: path.stem)
+def test_every_result_file_has_its_protocol_and_one_row_a_measurement(path: Path) -> None:
+    result = json.loads(path.read_text())
+    assert result["name"] == path.stem
+    assert set(result["protocol"]) == {"commit", "hardware", "versions", "seeds", "date", "command"}
+    assert result["rows"]
+    assert len({tuple(row) for row in result["rows"]}) == 1, "every row has the same keys"
+    assert harness.benchmark(path.stem).table(result["rows"])
+
+
+def test_a_stale_table_is_written_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [{"driver": driver, "seed": 1, "wall_seconds": 2.0, "cpu_seconds": 3.0} for driver in ("bare", "dvc", "flow")]
+    protocol = {"commit": "abc", "hardware": "x", "versions": {"torch": "2"}, "seeds": [1], "date": "d", "command": "c"}
+    (tmp_path / "line_overhead.json").write_text(
+        json.dumps({"name": "line_overhead", "protocol": protocol, "rows": rows})
+    )
+    monkeypatch.setattr(harness, "RESULTS", tmp_path)
+    new = harness.with_tables("before\n<!-- table: line_overhead -->\n| stale |\n<!-- end -->\nafter")
+    assert new.startswith("before\n<!-- table: line_overhead -->\n| driver |")
+    assert "stale" not in new
+    assert new.endswith("\n<!-- end -->\nafter")
+    assert harness.with_tables(new) == new

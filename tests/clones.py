@@ -1,0 +1,51 @@
+"""A fresh checkout of the working tree, to run the line in: what git would clone, plus what is not committed yet."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def fresh_clone(folder: Path, preset: str | None = None) -> Path:
+    """Copy every tracked and unignored file into `folder` and commit it there; optionally apply a preset."""
+    listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    names = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\0")
+    grown = ("dvc.lock", "data/raw.dvc", "data/.gitignore")  # by a run of the line in this checkout
+    for name in names:
+        if name and (ROOT / name).exists() and name not in grown:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, folder / name)
+    identity = ["-c", "user.name=test", "-c", "user.email=test@localhost"]
+    for command in (["init", "-q"], ["add", "-A"], [*identity, "commit", "-q", "-m", "clone"]):
+        subprocess.run(["git", *command], cwd=folder, check=True)
+    if preset is not None:
+        run(folder, "-m", "flows.settings", "apply", preset)
+    return folder
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """This environment's programs, with homes inside the clone: nothing outside it is read or written."""
+    return os.environ | {
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "PREFECT_HOME": str(folder / ".prefect-home"),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "OMP_WAIT_POLICY": "passive",
+    }
+
+
+def run(folder: Path, *arguments: str, check: bool = True, **variables: str) -> subprocess.CompletedProcess[str]:
+    """`python <arguments>` in the clone."""
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        cwd=folder,
+        env=environment(folder) | variables,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if check and done.returncode != 0:
+        raise AssertionError(f"{arguments} ended with {done.returncode}:\n{done.stdout[-3000:]}\n{done.stderr[-5000:]}")
+    return done

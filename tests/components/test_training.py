@@ -1,0 +1,210 @@
+"""The one training path: deterministic, resumable at any step, and what it promises about batches, rates and crops."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from components.params import Recipe, Train
+from components.training import (
+    Diverged,
+    State,
+    accuracy,
+    base_augment,
+    batches_of,
+    cross_entropy,
+    epoch_batches,
+    fit,
+    initial_state,
+    load_state,
+    log_likelihood,
+    predict,
+    random_crop,
+    random_flip,
+    schedule,
+    train_steps,
+)
+
+
+class TinyNetwork(nn.Module):
+    """A convolution, batch norm and a classifier: everything that a state must carry."""
+
+    def __init__(self, seed: int = 0) -> None:
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            self.body = nn.Sequential(nn.Conv2d(1, 6, 3, padding=1, bias=False), nn.BatchNorm2d(6), nn.ReLU())
+            self.classifier = nn.Linear(6, 2, bias=False)
+
+    def features(self, images: Tensor) -> Tensor:
+        return self.body(images.float() / 255).mean(dim=(2, 3))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.classifier(self.features(images))
+
+
+def stripes(count: int = 64) -> tuple[Tensor, Tensor]:
+    """Horizontal against vertical stripes with noise: learnable, not trivial."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, count)
+    ramp = np.where(np.arange(8) % 4 < 2, 200, 30)
+    clean = np.where(labels[:, None, None] == 0, ramp[:, None], ramp[None, :])
+    images = np.clip(clean + rng.normal(0, 30, (count, 8, 8)), 0, 255).astype(np.uint8)
+    return torch.from_numpy(images)[:, None], torch.from_numpy(labels)
+
+
+def train(state: State, first: int, steps: list[Tensor], recipe: Recipe, draws: torch.Generator) -> State:
+    images, labels = stripes()
+    return train_steps(
+        TinyNetwork(),
+        state,
+        images,
+        labels,
+        batches=steps,
+        rate=schedule(recipe, 20),
+        first_step=first,
+        augment=base_augment(recipe),
+        criterion=cross_entropy(),
+        recipe=recipe,
+        rng=draws,
+    )
+
+
+def test_training_cut_in_two_ends_with_the_same_bytes_as_training_in_one() -> None:
+    recipe = Recipe(batch_size=16, crop=1, flip=True)
+    steps = list(batches_of(64, 16, 20, np.random.default_rng(3)))
+    draws = torch.Generator().manual_seed(5)
+    whole = train(initial_state(TinyNetwork()), 0, steps, recipe, draws)
+    draws = torch.Generator().manual_seed(5)
+    half = train(initial_state(TinyNetwork()), 0, steps[:9], recipe, draws)
+    resumed = train(half, 9, steps[9:], recipe, draws)
+    assert whole.keys() == resumed.keys()
+    assert all(torch.equal(whole[key], resumed[key]) for key in whole)
+
+
+def test_momentum_and_batch_norm_statistics_travel_in_the_state() -> None:
+    recipe = Recipe(batch_size=16)
+    trained = train(
+        initial_state(TinyNetwork()),
+        0,
+        list(batches_of(64, 16, 4, np.random.default_rng(0))),
+        recipe,
+        torch.Generator(),
+    )
+    assert trained["momentum.body.0.weight"].abs().sum() > 0
+    assert trained["model.body.1.num_batches_tracked"] == 4
+    assert not torch.equal(trained["model.body.1.running_mean"], torch.zeros(6))
+
+
+def test_fit_learns_and_repeats_itself_exactly() -> None:
+    images, labels = stripes(128)
+    settings = Train(epochs=6, recipe=Recipe(batch_size=16, learning_rate=0.2))
+    finals = []
+    for _ in range(2):
+        network = TinyNetwork()
+        epochs = list(
+            fit(
+                network,
+                images,
+                labels,
+                settings=settings,
+                augment=base_augment(settings.recipe),
+                criterion=cross_entropy(),
+                seed=7,
+            )
+        )
+        load_state(network, epochs[-1].state)
+        finals.append(predict(network, images))
+    assert torch.equal(finals[0], finals[1])
+    assert accuracy(finals[0], labels) > 0.95
+    assert epochs[-1].loss < epochs[0].loss
+
+
+def test_the_moving_average_ships_when_asked_for() -> None:
+    images, labels = stripes()
+    recipe = Recipe(batch_size=16)
+    shipped = {
+        ema: [
+            epoch.state
+            for epoch in fit(
+                TinyNetwork(),
+                images,
+                labels,
+                settings=Train(epochs=2, ema=ema, recipe=recipe),
+                augment=base_augment(recipe),
+                criterion=cross_entropy(),
+                seed=0,
+            )
+        ][-1]["model.classifier.weight"]
+        for ema in (0.0, 0.9)
+    }
+    start = initial_state(TinyNetwork())["model.classifier.weight"]
+    assert (shipped[0.9] - start).norm() < (shipped[0.0] - start).norm()
+
+
+def test_a_loss_that_is_not_finite_raises_diverged() -> None:
+    state = initial_state(TinyNetwork())
+    state["model.classifier.weight"] = torch.full_like(state["model.classifier.weight"], math.nan)
+    with pytest.raises(Diverged, match="step 0"):
+        train(state, 0, [torch.arange(16)], Recipe(batch_size=16), torch.Generator())
+
+
+def test_weight_decay_spares_batch_norm() -> None:
+    recipe = Recipe(batch_size=16, weight_decay=0.9, momentum=0.0, learning_rate=1.0e-6)
+    before = initial_state(TinyNetwork())
+    images, labels = stripes()
+
+    def flat(features: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
+        return (features.sum() + weight.sum()) * 0.0
+
+    after = train_steps(
+        TinyNetwork(), before, images, labels, batches=[torch.arange(16)], rate=lambda step: 1.0, first_step=0,
+        augment=base_augment(recipe), criterion=flat, recipe=recipe, rng=torch.Generator(),
+    )  # fmt: skip
+    assert torch.allclose(after["model.body.0.weight"], 0.1 * before["model.body.0.weight"])
+    assert torch.equal(after["model.body.1.weight"], before["model.body.1.weight"])
+
+
+def test_the_rate_warms_up_to_its_peak_and_falls_towards_zero() -> None:
+    rates = [schedule(Recipe(learning_rate=0.5, warmup=0.2), 50)(step) for step in range(50)]
+    assert max(rates) == 0.5
+    assert rates.index(0.5) in (9, 10)
+    assert all(low < high for low, high in zip(rates[:9], rates[1:10], strict=True))
+    assert all(high >= low for high, low in zip(rates[10:], rates[11:], strict=False))
+    assert rates[-1] < 0.01
+
+
+def test_an_epoch_uses_every_image_at_most_once_and_drops_the_partial_batch() -> None:
+    batches = epoch_batches(50, 16, np.random.default_rng(0))
+    assert [len(batch) for batch in batches] == [16, 16, 16]
+    assert len(torch.cat(batches).unique()) == 48
+    assert [len(batch) for batch in epoch_batches(5, 16, np.random.default_rng(0))] == [5]
+
+
+def test_a_crop_is_a_window_of_the_reflected_image() -> None:
+    images = torch.randint(0, 256, (40, 2, 9, 9), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    padded = torch.nn.functional.pad(images.float(), (2, 2, 2, 2), mode="reflect").to(torch.uint8)
+    cropped = random_crop(2)(images, torch.Generator().manual_seed(1))
+    places = set()
+    for one, whole in zip(cropped, padded, strict=True):
+        found = [(r, c) for r in range(5) for c in range(5) if torch.equal(one, whole[:, r : r + 9, c : c + 9])]
+        assert found
+        places.update(found)
+    assert len(places) > 10
+
+
+def test_a_flip_mirrors_about_half_of_the_images() -> None:
+    images = torch.arange(9, dtype=torch.uint8).expand(400, 1, 9, 9).contiguous()
+    flipped = random_flip(images, torch.Generator().manual_seed(0))
+    mirrored = (flipped != images).flatten(1).any(dim=1)
+    assert torch.equal(flipped[mirrored], images[mirrored].flip(3))
+    assert 160 < int(mirrored.sum()) < 240
+
+
+def test_metrics_by_hand() -> None:
+    logits = torch.tensor([[2.0, 0.0], [0.0, 0.0]]).log_softmax(dim=1)
+    labels = torch.tensor([0, 1])
+    assert accuracy(logits, labels) == 0.5
+    assert log_likelihood(logits, labels) == pytest.approx((-math.log1p(math.exp(-2)) - math.log(2)) / 2)
