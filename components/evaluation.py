@@ -24,7 +24,7 @@ class ClassRow:
 
 def wilson_interval(correct: int, count: int) -> tuple[float, float]:
     """95 % interval of a proportion (Wilson, 1927); right also near 0 and 1 and for small counts."""
-    assert 0 <= correct <= count and count > 0
+    assert 0 <= correct <= count > 0
     share = correct / count
     scale = 1 + Z95**2 / count
     centre = (share + Z95**2 / (2 * count)) / scale

@@ -114,7 +114,8 @@ class Architecture:
         for channels, layers, stride in self.stages:
             require(
                 channels >= 1 and layers >= 1 and stride in (1, 2),
-                f"architecture.stages has [{channels}, {layers}, {stride}]; use [channels >= 1, layers >= 1, stride 1 or 2]",
+                f"architecture.stages has [{channels}, {layers}, {stride}]; "
+                "use [channels >= 1, layers >= 1, stride 1 or 2]",
             )
         require(len(self.blocks) > 0, "architecture.blocks is empty; give at least one block")
         require(len(set(self.blocks)) == len(self.blocks), "architecture.blocks names a block twice; name each once")
@@ -277,7 +278,7 @@ class Publish:
     model: str
     """Name of the registered model in MLflow."""
     accuracy_margin: float = 0.01
-    """How far below the champion's test accuracy (the baseline's, for the first model) a model may be and still ship."""
+    """How far below the champion's test accuracy (the baseline's, for the first model) a model may be, and ship."""
     parity: float = 1.0e-3
     """Largest difference between torch's and ONNX Runtime's logits."""
 

@@ -8,7 +8,7 @@ A `State` holds both, so that a search can copy, average and hand on a model in 
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, cast
 
 import numpy as np
 import torch
@@ -121,8 +121,9 @@ def train_steps(
     load_state(network, state)
     optimiser = make_optimiser(network, state, recipe)
     network.train()
+    model = cast(Classifier, network)
     for step, batch in enumerate(batches, start=first_step):
-        loss = criterion(network.features(augment(images[batch], rng)), network.classifier.weight, labels[batch])
+        loss = criterion(model.features(augment(images[batch], rng)), model.classifier.weight, labels[batch])
         if not torch.isfinite(loss):
             raise Diverged(f"the training loss is {loss.item()} at step {step}")
         optimiser.zero_grad(set_to_none=True)

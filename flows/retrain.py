@@ -14,18 +14,23 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import wraps
 from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
 
 from filelock import FileLock, Timeout
-from prefect import flow, task
+from prefect import State, flow, task
 from prefect.cache_policies import NO_CACHE
-from prefect.context import get_run_context
-from prefect.runtime import flow_run
+from prefect.runtime import flow_run, task_run
+from prefect.states import Failed
 
 from components.params import Params
 from flows import files, ingest, paths, publish, stage, tracking, versions
-from flows.settings import SettingsError, load_params
+from flows.settings import load_params
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 LOCK = Path(".dvc/tmp/retrain.lock")
 PATIENCE = 20.0
@@ -35,22 +40,49 @@ PATIENCE = 20.0
 class StageFailed(RuntimeError):
     """A stage ended with an error; it said why."""
 
-    def __init__(self, name: str, code: int, sentence: str) -> None:
+    def __init__(self, code: int, sentence: str) -> None:
         super().__init__(sentence)
-        self.name, self.code = name, code
+        self.code = code
 
 
-@task(cache_policy=NO_CACHE, persist_result=False)
+EXPECTED = (ValueError, OSError, StageFailed, publish.RegistryError)
+"""What may go wrong without a bug in the line."""
+
+
+def stated(step: Callable[P, R]) -> Callable[P, R]:
+    """An expected failure becomes a Failed state with its sentence; Prefect logs a traceback of whatever is raised."""
+
+    @wraps(step)
+    def run(*arguments: P.args, **named: P.kwargs) -> R:
+        try:
+            return step(*arguments, **named)
+        except EXPECTED as mistake:
+            return Failed(message=str(mistake), data=mistake)  # type: ignore[return-value]  # Prefect's protocol
+
+    return run
+
+
+def outcome(state: State) -> Any:
+    """What the task returned; raises what made it fail."""
+    result = state.result(raise_on_failure=False)
+    if isinstance(result, BaseException):
+        raise result
+    return result
+
+
+@task(cache_policy=NO_CACHE, persist_result=False, task_run_name="ingest")
+@stated
 def ingest_data(params: Params) -> str:
     """Source -> validated data/raw -> a DVC data version; returns its digest."""
-    ingest.ingest(params)
+    print(ingest.ingest(params).sentence())
     return versions.data_digest(paths.RAW_DVC)
 
 
 @task(cache_policy=NO_CACHE, persist_result=False, task_run_name="{name}")
+@stated
 def reproduce(name: str, parent_run: str | None) -> None:
     """`dvc repro -s <stage>`; the stage logs to an MLflow run nested in the parent."""
-    ids = f"{flow_run.id} {get_run_context().task_run.id}"
+    ids = f"{flow_run.id} {task_run.id}"
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.json"
         environment = versions.stage_environment() | {stage.REPORT: str(report), stage.PREFECT_IDS: ids}
@@ -58,8 +90,15 @@ def reproduce(name: str, parent_run: str | None) -> None:
             environment[stage.PARENT_RUN] = parent_run
         code = run_group(versions.dvc("--wait-for-lock", "repro", "--single-item", name), environment)
         if code != 0:
-            said = files.read_json(report) if report.exists() else {"code": 1, "sentence": f"stage {name} failed"}
-            raise StageFailed(name, said["code"], said["sentence"])
+            raise failure_of(name, report)
+
+
+def failure_of(name: str, report: Path) -> StageFailed:
+    """What the stage left in its report; a stage that was killed left none."""
+    if not report.exists():
+        return StageFailed(1, f"stage {name} failed; what it printed is above")
+    said = files.read_json(report)
+    return StageFailed(said["code"], said["sentence"])
 
 
 def run_group(command: list[str], environment: dict[str, str]) -> int:
@@ -82,32 +121,37 @@ def end_group(process: subprocess.Popen[bytes]) -> None:
             return
 
 
-@task(cache_policy=NO_CACHE, persist_result=False)
+@task(cache_policy=NO_CACHE, persist_result=False, task_run_name="gate")
+@stated
 def decide(params: Params) -> publish.GateReport:
-    """The gate: every check with its value and threshold."""
+    """Every check with its value and threshold."""
     return publish.gate(params)
 
 
-@task(cache_policy=NO_CACHE, persist_result=False)
+@task(cache_policy=NO_CACHE, persist_result=False, task_run_name="publish")
+@stated
 def ship(params: Params, parent_run: str | None, report: publish.GateReport) -> publish.Published:
     """Register the model and, if the gate let it through, move the champion alias."""
     return publish.publish(params, parent_run, report)
 
 
 @flow(name="retrain", persist_result=False, validate_parameters=False)
+@stated
 def retrain(params: Params) -> publish.Published:
     """Images in, a registered model out; every finished stage is kept, so an interrupted run goes on where it was."""
-    with tracking.parent_run("retrain", lineage(params)) as parent:
-        digest = ingest_data(params)
+    with tracking.parent_run("retrain", lineage()) as parent:
+        digest = outcome(ingest_data(params, return_state=True))
         tracking.log_data(parent, params, digest)
         for name in versions.stage_order():
-            reproduce(name, parent)
+            outcome(reproduce(name, parent, return_state=True))
             tracking.link_stage(parent, name, versions.locked_stage(name))
-        report = decide(params)
-        return ship(params, parent, report)
+        report = outcome(decide(params, return_state=True))
+        published: publish.Published = outcome(ship(params, parent, report, return_state=True))
+        tracking.archive(parent, (paths.PARAMS, Path("dvc.yaml"), versions.LOCK))
+        return published
 
 
-def lineage(params: Params) -> dict[str, str]:
+def lineage() -> dict[str, str]:
     commit, dirty = versions.commit()
     return {"git.commit": commit or "none", "git.dirty": str(dirty).lower(), "prefect.flow_run_id": str(flow_run.id)}
 
@@ -131,16 +175,18 @@ def main(arguments: list[str] | None = None) -> int:
         params = load_params()
         with alone():
             published = retrain(params)
-    except (SettingsError, ValueError) as mistake:
-        return refuse(2, str(mistake))
-    except StageFailed as failed:
-        return refuse(failed.code, str(failed))
     except Timeout:
         return refuse(5, "another retrain is running in this folder; wait for it, or stop it with Ctrl-C there")
+    except StageFailed as failed:
+        return refuse(failed.code, str(failed))
+    except publish.RegistryError as failed:
+        return refuse(1, str(failed))
+    except (ValueError, OSError) as mistake:
+        return refuse(2, str(mistake))
     except KeyboardInterrupt:
         return refuse(130, "interrupted; start again and the finished stages are not repeated")
     print(publish.summary(params, published))
-    return 0 if published.report.passed else 3
+    return 3 if published.outcome == "refused" else 0
 
 
 def refuse(code: int, sentence: str) -> int:

@@ -17,7 +17,7 @@ from types import FrameType
 from components.params import Params
 from flows import files, versions
 from flows.settings import SettingsError, load_params
-from flows.tracking import StageRun
+from flows.tracking import StageRun, Status
 
 WORDS = ("prepare", "latency", "architecture", "augmentation", "loss", "train", "evaluate")
 REPORT = "ASSEMBLY_LINE_REPORT"
@@ -78,7 +78,7 @@ def run_stage(word: str, variant: str | None) -> None:
     name = f"{word}@{variant}" if variant else word
     before = versions.stage_inputs(name)
     run = StageRun(name, parent_run_id=os.environ.get(PARENT_RUN), tags=lineage_tags(before))
-    status = "FAILED"
+    status: Status = "FAILED"
     try:
         run.params(before.get("params", {}).get("params.yaml", {}))
         compute(word, variant, params, run)

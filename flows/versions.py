@@ -79,7 +79,8 @@ def stage_inputs(name: str) -> Lock:
         stage = repo.stage.load_one(name=name)
         stage.save_deps()
         stage.outs = []  # an output is no input, and may not exist yet
-        return json.loads(json.dumps(to_single_stage_lockfile(stage)))
+        lock: Lock = json.loads(json.dumps(to_single_stage_lockfile(stage)))
+        return lock
 
 
 def output_hashes(name: str) -> dict[str, str]:
@@ -94,7 +95,8 @@ def locked_stage(name: str) -> Lock | None:
     """The stage's entry in dvc.lock, None before its first run."""
     if not LOCK.exists():
         return None
-    return yaml.safe_load(LOCK.read_text())["stages"].get(name)
+    lock: Lock | None = yaml.safe_load(LOCK.read_text())["stages"].get(name)
+    return lock
 
 
 def stage_key(lock: Lock) -> str:

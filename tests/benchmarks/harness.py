@@ -99,7 +99,8 @@ def block(name: str) -> str:
     protocol = measured["protocol"]
     seeds = ", ".join(map(str, protocol["seeds"]))
     how = f"`{protocol['command']}`, seeds {seeds}, commit {protocol['commit'][:10]}, {protocol['hardware']}"
-    return f"{benchmark(name).table(measured['rows'])}\n\n{how}, torch {protocol['versions']['torch']}, {protocol['date']}."
+    when = f"torch {protocol['versions']['torch']}, {protocol['date']}"
+    return f"{benchmark(name).table(measured['rows'])}\n\n{how}, {when}."
 
 
 def pages() -> list[Path]:

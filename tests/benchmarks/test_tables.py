@@ -24,7 +24,9 @@ def test_every_result_file_has_its_protocol_and_one_row_a_measurement(path: Path
 
 
 def test_a_stale_table_is_written_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = [{"driver": driver, "seed": 1, "wall_seconds": 2.0, "cpu_seconds": 3.0} for driver in ("bare", "dvc", "flow")]
+    rows = [
+        {"driver": driver, "seed": 1, "wall_seconds": 2.0, "cpu_seconds": 3.0} for driver in ("bare", "dvc", "flow")
+    ]
     protocol = {"commit": "abc", "hardware": "x", "versions": {"torch": "2"}, "seeds": [1], "date": "d", "command": "c"}
     (tmp_path / "line_overhead.json").write_text(
         json.dumps({"name": "line_overhead", "protocol": protocol, "rows": rows})

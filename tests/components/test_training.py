@@ -1,6 +1,7 @@
 """The one training path: deterministic, resumable at any step, and what it promises about batches, rates and crops."""
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -171,8 +172,8 @@ def test_the_rate_warms_up_to_its_peak_and_falls_towards_zero() -> None:
     rates = [schedule(Recipe(learning_rate=0.5, warmup=0.2), 50)(step) for step in range(50)]
     assert max(rates) == 0.5
     assert rates.index(0.5) in (9, 10)
-    assert all(low < high for low, high in zip(rates[:9], rates[1:10], strict=True))
-    assert all(high >= low for high, low in zip(rates[10:], rates[11:], strict=False))
+    assert all(low < high for low, high in pairwise(rates[:10]))
+    assert all(high >= low for high, low in pairwise(rates[10:]))
     assert rates[-1] < 0.01
 
 

@@ -1,0 +1,130 @@
+"""What every stage shares, around a stage whose work the test decides."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+from mlflow import MlflowClient
+
+from components.params import Params
+from flows import stage, versions
+from flows.observer import Observer
+from flows.stages import prepare
+from tests.clones import ROOT
+
+Work = Callable[[Params, Observer], None]
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("template")
+    pipeline = {
+        "prepare": {"cmd": "python -m flows.stage prepare", "deps": ["in.txt"], "params": ["data"], "outs": ["out.txt"]}
+    }
+    (folder / "dvc.yaml").write_text(yaml.safe_dump({"stages": pipeline}))
+    (folder / "in.txt").write_text("in")
+    shutil.copy(ROOT / "tests" / "tiny.yaml", folder / "params.yaml")
+    subprocess.run(["git", "init", "-q"], cwd=folder, check=True)
+    subprocess.run(versions.dvc("init", "-q"), cwd=folder, check=True)
+    return folder
+
+
+@pytest.fixture
+def run_with(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Work], int]:
+    """Run the stage with this work; returns the exit code."""
+    folder = tmp_path / "work"
+    shutil.copytree(template, folder)
+    monkeypatch.chdir(folder)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setenv(stage.REPORT, str(tmp_path / "report.json"))
+    handler = signal.getsignal(signal.SIGTERM)
+
+    def run(work: Work) -> int:
+        monkeypatch.setattr(prepare, "run", work)
+        try:
+            return stage.main(["prepare"])
+        finally:
+            signal.signal(signal.SIGTERM, handler)
+
+    return run
+
+
+def write(params: Params, observe: Observer) -> None:
+    observe.metrics({"prepare/images": 3.0})
+    Path("out.txt").write_text("out")
+
+
+def newest_run() -> tuple[str, dict[str, str], dict[str, float]]:
+    client = MlflowClient(f"sqlite:///{Path.cwd()}/mlflow/store/mlflow.db")
+    run = client.search_runs([e.experiment_id for e in client.search_experiments()])[0]
+    return run.info.status, run.data.tags, run.data.metrics
+
+
+def test_a_stage_that_ends_well_leaves_its_lineage(run_with: Callable[[Work], int]) -> None:
+    assert run_with(write) == 0
+    status, tags, metrics = newest_run()
+    assert status == "FINISHED"
+    assert tags["dvc.dep.in.txt"] == "13b5bfe96f3e2fe411c9f66f4a582adf"  # md5 of "in"
+    assert tags["dvc.out.out.txt"] == "c68271a63ddbc431c307beb7d2918275"  # md5 of "out"
+    assert tags["stage_key"] == versions.stage_key(versions.stage_inputs("prepare"))
+    assert metrics == {"prepare/images": 3.0}
+
+
+def test_an_input_that_changes_during_the_run_fails_it(
+    run_with: Callable[[Work], int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    def work(params: Params, observe: Observer) -> None:
+        write(params, observe)
+        Path("in.txt").write_text("edited meanwhile")
+
+    assert run_with(work) == 4
+    assert "in.txt changed while the stage ran; run it again" in capsys.readouterr().err
+    assert newest_run()[0] == "FAILED"
+
+
+def test_a_persons_mistake_is_one_sentence_for_them_and_for_the_flow(
+    run_with: Callable[[Work], int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def work(params: Params, observe: Observer) -> None:
+        raise ValueError("the limit is too low; raise it")
+
+    assert run_with(work) == 2
+    assert capsys.readouterr().err.splitlines()[-1] == "error: prepare: the limit is too low; raise it"
+    assert json.loads((tmp_path / "report.json").read_text()) == {
+        "code": 2,
+        "sentence": "prepare: the limit is too low; raise it",
+    }
+    assert newest_run()[0] == "FAILED"
+
+
+def test_sigterm_ends_the_mlflow_run_as_killed(run_with: Callable[[Work], int]) -> None:
+    def work(params: Params, observe: Observer) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        signal.pause()
+
+    assert run_with(work) == 143
+    assert newest_run()[0] == "KILLED"
+
+
+def test_a_bug_keeps_its_traceback_and_ends_the_run(run_with: Callable[[Work], int]) -> None:
+    def work(params: Params, observe: Observer) -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        run_with(work)
+    assert newest_run()[0] == "FAILED"
+
+
+def test_bad_settings_stop_a_stage_before_it_starts(
+    run_with: Callable[[Work], int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("params.yaml").write_text(Path("params.yaml").read_text().replace("sigma", "sigmo") + "\nnoise: 1\n")
+    assert run_with(write) == 2
+    assert "noise" in capsys.readouterr().err
+    assert not Path("mlflow").exists()

@@ -1,0 +1,110 @@
+"""DVC and git as the line uses them, on a pipeline of two small stages in a folder of its own."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from flows import versions
+
+PIPELINE = {
+    "stages": {
+        "second": {"cmd": "python two.py", "deps": ["two.py", "first.txt"], "outs": ["second.txt"]},
+        "first": {"cmd": "python one.py", "deps": ["one.py", "data/raw"], "params": ["word"], "outs": ["first.txt"]},
+    }
+}
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("template")
+    (folder / "dvc.yaml").write_text(yaml.safe_dump(PIPELINE, sort_keys=False))
+    (folder / "params.yaml").write_text("word: hello\n")
+    (folder / "one.py").write_text("open('first.txt', 'w').write(open('data/raw/a').read())")
+    (folder / "two.py").write_text("open('second.txt', 'w').write(open('first.txt').read() * 2)")
+    (folder / "data" / "raw").mkdir(parents=True)
+    (folder / "data" / "raw" / "a").write_text("a")
+    subprocess.run(["git", "init", "-q"], cwd=folder, check=True)
+    subprocess.run(versions.dvc("init", "-q"), cwd=folder, check=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        versions.add_data(Path("data/raw"))
+    return folder
+
+
+@pytest.fixture
+def repo(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    shutil.copytree(template, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_stages_come_in_the_order_in_which_dvc_runs_them(repo: Path) -> None:
+    assert versions.stage_order() == ["first", "second"]
+    assert versions.run_dvc("repro").count("Running stage") == 2
+
+
+def test_a_stages_inputs_before_the_run_are_what_dvc_locks_after_it(repo: Path) -> None:
+    before = versions.stage_inputs("first")
+    versions.run_dvc("repro", "--single-item", "first")
+    locked = versions.locked_stage("first")
+    assert locked is not None
+    assert versions.stage_key(before) == versions.stage_key(locked)
+    assert versions.output_hashes("first") == versions.hashes(locked, "outs")
+
+
+@pytest.mark.parametrize(
+    ("file", "text"), [("one.py", "pass"), ("data/raw/a", "b"), ("params.yaml", "word: bye\n"), ("data/raw/b", "new")]
+)
+def test_the_key_changes_with_code_data_and_parameters(repo: Path, file: str, text: str) -> None:
+    before = versions.stage_inputs("first")
+    Path(file).write_text(text)
+    after = versions.stage_inputs("first")
+    assert versions.stage_key(before) != versions.stage_key(after)
+    assert versions.changed(before, after) == ["data/raw" if file.startswith("data") else file]
+    assert versions.changed(after, after) == []
+
+
+def test_a_data_version_is_named_by_its_content(repo: Path) -> None:
+    first = versions.data_digest(Path("data/raw.dvc"))
+    Path("data/raw/b").write_text("b")
+    versions.add_data(Path("data/raw"))
+    assert versions.data_digest(Path("data/raw.dvc")) != first
+    Path("data/raw/b").unlink()
+    versions.add_data(Path("data/raw"))
+    assert versions.data_digest(Path("data/raw.dvc")) == first
+
+
+def test_a_push_brings_the_data_to_the_remote_and_a_failure_is_one_sentence(repo: Path) -> None:
+    assert not versions.has_remote()
+    with pytest.raises(versions.VersionsError, match="remote"):
+        versions.push_data(Path("data/raw.dvc"))
+    subprocess.run(versions.dvc("remote", "add", "-q", "-d", "store", "remote"), check=True)
+    assert versions.has_remote()
+    versions.push_data(Path("data/raw.dvc"))
+    assert len([file for file in Path("remote").rglob("*") if file.is_file()]) == 2
+
+
+def test_outside_a_commit_git_says_none(repo: Path) -> None:
+    assert versions.commit()[0] is None
+
+
+def test_the_dirty_flag_follows_tracked_files_only(repo: Path) -> None:
+    identity = ["-c", "user.name=a", "-c", "user.email=a@localhost"]
+    subprocess.run(["git", "add", "-A"], check=True)
+    subprocess.run(["git", *identity, "commit", "-q", "-m", "a"], check=True)
+    Path("untracked").write_text("x")
+    assert versions.commit()[1] is False
+    Path("one.py").write_text("pass")
+    assert versions.commit()[1] is True
+
+
+def test_python_of_a_stage_is_this_environments(repo: Path) -> None:
+    found = subprocess.run(
+        ["python", "-c", "import sys; print(sys.executable)"],
+        env=versions.stage_environment(), capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert Path(found.stdout.strip()).parent == Path(sys.executable).parent
