@@ -67,7 +67,7 @@ def test_another_process_at_another_path_gives_the_same_bytes(model: bytes, tmp_
     for package in ("components", "tests"):
         (tmp_path / package).mkdir()
     code = "import sys; from tests.components.test_export import exported; sys.stdout.buffer.write(exported())"
-    copy = "cp -r {0}/components {0}/tests .".format(ROOT)
+    copy = f"cp -r {ROOT}/components {ROOT}/tests ."
     subprocess.run(copy, shell=True, cwd=tmp_path, check=True)
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, check=True)
     assert done.stdout.endswith(model)

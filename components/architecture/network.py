@@ -1,0 +1,161 @@
+"""The stand-alone network of an architecture, from the very operators that the supernet shares.
+
+MBConv: Sandler et al., MobileNetV2, CVPR 2018 (ReLU instead of ReLU6: the same cost, and one operator less to export);
+squeeze-excite as in Howard et al., MobileNetV3, ICCV 2019 (hard sigmoid); the residual block: He et al., CVPR 2016.
+
+    b  images   c  channels   h, w  sides   d  features   k  classes
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+
+from components.architecture.space import Architecture, Block, Layer, Space, parse_block
+
+SQUEEZE = 4
+"""A squeeze-excite gate sees a fourth of the block's input channels (MobileNetV3)."""
+
+
+class Stem(nn.Module):
+    """Normalises raw images and lifts them to the stem's width."""
+
+    def __init__(self, space: Space, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        super().__init__()
+        self.mean: Tensor
+        self.std: Tensor
+        self.register_buffer("mean", torch.tensor(mean).reshape(1, -1, 1, 1))
+        self.register_buffer("std", torch.tensor(std).reshape(1, -1, 1, 1))
+        self.body = nn.Sequential(*convolution(space.channels, space.stem, 3, space.stem_stride), nn.ReLU(inplace=True))
+
+    def forward(self, images: UInt8[Tensor, "b c h w"]) -> Float[Tensor, "b stem h2 w2"]:
+        scale = 1 / (255 * self.std)
+        result: Tensor = self.body(images.to(scale.dtype) * scale - self.mean / self.std)
+        return result
+
+
+class MBConv(nn.Module):
+    """Expand 1x1, depthwise kxk, squeeze-excite if asked, project 1x1; a shortcut where the shape is kept."""
+
+    def __init__(self, block: Block, layer: Layer) -> None:
+        super().__init__()
+        hidden = layer.inputs * block.expansion
+        expand = [*convolution(layer.inputs, hidden, 1), nn.ReLU(inplace=True)] if block.expansion > 1 else []
+        gate = [SqueezeExcite(hidden, max(1, layer.inputs // SQUEEZE))] if block.squeeze else []
+        self.body = nn.Sequential(
+            *expand,
+            *convolution(hidden, hidden, block.kernel, layer.stride, groups=hidden),
+            nn.ReLU(inplace=True),
+            *gate,
+            *convolution(hidden, layer.outputs, 1),
+        )
+        self.keeps_shape = layer.keeps_shape
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c2 h2 w2"]:
+        result: Tensor = self.body(x)
+        return x + result if self.keeps_shape else result
+
+
+class SqueezeExcite(nn.Module):
+    """Scale every channel by a gate that sees all channels' means."""
+
+    def __init__(self, channels: int, squeezed: int) -> None:
+        super().__init__()
+        self.squeeze = nn.Conv2d(channels, squeezed, 1)
+        self.excite = nn.Conv2d(squeezed, channels, 1)
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        mean = x.mean(dim=(2, 3), keepdim=True)
+        return x * F.hardsigmoid(self.excite(F.relu(self.squeeze(mean))))
+
+
+class Residual(nn.Module):
+    """Two 3x3 convolutions beside a shortcut; a 1x1 convolution in the shortcut where the shape changes."""
+
+    def __init__(self, block: Block, layer: Layer) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            *convolution(layer.inputs, layer.outputs, block.kernel, layer.stride),
+            nn.ReLU(inplace=True),
+            *convolution(layer.outputs, layer.outputs, block.kernel),
+        )
+        change = [] if layer.keeps_shape else convolution(layer.inputs, layer.outputs, 1, layer.stride)
+        self.shortcut = nn.Sequential(*change)
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c2 h2 w2"]:
+        return F.relu(self.body(x) + self.shortcut(x))
+
+
+def convolution(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> list[nn.Module]:
+    """A padded convolution and its batch norm."""
+    return [
+        nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False),
+        nn.BatchNorm2d(outputs),
+    ]
+
+
+def skip(block: Block, layer: Layer) -> nn.Module:
+    assert layer.keeps_shape, f"{block} cannot map {layer}"
+    return nn.Identity()
+
+
+FAMILIES: dict[str, Callable[[Block, Layer], nn.Module]] = {"mb": MBConv, "res": Residual, "identity": skip}
+"""How each family of block names is built."""
+
+
+def build_block(name: str, layer: Layer) -> nn.Module:
+    """The block of that name between the layer's shapes. Raises ValueError for an unknown name."""
+    block = parse_block(name)
+    return FAMILIES[block.family](block, layer)
+
+
+class Network(nn.Module):
+    """Stem, one block a layer, mean over the image, classifier without bias (the losses need its bare weight)."""
+
+    def __init__(
+        self, space: Space, architecture: Architecture, mean: tuple[float, ...], std: tuple[float, ...]
+    ) -> None:
+        super().__init__()
+        assert len(architecture) == len(space.layers)
+        self.stem = Stem(space, mean, std)
+        self.layers = nn.Sequential(
+            *(build_block(name, layer) for name, layer in zip(architecture, space.layers, strict=True))
+        )
+        self.classifier = nn.Linear(space.features, space.classes, bias=False)
+
+    def features(self, images: UInt8[Tensor, "b c h w"]) -> Float[Tensor, "b d"]:
+        """What the classifier sees."""
+        return pool(self.layers(self.stem(images)))
+
+    def forward(self, images: UInt8[Tensor, "b c h w"]) -> Float[Tensor, "b k"]:
+        """Logits of raw images."""
+        logits: Tensor = self.classifier(self.features(images))
+        return logits
+
+
+def pool(x: Float[Tensor, "b d h w"]) -> Float[Tensor, "b d"]:
+    """Mean over the image."""
+    return x.mean(dim=(2, 3))
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """torch's modules draw their first weights from the global generator: seed it here, and put it back."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield
+
+
+def build_network(
+    space: Space, architecture: Architecture, mean: tuple[float, ...], std: tuple[float, ...], seed: int = 0
+) -> Network:
+    """The network with fresh weights, in channels_last layout; the same seed gives the same weights.
+
+    `mean` and `std`: of each channel, in 0..1.
+    """
+    with seeded(seed):
+        network = Network(space, architecture, mean, std)
+    return network.to(memory_format=torch.channels_last)

@@ -1,0 +1,158 @@
+"""The networks that can be chosen: L layers, a block from C candidates in each.
+
+    L  layers, counted from 0 at the input          C  candidate blocks of a layer
+    An `Architecture` is one block name a layer; a partial model is its first l names.
+
+Block names: `mb_k{3,5,7}_e{1..6}[_se]` is MobileNetV2's inverted bottleneck (kernel, expansion, squeeze-excite),
+`res_k3` the plain 3x3 residual block, `identity` no layer at all.
+"""
+
+import re
+from dataclasses import dataclass
+
+from components import params
+from components.data.store import Classes
+
+Architecture = tuple[str, ...]
+Blocks = tuple[str, ...]
+
+IDENTITY = "identity"
+
+
+@dataclass(frozen=True)
+class Block:
+    """What a block's name says."""
+
+    family: str
+    kernel: int = 3
+    expansion: int = 1
+    squeeze: bool = False
+
+
+@dataclass(frozen=True)
+class Layer:
+    """The shape every candidate of a layer maps: [inputs, size, size] -> [outputs, size / stride, size / stride]."""
+
+    inputs: int
+    outputs: int
+    stride: int
+    size: int
+
+    @property
+    def keeps_shape(self) -> bool:
+        return self.stride == 1 and self.inputs == self.outputs
+
+    def __str__(self) -> str:
+        return f"{self.inputs}x{self.size}x{self.size}->{self.outputs}/{self.stride}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Space:
+    """Input, stem, layers and candidates of every network."""
+
+    size: int
+    channels: int
+    classes: int
+    stem: int
+    stem_stride: int
+    layers: tuple[Layer, ...]
+    blocks: Blocks
+
+    @property
+    def features(self) -> int:
+        """Width of the pooled features under the classifier."""
+        return self.layers[-1].outputs
+
+
+def parse_block(name: str) -> Block:
+    """The block a name stands for. Raises ValueError for a name of no known form."""
+    bottleneck = re.fullmatch(r"mb_k([357])_e([1-6])(_se)?", name)
+    if bottleneck:
+        kernel, expansion, squeeze = bottleneck.groups()
+        return Block("mb", int(kernel), int(expansion), squeeze is not None)
+    plain = {"res_k3": Block("res"), IDENTITY: Block("identity")}
+    if name not in plain:
+        raise ValueError(
+            f"architecture.blocks names {name!r}; known are mb_k{{3,5,7}}_e{{1..6}}, the same with _se, "
+            f"res_k3 and {IDENTITY}"
+        )
+    return plain[name]
+
+
+def space_of(settings: params.Architecture, classes: Classes) -> Space:
+    """The space that the settings span for images of these classes. Raises ValueError for impossible settings."""
+    for name in settings.blocks:
+        parse_block(name)
+    layers: list[Layer] = []
+    inputs, size = settings.stem, after_stride(classes.size, settings.stem_stride)
+    for outputs, count, stride in settings.stages:
+        for index in range(count):
+            layers.append(Layer(inputs, outputs, stride if index == 0 else 1, size))
+            inputs, size = outputs, after_stride(size, layers[-1].stride)
+    space = Space(
+        size=classes.size,
+        channels=classes.channels,
+        classes=len(classes.names),
+        stem=settings.stem,
+        stem_stride=settings.stem_stride,
+        layers=tuple(layers),
+        blocks=settings.blocks,
+    )
+    for index, layer in enumerate(space.layers):
+        params.require(
+            candidates(space, index) != (),
+            f"architecture.blocks holds only {IDENTITY}, which layer {index} ({layer}) cannot be; name another block",
+        )
+    return space
+
+
+def after_stride(size: int, stride: int) -> int:
+    """Side after a convolution padded by half its kernel."""
+    return (size + stride - 1) // stride
+
+
+def candidates(space: Space, layer: int) -> Blocks:
+    """The blocks layer `layer` can be; identity only where the layer keeps its input's shape."""
+    return tuple(name for name in space.blocks if name != IDENTITY or space.layers[layer].keeps_shape)
+
+
+def default_architecture(space: Space) -> Architecture:
+    """The first legal block everywhere: what is trained where nothing is searched."""
+    return tuple(candidates(space, layer)[0] for layer in range(len(space.layers)))
+
+
+def canonical(space: Space, architecture: Architecture) -> Architecture:
+    """The one form of all (partial) networks that are the same function class: in a run of layers of one shape,
+    identities come last, for where a layer is skipped does not matter there."""
+    ordered: list[str] = []
+    run: list[str] = []
+    for index, name in enumerate(architecture):
+        if index > 0 and space.layers[index] != space.layers[index - 1]:
+            ordered += identities_last(run)
+            run = []
+        run.append(name)
+    return tuple(ordered + identities_last(run))
+
+
+def identities_last(run: list[str]) -> list[str]:
+    return sorted(run, key=lambda name: name == IDENTITY)
+
+
+def format_architecture(architecture: Architecture) -> str:
+    """One line of text, `|` between layers; the inverse of `parse_architecture`."""
+    return "|".join(architecture)
+
+
+def parse_architecture(space: Space, text: str) -> Architecture:
+    """The architecture a text stands for. Raises ValueError if it is none of the space's."""
+    names = tuple(text.split("|"))
+    params.require(
+        len(names) == len(space.layers),
+        f"the architecture {text!r} has {len(names)} layers, the space {len(space.layers)}; name one block a layer",
+    )
+    for layer, name in enumerate(names):
+        legal = candidates(space, layer)
+        params.require(
+            name in legal, f"layer {layer} of {text!r} is {name!r}; this space allows {', '.join(legal)} there"
+        )
+    return names

@@ -1,0 +1,79 @@
+"""OHL-Auto-Aug (Lin et al., ICCV 2019): the augmentation search, as a world for the engine in components.online."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from torch import nn
+
+from components import params
+from components.augmentation.policy import Elements, Pairs, augment_pairs, uniform_distribution
+from components.data.store import Split
+from components.online import Parallel, Trunk, score_state, search, sequential, train_trunk
+from components.training import State, base_augment, compose, cross_entropy, initial_state
+
+Make = Callable[[], nn.Module]
+"""Builds the network, the same initial weights every time; picklable, for copies in other processes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainCopy:
+    """Train one copy for one trunk: crop and flip, then one of the copy's pairs for each image."""
+
+    make: Make
+    split: Split
+    elements: Elements
+    recipe: params.Recipe
+    settings: params.Online
+    seed: int
+
+    def __call__(self, state: State, sample: Pairs, trunk: int, copy: int) -> State:
+        return train_trunk(
+            self.make(),
+            state,
+            self.split,
+            augment=compose(base_augment(self.recipe), augment_pairs(self.elements, sample)),
+            criterion=cross_entropy(self.recipe.label_smoothing),
+            recipe=self.recipe,
+            settings=self.settings,
+            seed=self.seed,
+            trunk=trunk,
+            copy=copy,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreCopy:
+    """Measure a model on val, without augmentation."""
+
+    make: Make
+    split: Split
+    settings: params.Online
+
+    def __call__(self, state: State) -> float:
+        return score_state(self.make(), state, self.split, self.settings)
+
+
+def search_augmentation(
+    make: Make,
+    train: Split,
+    val: Split,
+    *,
+    settings: params.Augmentation,
+    recipe: params.Recipe,
+    seed: int,
+    parallel: Parallel = sequential,
+) -> Iterator[Trunk[Pairs]]:
+    """Train the network on `train` while learning which pairs of elements serve it on `val`; one record a trunk."""
+    distribution = uniform_distribution(settings)
+    online = settings.online
+    yield from search(
+        distribution,
+        initial_state(make()),
+        train=TrainCopy(
+            make=make, split=train, elements=distribution.elements, recipe=recipe, settings=online, seed=seed
+        ),
+        score=ScoreCopy(make=make, split=val, settings=online),
+        settings=online,
+        seed=seed,
+        parallel=parallel,
+    )

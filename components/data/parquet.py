@@ -1,0 +1,135 @@
+"""The `parquet` source, Hugging Face layout: `image: {bytes, path}`, `label: int`, class names in the metadata.
+
+A file, or a folder of shards. When the folder has shards named test-* and others named train-*, the former are the
+source's own test split.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from components.data.records import Record, Rule, Source, refuse, relative
+from components.params import Data, require
+
+BATCH = 256
+"""Rows in memory at a time."""
+
+
+def open_parquet(data: Data) -> Source:
+    """Rows of all shards, in order of file name. Raises ValueError for a missing or broken file, column or class name.
+
+    Without class names in the metadata, the label numbers name the classes.
+    """
+    root = Path(data.path or "")
+    shards = find_shards(root)
+    classes = {shard: read_schema(root, shard) for shard in shards}
+    names = next(iter(classes.values()))
+    for shard, others in classes.items():
+        same = f"{show(root, shard)} names other classes than {show(root, shards[0])}; all shards must agree"
+        require(others == names, same)
+    return Source(
+        name=data.source,
+        classes=names,
+        count=sum(pq.read_metadata(shard).num_rows for shard in shards),
+        records=(row for shard, split in own_splits(shards).items() for row in read_shard(root, shard, split, names)),
+    )
+
+
+def find_shards(root: Path) -> list[Path]:
+    """The file itself, or every visible *.parquet below the folder."""
+    require(root.exists(), f"data.path is {str(root)!r}, which is not there; give a Parquet file or a folder of shards")
+    if root.is_file():
+        return [root]
+    visible = (
+        path
+        for path in root.rglob("*.parquet")
+        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(root).parts)
+    )
+    shards = sorted(visible, key=lambda path: path.relative_to(root).as_posix())
+    require(len(shards) > 0, f"data.path {str(root)!r} holds no *.parquet file; give the folder of the shards")
+    return shards
+
+
+def own_splits(shards: list[Path]) -> dict[Path, str | None]:
+    """`test` for shards named test-*, `train` for all others, if there are shards of both names; else None."""
+    named = {shard: next((word for word in ("train", "test") if shard.name.startswith(word)), None) for shard in shards}
+    if not {"train", "test"} <= set(named.values()):
+        return dict.fromkeys(shards)
+    return {shard: "test" if word == "test" else "train" for shard, word in named.items()}
+
+
+def show(root: Path, shard: Path) -> str:
+    """The shard as messages and reports name it: relative to data.path."""
+    return relative(shard.name if shard == root else str(shard.relative_to(root)))
+
+
+def read_schema(root: Path, shard: Path) -> tuple[str, ...] | None:
+    """Check the shard's columns and return its class names; raises ValueError."""
+    name = show(root, shard)
+    try:
+        schema = pq.read_schema(shard)
+    except (pa.ArrowException, OSError):
+        raise ValueError(f"{name} is no Parquet file that can be read; repair or remove it") from None
+    for column in ("image", "label"):
+        require(
+            column in schema.names,
+            f"{name} has no column {column!r} but {', '.join(schema.names)}; rename its columns to image and label",
+        )
+    image, label = schema.field("image").type, schema.field("label").type
+    fields = {field.name: field.type for field in image} if pa.types.is_struct(image) else {}
+    require(
+        fields.get("bytes") in (pa.binary(), pa.large_binary()),
+        f"{name} has images of type {image}; the column must be a struct with the encoded image in `bytes`",
+    )
+    require(pa.types.is_integer(label), f"{name} has labels of type {label}; the column must hold integers")
+    return class_names(name, schema.metadata or {})
+
+
+def class_names(shard: str, metadata: Mapping[bytes, bytes]) -> tuple[str, ...] | None:
+    """features.label.names of the `huggingface` metadata, None without; raises ValueError for what makes no sense."""
+    try:
+        stored: Any = json.loads(metadata.get(b"huggingface", b"{}"))
+        names = stored.get("info", stored).get("features", {}).get("label", {}).get("names")
+    except (ValueError, AttributeError):
+        raise ValueError(f"{shard} has metadata `huggingface` that is no JSON object of features; repair it") from None
+    if names is None:
+        return None
+    proper = isinstance(names, list) and all(isinstance(name, str) and name for name in names)
+    require(proper, f"{shard} has class names {names!r} in its metadata; they must be a list of texts")
+    require(len(set(names)) == len(names), f"{shard} gives two classes the same name; names must differ")
+    return tuple(names)
+
+
+def read_shard(root: Path, shard: Path, split: str | None, names: tuple[str, ...] | None) -> Iterator[Record]:
+    """The shard's rows, `BATCH` in memory at a time. A row without a path is named by shard and row number."""
+    name = show(root, shard)
+    row = 0
+    try:
+        with pq.ParquetFile(shard) as file:
+            for batch in file.iter_batches(batch_size=BATCH, columns=["image", "label"], use_threads=False):
+                for image, label in zip(batch["image"].to_pylist(), batch["label"].to_pylist(), strict=True):
+                    inner = (image or {}).get("path")
+                    inside = relative(inner) if inner else f"row {row}"
+                    path = inside if inner and shard == root else f"{name}/{inside}"
+                    yield row_record(path, (image or {}).get("bytes"), label, split, names)
+                    row += 1
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"{name} cannot be read after row {row} ({type(error).__name__}); repair it") from None
+
+
+def row_record(
+    path: str, data: bytes | None, label: int | None, split: str | None, names: tuple[str, ...] | None
+) -> Record:
+    """One row; its `read` refuses what no image or no class can be made of."""
+    if label is None or label < 0 or (names is not None and label >= len(names)):
+        reason = f"its label is {label}; labels are 0 to {len(names) - 1 if names is not None else 'the last class'}"
+        return Record(path=path, label=None, split=split, read=partial(refuse, Rule.UNKNOWN_CLASS, reason))
+    text = names[label] if names is not None else str(label)
+    if data is None:
+        return Record(path=path, label=text, split=split, read=partial(refuse, Rule.EMPTY, "its row holds no bytes"))
+    return Record(path=path, label=text, split=split, read=lambda: data)

@@ -1,0 +1,117 @@
+"""What `prepare` hands to every later stage: images and labels in memory-mapped files, the classes, the statistics.
+
+    n   images of a split       h w  pixels, both `size`
+    c   channels, 1 or 3        k    classes
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO
+
+import numpy as np
+from jaxtyping import Int64, UInt8
+
+IMAGES = "images.npy"
+LABELS = "labels.npy"
+
+
+@dataclass(frozen=True)
+class Classes:
+    """What a network must know of the data; unchanged when only more images of the same classes arrive."""
+
+    names: tuple[str, ...]
+    """Label i is class names[i]."""
+    size: int
+    channels: int
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Numbers that normalise images and describe the splits."""
+
+    mean: tuple[float, ...]
+    """Per channel, pixels as 0..1, over the train split only."""
+    std: tuple[float, ...]
+    """Per channel, over the train split only; at least 1/255, so that a constant channel divides by no zero."""
+    counts: dict[str, dict[str, int]]
+    """split -> class -> images."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images and labels of one split, both memory-mapped and read-only when they come from `open_split`."""
+
+    images: UInt8[np.ndarray, "n h w c"]
+    labels: Int64[np.ndarray, " n"]
+
+
+class SplitWriter:
+    """Writes a split batch by batch; its images are never in memory together. Use it as a context manager."""
+
+    def __init__(self, folder: Path, count: int, size: int, channels: int) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.left = count
+        self.images = open_array(folder / IMAGES, "|u1", (count, size, size, channels))
+        self.labels = open_array(folder / LABELS, "<i8", (count,))
+
+    def add(self, images: UInt8[np.ndarray, "b h w c"], labels: Int64[np.ndarray, " b"]) -> None:
+        self.left -= len(images)
+        self.images.write(np.ascontiguousarray(images).data)
+        self.labels.write(np.ascontiguousarray(labels, dtype="<i8").data)
+
+    def __enter__(self) -> "SplitWriter":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.images.close()
+        self.labels.close()
+        assert kind is not None or self.left == 0, f"{self.left} images fewer than announced"
+
+
+def open_array(path: Path, dtype: str, shape: tuple[int, ...]) -> BinaryIO:
+    """A new .npy file, header written, whose elements the caller appends in C order."""
+    file = path.open("wb")
+    np.lib.format.write_array_header_1_0(file, {"descr": dtype, "fortran_order": False, "shape": shape})
+    return file
+
+
+def write_split(folder: Path, images: UInt8[np.ndarray, "n h w c"], labels: Int64[np.ndarray, " n"]) -> None:
+    """Write a split that is already in memory: `folder`/images.npy and labels.npy."""
+    count, size, _, channels = images.shape
+    with SplitWriter(folder, count, size, channels) as writer:
+        writer.add(images, labels)
+
+
+def open_split(folder: Path) -> Split:
+    """The split in `folder`, mapped read-only: nothing is read before it is used."""
+    return Split(images=np.load(folder / IMAGES, mmap_mode="r"), labels=np.load(folder / LABELS, mmap_mode="r"))
+
+
+def write_classes(path: Path, classes: Classes) -> None:
+    write_record(path, asdict(classes))
+
+
+def read_classes(path: Path) -> Classes:
+    record = json.loads(path.read_text(encoding="utf-8"))
+    return Classes(names=tuple(record["names"]), size=record["size"], channels=record["channels"])
+
+
+def write_statistics(path: Path, statistics: Statistics) -> None:
+    write_record(path, asdict(statistics))
+
+
+def read_statistics(path: Path) -> Statistics:
+    record = json.loads(path.read_text(encoding="utf-8"))
+    return Statistics(mean=tuple(record["mean"]), std=tuple(record["std"]), counts=record["counts"])
+
+
+def write_record(path: Path, record: Mapping[str, object]) -> None:
+    """JSON with the same bytes every time: keys sorted, floats exact, one trailing newline."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(record, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    path.write_text(text + "\n", encoding="utf-8", newline="\n")

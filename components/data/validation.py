@@ -1,0 +1,153 @@
+"""Which images of a source become data, and the report on those that do not.
+
+Each image is looked at alone first (`examine`), then all together (`resolve`): one picture under two labels is
+quarantined in every copy, for nobody can say which label is right; one picture twice under one label is kept once.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from components.data.images import channels_of, content_hash, decode
+from components.data.records import Record, Refused, Rule, Source
+from components.params import require
+
+FEWEST = 3
+"""Images a class needs: one for each split."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Entry:
+    """What is known of a sound image besides its bytes."""
+
+    path: str
+    """Source-relative."""
+    label: str
+    split: str | None
+    """The source's own."""
+    content: str
+    """Its content hash (components.data.images)."""
+    channels: int
+    start: int
+    """Where its bytes lie in the spill file of its bucket (components.data.raw)."""
+    length: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rejection:
+    """One image that is not taken in."""
+
+    path: str
+    """Source-relative."""
+    label: str | None
+    rule: Rule
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """What became of every record of a source."""
+
+    source: str
+    classes: tuple[str, ...]
+    kept: tuple[Entry, ...]
+    refused: tuple[Rejection, ...]
+    quarantined: tuple[Rejection, ...]
+    duplicates: tuple[Rejection, ...]
+
+    @property
+    def rejected(self) -> dict[str, tuple[Rejection, ...]]:
+        return {"refused": self.refused, "quarantined": self.quarantined, "duplicates": self.duplicates}
+
+
+def examine(record: Record, classes: frozenset[str] | None, max_pixels: int) -> tuple[bytes, str, int]:
+    """(encoded bytes, content hash, channels) of an image that is sound on its own; raises `Refused`."""
+    data = record.read()
+    if classes is not None and record.label not in classes:
+        raise Refused(Rule.UNKNOWN_CLASS, f"the source has no class {record.label!r}")
+    if not data:
+        raise Refused(Rule.EMPTY, "it has zero bytes")
+    image = decode(data, max_pixels)
+    return data, content_hash(image), channels_of(image)
+
+
+def reject(record: Record, refused: Refused) -> Rejection:
+    return Rejection(path=record.path, label=record.label, rule=refused.rule, reason=refused.reason)
+
+
+def resolve(source: Source, entries: Iterable[Entry], refused: Iterable[Rejection]) -> Report:
+    """Look at all sound images together: quarantine contradictions, keep one of each picture."""
+    by_content: dict[str, list[Entry]] = defaultdict(list)
+    for entry in entries:
+        by_content[entry.content].append(entry)
+    kept: list[Entry] = []
+    quarantined: list[Rejection] = []
+    duplicates: list[Rejection] = []
+    for copies in by_content.values():
+        copies.sort(key=lambda copy: (copy.split != "test", copy.path))
+        if len({copy.label for copy in copies}) > 1:
+            quarantined += contradictions(copies)
+        else:
+            kept.append(copies[0])
+            reason = f"the same picture as {copies[0].path}"
+            duplicates += [turn_down(copy, Rule.DUPLICATE, reason) for copy in copies[1:]]
+    return Report(
+        source=source.name,
+        classes=source.classes or numbered_classes(entry.label for entry in kept),
+        kept=tuple(sorted(kept, key=lambda entry: entry.content)),
+        refused=in_order(refused),
+        quarantined=in_order(quarantined),
+        duplicates=in_order(duplicates),
+    )
+
+
+def contradictions(copies: Sequence[Entry]) -> list[Rejection]:
+    """Every copy of a picture that stands under two or more labels."""
+    first = {copy.label: copy.path for copy in reversed(copies)}
+    reason = "the same picture is " + " and ".join(f"{label!r} in {first[label]}" for label in sorted(first))
+    return [turn_down(copy, Rule.TWO_LABELS, reason) for copy in copies]
+
+
+def turn_down(entry: Entry, rule: Rule, reason: str) -> Rejection:
+    return Rejection(path=entry.path, label=entry.label, rule=rule, reason=reason)
+
+
+def in_order(rejections: Iterable[Rejection]) -> tuple[Rejection, ...]:
+    return tuple(sorted(rejections, key=lambda one: (one.path, one.rule, one.reason)))
+
+
+def numbered_classes(labels: Iterable[str]) -> tuple[str, ...]:
+    """Classes that bare label numbers name, in numerical order."""
+    return tuple(sorted(set(labels), key=int))
+
+
+def require_enough(report: Report) -> None:
+    """Raise ValueError, with what was wrong with its images, for a class that cannot be in all three splits."""
+    found = len(report.classes)
+    require(found >= 2, f"data.source {report.source} gives {found} class(es); a classifier needs at least 2")
+    left = Counter(entry.label for entry in report.kept)
+    for name in report.classes:
+        lost = [one for one in (*report.refused, *report.quarantined) if one.label == name]
+        example = f" ({len(lost)} turned away; {lost[0].path}: {lost[0].reason})" if lost else ""
+        require(
+            left[name] >= FEWEST,
+            f"class {name!r} is left with {left[name]} images{example}; "
+            f"a class needs at least {FEWEST}: add images or leave the class out",
+        )
+
+
+def describe(report: Report) -> dict[str, object]:
+    """The report as validation.json holds it: counts, counts by rule and by class, every rejection."""
+    labels = {part: Counter(one.label for one in ones) for part, ones in report.rejected.items()}
+    labels["kept"] = Counter(entry.label for entry in report.kept)
+    return {
+        "source": report.source,
+        "counts": {part: counts.total() for part, counts in labels.items()},
+        "rules": dict(Counter(one.rule.value for ones in report.rejected.values() for one in ones)),
+        "classes": {name: {part: counts[name] for part, counts in labels.items()} for name in report.classes},
+        **{part: [explain(one) for one in ones] for part, ones in report.rejected.items()},
+    }
+
+
+def explain(one: Rejection) -> dict[str, str | None]:
+    return {"path": one.path, "class": one.label, "rule": one.rule.value, "reason": one.reason}

@@ -1,0 +1,183 @@
+"""AM-LFS on the online engine: a Gaussian over the knots of t and tau, one trunk of training for each sample.
+
+Li et al., "AM-LFS: AutoML for Loss Function Search", ICCV 2019, Algorithm 1 (methods.md section 3).
+
+    theta, mu  what is learned: the Gaussian's mean     sigma  its standard deviation, fixed
+    eps        standard normal, one for two copies      g(L)   norm of the gradient of L, all parameters
+
+Unlike the paper: samples come in antithetic pairs mu +- sigma eps, so that a difference of two rewards belongs to one
+direction; and every sampled loss is scaled to g(cross-entropy) at the state it starts from, or a loss with twice the
+gradient, a doubled learning rate, would win for nothing. Rewards are measured on val and never use a searched loss.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import cast
+
+import numpy as np
+import torch
+from jaxtyping import Float64, Int64, UInt8
+from torch import Tensor, nn
+
+from components.data.store import Split
+from components.loss.family import SearchedLoss, decode
+from components.online import (
+    Parallel,
+    Trunk,
+    numpy_rng,
+    one_thread,
+    score_state,
+    search,
+    sequential,
+    torch_rng,
+    train_trunk,
+)
+from components.params import Loss, Recipe
+from components.training import (
+    Augment,
+    Classifier,
+    Criterion,
+    Diverged,
+    State,
+    base_augment,
+    compose,
+    cross_entropy,
+    initial_state,
+    load_state,
+    split_tensors,
+)
+
+Make = Callable[[], nn.Module]
+"""Builds the network (a `Classifier`), the same first weights every time; picklable, for copies in other processes."""
+Sample = tuple[float, ...]
+"""One theta: the unconstrained knots that `decode` reads."""
+
+MATCHING = 2
+"""What a stream of random numbers is for, beside the engine's own purposes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gaussian:
+    """N(theta, sigma^2 I) over unconstrained knots: the engine's `Distribution`."""
+
+    theta: Float64[np.ndarray, " p"]
+    sigma: float
+
+    def sample(self, count: int, rng: np.random.Generator) -> tuple[Sample, ...]:
+        """Antithetic pairs: copies 2 i and 2 i + 1 lie opposite each other around theta."""
+        assert count % 2 == 0, f"{count} copies do not make pairs"
+        steps = self.sigma * rng.standard_normal((count // 2, len(self.theta)))
+        return tuple(tuple((self.theta + sign * step).tolist()) for step in steps for sign in (1, -1))
+
+    def score_gradient(self, sample: Sample) -> Float64[np.ndarray, " p"]:
+        gradient: Float64[np.ndarray, " p"] = (np.asarray(sample) - self.theta) / self.sigma**2
+        return gradient
+
+    def at(self, theta: Float64[np.ndarray, " p"]) -> "Gaussian":
+        return replace(self, theta=theta)
+
+
+def start(settings: Loss) -> Gaussian:
+    """Around cross-entropy."""
+    return Gaussian(theta=np.zeros(2 * settings.knots), sigma=settings.sigma)
+
+
+@dataclass(frozen=True, kw_only=True)
+class World:
+    """Where losses are tried: the chosen network, under the augmentation found before. Workers get it whole."""
+
+    make: Make
+    train: Split
+    val: Split
+    augment: Augment
+    """The augmentation found before; the recipe's crop and flip come first."""
+    settings: Loss
+    recipe: Recipe
+    seed: int
+
+    def search(self, parallel: Parallel = sequential) -> Iterator[Trunk[Sample]]:
+        """Train the network while learning the loss, from cross-entropy on; one record a trunk."""
+        yield from search(
+            start(self.settings),
+            initial_state(self.make()),
+            train=self.train_copy,
+            score=self.score_copy,
+            settings=self.settings.online,
+            seed=self.seed,
+            parallel=parallel,
+        )
+
+    def train_copy(self, state: State, sample: Sample, trunk: int, copy: int) -> State:
+        """One copy through one trunk under the sampled loss, matched to cross-entropy first."""
+        loss = self.loss(sample)
+        return train_trunk(
+            self.make(),
+            state,
+            self.train,
+            augment=self.pipeline(),
+            criterion=loss.at_scale(self.matching_scale(loss, state, trunk)),
+            recipe=self.recipe,
+            settings=self.settings.online,
+            seed=self.seed,
+            trunk=trunk,
+            copy=copy,
+        )
+
+    def score_copy(self, state: State) -> float:
+        """The metric of the plain logits on val."""
+        return score_state(self.make(), state, self.val, self.settings.online)
+
+    def loss(self, theta: Sequence[float] | Float64[np.ndarray, " p"]) -> SearchedLoss:
+        return decode(np.asarray(theta), self.recipe.label_smoothing)
+
+    def pipeline(self) -> Augment:
+        return compose(base_augment(self.recipe), self.augment)
+
+    def matching_scale(self, loss: Criterion, state: State, trunk: int) -> float:
+        """g(cross-entropy) / g(loss) at the state on one augmented batch, the same one for all copies of the trunk.
+
+        Raises `Diverged` where no scale makes the two equal.
+        """
+        rng = numpy_rng(self.seed, trunk, 0, MATCHING)
+        batch = rng.permutation(len(self.train.labels))[: self.recipe.batch_size]
+        images, labels = split_tensors(Split(images=self.train.images[batch], labels=self.train.labels[batch]))
+        criteria = cross_entropy(self.recipe.label_smoothing), loss
+        with one_thread():
+            wanted, got = gradient_norms(self.make(), state, self.pipeline()(images, torch_rng(rng)), labels, criteria)
+        scale = wanted / got if got > 0 else math.inf
+        if not 0 < scale < math.inf:
+            raise Diverged(f"the sampled loss's gradient norm {got} cannot be scaled to cross-entropy's {wanted}")
+        return scale
+
+    def found(self, theta: Float64[np.ndarray, " p"], states: Sequence[State]) -> SearchedLoss:
+        """The loss at theta as an artifact, with one constant scale for a whole training.
+
+        The scale is the geometric mean of the matching scales at the states, taken along the search's own training.
+        Matched at initialisation alone, a loss that weighs hard images less would be scaled up for all the later
+        training, where few images are hard, and a larger learning rate would pass for a better loss.
+        """
+        loss = self.loss(theta)
+        logs = [math.log(self.matching_scale(loss, state, trunk)) for trunk, state in enumerate(states)]
+        return loss.at_scale(math.exp(sum(logs) / len(logs)))
+
+
+def gradient_norms(
+    network: nn.Module,
+    state: State,
+    images: UInt8[Tensor, "b c h w"],
+    labels: Int64[Tensor, " b"],
+    criteria: Sequence[Criterion],
+) -> list[float]:
+    """Norm of each criterion's gradient over all parameters, in training mode; `network` is scratch space."""
+    load_state(network, state)
+    network.train()
+    parameters = tuple(network.parameters())
+    classifier = cast(Classifier, network)
+    features = classifier.features(images)
+    norms = []
+    for criterion in criteria:
+        loss = criterion(features, classifier.classifier.weight, labels)
+        gradients = torch.autograd.grad(loss, parameters, retain_graph=True)
+        norms.append(math.sqrt(sum(gradient.double().square().sum().item() for gradient in gradients)))
+    return norms

@@ -1,0 +1,83 @@
+"""augmentation: OHL-Auto-Aug on the searched network; which pairs of operations the data wants."""
+
+from collections.abc import Iterator
+from functools import partial
+
+from components.architecture.network import build_network
+from components.architecture.space import parse_architecture, space_of
+from components.augmentation.policy import (
+    FactoredPairs,
+    LiteralPairs,
+    Pairs,
+    format_pairs,
+    policy_of,
+    uniform_distribution,
+)
+from components.augmentation.search import search_augmentation
+from components.data.store import open_split, read_classes, read_statistics
+from components.online import Trunk
+from components.params import Params
+from flows import files, paths
+from flows.observer import Observer
+from flows.parallel import joblib_parallel
+
+
+def run(params: Params, observe: Observer) -> None:
+    """Write the policy, every trunk reward of every copy, and the distribution after every trunk."""
+    classes, statistics = read_classes(paths.CLASSES), read_statistics(paths.STATISTICS)
+    space = space_of(params.architecture, classes)
+    found = files.read_json(paths.ARCHITECTURE / "architecture.json")["architecture"]
+    network = partial(
+        build_network, space, parse_architecture(space, found), statistics.mean, statistics.std, seed=params.seed
+    )
+    settings = params.augmentation
+    trunks = search_augmentation(
+        network,
+        open_split(paths.TRAIN),
+        open_split(paths.VAL),
+        settings=settings,
+        recipe=params.train.recipe,
+        seed=params.seed,
+        parallel=joblib_parallel(params.parallel),
+    )
+    distribution = uniform_distribution(settings)
+    copies, shares = [], []
+    for trunk in observe.progress(trunks, settings.online.trunks, "augmentation"):
+        distribution = distribution.at(trunk.theta)
+        copies += list(copy_rows(distribution, trunk))
+        shares += list(share_rows(distribution, trunk.index))
+        observe.metrics(trunk_metrics(distribution, trunk), step=trunk.index)
+    files.write_json(paths.AUGMENTATION / "augmentation.json", policy_of(distribution).to_json())
+    files.write_csv(paths.AUGMENTATION / "trunks.csv", copies)
+    files.write_csv(paths.AUGMENTATION / "distribution.csv", shares)
+    for name in ("augmentation.json", "trunks.csv", "distribution.csv"):
+        observe.file(paths.AUGMENTATION / name)
+
+
+def copy_rows(distribution: FactoredPairs | LiteralPairs, trunk: Trunk[Pairs]) -> Iterator[dict[str, object]]:
+    for copy, sample in enumerate(trunk.samples):
+        yield {
+            "trunk": trunk.index,
+            "copy": copy,
+            "sample": format_pairs(distribution.elements, sample),
+            "reward": trunk.rewards[copy],
+            "score": trunk.scores[copy],
+            "fault": trunk.faults[copy],
+            "best": copy == trunk.best,
+            "broadcast_score": trunk.score,
+        }
+
+
+def share_rows(distribution: FactoredPairs | LiteralPairs, trunk: int) -> Iterator[dict[str, object]]:
+    for position, shares in policy_of(distribution).element_shares().items():
+        for element, share in zip(distribution.elements, shares.tolist(), strict=True):
+            yield {"trunk": trunk, "position": position, "element": str(element), "probability": share}
+
+
+def trunk_metrics(distribution: FactoredPairs | LiteralPairs, trunk: Trunk[Pairs]) -> dict[str, float]:
+    rewards = {f"augmentation/reward/copy_{copy}": reward for copy, reward in enumerate(trunk.rewards)}
+    return rewards | {
+        "augmentation/reward/best": trunk.rewards[trunk.best],
+        "augmentation/score": trunk.score,
+        "augmentation/entropy_bits": policy_of(distribution).entropy(),
+    }

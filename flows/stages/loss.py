@@ -1,0 +1,96 @@
+"""loss: AM-LFS on the searched network under the found augmentation; which loss the data wants."""
+
+from collections.abc import Iterator
+from functools import partial
+
+import numpy as np
+
+from components.architecture.network import build_network
+from components.architecture.space import parse_architecture, space_of
+from components.augmentation.policy import Policy
+from components.data.store import open_split, read_classes, read_statistics
+from components.loss.family import KNOWN, SearchedLoss
+from components.loss.search import Sample, World
+from components.online import Trunk
+from components.params import Params
+from components.training import initial_state
+from flows import files, paths
+from flows.observer import Observer
+from flows.parallel import joblib_parallel
+
+SCALED_AT = 8
+"""States along the search that the artifact's scale is measured at, beside the first."""
+
+
+def run(params: Params, observe: Observer) -> None:
+    """Write the loss, every trunk reward of every copy with its knots, and the curves beside known losses."""
+    world, trunks = world_of(params), params.loss.online.trunks
+    states, rows = [initial_state(world.make())], []
+    for trunk in observe.progress(world.search(joblib_parallel(params.parallel)), trunks, "loss"):
+        rows += list(copy_rows(trunk))
+        states += [trunk.state] if scaled_at(trunk.index, trunks) else []
+        observe.metrics(trunk_metrics(trunk), step=trunk.index)
+    loss = world.found(trunk.theta, states)
+    files.write_json(paths.LOSS / "loss.json", loss.to_json())
+    files.write_csv(paths.LOSS / "trunks.csv", rows)
+    files.write_csv(paths.LOSS / "curves.csv", list(curve_rows(loss)))
+    for name in ("loss.json", "trunks.csv", "curves.csv"):
+        observe.file(paths.LOSS / name)
+
+
+def world_of(params: Params) -> World:
+    """The network and the augmentation that the searches before this one found."""
+    classes, statistics = read_classes(paths.CLASSES), read_statistics(paths.STATISTICS)
+    space = space_of(params.architecture, classes)
+    architecture = parse_architecture(space, files.read_json(paths.ARCHITECTURE / "architecture.json")["architecture"])
+    return World(
+        make=partial(build_network, space, architecture, statistics.mean, statistics.std, seed=params.seed),
+        train=open_split(paths.TRAIN),
+        val=open_split(paths.VAL),
+        augment=Policy.from_json(files.read_json(paths.AUGMENTATION / "augmentation.json")).augment(),
+        settings=params.loss,
+        recipe=params.train.recipe,
+        seed=params.seed,
+    )
+
+
+def scaled_at(index: int, trunks: int) -> bool:
+    """Whether this trunk's state is one of the `SCALED_AT` evenly spaced ones, the last among them."""
+    return (index + 1) * SCALED_AT // trunks > index * SCALED_AT // trunks
+
+
+def copy_rows(trunk: Trunk[Sample]) -> Iterator[dict[str, object]]:
+    """`sample_i` is what the copy tried, `theta_i` the Gaussian's mean after the trunk; first all of t, then of tau."""
+    for copy, sample in enumerate(trunk.samples):
+        row = {
+            "trunk": trunk.index,
+            "copy": copy,
+            "reward": trunk.rewards[copy],
+            "score": trunk.scores[copy],
+            "fault": trunk.faults[copy],
+            "best": copy == trunk.best,
+            "broadcast_score": trunk.score,
+        }
+        tried = {f"sample_{knot}": value for knot, value in enumerate(sample)}
+        yield row | tried | {f"theta_{knot}": value for knot, value in enumerate(trunk.theta.tolist())}
+
+
+def curve_rows(loss: SearchedLoss) -> Iterator[dict[str, object]]:
+    """101 points of t over [-1, 1] and of tau over [0, 1], of the found loss and the known ones."""
+    shares = np.linspace(0, 1, 101)
+    cosines = 2 * shares - 1
+    columns = {"cosine": cosines, "t": np.interp(cosines, np.linspace(-1, 1, len(loss.knots["t"])), loss.knots["t"])}
+    columns |= {f"t_{name}": KNOWN[name].t(cosines) for name in ("softmax", "am_softmax", "arcface")}
+    columns |= {"p": shares, "tau": np.interp(shares, np.linspace(0, 1, len(loss.knots["tau"])), loss.knots["tau"])}
+    columns |= {f"tau_{name}": KNOWN[name].tau(shares) for name in ("softmax", "focal")}
+    for row in zip(*(column.tolist() for column in columns.values()), strict=True):
+        yield dict(zip(columns, row, strict=True))
+
+
+def trunk_metrics(trunk: Trunk[Sample]) -> dict[str, float]:
+    rewards = {f"loss/reward/copy_{copy}": reward for copy, reward in enumerate(trunk.rewards)}
+    return rewards | {
+        "loss/reward/best": trunk.rewards[trunk.best],
+        "loss/score": trunk.score,
+        "loss/distance_from_cross_entropy": float(np.linalg.norm(trunk.theta)),
+    }

@@ -1,0 +1,19 @@
+"""Stage `prepare`: data/raw -> train, val and test in memory-mapped arrays, classes.json, statistics.json."""
+
+from components.data.preparation import prepare
+from components.data.split import SPLITS
+from components.data.store import write_classes, write_statistics
+from components.params import Params
+from flows import paths
+from flows.observer import Observer
+
+FOLDERS = dict(zip(SPLITS, (paths.TRAIN, paths.VAL, paths.TEST), strict=True))
+
+
+def run(params: Params, observe: Observer) -> None:
+    classes, statistics = prepare(paths.RAW, params.data, FOLDERS, observe.progress)
+    write_classes(paths.CLASSES, classes)
+    write_statistics(paths.STATISTICS, statistics)
+    observe.metrics({f"prepare/images/{split}": sum(counts.values()) for split, counts in statistics.counts.items()})
+    for path in (paths.CLASSES, paths.STATISTICS, paths.VALIDATION):
+        observe.file(path)

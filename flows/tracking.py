@@ -1,0 +1,491 @@
+"""What happened, in MLflow: runs, metrics, files, data, the registry. The only `import mlflow`.
+
+A stage's tracker never fails the stage: what MLflow does not take now waits in memory and is offered again later, and
+the stage's own files hold every record anyway. The registry is the opposite: publishing *is* MLflow, so errors surface.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import sqlite3
+import tempfile
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any, Literal, TypeVar
+
+import mlflow
+import mlflow.artifacts
+import mlflow.onnx
+import numpy as np
+import onnx
+from jaxtyping import UInt8
+from mlflow import MlflowClient
+from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelOutput, Metric, Param, RunTag
+from mlflow.exceptions import MlflowException
+from mlflow.models import Model, ModelSignature
+from mlflow.types import ColSpec, Schema, TensorSpec
+from sqlalchemy.exc import SQLAlchemyError
+
+from components.params import Params
+from flows import paths, versions
+from flows.files import read_json
+from flows.observer import progress_bar
+
+T = TypeVar("T")
+Status = Literal["FINISHED", "FAILED", "KILLED"]
+Record = Callable[[MlflowClient, str], Any]
+"""Hands one thing over to MLflow, given a client and the run's id; the same if done twice."""
+
+EXPERIMENT = "assembly-line"
+ERRORS = (MlflowException, SQLAlchemyError, sqlite3.Error, OSError)
+"""How a tracker fails: MLflow's own, the database below it, the disk or network below that."""
+TRANSIENT = ("TEMPORARILY_UNAVAILABLE", "INTERNAL_ERROR", "REQUEST_LIMIT_EXCEEDED")
+"""MLflow's error codes after which the same record may be taken later; any other refusal is for good."""
+RETRY_AFTER = 30.0
+"""Seconds a failing tracker is left alone at first (ours): a server that hangs must not slow a stage down."""
+METRICS_PER_BATCH = 1000
+PARAMS_PER_BATCH = 100
+
+ENVIRONMENT = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+}
+"""MLflow's settings unless a person's environment says otherwise. Its own patience is 7 retries of 120 s a call."""
+
+LOG = logging.getLogger(__name__)
+
+
+# ---------------------------------------------------------------- the store
+
+
+def tracking_uri() -> str:
+    """MLFLOW_TRACKING_URI, else the SQLite file under mlflow/store, absolute as MLflow needs it."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{(paths.STORE / 'mlflow.db').resolve().as_posix()}"
+
+
+def connect() -> MlflowClient:
+    """A client of the store, which is created on first use. Raises one of ERRORS."""
+    uri = tracking_uri()
+    if uri.startswith("sqlite:///"):
+        prepare_sqlite(Path(uri.removeprefix("sqlite:///")))
+    client = client_of(uri)
+    if mlflow.get_tracking_uri() != uri:  # the SQL registry asks this global for the model behind a version
+        with own_environment("MLFLOW_TRACKING_URI"):
+            mlflow.set_tracking_uri(uri)
+    return client
+
+
+@cache
+def client_of(uri: str) -> MlflowClient:
+    """One client, and so one connection pool, a process and store."""
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    for name in ("mlflow", "alembic"):  # they tell of every table they create, and print tracebacks before raising
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    return MlflowClient(uri)
+
+
+@contextmanager
+def own_environment(name: str) -> Iterator[None]:
+    """Keep a variable as it is: MLflow would export its address, which would outlive a change of folder."""
+    before = os.environ.get(name)
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop(name, None)
+
+
+def prepare_sqlite(file: Path) -> None:
+    """The folder, and write-ahead logging: readers (the UI) and the writer no longer wait for each other."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    connection = sqlite3.connect(file)
+    try:
+        with suppress(sqlite3.OperationalError):  # someone holds the file: it is only slower without
+            connection.execute("PRAGMA journal_mode=WAL")
+    finally:
+        connection.close()
+
+
+def experiment_id(client: MlflowClient) -> str:
+    """The one experiment; its artifacts lie beside a SQLite file, or where a server keeps them."""
+    uri = tracking_uri()
+    found = client.get_experiment_by_name(EXPERIMENT)
+    if found is None:
+        file = Path(uri.removeprefix("sqlite:///"))
+        location = (file.parent / "artifacts").resolve().as_uri() if uri.startswith("sqlite:///") else None
+        return str(client.create_experiment(EXPERIMENT, artifact_location=location))
+    if found.lifecycle_stage == "deleted":
+        client.restore_experiment(found.experiment_id)
+    return str(found.experiment_id)
+
+
+@contextmanager
+def tolerated(what: str) -> Iterator[None]:
+    """Go on without MLflow: one line says what was not recorded."""
+    try:
+        yield
+    except ERRORS as error:
+        warn(f"MLflow did not record {what}", error)
+
+
+def warn(what: str, error: Exception) -> None:
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    LOG.warning("warning: %s (%s); the work goes on, the results on disk are complete", what, reason)
+
+
+# ---------------------------------------------------------------- runs
+
+
+def create_run(client: MlflowClient, name: str, tags: Mapping[str, str], parent: str | None = None) -> str:
+    """Start a run now. No tag names the user, the host or a path; MLflow would say who and where by itself."""
+    own = {"mlflow.source.name": f"assembly line: {name}", "mlflow.source.type": "JOB"}
+    if tags.get("git.commit", "none") != "none":
+        own["mlflow.source.git.commit"] = tags["git.commit"]
+    if parent is not None:
+        own["mlflow.parentRunId"] = parent
+    run = client.create_run(experiment_id(client), start_time=now(), tags=own | dict(tags), run_name=name)
+    return str(run.info.run_id)
+
+
+def now() -> int:
+    """Milliseconds since 1970, MLflow's time."""
+    return time.time_ns() // 1_000_000
+
+
+class StageRun:
+    """An MLflow run that a stage observes into; the run is created with the first record that MLflow takes.
+
+    Every record carries the time it was made and waits in a queue until MLflow has taken it, so that a tracker that
+    is late or down costs the stage no error, and attempts ever more rarely: after RETRY_AFTER seconds, twice that, ...
+    """
+
+    def __init__(self, name: str, parent_run_id: str | None = None, tags: Mapping[str, str] | None = None) -> None:
+        self.name = name
+        self.run_id: str | None = None
+        self._parent, self._tags = parent_run_id, dict(tags or {})
+        self._waiting: deque[Record] = deque()
+        self._quiet_until, self._rest = 0.0, RETRY_AFTER
+        self._warned = False
+        self._deliver()
+
+    def params(self, values: Mapping[str, Any]) -> None:
+        """Settings, nested or not; keys become `augmentation.online.trunks`."""
+        flat = [Param(key, text) for key, text in flatten(values).items()]
+        for part in parts_of(flat, PARAMS_PER_BATCH):
+            self._record(batch_of(params=part))
+
+    def tags(self, values: Mapping[str, str]) -> None:
+        tags = [RunTag(key, value) for key, value in values.items()]
+        for part in parts_of(tags, PARAMS_PER_BATCH):
+            self._record(batch_of(tags=part))
+
+    def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
+        """Named numbers of one step, nan and infinity included, in one call to MLflow."""
+        made = now()
+        numbers = [Metric(name, float(value), made, step) for name, value in values.items()]
+        for part in parts_of(numbers, METRICS_PER_BATCH):
+            self._record(batch_of(metrics=part))
+
+    def file(self, path: Path) -> None:
+        """A written file, under its own name."""
+        self._record(lambda client, run: client.log_artifact(run, str(path)))
+
+    def progress(self, items: Iterable[T], total: int, what: str) -> Iterator[T]:
+        return progress_bar(items, total, what)
+
+    def end(self, status: Status) -> None:
+        """Close the run, after a last attempt at everything that waits."""
+        ended = now()
+        self._record(lambda client, run: client.set_terminated(run, status, ended), at_once=True)
+        if self._waiting:
+            LOG.warning("warning: %d records of %s never reached MLflow", len(self._waiting), self.name)
+
+    def _record(self, record: Record, *, at_once: bool = False) -> None:
+        self._waiting.append(record)
+        if at_once or time.monotonic() >= self._quiet_until:
+            self._deliver()
+
+    def _deliver(self) -> None:
+        """Hand over all that waits, oldest first; stop at the first sign that MLflow takes nothing now."""
+        try:
+            client = connect()
+            self.run_id = self.run_id or create_run(client, self.name, self._tags, self._parent)
+            while self._waiting:
+                deliver_one(client, self.run_id, self._waiting[0])
+                self._waiting.popleft()
+        except ERRORS as error:
+            self._quiet_until, self._rest = time.monotonic() + self._rest, 2 * self._rest
+            if not self._warned:
+                warn(f"MLflow takes no records of {self.name} at the moment", error)
+            self._warned = True
+
+
+def batch_of(*, metrics: Sequence[Metric] = (), params: Sequence[Param] = (), tags: Sequence[RunTag] = ()) -> Record:
+    """What goes over in one call."""
+    return lambda client, run: client.log_batch(run, metrics=metrics, params=params, tags=tags)
+
+
+def deliver_one(client: MlflowClient, run_id: str, record: Record) -> None:
+    """Offer one record; drop it, with a warning, if MLflow would refuse it every time."""
+    try:
+        record(client, run_id)
+    except FileNotFoundError as error:
+        warn("a file was gone before MLflow had it", error)
+    except MlflowException as error:
+        if error.error_code in TRANSIENT:
+            raise
+        warn("MLflow refused a record", error)
+
+
+def parts_of(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """`{"loss": {"knots": 10}}` -> `{"loss.knots": "10"}`; lists as JSON; of an absolute path only the last name."""
+    flat: dict[str, str] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = without_folder(value) if isinstance(value, str) else json.dumps(value)
+    return flat
+
+
+def without_folder(text: str) -> str:
+    """An absolute path says where and whose a machine is: only its last name leaves it."""
+    for kind in (PurePosixPath, PureWindowsPath):
+        if kind(text).is_absolute():
+            return kind(text).name
+    return text
+
+
+@contextmanager
+def parent_run(name: str, tags: Mapping[str, str]) -> Iterator[str | None]:
+    """The run that stage runs nest in: its id, None if MLflow takes none; always closed with how the block ended."""
+    run_id = open_parent(name, tags)
+    status: Status = "FAILED"
+    try:
+        yield run_id
+        status = "FINISHED"
+    except Exception:
+        raise
+    except BaseException:  # Ctrl-C, a cancelled flow
+        status = "KILLED"
+        raise
+    finally:
+        close_run(run_id, status)
+
+
+def open_parent(name: str, tags: Mapping[str, str]) -> str | None:
+    with tolerated(f"the run {name}"):
+        return create_run(connect(), name, tags)
+    return None
+
+
+def close_run(run_id: str | None, status: Status) -> None:
+    if run_id is not None:
+        with tolerated("the end of the run"):
+            connect().set_terminated(run_id, status, now())
+
+
+def archive(run_id: str | None, files: Iterable[Path]) -> None:
+    """Keep whole files (params.yaml, dvc.yaml, dvc.lock) with the run; one that is not there is left out."""
+    for file in files if run_id is not None else ():
+        with tolerated(file.name), suppress(FileNotFoundError):
+            connect().log_artifact(run_id, str(file))
+
+
+def find_stage_run(stage_key: str) -> str | None:
+    """The newest FINISHED run of a stage with exactly these inputs."""
+    return find_run("stage_key", stage_key)
+
+
+def find_run(tag: str, value: str) -> str | None:
+    """The newest FINISHED run that carries the tag, such as `dvc.out.<path>` with an output's md5."""
+    client = connect()
+    runs = client.search_runs(
+        [experiment_id(client)],
+        f"tags.`{tag}` = '{value}' and attributes.status = 'FINISHED'",
+        order_by=["attributes.end_time DESC"],
+        max_results=1,
+    )
+    return str(runs[0].info.run_id) if runs else None
+
+
+def link_stage(parent: str | None, name: str, lock: versions.Lock | None) -> None:
+    """Say on the parent which run made a stage's results: its own, or an earlier one that DVC reused."""
+    if parent is None or lock is None:
+        return
+    with tolerated(f"the link to {name}"):
+        client = connect()
+        run_id = find_stage_run(versions.stage_key(lock))
+        executed = run_id is not None and client.get_run(run_id).data.tags.get("mlflow.parentRunId") == parent
+        tag_run(parent, {f"stage.{name}": "executed" if executed else "cached", f"stage.{name}.run": run_id or "none"})
+
+
+def log_data(run_id: str | None, params: Params, digest: str) -> None:
+    """The data version as the run's input: DVC's md5, where it came from, images a class."""
+    if run_id is None:
+        return
+    source = without_folder(params.data.path) if params.data.path else params.data.source
+    with tolerated("the data set"):
+        classes = read_json(paths.VALIDATION)["classes"]
+        counts = {name: parts["kept"] for name, parts in classes.items()}
+        log_data_input(connect(), run_id, name=params.publish.model, digest=digest, source=source, counts=counts)
+
+
+def log_data_input(
+    client: MlflowClient, run_id: str, *, name: str, digest: str, source: str, counts: Mapping[str, int]
+) -> None:
+    """A data set input; `digest` is DVC's md5 (at most 36 characters), `source` no absolute path."""
+    dataset = Dataset(
+        name=name,
+        digest=digest,
+        source_type="local",
+        source=json.dumps({"uri": source}),
+        profile=json.dumps({"images": sum(counts.values()), "classes": counts}),
+    )
+    client.log_inputs(run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
+
+
+# ---------------------------------------------------------------- the registry
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shipped:
+    """A registered model as it comes out of the registry."""
+
+    version: str
+    md5: str
+    """As noted when it was registered."""
+    model: bytes
+    """The ONNX file."""
+
+
+def md5_of(content: bytes) -> str:
+    """DVC's hash of a file."""
+    return hashlib.md5(content, usedforsecurity=False).hexdigest()
+
+
+def find_version(name: str, md5: str) -> str | None:
+    """The registered version that holds exactly this file."""
+    found = connect().search_model_versions(f"name = '{name}' and tags.md5 = '{md5}'")
+    return min((str(version.version) for version in found), key=int, default=None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """An ONNX file with what the registry shows beside it."""
+
+    model: bytes
+    example: UInt8[np.ndarray, "n h w c"]
+    """Real images: how the model is called."""
+    requirements: tuple[str, ...]
+    """What a server of the model installs; MLflow adds itself."""
+    providers: tuple[str, ...]
+    """ONNX Runtime's execution providers, the preferred first."""
+
+
+def register_model(name: str, candidate: Candidate, run_id: str) -> str:
+    """Make the file the next version of `name`, or find the version that it already is. Raises one of ERRORS."""
+    md5 = md5_of(candidate.model)
+    if existing := find_version(name, md5):
+        return existing
+    client = connect()
+    model_id = log_model(client, name, candidate, run_id)
+    if not client.search_registered_models(f"name = '{name}'"):
+        client.create_registered_model(name)
+    version = client.create_model_version(name, f"models:/{model_id}", run_id, tags={"md5": md5}, model_id=model_id)
+    return str(version.version)
+
+
+def log_model(client: MlflowClient, name: str, candidate: Candidate, run_id: str) -> str:
+    """The file as a model of the run; returns the model's id. A crash leaves it PENDING and unregistered."""
+    experiment = client.get_run(run_id).info.experiment_id
+    logged = client.create_logged_model(experiment, name, run_id, tags={"md5": md5_of(candidate.model)})
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder) / "model"
+        save_model(candidate, target, Model(run_id=run_id, model_id=logged.model_id, model_uuid=logged.model_id))
+        client.log_model_artifacts(logged.model_id, str(target))
+    client.finalize_logged_model(logged.model_id, "READY")
+    client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
+    return str(logged.model_id)
+
+
+def save_model(candidate: Candidate, folder: Path, record: Model) -> None:
+    """MLflow's model folder around the very bytes of the ONNX file."""
+    proto = onnx.load_from_string(candidate.model)  # fresh: MLflow empties a ModelProto that it saves twice
+    mlflow.onnx.save_model(
+        proto,
+        folder,
+        mlflow_model=record,
+        signature=ModelSignature(inputs=schema_of(proto.graph.input), outputs=schema_of(proto.graph.output)),
+        input_example={proto.graph.input[0].name: np.ascontiguousarray(candidate.example)},
+        pip_requirements=list(candidate.requirements),
+        onnx_execution_providers=list(candidate.providers),
+        save_as_external_data=False,
+    )
+    (folder / "model.onnx").write_bytes(candidate.model)
+
+
+def schema_of(values: Iterable[onnx.ValueInfoProto]) -> Schema:
+    """Names, types and shapes of a graph's inputs or outputs; a free dimension is -1."""
+    return Schema([tensor_spec(value) for value in values])
+
+
+def tensor_spec(value: onnx.ValueInfoProto) -> ColSpec | TensorSpec:
+    tensor = value.type.tensor_type
+    shape = tuple(size.dim_value if size.HasField("dim_value") else -1 for size in tensor.shape.dim)
+    return TensorSpec(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type), shape, value.name)
+
+
+def alias_version(name: str, alias: str) -> str | None:
+    """The version that `alias` points at, None if it points nowhere."""
+    models = connect().search_registered_models(f"name = '{name}'")
+    version = models[0].aliases.get(alias) if models else None
+    return None if version is None else str(version)
+
+
+def load_by_alias(name: str, alias: str) -> Shipped | None:
+    """What `models:/<name>@<alias>` gives a user now, None if the alias points nowhere."""
+    version = alias_version(name, alias)
+    if version is None:
+        return None
+    client = connect()
+    tags = client.get_model_version(name, version).tags
+    with tempfile.TemporaryDirectory() as folder:
+        mlflow.artifacts.download_artifacts(
+            artifact_uri=f"models:/{name}@{alias}", dst_path=folder, tracking_uri=tracking_uri()
+        )
+        flavour = Model.load(folder).flavors["onnx"]
+        return Shipped(version=version, md5=tags.get("md5", ""), model=(Path(folder) / flavour["data"]).read_bytes())
+
+
+def tag_run(run_id: str, tags: Mapping[str, str]) -> None:
+    connect().log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
+
+
+def move_alias(name: str, alias: str, version: str) -> None:
+    """Point the alias at the version, in one transaction."""
+    connect().set_registered_model_alias(name, alias, version)
+
+
+def tag_version(name: str, version: str, tags: Mapping[str, str]) -> None:
+    for key, value in tags.items():
+        connect().set_model_version_tag(name, version, key, value)
+
+
+def log_json(run_id: str, value: Any, name: str) -> None:
+    """A JSON artifact of the run."""
+    connect().log_dict(run_id, value, name)

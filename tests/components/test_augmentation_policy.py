@@ -1,0 +1,192 @@
+"""The distribution's probabilities and gradients are exact; a policy survives JSON and applies what it says."""
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
+from components.augmentation.operations import apply_elements
+from components.augmentation.policy import (
+    FactoredPairs,
+    LiteralPairs,
+    Policy,
+    augment_pairs,
+    format_pairs,
+    policy_of,
+    uniform_distribution,
+)
+from components.online import Distribution
+from components.params import Augmentation, Online
+
+KINDS = [(settings, normalisation) for settings in ("factored", "literal") for normalisation in ("sigmoid", "softmax")]
+every_kind = pytest.mark.parametrize(("settings", "normalisation"), KINDS)
+
+
+def distribution(settings: str, normalisation: str, seed: int = 0, **changes: Any) -> FactoredPairs | LiteralPairs:
+    """With random logits."""
+    chosen = Augmentation(settings=settings, normalisation=normalisation, online=Online(trunks=1, images=8), **changes)
+    start = uniform_distribution(chosen)
+    return start.at(np.random.default_rng(seed).normal(size=start.theta.shape))
+
+
+def images(count: int = 64) -> UInt8[Tensor, "b c h w"]:
+    return torch.randint(0, 256, (count, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+
+
+def torch_log_probability(
+    chosen: FactoredPairs | LiteralPairs, theta: Tensor, sample: tuple[tuple[int, int], ...]
+) -> Tensor:
+    """Written out again, for autograd: the mean over the sample's pairs."""
+    log_p = {
+        "sigmoid": lambda t: (torch.sigmoid(t) / torch.sigmoid(t).sum()).log(),
+        "softmax": lambda t: t.log_softmax(0),
+    }
+    log_of, kinds = log_p[chosen.normalisation], len(chosen.elements)
+    first, second = torch.tensor(sample).T
+    if isinstance(chosen, LiteralPairs):
+        return log_of(theta)[first * kinds + second].mean()
+    return (log_of(theta[:kinds])[first] + log_of(theta[kinds:])[second]).mean()
+
+
+@every_kind
+def test_the_score_gradient_is_autograds(settings: str, normalisation: str) -> None:
+    chosen = distribution(settings, normalisation, pairs_per_trunk=5)
+    theta = torch.from_numpy(chosen.theta.copy()).requires_grad_()
+    (sample,) = chosen.sample(1, np.random.default_rng(0))
+    torch_log_probability(chosen, theta, sample).backward()
+    assert theta.grad is not None
+    assert chosen.score_gradient(sample) == pytest.approx(theta.grad.numpy(), abs=1e-12)
+
+
+@every_kind
+def test_draws_follow_the_joint_distribution(settings: str, normalisation: str) -> None:
+    chosen = distribution(settings, normalisation)
+    assert chosen.joint().sum() == pytest.approx(1)
+    drawn = np.concatenate([np.array(s) for s in chosen.sample(20_000, np.random.default_rng(0))])
+    for axis in (0, 1):
+        seen = np.bincount(drawn[:, axis], minlength=len(chosen.elements)) / len(drawn)
+        assert seen == pytest.approx(chosen.joint().sum(axis=1 - axis), abs=0.006)
+
+
+@every_kind
+def test_it_is_an_engines_distribution_and_starts_uniform(settings: str, normalisation: str) -> None:
+    chosen = distribution(settings, normalisation)
+    assert isinstance(chosen, Distribution)
+    start = chosen.at(np.zeros_like(chosen.theta))
+    assert start.joint() == pytest.approx(np.full_like(start.joint(), len(start.elements) ** -2))
+
+
+def test_the_settings_name_the_papers_and_our_space() -> None:
+    assert distribution("literal", "sigmoid").theta.shape == (36**2,)
+    assert distribution("factored", "sigmoid").theta.shape == (38 + 38,)
+    assert distribution("factored", "sigmoid", cutout=False).theta.shape == (37 + 37,)
+
+
+def test_a_sample_holds_the_committed_pairs_or_one_an_image() -> None:
+    rng = np.random.default_rng(0)
+    assert {len(s) for s in distribution("factored", "sigmoid", pairs_per_trunk=3).sample(4, rng)} == {3}
+    assert {len(s) for s in distribution("literal", "sigmoid", pairs_per_trunk=None).sample(4, rng)} == {8}
+
+
+def test_the_sigmoid_caps_an_element_near_twice_its_start_and_softmax_does_not() -> None:
+    """One logit far up: sigma goes from 1/2 to 1, so p at most doubles."""
+    for normalisation, low, high in (("sigmoid", 1.9, 2.0), ("softmax", 30, 38)):
+        start = distribution("factored", normalisation)
+        theta = np.zeros_like(start.theta)
+        theta[3] = 8.0
+        share = start.at(theta).joint().sum(axis=1)[3]
+        assert low < share * len(start.elements) < high
+
+
+@every_kind
+def test_a_policy_survives_json_to_the_last_bit(settings: str, normalisation: str) -> None:
+    policy = policy_of(distribution(settings, normalisation))
+    again = Policy.from_json(json.loads(json.dumps(policy.to_json())))
+    assert again.elements == policy.elements
+    assert np.array_equal(again.joint, policy.joint)
+
+
+def test_the_record_says_what_matters_first() -> None:
+    policy = policy_of(distribution("factored", "softmax"))
+    record = policy.to_json()
+    shares = [pair["probability"] for pair in record["pairs"]]
+    assert shares == sorted(shares, reverse=True)
+    assert len(shares) == 38**2
+    assert record["entropy_bits"] < record["entropy_bits_uniform"]
+    assert sum(row["share"] for row in record["operations"]) == pytest.approx(1)
+    uniform = policy_of(uniform_distribution(Augmentation(online=Online(trunks=1, images=8)))).to_json()
+    assert uniform["entropy_bits"] == pytest.approx(uniform["entropy_bits_uniform"])
+
+
+def test_a_record_that_is_no_distribution_is_refused() -> None:
+    record = policy_of(distribution("factored", "sigmoid")).to_json()
+    with pytest.raises(ValueError, match=r"probabilities sum to .*; make them sum to 1"):
+        Policy.from_json(record | {"pairs": record["pairs"][:5]})
+
+
+def certain_policy(first: str, second: str) -> Policy:
+    policy = policy_of(distribution("factored", "sigmoid"))
+    names = [str(element) for element in policy.elements]
+    joint = np.zeros_like(policy.joint)
+    joint[names.index(first), names.index(second)] = 1
+    return replace(policy, joint=joint)
+
+
+def test_the_first_element_is_applied_first() -> None:
+    """Solarize 102, then Posterize 4: the other order gives other bytes."""
+    policy = certain_policy("Solarize 102", "Posterize 4")
+    names = [str(element) for element in policy.elements]
+    uniforms = torch.full((64, 3), 0.5, dtype=torch.float64)
+
+    def apply(name: str, batch: Tensor) -> Tensor:
+        return apply_elements(batch, policy.elements, torch.full((64,), names.index(name)), uniforms)
+
+    got = policy.augment()(images(), torch.Generator().manual_seed(0))
+    assert torch.equal(got, apply("Posterize 4", apply("Solarize 102", images())))
+    assert not torch.equal(got, apply("Solarize 102", apply("Posterize 4", images())))
+
+
+def test_identity_twice_changes_nothing_and_invert_twice_neither() -> None:
+    for name in ("Identity", "Invert"):
+        got = certain_policy(name, name).augment()(images(), torch.Generator().manual_seed(0))
+        assert torch.equal(got, images())
+
+
+def test_images_draw_their_pairs_by_weight() -> None:
+    policy = policy_of(distribution("factored", "sigmoid"))
+    names = [str(element) for element in policy.elements]
+    pairs = [(names.index("Identity"),) * 2, (names.index("Invert"), names.index("Identity"))]
+    batch = images(4000)
+    got = augment_pairs(policy.elements, pairs, np.array([0.7, 0.3]))(batch, torch.Generator().manual_seed(0))
+    inverted = (got == 255 - batch).flatten(1).all(1)
+    assert ((got == batch).flatten(1).all(1) | inverted).all()
+    assert inverted.float().mean().item() == pytest.approx(0.3, abs=0.03)
+
+
+def test_every_sample_takes_the_same_random_numbers() -> None:
+    """Common random numbers: copies with different pairs must leave the generator in the same place."""
+    policy = policy_of(distribution("factored", "sigmoid"))
+    ends = set()
+    for pair in ((0, 0), (5, 37), (20, 20)):
+        rng = torch.Generator().manual_seed(3)
+        augment_pairs(policy.elements, [pair])(images(), rng)
+        ends.add(torch.rand(1, generator=rng).item())
+    assert len(ends) == 1
+
+
+def test_the_same_generator_gives_the_same_images() -> None:
+    augment = policy_of(distribution("factored", "sigmoid")).augment()
+    first, second, other = (augment(images(), torch.Generator().manual_seed(seed)) for seed in (0, 0, 1))
+    assert torch.equal(first, second)
+    assert not torch.equal(first, other)
+
+
+def test_samples_are_written_as_people_read_them() -> None:
+    elements = distribution("factored", "sigmoid").elements
+    assert format_pairs(elements, ((0, 1), (37, 35))) == "Identity + ShearX 0.1 | Cutout + Equalize"
+    assert format_pairs(elements, ((0, 0),) * 3, limit=1) == "Identity + Identity | ... 2 more"

@@ -1,0 +1,194 @@
+"""The augmentation search on a planted effect, and on a small network and images."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+
+from components.augmentation.operations import Element
+from components.augmentation.policy import Pairs, policy_of, uniform_distribution
+from components.augmentation.search import ScoreCopy, TrainCopy, search_augmentation
+from components.data.store import Split
+from components.online import TRAINING, State, Trunk, numpy_rng, search
+from components.params import Augmentation, Online, Recipe
+from components.training import initial_state
+
+RECIPE = Recipe(batch_size=16, learning_rate=0.05)
+
+
+def settings(**changes: Any) -> Augmentation:
+    online = {key: changes.pop(key) for key in list(changes) if key in Online.__annotations__}
+    return Augmentation(**{"online": Online(**{"trunks": 4, "copies": 4, "images": 64, **online}), **changes})
+
+
+# --- a planted effect, no training
+
+
+def planted(elements: tuple[Element, ...], seed: int) -> Callable[[State, Pairs, int, int], State]:
+    """A trunk is worth the share of translations in the copy's pairs, plus noise of the same size."""
+
+    def train(state: State, sample: Pairs, trunk: int, copy: int) -> State:
+        worth = np.mean([elements[k].operation.startswith("Translate") for pair in sample for k in pair])
+        noise = 0.25 * numpy_rng(seed, trunk, copy, TRAINING).standard_normal()
+        return {"model.w": state["model.w"] + float(worth) + noise}
+
+    return train
+
+
+def translation_mass(chosen: Augmentation, seed: int) -> float:
+    """Share of translations in the distribution found, relative to uniform."""
+    distribution = uniform_distribution(chosen)
+    trunks = search(
+        distribution,
+        {"model.w": torch.zeros((), dtype=torch.float64)},
+        train=planted(distribution.elements, seed),
+        score=lambda state: state["model.w"].item(),
+        settings=chosen.online,
+        seed=seed,
+    )
+    *_, last = trunks
+    shares = policy_of(distribution.at(last.theta)).operation_shares()
+    before = policy_of(distribution).operation_shares()
+    return sum(
+        shares[name] / sum(before[n] for n in ("TranslateX", "TranslateY")) for name in ("TranslateX", "TranslateY")
+    )
+
+
+@pytest.mark.parametrize(("normalisation", "least"), [("sigmoid", 1.3), ("softmax", 2.5)])
+def test_finds_planted_elements_and_the_null_controller_does_not(normalisation: str, least: float) -> None:
+    learning = settings(trunks=60, copies=8, normalisation=normalisation)
+    null = replace(learning, online=replace(learning.online, controller="null"))
+    masses = [translation_mass(learning, seed) for seed in range(4)]
+    assert np.mean(masses) > least
+    assert min(masses) > 1.1
+    assert translation_mass(null, 0) == pytest.approx(1)
+
+
+# --- a small network
+
+
+class Small(nn.Module):
+    """One convolution."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(1, 4, 3, 2), nn.BatchNorm2d(4), nn.ReLU())
+        self.classifier = nn.Linear(4, 2, bias=False)
+
+    def features(self, images: UInt8[Tensor, "b c h w"]) -> Float[Tensor, "b d"]:
+        return F.adaptive_avg_pool2d(self.body(images.float() / 255), 1).flatten(1)
+
+    def forward(self, images: UInt8[Tensor, "b c h w"]) -> Float[Tensor, "b k"]:
+        return self.classifier(self.features(images))
+
+
+def small() -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        return Small()
+
+
+def bars(count: int, seed: int) -> Split:
+    """Class 0: a bright column, class 1: a bright row, on noise."""
+    rng = np.random.default_rng(seed)
+    images = rng.integers(0, 60, (count, 12, 12, 1), dtype=np.uint8)
+    labels = rng.integers(0, 2, count)
+    for image, label in zip(images, labels, strict=True):
+        at = rng.integers(2, 10)
+        image[(slice(None), at) if label == 0 else at] = 255
+    return Split(images=images, labels=labels.astype(np.int64))
+
+
+def searched(seed: int = 0, val: Split | None = None, **changes: Any) -> list[Trunk[Pairs]]:
+    chosen = settings(**changes)
+    return list(search_augmentation(small, bars(160, 0), val or bars(80, 1), settings=chosen, recipe=RECIPE, seed=seed))
+
+
+def copy_of(broadcast: str, **changes: Any) -> TrainCopy:
+    chosen = settings(broadcast=broadcast, **changes)
+    elements = uniform_distribution(chosen).elements
+    return TrainCopy(make=small, split=bars(160, 0), elements=elements, recipe=RECIPE, settings=chosen.online, seed=0)
+
+
+def same(first: State, second: State) -> bool:
+    return all(torch.equal(first[key], second[key]) for key in first)
+
+
+@pytest.mark.parametrize(("reward", "broadcast"), [("own", "best"), ("own", "weighted"), ("leave_one_out", "average")])
+def test_every_rule_trains_the_network_while_it_searches(reward: str, broadcast: str) -> None:
+    trunks = searched(reward=reward, broadcast=broadcast, trunks=5, images=128)
+    assert trunks[-1].score > trunks[0].score
+    assert trunks[-1].score > -0.6  # a coin has -0.69
+    assert trunks[-1].theta.any()
+
+
+def test_same_seed_same_records_and_weights() -> None:
+    first, second, other = searched(0), searched(0), searched(1)
+    assert first == second
+    assert same(first[-1].state, second[-1].state)
+    assert first != other
+
+
+def test_val_never_reaches_the_weights_or_samples_when_nothing_is_selected() -> None:
+    """Null controller and plain average: other val images, same training to the last bit."""
+    ours = searched(controller="null")
+    theirs = searched(controller="null", val=bars(80, 2))
+    assert [trunk.samples for trunk in ours] == [trunk.samples for trunk in theirs]
+    assert same(ours[-1].state, theirs[-1].state)
+    assert ours[-1].score != theirs[-1].score
+
+
+def test_copies_share_batches_when_the_best_goes_on_and_have_their_own_when_averaged() -> None:
+    state, sample = initial_state(small()), ((3, 7),)
+    best, average = copy_of("best"), copy_of("average")
+    assert same(best(state, sample, 0, 0), best(state, sample, 0, 1))
+    assert not same(best(state, sample, 0, 0), best(state, sample, 1, 0))
+    assert not same(average(state, sample, 0, 0), average(state, sample, 0, 1))
+
+
+def test_the_learning_rate_follows_the_whole_search_not_the_trunk() -> None:
+    """After its peak the rate falls towards 0, so the last trunk moves the weights less than an early one."""
+    state, train = initial_state(small()), copy_of("best", trunks=20)
+
+    def moved(trunk: int) -> float:
+        after = train(state, ((0, 0),), trunk, 0)
+        return (after["model.body.0.weight"] - state["model.body.0.weight"]).norm().item()
+
+    assert moved(19) < 0.1 * moved(3)
+
+
+def test_the_sampled_pairs_are_what_the_copy_trains_with() -> None:
+    state, train = initial_state(small()), copy_of("best")
+    names = [str(element) for element in train.elements]
+
+    def trained_with(name: str) -> State:
+        return train(state, ((names.index(name), names.index(name)),), 0, 0)
+
+    assert same(trained_with("Identity"), trained_with("Invert"))  # twice inverted is as before
+    assert not same(trained_with("Identity"), trained_with("Rotate 30"))
+
+
+def test_a_score_reads_only_the_images_it_is_given() -> None:
+    val, state = bars(80, 1), initial_state(small())
+    first = Split(images=val.images[:30], labels=val.labels[:30])
+    part = ScoreCopy(make=small, split=val, settings=settings(score_images=30).online)(state)
+    assert part == ScoreCopy(make=small, split=first, settings=settings().online)(state)
+    assert part != ScoreCopy(make=small, split=val, settings=settings().online)(state)
+
+
+def test_a_rate_that_makes_every_copy_diverge_is_one_sentence() -> None:
+    hot = replace(RECIPE, learning_rate=1e30, warmup=0.0)
+    with pytest.raises(ValueError, match=r"all 4 copies were lost in trunk 0 .* lower train\.recipe\.learning_rate"):
+        list(search_augmentation(small, bars(160, 0), bars(80, 1), settings=settings(), recipe=hot, seed=0))
+
+
+def test_scratch_threads_are_put_back() -> None:
+    before = torch.get_num_threads()
+    searched(trunks=1)
+    assert torch.get_num_threads() == before

@@ -1,0 +1,357 @@
+"""Claims about the four sources: one contract for all, and what each says about a source that cannot be used."""
+
+import json
+import os
+import struct
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+import torchvision
+from PIL import Image
+
+from components.data.images import decode, encode_png
+from components.data.records import Refused, Rule, Source, relative
+from components.data.sources import open_source
+from components.params import Data
+
+NAMES = ("cat", "dog")
+
+
+def picture(seed: int) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (8, 8, 3), dtype=np.uint8))
+
+
+def data(source: str, path: Path | None = None) -> Data:
+    return Data(source=source, path=None if path is None else str(path), size=8)
+
+
+def make_folder(root: Path, parts: tuple[str, ...] = ("",)) -> Path:
+    """Four images of each class in each part."""
+    for seed, (part, name, number) in enumerate((p, n, i) for p in parts for n in NAMES for i in range(4)):
+        (root / part / name).mkdir(parents=True, exist_ok=True)
+        picture(seed).save(root / part / name / f"{number}.png")
+    return root
+
+
+def write_shard(path: Path, labels: list[int | None], *, names: tuple[str, ...] | None = NAMES, seed: int = 0) -> Path:
+    """A shard in Hugging Face's layout."""
+    images = [{"bytes": encode_png(picture(seed + n)), "path": f"{n}.png"} for n in range(len(labels))]
+    schema = pa.schema(
+        [("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])), ("label", pa.int64())]
+    )
+    if names is not None:
+        features = {"image": {"_type": "Image"}, "label": {"names": list(names), "_type": "ClassLabel"}}
+        schema = schema.with_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.Table.from_pydict({"image": images, "label": labels}, schema=schema), path)
+    return path
+
+
+def make_shards(root: Path) -> Path:
+    write_shard(root / "data" / "train-00000-of-00002.parquet", [0, 1, 0])
+    write_shard(root / "data" / "train-00001-of-00002.parquet", [1, 1, 0], seed=10)
+    write_shard(root / "data" / "test-00000-of-00001.parquet", [0, 1], seed=20)
+    return root
+
+
+def make_mnist(root: Path) -> Path:
+    """torchvision's MNIST, as its raw idx files: 4 training and 2 test images."""
+    folder = root / "MNIST" / "raw"
+    folder.mkdir(parents=True)
+    for word, count in (("train", 4), ("t10k", 2)):
+        pixels = np.random.default_rng(count).integers(0, 256, (count, 28, 28), dtype=np.uint8)
+        (folder / f"{word}-images-idx3-ubyte").write_bytes(struct.pack(">IIII", 2051, count, 28, 28) + pixels.tobytes())
+        (folder / f"{word}-labels-idx1-ubyte").write_bytes(struct.pack(">II", 2049, count) + bytes(range(count)))
+    return root
+
+
+SOURCES: dict[str, tuple[Callable[[Path], Data], set[str | None]]] = {
+    "digits": (lambda root: data("digits"), {None}),
+    "folder": (lambda root: data("folder", make_folder(root)), {None}),
+    "folder with its own test split": (
+        lambda root: data("folder", make_folder(root, ("train", "test"))),
+        {"train", "test"},
+    ),
+    "parquet file": (lambda root: data("parquet", write_shard(root / "all.parquet", [0, 1, 1])), {None}),
+    "parquet shards": (lambda root: data("parquet", make_shards(root)), {"train", "test"}),
+    "torchvision ImageFolder": (lambda root: data("torchvision:ImageFolder", make_folder(root)), {None}),
+    "torchvision MNIST": (lambda root: data("torchvision:MNIST", make_mnist(root)), {"train", "test"}),
+}
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_every_source_keeps_the_contract(name: str, tmp_path: Path) -> None:
+    make, splits = SOURCES[name]
+    source = open_source(make(tmp_path))
+    records = list(source.records)
+    assert len(records) == source.count > 0
+    assert len({record.path for record in records}) == source.count
+    assert not any(PurePosixPath(record.path).is_absolute() or ".." in record.path for record in records)
+    assert {record.split for record in records} == splits
+    assert source.classes is not None
+    assert {record.label for record in records} <= set(source.classes)
+    for record in records[:20]:
+        assert decode(record.read()).size[0] >= 8
+
+
+@pytest.mark.parametrize("name", [name for name in SOURCES if name != "digits"])
+def test_a_source_opened_twice_gives_the_same_records(name: str, tmp_path: Path) -> None:
+    settings = SOURCES[name][0](tmp_path)
+    first, second = (
+        [(record.path, record.label, record.split, record.read()) for record in open_source(settings).records]
+        for _ in range(2)
+    )
+    assert first == second
+
+
+def test_digits_are_the_1797_of_scikit_learn_in_full_contrast() -> None:
+    source = open_source(data("digits"))
+    pixels = np.stack([np.asarray(decode(record.read())) for record in source.records])
+    assert pixels.shape == (1797, 8, 8)
+    assert (pixels.min(), pixels.max()) == (0, 255)
+
+
+def rejections(source: Source) -> dict[str, Rule]:
+    """Path -> rule of the records whose `read` refuses."""
+    found = {}
+    for record in source.records:
+        try:
+            record.read()
+        except Refused as refused:
+            found[record.path] = refused.rule
+    return found
+
+
+# folder
+
+
+def test_bytes_are_read_only_when_asked_for(tmp_path: Path) -> None:
+    source = open_source(data("folder", make_folder(tmp_path)))
+    (tmp_path / "cat" / "0.png").unlink()
+    assert rejections(source) == {"cat/0.png": Rule.UNREADABLE}
+
+
+def test_whatever_lies_in_a_folder_is_a_record_with_its_reason(tmp_path: Path) -> None:
+    make_folder(tmp_path)
+    for name in ("readme.txt", "cat/.DS_Store", ".hidden/x.png", "dog/more/a.png", "dog/more/b.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    (tmp_path / "cat" / "gone.png").symlink_to("nowhere")
+    (tmp_path / "cat" / "loop").symlink_to(tmp_path)
+    assert rejections(open_source(data("folder", tmp_path))) == {
+        "readme.txt": Rule.MISPLACED,
+        "cat/.DS_Store": Rule.HIDDEN,
+        ".hidden": Rule.HIDDEN,
+        "dog/more/a.png": Rule.MISPLACED,
+        "dog/more/b.png": Rule.MISPLACED,
+        "cat/gone.png": Rule.UNREADABLE,
+        "cat/loop": Rule.MISPLACED,
+    }
+
+
+def test_beside_train_and_test_nothing_is_taken_in(tmp_path: Path) -> None:
+    make_folder(tmp_path, ("train", "test", "val"))
+    refused = rejections(open_source(data("folder", tmp_path)))
+    assert len(refused) == 8
+    assert all(path.startswith("val/") and rule == Rule.MISPLACED for path, rule in refused.items())
+
+
+def test_a_file_larger_than_any_allowed_image_is_not_read(tmp_path: Path) -> None:
+    make_folder(tmp_path)
+    with (tmp_path / "cat" / "huge.png").open("wb") as huge:
+        huge.truncate(1 << 40)  # sparse: a terabyte of nothing
+    assert rejections(open_source(data("folder", tmp_path))) == {"cat/huge.png": Rule.TOO_LARGE}
+
+
+def test_a_pipe_blocks_nothing(tmp_path: Path) -> None:
+    make_folder(tmp_path)
+    os.mkfifo(tmp_path / "cat" / "pipe.png")
+    assert rejections(open_source(data("folder", tmp_path))) == {"cat/pipe.png": Rule.UNREADABLE}
+
+
+def test_a_folder_without_class_folders_is_refused(tmp_path: Path) -> None:
+    picture(0).save(tmp_path / "a.png")
+    with pytest.raises(ValueError, match="no class folders"):
+        open_source(data("folder", tmp_path))
+
+
+def test_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="which is no folder"):
+        open_source(data("folder", tmp_path / "nowhere"))
+
+
+# parquet
+
+
+def test_shards_named_test_alone_are_no_test_split(tmp_path: Path) -> None:
+    write_shard(tmp_path / "test-0.parquet", [0, 1])
+    write_shard(tmp_path / "more.parquet", [0, 1], seed=5)
+    assert {record.split for record in open_source(data("parquet", tmp_path)).records} == {None}
+
+
+def test_a_row_whose_label_has_no_class_is_refused(tmp_path: Path) -> None:
+    path = write_shard(tmp_path / "a.parquet", [0, 2, -1, None])
+    expected = dict.fromkeys(("1.png", "2.png", "3.png"), Rule.UNKNOWN_CLASS)
+    assert rejections(open_source(data("parquet", path))) == expected
+
+
+def test_without_names_the_numbers_name_the_classes(tmp_path: Path) -> None:
+    source = open_source(data("parquet", write_shard(tmp_path / "a.parquet", [0, 11], names=None)))
+    assert source.classes is None
+    assert [record.label for record in source.records] == ["0", "11"]
+
+
+def test_more_rows_than_a_batch_all_come(tmp_path: Path) -> None:
+    path = write_shard(tmp_path / "a.parquet", [0, 1] * 300)
+    assert len({record.read() for record in open_source(data("parquet", path)).records}) == 600
+
+
+def wrong_columns(root: Path) -> Path:
+    pq.write_table(pa.table({"img": ["a"], "fine_label": [1]}), root / "a.parquet")
+    return root / "a.parquet"
+
+
+def wrong_image_type(root: Path) -> Path:
+    pq.write_table(pa.table({"image": [b"a"], "label": [1]}), root / "a.parquet")
+    return root / "a.parquet"
+
+
+def wrong_label_type(root: Path) -> Path:
+    pq.write_table(pa.table({"image": [{"bytes": b"a"}], "label": ["cat"]}), root / "a.parquet")
+    return root / "a.parquet"
+
+
+def text_file(root: Path) -> Path:
+    (root / "a.parquet").write_text("no parquet")
+    return root / "a.parquet"
+
+
+def disagreeing_shards(root: Path) -> Path:
+    write_shard(root / "a.parquet", [0, 1])
+    write_shard(root / "b.parquet", [0, 1], names=("dog", "cat"))
+    return root
+
+
+UNUSABLE = {
+    wrong_columns: "a.parquet has no column 'image' but img, fine_label; rename",
+    wrong_image_type: "images of type binary; the column must be a struct",
+    wrong_label_type: "labels of type string; the column must hold integers",
+    text_file: "a.parquet is no Parquet file",
+    disagreeing_shards: "b.parquet names other classes than a.parquet",
+    lambda root: root / "nowhere": "which is not there",
+    lambda root: root: "holds no \\*.parquet file",
+}
+
+
+@pytest.mark.parametrize("make", UNUSABLE, ids=lambda make: make.__name__)
+def test_parquet_that_cannot_be_used_is_refused_in_one_sentence(make: Callable[[Path], Path], tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=UNUSABLE[make]) as told:
+        open_source(data("parquet", make(tmp_path)))
+    assert "\n" not in str(told.value)
+
+
+def test_a_shard_damaged_inside_ends_in_one_sentence(tmp_path: Path) -> None:
+    path = write_shard(tmp_path / "a.parquet", [0, 1] * 50)
+    content = bytearray(path.read_bytes())
+    content[200:4000] = bytes(3800)
+    path.write_bytes(bytes(content))
+    with pytest.raises(ValueError, match=r"a\.parquet cannot be read after row 0"):
+        list(open_source(data("parquet", path)).records)
+
+
+# torchvision
+
+
+class Tiny(torchvision.datasets.FakeData):
+    """FakeData's signature (no root, no split) at a size for tests."""
+
+    def __init__(self) -> None:
+        super().__init__(size=6, image_size=(3, 8, 8), num_classes=3)
+
+
+class Boxes(torch.utils.data.Dataset):
+    """A detection data set: not for us."""
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, dict[str, list[int]]]:
+        return picture(index), {"boxes": [1]}
+
+
+@pytest.fixture(autouse=True)
+def _our_data_sets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torchvision.datasets, "Tiny", Tiny, raising=False)
+    monkeypatch.setattr(torchvision.datasets, "Boxes", Boxes, raising=False)
+
+
+def test_fake_data_needs_no_path_and_its_numbers_name_the_classes() -> None:
+    source = open_source(data("torchvision:Tiny"))
+    assert source.classes is None
+    assert {record.label for record in source.records} <= {"0", "1", "2"}
+
+
+def test_fake_data_itself_can_be_opened() -> None:
+    source = open_source(data("torchvision:FakeData"))
+    assert source.count == 1000
+    assert decode(next(source.records).read()).size == (224, 224)
+
+
+def test_torchvision_images_lose_nothing(tmp_path: Path) -> None:
+    records = open_source(data("torchvision:ImageFolder", make_folder(tmp_path))).records
+    record = next(iter(records))
+    assert record.path == "cat/0.png"
+    assert np.array_equal(np.asarray(decode(record.read())), np.asarray(Image.open(tmp_path / "cat" / "0.png")))
+
+
+def test_a_corrupt_item_of_a_torchvision_data_set_is_refused_and_the_rest_go_on(tmp_path: Path) -> None:
+    make_folder(tmp_path)
+    (tmp_path / "cat" / "1.png").write_bytes(b"broken")
+    assert rejections(open_source(data("torchvision:ImageFolder", tmp_path))) == {"cat/1.png": Rule.UNREADABLE}
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("CIFAR11", "no data set of torchvision; did you mean torchvision:CIFAR10"),
+        ("VisionDataset", "no data set of torchvision"),
+        ("CIFAR10", "cannot be opened in data.path"),
+        ("PhotoTour", "needs name, which cannot be set"),
+    ],
+)
+def test_a_torchvision_name_that_cannot_be_used_gets_one_sentence(name: str, sentence: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=sentence) as told:
+        open_source(data(f"torchvision:{name}", tmp_path))
+    assert "\n" not in str(told.value)
+
+
+def test_a_torchvision_data_set_without_its_folder_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"data\.path is None; set it"):
+        open_source(data("torchvision:MNIST"))
+
+
+def test_a_data_set_that_is_no_classification_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"only data sets of \(image, class\)"):
+        list(open_source(data("torchvision:Boxes")).records)
+
+
+# paths
+
+
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [
+        ("a/b.png", "a/b.png"),
+        ("/home/someone/b.png", "b.png"),
+        ("C:\\Users\\someone\\b.png", "b.png"),
+        ("../../etc/b.png", "b.png"),
+        ("caf\udce9.png", "caf\\xe9.png"),
+    ],
+)
+def test_a_report_shows_no_absolute_path_and_only_readable_text(given: str, shown: str) -> None:
+    assert relative(given) == shown

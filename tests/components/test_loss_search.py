@@ -1,0 +1,257 @@
+"""The loss search: pairs, matched gradients, and a planted optimum that the controller finds and the null does not."""
+
+import pickle
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+import torch
+from jaxtyping import Float, Int64, UInt8
+from torch import Tensor, nn
+
+from components.data.store import Split
+from components.loss.family import KNOWN, closest, decode
+from components.loss.search import MATCHING, Gaussian, Sample, World, gradient_norms, start
+from components.online import Distribution, numpy_rng, search, torch_rng
+from components.params import Loss, Online, Recipe
+from components.training import Diverged, State, cross_entropy, initial_state, load_state, split_tensors
+
+KNOTS = 6
+
+
+def settings(**changes: object) -> Online:
+    return Online(**{"trunks": 3, "copies": 4, "images": 64, "warmup_trunks": 0, **changes})  # type: ignore[arg-type]
+
+
+# --- the distribution
+
+
+def test_samples_come_in_pairs_around_theta_with_the_given_spread() -> None:
+    theta = np.linspace(-1, 1, 2000)
+    drawn = np.array(Gaussian(theta=theta, sigma=0.2).sample(6, np.random.default_rng(0)))
+    np.testing.assert_allclose(drawn[0::2] + drawn[1::2], 2 * np.tile(theta, (3, 1)), atol=1e-12)
+    assert (drawn - theta).std() == pytest.approx(0.2, rel=0.03)
+    assert np.abs(np.corrcoef(drawn[0::2] - theta)[np.triu_indices(3, 1)]).max() < 0.1
+
+
+def test_score_gradient_is_the_derivative_of_the_log_density() -> None:
+    gaussian = Gaussian(theta=np.array([0.3, -0.2]), sigma=0.2)
+    (sample, _) = gaussian.sample(2, np.random.default_rng(0))
+
+    def log_density(theta: np.ndarray) -> float:
+        return float(-0.5 * np.sum((np.array(sample) - theta) ** 2) / 0.2**2)
+
+    for i in range(2):
+        step = np.eye(2)[i] * 1e-6
+        numeric = (log_density(gaussian.theta + step) - log_density(gaussian.theta - step)) / 2e-6
+        assert gaussian.score_gradient(sample)[i] == pytest.approx(numeric, rel=1e-5)
+    assert isinstance(gaussian, Distribution)
+
+
+def test_the_search_starts_at_cross_entropy() -> None:
+    started = start(Loss(knots=KNOTS, sigma=0.1, online=settings()))
+    np.testing.assert_allclose(decode(started.theta).knots["t"], np.linspace(-1, 1, KNOTS), atol=1e-12)
+    assert started.sigma == 0.1
+
+
+# --- a planted optimum
+
+
+PLANTED = {part: closest(KNOWN[name], KNOTS).knots[part] for part, name in (("t", "am_softmax"), ("tau", "focal"))}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planted:
+    """A trunk's result is how near the sampled curves are to AM-softmax's t and focal's tau, and luck."""
+
+    noise: float
+    seed: int
+
+    def distance(self, theta: Sample) -> float:
+        knots = decode(np.array(theta)).knots
+        return sum(float(np.mean(np.subtract(knots[part], wanted) ** 2)) for part, wanted in PLANTED.items())
+
+    def train(self, state: State, sample: Sample, trunk: int, copy: int) -> State:
+        luck = self.noise * numpy_rng(self.seed, trunk, copy, 9).standard_normal()
+        return {"model.gain": state["model.gain"] * 0 + (luck - self.distance(sample))}
+
+    def score(self, state: State) -> float:
+        return state["model.gain"].item()
+
+
+def planted_distance(controller: str, reward: str, seed: int) -> tuple[float, float]:
+    """Distance of theta's loss from the planted one before and after the search."""
+    world = Planted(noise=0.01, seed=seed)
+    broadcast = "average" if reward == "leave_one_out" else "best"
+    chosen = settings(
+        trunks=80, copies=8, controller=controller, controller_lr=0.05, reward=reward, broadcast=broadcast
+    )
+    gaussian = start(Loss(knots=KNOTS, sigma=0.2, online=chosen))
+    trunks = search(
+        gaussian,
+        {"model.gain": torch.zeros(1, dtype=torch.float64)},
+        train=world.train,
+        score=world.score,
+        settings=chosen,
+        seed=seed,
+    )
+    *_, last = trunks
+    return world.distance(tuple(gaussian.theta)), world.distance(tuple(last.theta))
+
+
+@pytest.mark.parametrize("reward", ["own", "leave_one_out"])
+def test_reinforce_finds_planted_knots(reward: str) -> None:
+    for seed in range(2):
+        before, after = planted_distance("reinforce", reward, seed)
+        assert after < 0.3 * before, (seed, before, after)
+
+
+def test_the_null_controller_does_not_move() -> None:
+    before, after = planted_distance("null", "own", 0)
+    assert after == before
+
+
+# --- the world
+
+
+class Tiny(nn.Module):
+    """A network with batch norm, small enough for many searches a second."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(16, 12), nn.BatchNorm1d(12), nn.ReLU())
+        self.classifier = nn.Linear(12, 4, bias=False)
+
+    def features(self, images: UInt8[Tensor, "b c h w"]) -> Float[Tensor, "b d"]:
+        features: Tensor = self.body(images.flatten(1).float() / 255)
+        return features
+
+    def forward(self, images: UInt8[Tensor, "b c h w"]) -> Float[Tensor, "b k"]:
+        logits: Tensor = self.classifier(self.features(images))
+        return logits
+
+
+def split(count: int, seed: int) -> Split:
+    """A quarter of each image's pixels is brighter: which one is the label."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 4, count)
+    bright = np.arange(4) == labels[:, None]  # n 4
+    images = rng.integers(0, 100, (count, 4, 4, 1)) + 60 * bright[:, :, None, None]
+    return Split(images=images.astype(np.uint8), labels=labels)
+
+
+def unchanged(images: UInt8[Tensor, "b c h w"], rng: torch.Generator) -> UInt8[Tensor, "b c h w"]:
+    return images
+
+
+def make_tiny() -> Tiny:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return Tiny()
+
+
+SAMPLE = tuple(np.linspace(-0.5, 1, 2 * KNOTS).tolist())
+RECIPE = Recipe(batch_size=16, learning_rate=0.1, crop=1)
+
+
+def world(**changes: object) -> tuple[World, State]:
+    made = World(
+        make=make_tiny,
+        train=split(128, 0),
+        val=split(64, 1),
+        augment=unchanged,
+        settings=Loss(knots=KNOTS, online=settings(**changes)),
+        recipe=RECIPE,
+        seed=5,
+    )
+    return made, initial_state(make_tiny())
+
+
+def test_a_matched_loss_has_the_gradient_norm_of_cross_entropy() -> None:
+    made, state = world()
+    loss = made.loss(SAMPLE)
+    matched = loss.at_scale(made.matching_scale(loss, state, trunk=3))
+    rng = numpy_rng(made.seed, 3, 0, MATCHING)
+    batch = rng.permutation(128)[:16]
+    images, labels = split_tensors(Split(images=made.train.images[batch], labels=made.train.labels[batch]))
+    images = made.pipeline()(images, torch_rng(rng))
+    wanted, got, unmatched = gradient_norms(make_tiny(), state, images, labels, (cross_entropy(), matched, loss))
+    assert got == pytest.approx(wanted, rel=1e-5)
+    assert abs(unmatched / wanted - 1) > 0.02
+
+
+def test_gradient_norms_are_over_all_parameters_and_leave_the_state_alone() -> None:
+    made, state = world()
+    images, labels = split_tensors(made.train)
+    before = {key: value.clone() for key, value in state.items()}
+    network = make_tiny()
+    (norm,) = gradient_norms(network, state, images, labels, (cross_entropy(),))
+    assert all(torch.equal(before[key], state[key]) for key in state)
+    network.train()
+    nn.functional.cross_entropy(network(images), labels).backward()
+    wanted = torch.cat([parameter.grad.flatten() for parameter in network.parameters()]).norm()
+    assert norm == pytest.approx(wanted.item(), rel=1e-5)
+
+
+def test_a_doubled_loss_is_the_same_loss_once_matched() -> None:
+    made, state = world()
+    loss = made.loss(SAMPLE)
+    once, twice = (made.matching_scale(each, state, 0) for each in (loss, loss.at_scale(2.0)))
+    assert twice == pytest.approx(once / 2, rel=1e-6)
+
+
+def test_cross_entropy_keeps_scale_one_as_a_sample_and_as_the_artifact() -> None:
+    made, state = world()
+    zero = (0.0,) * 2 * KNOTS
+    assert made.matching_scale(made.loss(zero), state, 0) == pytest.approx(1, rel=1e-6)
+    found = made.found(np.array(zero), [state, made.train_copy(state, zero, 0, 0)])
+    assert found.scale == pytest.approx(1, rel=1e-6)
+
+
+def test_the_artifact_has_the_mean_gradient_norm_of_cross_entropy_along_the_search() -> None:
+    made, state = world()
+    later = made.train_copy(state, SAMPLE, 0, 0)
+    found = made.found(np.array(SAMPLE), [state, later])
+    first, second = (made.matching_scale(found, each, trunk) for trunk, each in enumerate((state, later)))
+    assert first != pytest.approx(1, abs=0.003)
+    assert first * second == pytest.approx(1, rel=1e-5)
+
+
+def without_gradient(
+    features: Float[Tensor, "b d"], weight: Float[Tensor, "k d"], labels: Int64[Tensor, " b"]
+) -> Float[Tensor, ""]:
+    return 0.0 * cross_entropy()(features, weight, labels)
+
+
+def test_a_loss_without_gradient_loses_its_trunk() -> None:
+    made, state = world()
+    with pytest.raises(Diverged, match="cannot be scaled"):
+        made.matching_scale(without_gradient, state, 0)
+
+
+def test_the_same_seed_gives_the_same_records_and_another_seed_others() -> None:
+    made, _ = world()
+    first = list(made.search())
+    assert first == list(made.search())
+    assert first != list(replace(made, seed=6).search())
+
+
+def test_the_world_travels_to_workers() -> None:
+    made, state = world()
+    train = pickle.loads(pickle.dumps(made.train_copy))
+    here, there = made.train_copy(state, SAMPLE, 1, 2), train(state, SAMPLE, 1, 2)
+    assert all(torch.equal(here[key], there[key]) for key in here)
+
+
+def test_training_sees_no_val_image_and_scores_see_no_train_image() -> None:
+    made, state = world(metric="log_likelihood", reward="own")
+    here = made.train_copy(state, SAMPLE, 0, 0)
+    there = replace(made, val=split(64, 9)).train_copy(state, SAMPLE, 0, 0)
+    assert all(torch.equal(here[key], there[key]) for key in here)
+    first = next(made.search())
+    copy = made.train_copy(state, first.samples[2], 0, 2)
+    network = make_tiny()
+    load_state(network, copy)
+    images, labels = split_tensors(made.val)
+    plain = -nn.functional.cross_entropy(network.eval()(images).double(), labels)
+    assert first.rewards[2] == pytest.approx(plain.item(), rel=1e-6)

@@ -1,0 +1,291 @@
+"""The engine on toy worlds: it finds a planted optimum, repeats itself, and survives what goes wrong.
+
+A toy model is one number w; a sample says by how much a trunk raises it; val's score is w itself.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any, Literal
+
+import numpy as np
+import pytest
+import torch
+from jaxtyping import Float64
+
+from components.online import (
+    TRAINING,
+    Reinforce,
+    State,
+    Trunk,
+    advantages,
+    broadcast,
+    mean_state,
+    numpy_rng,
+    scores_without,
+    search,
+    sequential,
+)
+from components.params import Online
+from components.training import Diverged
+
+KINDS = 12
+PLANTED = 7
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """One of KINDS, by softmax: the smallest distribution there is."""
+
+    theta: Float64[np.ndarray, " p"]
+
+    def shares(self) -> Float64[np.ndarray, " p"]:
+        weights = np.exp(self.theta - self.theta.max())
+        return weights / weights.sum()
+
+    def sample(self, count: int, rng: np.random.Generator) -> tuple[int, ...]:
+        return tuple(rng.choice(len(self.theta), size=count, p=self.shares()).tolist())
+
+    def score_gradient(self, sample: int) -> Float64[np.ndarray, " p"]:
+        return np.eye(len(self.theta))[sample] - self.shares()
+
+    def at(self, theta: Float64[np.ndarray, " p"]) -> "Choice":
+        return replace(self, theta=theta)
+
+
+@dataclass(frozen=True)
+class Climb:
+    """A trunk raises w by 1 for the planted kind, by 0 for others, plus noise of copy and trunk."""
+
+    noise: float = 0.5
+    seed: int = 0
+
+    def __call__(self, state: State, sample: int, trunk: int, copy: int) -> State:
+        rng = numpy_rng(self.seed, trunk, copy, TRAINING)
+        gain = float(sample == PLANTED) + self.noise * rng.standard_normal()
+        return {"model.w": state["model.w"] + gain}
+
+
+def height(state: State) -> float:
+    return state["model.w"].item()
+
+
+def settings(**changes: Any) -> Online:
+    return replace(Online(trunks=60, copies=8, images=1, warmup_trunks=2, learn_until=1.0), **changes)
+
+
+def start(value: float = 0.0) -> State:
+    return {"model.w": torch.tensor(value, dtype=torch.float64)}
+
+
+def toy(seed: int = 0, train: Callable[..., State] | None = None, **changes: Any) -> list[Trunk[int]]:
+    return list(
+        search(
+            Choice(theta=np.zeros(KINDS)),
+            start(),
+            train=train or Climb(seed=seed),
+            score=height,
+            settings=settings(**changes),
+            seed=seed,
+            parallel=sequential,
+        )
+    )
+
+
+def planted_mass(trunks: Sequence[Trunk[int]]) -> float:
+    """Relative to uniform."""
+    return float(Choice(theta=trunks[-1].theta).shares()[PLANTED] * KINDS)
+
+
+@pytest.mark.parametrize("reward", ["own", "leave_one_out"])
+@pytest.mark.parametrize("rule", ["best", "average", "weighted"])
+def test_finds_the_planted_optimum_and_the_null_controller_does_not(
+    reward: Literal["own", "leave_one_out"], rule: Literal["best", "average", "weighted"]
+) -> None:
+    found = [planted_mass(toy(seed, reward=reward, broadcast=rule)) for seed in range(5)]
+    null = [planted_mass(toy(seed, reward=reward, broadcast=rule, controller="null")) for seed in range(5)]
+    assert min(found) > 4
+    assert null == [1.0] * 5
+
+
+def test_rewards_of_noise_alone_do_not_single_out_the_planted_kind() -> None:
+    def only_noise(state: State, sample: int, trunk: int, copy: int) -> State:
+        return {"model.w": state["model.w"] + numpy_rng(9, trunk, copy, TRAINING).standard_normal()}
+
+    masses = [planted_mass(toy(seed, train=only_noise)) for seed in range(12)]
+    assert np.median(masses) < 2
+
+
+def test_same_seed_same_records_and_another_seed_others() -> None:
+    assert toy(3) == toy(3)
+    assert all(np.array_equal(a.theta, b.theta) for a, b in zip(toy(3), toy(3), strict=True))
+    assert toy(3) != toy(4)
+
+
+def test_records_do_not_depend_on_the_order_in_which_copies_run() -> None:
+    def backwards(function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
+        return [function(*each) for each in reversed(arguments)][::-1]
+
+    shuffled = search(
+        Choice(theta=np.zeros(KINDS)), start(), train=Climb(), score=height, settings=settings(), seed=0,
+        parallel=backwards,
+    )  # fmt: skip
+    assert list(shuffled) == toy(0)
+
+
+def test_theta_stands_still_in_warm_up_and_after_learn_until() -> None:
+    trunks = toy(trunks=20, warmup_trunks=5, learn_until=0.6)
+    moved = [bool((now.theta != before.theta).any()) for before, now in pairwise(trunks)]
+    assert not trunks[0].theta.any()
+    assert moved == [5 <= index < 12 for index in range(1, 20)]
+
+
+def test_no_update_when_all_rewards_tie_even_with_momentum() -> None:
+    controller, distribution = Reinforce(rate=0.2), Choice(theta=np.zeros(KINDS))
+    controller, moved = controller.update(distribution, (0, 1, 2), np.array([1.0, 0.0, 0.5]))
+    assert moved.theta.any()
+    assert controller.update(moved, (0, 1, 2), np.array([0.5, 0.5, 0.5])) == (controller, moved)
+    assert controller.update(moved, (0, 1, 2), np.array([0.5, np.nan, np.nan])) == (controller, moved)
+
+
+def test_the_first_update_is_one_adam_step_by_hand() -> None:
+    """Adam's first step is the sign of the gradient times the rate, where the gradient is far from 0."""
+    distribution = Choice(theta=np.zeros(2))
+    _, moved = Reinforce(rate=0.1).update(distribution, (0, 1), np.array([1.0, 0.0]))
+    assert moved.theta == pytest.approx([0.1, -0.1], abs=1e-6)
+
+
+def test_two_updates_agree_with_torchs_adam() -> None:
+    theta = torch.zeros(3, dtype=torch.float64, requires_grad=True)
+    adam = torch.optim.Adam([theta], lr=0.2, betas=(0.5, 0.999), maximize=True)
+    controller, ours = Reinforce(rate=0.2), Choice(theta=np.zeros(3))
+    for rewards in ([1.0, 0.0, 0.0, 2.0, -1.0], [0.0, 3.0, 1.0, 1.0, 0.0]):
+        samples = (0, 1, 2, 0, 1)
+        gradients = np.stack([ours.score_gradient(sample) for sample in samples])
+        r = np.array(rewards)
+        theta.grad = torch.from_numpy((r - r.mean()) / r.std() @ gradients / len(r))
+        adam.step()
+        controller, ours = controller.update(ours, samples, r)
+        assert ours.theta == pytest.approx(theta.detach().numpy(), abs=1e-6)
+
+
+def test_advantages_have_mean_zero_and_for_few_copies_leave_their_own_reward_out() -> None:
+    assert advantages(np.array([1.0, 2.0, 3.0, 4.0, 5.0])).sum() == pytest.approx(0)
+    two = np.array([3.0, 1.0])
+    assert advantages(two) == pytest.approx([(3 - 1) / two.std(), (1 - 3) / two.std()])
+
+
+def test_leave_one_out_reward_by_hand() -> None:
+    """w = 1, 2, 6: the means of the others are 4, 3.5, 1.5; the third copy contributes most."""
+    copies = [start(1.0), start(2.0), start(6.0)]
+    assert scores_without(copies, height, sequential).tolist() == [4.0, 3.5, 1.5]
+
+    def by_copy(state: State, sample: int, trunk: int, copy: int) -> State:
+        return start([1.0, 2.0, 6.0][copy])
+
+    trunk = toy(train=by_copy, trunks=1, copies=3, reward="leave_one_out", broadcast="average")[0]
+    assert trunk.rewards == (-4.0, -3.5, -1.5)
+    assert (trunk.best, trunk.score) == (2, 3.0)
+
+
+def test_leave_one_out_looks_at_the_metric_of_the_mean_not_at_the_mean_metric() -> None:
+    """Val wants w = 0; copies at -1, +1 and 0: without either outlier the mean is off, without the third it is not."""
+    scores = scores_without([start(-1.0), start(1.0), start(0.0)], lambda state: -(height(state) ** 2), sequential)
+    assert scores.tolist() == [-0.25, -0.25, 0.0]
+
+
+def test_broadcasts_by_hand() -> None:
+    copies = [start(0.0), None, start(4.0), start(8.0)]
+    rewards = np.array([1.0, np.nan, 3.0, 2.0])
+    assert height(broadcast(copies, rewards, "best")) == 4.0
+    assert height(broadcast(copies, rewards, "average")) == 4.0
+    standard = (np.array([1.0, 3.0, 2.0]) - 2) / np.sqrt(2 / 3)
+    weights = np.exp(standard) / np.exp(standard).sum()
+    assert height(broadcast(copies, rewards, "weighted")) == pytest.approx(weights @ [0.0, 4.0, 8.0])
+
+
+def test_averaging_takes_weights_momentum_and_buffers_and_leaves_integers() -> None:
+    def state(value: float, count: int) -> State:
+        return {
+            "model.weight": torch.tensor([value, 2 * value]),
+            "model.running_mean": torch.tensor(value),
+            "model.num_batches_tracked": torch.tensor(count),
+            "momentum.weight": torch.tensor([-value, 0.0]),
+        }
+
+    mean = mean_state([state(1.0, 5), state(2.0, 6), state(6.0, 7)])
+    assert mean["model.weight"].tolist() == [3.0, 6.0]
+    assert mean["momentum.weight"].tolist() == [-3.0, 0.0]
+    assert mean["model.running_mean"].item() == 3.0
+    assert (mean["model.num_batches_tracked"].item(), mean["model.weight"].dtype) == (5, torch.float32)
+
+
+def test_the_mean_of_equal_copies_is_that_copy_to_the_last_bit() -> None:
+    values = torch.randn(1000, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(mean_state([{"model.w": values}] * 7)["model.w"], values)
+
+
+def lossy(state: State, sample: int, trunk: int, copy: int) -> State:
+    """Copy 1 raises, copy 2 returns nan weights, copy 3 has finite weights that score nan; the rest climb."""
+    if copy == 1:
+        raise Diverged("the training loss is nan at step 3")
+    if copy == 2:
+        return start(math.nan)
+    if copy == 3:
+        return start(1e9)
+    return Climb()(state, sample, trunk, copy)
+
+
+def nan_above(limit: float) -> Callable[[State], float]:
+    return lambda state: height(state) if height(state) < limit else math.nan
+
+
+@pytest.mark.parametrize("reward", ["own", "leave_one_out"])
+@pytest.mark.parametrize("rule", ["best", "average", "weighted"])
+def test_lost_copies_are_recorded_and_excluded(
+    reward: Literal["own", "leave_one_out"], rule: Literal["best", "average", "weighted"]
+) -> None:
+    trunks = list(
+        search(
+            Choice(theta=np.zeros(KINDS)), start(), train=lossy, score=nan_above(1e6),
+            settings=settings(trunks=10, reward=reward, broadcast=rule), seed=0,
+        )
+    )  # fmt: skip
+    for trunk in trunks:
+        assert [math.isnan(value) for value in trunk.rewards] == [False, True, True, True, *[False] * 4]
+        assert trunk.faults == (
+            "", "the training loss is nan at step 3", "its weights are no longer finite",
+            "its score on val is not finite", "", "", "", "",
+        )  # fmt: skip
+        assert trunk.best in (0, 4, 5, 6, 7)
+        assert math.isfinite(trunk.score)
+        assert np.isfinite(trunk.theta).all()
+    assert trunks[-1].theta.any()
+
+
+def test_a_lone_survivor_goes_on_and_teaches_nothing() -> None:
+    def one_lives(state: State, sample: int, trunk: int, copy: int) -> State:
+        if copy != 5:
+            raise Diverged("gone")
+        return start(float(trunk))
+
+    trunks = toy(train=one_lives, trunks=6)
+    assert [trunk.best for trunk in trunks] == [5] * 6
+    assert [trunk.score for trunk in trunks] == [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]
+    assert not trunks[-1].theta.any()
+
+
+def test_all_copies_lost_is_one_clear_sentence() -> None:
+    def nobody_lives(state: State, sample: int, trunk: int, copy: int) -> State:
+        raise Diverged("the training loss is nan at step 0")
+
+    with pytest.raises(
+        ValueError, match=r"all 8 copies were lost in trunk 0 \(the training loss is nan at step 0\); l"
+    ):
+        toy(train=nobody_lives)
+
+
+def test_random_streams_differ_by_seed_trunk_copy_and_purpose() -> None:
+    wheres = [(1, 0, 0, 0), (0, 1, 0, 0), (0, 0, 1, 0), (0, 0, 0, 1), (0, 0, 0, 0)]
+    assert len({numpy_rng(*where).integers(2**60) for where in wheres}) == len(wheres)

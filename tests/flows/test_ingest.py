@@ -1,0 +1,236 @@
+"""Claims about ingest: the new data take the old ones' place whole, or nothing changes."""
+
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from filelock import FileLock
+from PIL import Image
+
+from components.data.records import Record, Source
+from components.params import Data, Params
+from flows import ingest, paths, versions
+from flows.settings import PRESETS, load_params
+
+ROOT = Path(__file__).parents[2]
+
+
+class Versions:
+    """Stands in for DVC and remembers what it was asked."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, remote: bool = False) -> None:
+        self.asked: list[tuple[str, Path]] = []
+        monkeypatch.setattr(versions, "add_data", lambda path: self.asked.append(("add", path)))
+        monkeypatch.setattr(versions, "push_data", lambda path: self.asked.append(("push", path)))
+        monkeypatch.setattr(versions, "has_remote", lambda: remote)
+
+
+@pytest.fixture
+def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def dvc(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> Versions:
+    return Versions(monkeypatch)
+
+
+def settings(source: str = "folder", path: str | None = "images") -> Params:
+    return replace(load_params(PRESETS / "digits.yaml"), data=Data(source=source, path=path, size=8))
+
+
+def make_folder(root: Path, count: int = 5) -> Path:
+    """`count` images each of cat and dog."""
+    for seed in range(2 * count):
+        pixels = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+        path = root / ("cat", "dog")[seed % 2] / f"{seed}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(path)
+    return root
+
+
+def contents(folder: Path = paths.RAW) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def test_ingest_makes_a_data_version_and_counts_what_it_did(dvc: Versions) -> None:
+    make_folder(Path("images"))
+    Path("images/cat/bad.png").write_bytes(b"")
+    report = ingest.ingest(settings())
+    assert report == ingest.IngestReport(classes=2, images=10, refused=1, quarantined=0, duplicates=0)
+    assert dvc.asked == [("add", paths.RAW)]
+    assert sorted(path.name for path in paths.RAW.parent.iterdir()) == ["raw"]
+
+
+def test_with_a_remote_the_data_version_is_pushed(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = Versions(monkeypatch, remote=True).asked
+    make_folder(Path("images"))
+    ingest.ingest(settings())
+    assert asked == [("add", paths.RAW), ("push", paths.RAW_DVC)]
+
+
+def test_a_second_ingest_of_an_unchanged_source_gives_the_same_bytes(dvc: Versions) -> None:
+    make_folder(Path("images"))
+    ingest.ingest(settings())
+    first = contents()
+    ingest.ingest(settings())
+    assert contents() == first
+
+
+def test_digits_need_nothing_but_the_package(dvc: Versions) -> None:
+    report = ingest.ingest(settings("digits", None))
+    assert (report.images, report.classes, report.refused) == (1797, 10, 0)
+
+
+def test_what_is_no_longer_in_the_source_is_no_longer_in_the_data(dvc: Versions) -> None:
+    make_folder(Path("images"))
+    ingest.ingest(settings())
+    Path("images/cat/0.png").unlink()
+    assert ingest.ingest(settings()).images == 9
+
+
+def test_a_refused_source_leaves_the_old_data_and_no_trace(dvc: Versions) -> None:
+    make_folder(Path("images"))
+    ingest.ingest(settings())
+    before = contents()
+    for seed in (0, 2, 4):
+        Path(f"images/cat/{seed}.png").write_bytes(b"broken")
+    with pytest.raises(ValueError, match="class 'cat' is left with 2 images"):
+        ingest.ingest(settings())
+    assert contents() == before
+    assert [path.name for path in paths.RAW.parent.iterdir()] == ["raw"]
+    assert len(dvc.asked) == 1
+
+
+def test_a_source_that_breaks_off_leaves_the_old_data(dvc: Versions, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_folder(Path("images"))
+    ingest.ingest(settings())
+    before = contents()
+
+    def break_off() -> Iterator[Record]:
+        raise KeyboardInterrupt
+        yield
+
+    broken = Source(name="folder", classes=("cat", "dog"), count=1, records=break_off())
+    monkeypatch.setattr(ingest, "open_source", lambda data: broken)
+    with pytest.raises(KeyboardInterrupt):
+        ingest.ingest(settings())
+    assert contents() == before
+
+
+KILLED = """
+import sys, time
+from flows import ingest
+from flows.settings import PRESETS, load_params
+from dataclasses import replace
+from components.params import Data
+
+def take_in(source, folder, data, progress):
+    (folder / "half").write_text("half written")
+    print("writing", flush=True)
+    time.sleep(60)
+
+ingest.take_in = take_in
+ingest.ingest(replace(load_params(PRESETS / "digits.yaml"), data=Data(source="folder", path="images", size=8)))
+"""
+
+
+def test_a_killed_ingest_leaves_the_old_data_and_the_next_one_clears_up(dvc: Versions, checkout: Path) -> None:
+    make_folder(Path("images"))
+    ingest.ingest(settings())
+    before = contents()
+    process = subprocess.Popen(
+        [sys.executable, "-c", KILLED], cwd=checkout, env={"PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "writing\n"
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert contents() == before
+    assert Path("data/.raw.new/half").exists()
+    ingest.ingest(settings())
+    assert contents() == before
+    assert [path.name for path in paths.RAW.parent.iterdir()] == ["raw"]
+
+
+def test_a_kill_between_the_two_renames_is_mended_by_the_next_ingest(dvc: Versions) -> None:
+    make_folder(Path("images"))
+    ingest.ingest(settings())
+    before = contents()
+    paths.RAW.rename("data/.raw.old")
+    make_folder(Path("images"), count=1)
+    for path in Path("images/cat").iterdir():
+        path.unlink()
+    with pytest.raises(ValueError, match="class 'cat' is left with 0"):
+        ingest.ingest(settings())
+    assert contents() == before
+
+
+def test_a_failed_second_rename_puts_the_old_data_back(dvc: Versions, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_folder(Path("images"))
+    ingest.ingest(settings())
+    before = contents()
+    rename = Path.rename
+
+    def fail_for_new(self: Path, target: Path) -> Path:
+        if self.name == ".raw.new":
+            raise OSError("no space")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", fail_for_new)
+    with pytest.raises(OSError, match="no space"):
+        ingest.ingest(settings())
+    assert contents() == before
+
+
+def test_two_ingests_at_once_are_refused_in_one_sentence(dvc: Versions) -> None:
+    make_folder(Path("images"))
+    ingest.LOCK.parent.mkdir(parents=True)
+    with FileLock(ingest.LOCK), pytest.raises(ValueError, match="another ingest is running"):
+        ingest.ingest(settings())
+
+
+def write_settings(data: dict[str, object]) -> None:
+    values = yaml.safe_load((PRESETS / "digits.yaml").read_text())
+    values["data"] |= data
+    paths.PARAMS.write_text(yaml.safe_dump(values))
+
+
+def test_the_command_says_what_there_is_and_ends_with_0(dvc: Versions, capsys: pytest.CaptureFixture[str]) -> None:
+    make_folder(Path("images"))
+    write_settings({"source": "folder", "path": "images"})
+    assert ingest.main([]) == 0
+    assert capsys.readouterr().out.startswith("10 images of 2 classes in data/raw; 0 refused")
+
+
+@pytest.mark.parametrize(
+    ("data", "sentence"),
+    [
+        ({"source": "folder", "path": "nowhere"}, "error: data.path is 'nowhere', which is no folder"),
+        ({"source": "parquet", "path": "nowhere"}, "error: data.path is 'nowhere', which is not there"),
+        ({"source": "imagenet"}, "data.source is 'imagenet'; use digits, folder, parquet"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_2_and_nothing_is_written(
+    data: dict[str, object], sentence: str, dvc: Versions, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_settings(data)
+    assert ingest.main([]) == 2
+    said = capsys.readouterr().err.strip()
+    assert sentence in said
+    assert "\n" not in said
+    assert not Path("data").exists()
+
+
+def test_help_explains_the_command_and_ends_with_0(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        ingest.main(["--help"])
+    assert ended.value.code == 0
+    assert "python -m flows.ingest" in capsys.readouterr().out

@@ -1,0 +1,132 @@
+"""This environment starts Prefect's API and MLflow's server, and only this machine can reach them."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PATIENCE = 100.0
+"""Seconds until a server must answer: Prefect took 47 on a loaded machine."""
+
+
+def free_port() -> int:
+    with closing(socket.socket()) as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def running(command: list[str], home: Path, **variables: str) -> Iterator[Path]:
+    """A server in a process group of its own, in and with an empty home; gives its log."""
+    log = home / "server.log"
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "PREFECT_"))}
+    environment = clean | {"HOME": str(home), "PATH": path} | variables
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            command, cwd=home, env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+        )
+    try:
+        yield log
+    finally:
+        end_group(process)
+
+
+def end_group(process: subprocess.Popen[bytes]) -> None:
+    """Ask the group to stop, then insist; no server outlives its test."""
+    for how in (signal.SIGTERM, signal.SIGKILL):
+        try:
+            os.killpg(process.pid, how)
+            process.wait(10)
+        except ProcessLookupError:
+            break
+        except subprocess.TimeoutExpired:
+            continue
+    process.wait()
+
+
+def answers(port: int, path: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as response:
+            return bool(response.status == 200)
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def wait_until_healthy(port: int, path: str, log: Path) -> None:
+    end = time.monotonic() + PATIENCE
+    while not answers(port, path):
+        assert time.monotonic() < end, f"no answer from {path}:\n{log.read_text()[-3000:]}"
+        time.sleep(0.3)
+
+
+def reachable(host: str, port: int) -> bool:
+    with closing(socket.socket()) as client:
+        client.settimeout(2)
+        return client.connect_ex((host, port)) == 0
+
+
+def beyond_loopback(port: int) -> list[str]:
+    """Addresses of this machine, besides 127.0.0.1, at which something listens on the port.
+
+    127.0.0.2 is answered by whatever listens on 0.0.0.0, without this machine having a network.
+    """
+    return [host for host in ("127.0.0.2", socket.gethostname()) if resolves_elsewhere(host) and reachable(host, port)]
+
+
+def resolves_elsewhere(host: str) -> bool:
+    try:
+        return socket.gethostbyname(host) != "127.0.0.1"
+    except OSError:
+        return False
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux answers at 127.0.0.2")
+def test_the_check_sees_a_server_that_listens_everywhere() -> None:
+    with closing(socket.socket()) as server:
+        server.bind(("0.0.0.0", 0))
+        server.listen()
+        assert "127.0.0.2" in beyond_loopback(server.getsockname()[1])
+
+
+def test_prefect_and_mlflow_start_from_this_environment_and_listen_on_this_machine_only(tmp_path: Path) -> None:
+    """Both at once: each mostly waits for its database."""
+    homes = [tmp_path / "prefect", tmp_path / "mlflow"]
+    for home in homes:
+        home.mkdir()
+    prefect_port, mlflow_port = free_port(), free_port()
+    prefect = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(prefect_port)]
+    store = f"sqlite:///{homes[1]}/mlflow.db"
+    with (
+        running(
+            prefect,
+            homes[0],
+            PREFECT_HOME=str(homes[0]),
+            PREFECT_SERVER_ANALYTICS_ENABLED="false",
+            PREFECT_PROFILES_PATH=str(homes[0] / "profiles.toml"),
+        ) as prefect_log,
+        running(
+            [str(ROOT / "mlflow/serve"), "--host", "0.0.0.0"],  # what `serve` must not obey
+            homes[1],
+            MLFLOW_PORT=str(mlflow_port),
+            MLFLOW_BACKEND_STORE_URI=store,
+            MLFLOW_ARTIFACTS_DESTINATION=str(homes[1] / "artifacts"),
+        ) as mlflow_log,
+    ):
+        wait_until_healthy(mlflow_port, "/health", mlflow_log)
+        assert answers(mlflow_port, "/"), "the UI's page"
+        wait_until_healthy(prefect_port, "/api/health", prefect_log)
+        assert beyond_loopback(mlflow_port) == []
+        assert beyond_loopback(prefect_port) == []
+    assert not reachable("127.0.0.1", mlflow_port)
+    assert not reachable("127.0.0.1", prefect_port)

@@ -1,0 +1,165 @@
+"""params.yaml is taken whole or refused with one sentence."""
+
+import copy
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from components.params import Params
+from flows import settings
+from flows.settings import SettingsError, apply, load_params, presets
+
+DIGITS = yaml.safe_load((settings.PRESETS / "digits.yaml").read_text())
+
+
+def refusal(path: Path) -> str:
+    with pytest.raises(SettingsError) as refused:
+        load_params(path)
+    text = str(refused.value)
+    assert "\n" not in text
+    assert text.startswith(str(path))
+    return text.removeprefix(str(path))
+
+
+def written(folder: Path, key: str, value: Any) -> Path:
+    """The digits preset with one value changed, or removed if it is `...`."""
+    values = copy.deepcopy(DIGITS)
+    *way, last = key.split(".")
+    section = values
+    for name in way:
+        section = section[name]
+    if value is ...:
+        del section[last]
+    else:
+        section[last] = value
+    path = folder / "params.yaml"
+    path.write_text(yaml.safe_dump(values))
+    return path
+
+
+@pytest.mark.parametrize("name", presets())
+def test_every_preset_is_valid(name: str) -> None:
+    assert isinstance(load_params(presets()[name]), Params)
+
+
+def test_lists_become_tuples_and_whole_numbers_become_floats(tmp_path: Path) -> None:
+    params = load_params(written(tmp_path, "architecture.latency_ms", 2))
+    assert params.architecture.stages[0] == (16, 2, 1)
+    assert isinstance(params.architecture.latency_ms, float)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("augmentation.online.trunk", 3, ": augmentation.online.trunk is no setting; did you mean trunks?"),
+        ("colour", 3, ": colour is no setting; use one of seed, threads, "),
+        ("augmentation.online.trunks", ..., ": augmentation.online.trunks is missing; add it"),
+        ("publish", ..., ": publish is missing; add it"),
+        ("publish", None, ": publish is empty; give its settings"),
+        ("publish", 3, ": publish is 3; give its settings as indented"),
+        ("seed", "1", ': seed is "1"; use a whole number without quotes'),
+        ("seed", 1.5, ": seed is 1.5; use a whole number"),
+        ("seed", True, ": seed is true; use a whole number"),
+        ("augmentation.cutout", "yes", ': augmentation.cutout is "yes"; use true or false'),
+        ("data.path", 3, ": data.path is 3; use text"),
+        ("latency.provider", "gpu", ": latency.provider is \"gpu\"; use 'cpu' or 'cuda'"),
+        ("architecture.blocks", "mb_k3_e3", ': architecture.blocks is "mb_k3_e3"; use a list in [brackets]'),
+        ("architecture.stages", [[16, 1]], ": architecture.stages[0][2] is missing; add it"),
+        ("architecture.stages", [[16, 1, 1, 1]], ": architecture.stages[0] is [16, 1, 1, 1]; use 3 values"),
+        ("architecture.stages", [[16, 1, "a"]], ': architecture.stages[0][2] is "a"; use a whole number'),
+        ("train.recipe.learning_rate", float("inf"), ": train.recipe.learning_rate is inf; use a finite number"),
+        ("publish.model", "a/b", ": publish.model is 'a/b'; use letters, digits"),
+    ],
+)
+def test_an_unknown_key_or_wrong_type_is_refused_with_its_path_and_what_to_do(
+    tmp_path: Path, key: str, value: Any, said: str
+) -> None:
+    assert refusal(written(tmp_path, key, value)).startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("seed", -1, ": seed is -1; use 0 or more"),
+        ("data.size", 2, ": data.size is 2; use 4 to 1024 pixels"),
+        ("data.source", "parquet", ": data.source parquet needs data.path: set it"),
+        ("architecture.latency_ms", 0, ": architecture.latency_ms is 0.0; use a positive number"),
+        ("augmentation.online.trunks", 0, ": augmentation.online.trunks is 0; use at least 1"),
+        ("loss.online.copies", 3, ": loss.online.copies is 3; samples come in antithetic pairs"),
+        ("train.recipe.batch_size", 1, ": train.recipe.batch_size is 1; batch norm needs at least 2"),
+    ],
+)
+def test_an_impossible_value_is_refused_with_its_path_and_what_to_do(
+    tmp_path: Path, key: str, value: Any, said: str
+) -> None:
+    assert refusal(written(tmp_path, key, value)).startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("text", "correct"),
+    [("1e-3", "1.0e-3"), ("5E-4", "5.0e-4"), ("1.5e3", "1.5e+3"), ("-2e5", "-2.0e+5")],
+)
+def test_an_exponent_that_yaml_reads_as_text_is_refused_with_the_correct_spelling(
+    tmp_path: Path, text: str, correct: str
+) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text(
+        (settings.PRESETS / "digits.yaml").read_text().replace("weight_decay: 5.0e-4", f"weight_decay: {text}")
+    )
+    said = refusal(path)
+    assert said == f': train.recipe.weight_decay is "{text}", which YAML reads as text; write {correct}'
+    assert yaml.safe_load(correct) == float(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("seed: 1\nseed: 2\n", ", line 2: the key seed is given twice; correct the YAML there"),
+        ("seed: [1\nx: 2\n", ", line 2: "),
+        ("seed: 2020-01-01\n", ": seed is 2020-01-01, which YAML reads as a date; quote it"),
+        ("on: 1\n", ": the key True is no text"),
+        ("", " holds no settings"),
+        ("- 1\n", " holds no settings"),
+    ],
+)
+def test_a_file_that_is_no_mapping_of_settings_is_refused(tmp_path: Path, text: str, said: str) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text(text)
+    assert refusal(path).startswith(said)
+
+
+def test_a_missing_unreadable_or_garbled_file_is_refused(tmp_path: Path) -> None:
+    assert "is missing; write it with `python -m flows.settings apply digits`" in refusal(tmp_path / "params.yaml")
+    assert "cannot be read" in refusal(tmp_path)
+    (tmp_path / "params.yaml").write_bytes(b"\xff\xfe\x00")
+    assert "is not UTF-8 text" in refusal(tmp_path / "params.yaml")
+
+
+def test_a_preset_replaces_another_preset_but_never_a_persons_edits(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    for name, file in presets().items():
+        apply(name, path=path)
+        assert path.read_bytes() == file.read_bytes()
+    path.write_text(path.read_text() + "# mine\n")
+    with pytest.raises(SettingsError, match="differs from every preset"):
+        apply("digits", path=path)
+    assert path.read_text().endswith("# mine\n")
+    apply("digits", path=path, force=True)
+    assert path.read_bytes() == presets()["digits"].read_bytes()
+
+
+def test_the_command_refuses_edits_on_stderr_with_exit_code_2(tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_text("seed: 1\n")
+    root = Path(settings.__file__).parents[1]
+    command = [sys.executable, "-m", "flows.settings", "apply", "digits"]
+    environment = {"PYTHONPATH": str(root)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert (
+        done.stderr
+        == "error: params.yaml differs from every preset; copy what you need from it, then repeat with --force\n"
+    )

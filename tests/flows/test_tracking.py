@@ -1,0 +1,329 @@
+"""What happened is in MLflow, or one warning says that it is not; the registry holds every file once."""
+
+import dataclasses
+import json
+import logging
+import re
+import socket
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import onnx
+import pytest
+from jaxtyping import Float
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+from onnx import TensorProto, helper, numpy_helper
+
+from components.evaluation import onnx_logits
+from flows import paths, settings, tracking, versions
+from flows.observer import Observer
+from flows.tracking import Candidate, StageRun, connect
+
+SIDE = 4
+PARAMS = settings.load_params(settings.PRESETS / "digits.yaml")
+
+
+def linear_model(weights: Float[np.ndarray, "p k"], names: tuple[str, ...], side: int = SIDE) -> bytes:
+    """An ONNX file with the shipping file's interface: logits are pixels times weights."""
+    count = weights.shape[1]
+    graph = helper.make_graph(
+        [
+            helper.make_node("Cast", ["images"], ["pixels"], to=TensorProto.FLOAT),
+            helper.make_node("Flatten", ["pixels"], ["flat"]),
+            helper.make_node("MatMul", ["flat", "weights"], ["logits"]),
+            helper.make_node("Softmax", ["logits"], ["probabilities"], axis=1),
+        ],
+        "linear",
+        [helper.make_tensor_value_info("images", TensorProto.UINT8, ["batch", side, side, 1])],
+        [helper.make_tensor_value_info(n, TensorProto.FLOAT, ["batch", count]) for n in ("logits", "probabilities")],
+        [numpy_helper.from_array(weights.astype(np.float32), "weights")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    helper.set_model_props(model, {"classes": json.dumps(names), "size": str(side), "channels": "1"})
+    onnx.checker.check_model(model)
+    return bytes(model.SerializeToString(deterministic=True))
+
+
+def random_model(seed: int) -> bytes:
+    return linear_model(np.random.default_rng(seed).normal(size=(SIDE**2, 3)), ("a", "b", "c"))
+
+
+def candidate(model: bytes) -> Candidate:
+    example = np.random.default_rng(0).integers(0, 256, (2, SIDE, SIDE, 1), dtype=np.uint8)
+    return Candidate(model=model, example=example, requirements=("numpy",), providers=("CPUExecutionProvider",))
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder whose mlflow/store is created once: the first tables take seconds."""
+    return tmp_path_factory.mktemp("workspace")
+
+
+@pytest.fixture(autouse=True)
+def workspace(store: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(store)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    return store
+
+
+@pytest.fixture
+def without_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder in which mlflow/store cannot be made."""
+    (tmp_path / "mlflow").mkdir()
+    (tmp_path / "mlflow/store").write_text("no folder")
+    monkeypatch.chdir(tmp_path)
+
+
+def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+def started(name: str, tags: dict[str, str] | None = None, parent: str | None = None) -> tuple[StageRun, str]:
+    run = StageRun(name, parent, tags)
+    assert run.run_id is not None
+    return run, run.run_id
+
+
+def test_the_store_is_a_wal_database_in_the_checkout_and_the_environment_is_left_alone(workspace: Path) -> None:
+    started("prepare")
+    database = sqlite3.connect(workspace / "mlflow/store/mlflow.db")
+    assert database.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    assert tracking.tracking_uri() == f"sqlite:///{workspace}/mlflow/store/mlflow.db"
+    assert not (workspace / "mlruns").exists()
+    assert not (workspace / "mlflow.db").exists()
+
+
+def test_a_stage_run_holds_params_metrics_by_step_tags_and_files(workspace: Path) -> None:
+    _, parent = started("retrain")
+    run, run_id = started("loss", {"stage_key": "k", "git.commit": "abc"}, parent)
+    observer: Observer = run
+    run.params({"seed": 1, "loss": {"online": {"trunks": 3}}, "train.recipe": {"flip": False, "stages": [[1, 2]]}})
+    for step in range(3):
+        observer.metrics({"loss/reward/copy_0": step / 2, "loss/reward/copy_1": float("nan")}, step)
+    (workspace / "trunks.csv").write_text("trunk\n0\n")
+    observer.file(Path("trunks.csv"))
+    assert list(observer.progress(range(3), 3, "loss")) == [0, 1, 2]
+    run.tags({"dvc.out.results/loss": "md5"})
+    run.end("FINISHED")
+    found, client = connect().get_run(run_id), connect()
+    assert found.info.status == "FINISHED"
+    assert found.data.params == {
+        "seed": "1",
+        "loss.online.trunks": "3",
+        "train.recipe.flip": "false",
+        "train.recipe.stages": "[[1, 2]]",
+    }
+    assert [(m.step, m.value) for m in client.get_metric_history(run_id, "loss/reward/copy_0")] == [
+        (0, 0),
+        (1, 0.5),
+        (2, 1),
+    ]
+    assert np.isnan(client.get_metric_history(run_id, "loss/reward/copy_1")[2].value)
+    assert found.data.tags["mlflow.parentRunId"] == parent
+    assert (found.data.tags["stage_key"], found.data.tags["dvc.out.results/loss"]) == ("k", "md5")
+    assert [file.path for file in client.list_artifacts(run_id)] == ["trunks.csv"]
+
+
+def test_a_step_is_one_call_to_mlflow_however_many_numbers_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    run, run_id = started("augmentation")
+    calls: list[int] = []
+    real = MlflowClient.log_batch
+
+    def counted(client: MlflowClient, run: str, **parts: Any) -> None:
+        calls.append(len(parts["metrics"]))
+        real(client, run, **parts)
+
+    monkeypatch.setattr(MlflowClient, "log_batch", counted)
+    run.metrics({f"m/{index}": index for index in range(40)}, step=1)
+    assert calls == [40]
+    run.metrics({f"n/{index}": index for index in range(1500)})
+    assert calls == [40, 1000, 500]
+    assert len(connect().get_run(run_id).data.metrics) == 1540
+
+
+def test_without_a_store_a_stage_does_its_work_and_one_line_says_that_nothing_is_recorded(
+    without_store: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = StageRun("latency", None, {"stage_key": "k"})
+    run.params({"seed": 1})
+    run.metrics({"latency/ms": 1.0})
+    run.file(paths.PARAMS)
+    assert list(run.progress(range(2), 2, "latency")) == [0, 1]
+    assert run.run_id is None
+    assert len(warnings_of(caplog)) == 1
+    assert warnings_of(caplog)[0].startswith("warning: MLflow takes no records of latency at the moment (")
+    assert "\n" not in warnings_of(caplog)[0]
+    run.end("FINISHED")
+    assert warnings_of(caplog)[1:] == ["warning: 4 records of latency never reached MLflow"]
+
+
+def test_without_a_store_a_flow_goes_on_without_a_parent_run(
+    without_store: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    with tracking.parent_run("retrain", {}) as parent:
+        assert parent is None
+        tracking.log_data(parent, PARAMS, "md5")
+        tracking.link_stage(parent, "prepare", {"cmd": "x"})
+        tracking.archive(parent, [paths.PARAMS])
+    assert len(warnings_of(caplog)) == 1
+
+
+def test_records_that_a_failing_tracker_did_not_take_arrive_later_once_and_with_their_own_time(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    run, run_id = started("augmentation")
+    offered: list[str] = []
+
+    def down(*_: Any, **__: Any) -> None:
+        offered.append(run_id)
+        raise MlflowException("database is locked\nwith a long explanation")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(MlflowClient, "log_batch", down)
+        for step in range(5):
+            run.metrics({"reward": step}, step)
+    assert len(offered) == 1, "a tracker that is down is left alone for a while"
+    assert connect().get_run(run_id).data.metrics == {}
+    before = tracking.now()
+    run.end("FINISHED")
+    history = connect().get_metric_history(run_id, "reward")
+    assert [(metric.step, metric.value) for metric in history] == [(step, step) for step in range(5)]
+    assert all(metric.timestamp <= before for metric in history)
+    assert connect().get_run(run_id).info.status == "FINISHED"
+    assert len(warnings_of(caplog)) == 1
+
+
+def test_a_record_that_mlflow_refuses_for_good_does_not_hold_up_the_next(caplog: pytest.LogCaptureFixture) -> None:
+    run, run_id = started("train")
+    run.metrics({"a name with a ? in it": 1.0})
+    run.file(Path("never-written.csv"))
+    run.metrics({"train/loss": 1.0})
+    run.end("FAILED")
+    found = connect().get_run(run_id)
+    assert (found.data.metrics, found.info.status) == ({"train/loss": 1.0}, "FAILED")
+    assert len(warnings_of(caplog)) == 2
+
+
+@pytest.mark.parametrize(
+    ("error", "status"), [(None, "FINISHED"), (ValueError("x"), "FAILED"), (KeyboardInterrupt(), "KILLED")]
+)
+def test_a_parent_run_ends_as_its_block_did(error: BaseException | None, status: str) -> None:
+    ids: list[str | None] = []
+
+    def work() -> None:
+        with tracking.parent_run("retrain", {"git.commit": "abc"}) as parent:
+            ids.append(parent)
+            if error:
+                raise error
+
+    if error:
+        with pytest.raises(type(error)):
+            work()
+    else:
+        work()
+    assert connect().get_run(str(ids[0])).info.status == status
+
+
+def test_a_stage_is_found_by_its_key_the_newest_finished_run_first() -> None:
+    ends = [("FINISHED", "key-1"), ("FINISHED", "key-1"), ("FAILED", "key-1"), ("FINISHED", "key-2")]
+    ids = []
+    for status, key in ends:
+        run, run_id = started("train@searched", {"stage_key": key})
+        run.end(status)  # type: ignore[arg-type]
+        ids.append(run_id)
+    assert tracking.find_stage_run("key-1") == ids[1]
+    assert tracking.find_stage_run("key-3") is None
+
+
+def test_the_parent_names_the_run_behind_every_stage_executed_or_cached() -> None:
+    lock: versions.Lock = {"cmd": "python", "deps": [{"path": "a", "md5": "b"}]}
+    _, first = started("retrain")
+    run, stage = started("prepare", {"stage_key": versions.stage_key(lock)}, first)
+    run.end("FINISHED")
+    _, second = started("retrain")
+    for parent, how in ((first, "executed"), (second, "cached")):
+        tracking.link_stage(parent, "prepare", lock)
+        tags = connect().get_run(parent).data.tags
+        assert (tags["stage.prepare"], tags["stage.prepare.run"]) == (how, stage)
+
+
+def test_the_data_version_is_an_input_of_the_run_with_its_counts_and_without_its_folder(workspace: Path) -> None:
+    _, parent = started("retrain")
+    paths.VALIDATION.parent.mkdir(parents=True, exist_ok=True)
+    paths.VALIDATION.write_text(json.dumps({"classes": {"cat": {"kept": 3, "refused": 1}, "dog": {"kept": 4}}}))
+    data = dataclasses.replace(PARAMS.data, source="parquet", path="/home/somebody/train.parquet")
+    digest = "0123456789abcdef0123456789abcdef.dir"
+    tracking.log_data(parent, dataclasses.replace(PARAMS, data=data), digest)
+    (found,) = connect().get_run(parent).inputs.dataset_inputs
+    assert (found.dataset.digest, json.loads(found.dataset.source)) == (digest, {"uri": "train.parquet"})
+    assert json.loads(found.dataset.profile) == {"images": 7, "classes": {"cat": 3, "dog": 4}}
+
+
+def test_registering_a_file_twice_gives_one_version_and_another_file_the_next() -> None:
+    _, run_id = started("train@searched")
+    numbers = [tracking.register_model("twice", candidate(random_model(seed)), run_id) for seed in (1, 1, 2, 1)]
+    assert numbers == ["1", "1", "2", "1"]
+    assert len(connect().search_model_versions("name = 'twice'")) == 2
+
+
+def test_an_alias_gives_back_the_very_bytes_and_moves_at_once() -> None:
+    _, run_id = started("train@searched")
+    assert tracking.load_by_alias("moved", "champion") is None
+    for seed in (1, 2):
+        number = tracking.register_model("moved", candidate(random_model(seed)), run_id)
+        tracking.move_alias("moved", "champion", number)
+        shipped = tracking.load_by_alias("moved", "champion")
+        assert shipped is not None
+        assert (shipped.version, shipped.model, shipped.md5) == (
+            str(seed),
+            random_model(seed),
+            tracking.md5_of(random_model(seed)),
+        )
+
+
+def test_a_registered_model_serves_its_own_example_through_mlflow_and_says_its_signature() -> None:
+    _, run_id = started("train@searched")
+    wanted = candidate(random_model(3))
+    tracking.move_alias("served", "champion", tracking.register_model("served", wanted, run_id))
+    connect()  # sets the address that mlflow's own functions use
+    loaded = mlflow.pyfunc.load_model("models:/served@champion")
+    example = loaded.input_example
+    assert np.array_equal(example["images"], wanted.example)
+    answer = loaded.predict(example)
+    assert np.array_equal(answer["logits"], onnx_logits(wanted.model, wanted.example))
+    assert str(loaded.metadata.signature.inputs) == "['images': Tensor('uint8', (-1, 4, 4, 1))]"
+    assert [spec.name for spec in loaded.metadata.signature.outputs] == ["logits", "probabilities"]
+
+
+@pytest.fixture
+def named_machine(monkeypatch: pytest.MonkeyPatch) -> tuple[str, str]:
+    """A user and host name that cannot be in a file by accident."""
+    for variable in ("USER", "LOGNAME", "LNAME", "USERNAME"):
+        monkeypatch.setenv(variable, "someuniqueuser")
+    monkeypatch.setattr(socket, "gethostname", lambda: "someuniquehost")
+    return ("someuniqueuser", "someuniquehost")
+
+
+def test_no_path_user_or_host_is_in_a_tag_a_parameter_or_an_artifact(
+    workspace: Path, named_machine: tuple[str, str]
+) -> None:
+    run, run_id = started("evaluate", {"stage_key": "k"})
+    run.params({"data": {"path": f"{workspace}/images", "source": "folder"}})
+    run.end("FINISHED")
+    with tracking.parent_run("publish", {}) as parent:
+        tracking.log_json(str(parent), {"passed": True}, "gate.json")
+    tracking.register_model("clean", candidate(random_model(4)), run_id)
+    private = re.compile("|".join([re.escape(str(workspace)), *named_machine]))
+    files = [file for file in (workspace / "mlflow/store/artifacts").rglob("*") if file.is_file()]
+    assert {file.name for file in files} >= {"MLmodel", "model.onnx", "gate.json", "input_example.json"}
+    assert [file for file in files if private.search(file.read_text(errors="replace"))] == []
+    database = sqlite3.connect(workspace / "mlflow/store/mlflow.db")
+    for table in ("tags", "params", "model_version_tags", "logged_model_tags", "experiment_tags", "datasets"):
+        rows = [row for row in database.execute(f"SELECT * FROM {table}") if private.search(str(row))]
+        assert rows == [], table
+    users = {user for (user,) in database.execute("SELECT user_id FROM runs")}
+    assert not any(private.search(str(user)) for user in users)
