@@ -27,7 +27,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 
 from components import params
 from components.architecture.space import Architecture, Space, candidates, canonical, format_architecture
@@ -424,8 +424,48 @@ def ridge(
     return basis @ (moments / (values + penalty)), variance * inverse
 
 
-def additive_potential(space, budget, scored, scores):
-    raise NotImplementedError
+def additive_potential(
+    space: Space,
+    budget: Budget,
+    scored: Mapping[Architecture, Sequence[Scored]],
+    scores: Sequence[Scored],
+) -> list[Candidate]:
+    """Ours: the score that one additive model of all scores so far expects of the candidate's best completion within
+    the limit (an exact knapsack), with its standard error.
+
+    Where scores are noisy, the model averages over hundreds of them, not over S; and the best completion, unlike the
+    mean one, does not favour cheap beginnings. A whole network's potential is what the model expects of it.
+    """
+    model = fit_additive(space, scores)
+    ends = best_ends(budget, model)
+    return [judged(c, ones, *model.predict(finish(c, budget, ends))) for c, ones in scored.items()]
+
+
+def best_ends(budget: Budget, model: Additive) -> list[list[str]]:
+    """[layer][s]: the block of that layer with which the best end within s bins begins (costs are rounded up)."""
+    value_of_rest = np.zeros(BINS + 1)
+    ends: list[list[str]] = []
+    for layer in reversed(range(len(budget.extras))):
+        blocks = list(budget.extras[layer])
+        values = np.full((len(blocks), BINS + 1), -np.inf)
+        for index, block in enumerate(blocks):
+            bins = int(np.ceil(budget.extras[layer][block] / budget.unit))
+            effect = model.effects[model.columns[layer, block]]
+            if bins <= BINS:
+                values[index, bins:] = effect + value_of_rest[: BINS + 1 - bins]
+        ends.append([blocks[index] for index in values.argmax(axis=0)])
+        value_of_rest = values.max(axis=0)
+    return ends[::-1]
+
+
+def finish(prefix: Architecture, budget: Budget, ends: Sequence[Sequence[str]]) -> Architecture:
+    """The prefix with the best end that fits."""
+    architecture, spare = prefix, budget.spare(prefix)
+    for layer in range(len(prefix), len(ends)):
+        block = ends[layer][min(BINS, int(spare / budget.unit))]
+        architecture = (*architecture, block)
+        spare -= budget.extras[layer][block]
+    return architecture
 
 
 POTENTIALS: dict[str, Potential] = {"mean": mean_potential, "additive": additive_potential}

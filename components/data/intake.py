@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from components.data.raw import Spill, write_shards
-from components.data.records import Refused, Source
+from components.data.records import Entry, Refused, Source
 from components.data.store import write_record
-from components.data.validation import Entry, Rejection, Report, describe, examine, reject, require_enough, resolve
+from components.data.validation import Rejection, Report, describe, examine, reject, require_enough, resolve
 from components.params import Data
 
 Progress = Callable[[Iterable[Any], int, str], Iterator[Any]]

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Int64
 
-from components.data.validation import Entry
+from components.data.records import Entry
 
 BUCKETS = "0123456789abcdef"
 GROUP_BYTES = 16 << 20

@@ -1,4 +1,4 @@
-"""One labelled image as a source offers it, and the rules by which it may be turned away."""
+"""One labelled image: as a source offers it, as it is once found sound, and the rules by which it is turned away."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -44,6 +44,23 @@ class Record:
     """The source's own split, `train` or `test`; None if it has none."""
     read: Callable[[], bytes]
     """The encoded bytes, read only now; raises `Refused`."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Entry:
+    """What is known of a sound image besides its bytes."""
+
+    path: str
+    """Source-relative."""
+    label: str
+    split: str | None
+    """The source's own."""
+    content: str
+    """Its content hash (components.data.images)."""
+    channels: int
+    start: int
+    """Where its bytes lie in the spill file of its bucket (components.data.raw)."""
+    length: int
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,28 +9,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from components.data.images import channels_of, content_hash, decode
-from components.data.records import Record, Refused, Rule, Source
+from components.data.records import Entry, Record, Refused, Rule, Source
 from components.params import require
 
 FEWEST = 3
 """Images a class needs: one for each split."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Entry:
-    """What is known of a sound image besides its bytes."""
-
-    path: str
-    """Source-relative."""
-    label: str
-    split: str | None
-    """The source's own."""
-    content: str
-    """Its content hash (components.data.images)."""
-    channels: int
-    start: int
-    """Where its bytes lie in the spill file of its bucket (components.data.raw)."""
-    length: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,7 +58,7 @@ def reject(record: Record, refused: Refused) -> Rejection:
     return Rejection(path=record.path, label=record.label, rule=refused.rule, reason=refused.reason)
 
 
-def resolve(source: Source, entries: Iterable[Entry], refused: Iterable[Rejection]) -> Report:
+def resolve(source: Source, entries: Sequence[Entry], refused: Sequence[Rejection]) -> Report:
     """Look at all sound images together: quarantine contradictions, keep one of each picture."""
     by_content: dict[str, list[Entry]] = defaultdict(list)
     for entry in entries:
@@ -93,7 +76,7 @@ def resolve(source: Source, entries: Iterable[Entry], refused: Iterable[Rejectio
             duplicates += [turn_down(copy, Rule.DUPLICATE, reason) for copy in copies[1:]]
     return Report(
         source=source.name,
-        classes=source.classes or numbered_classes(entry.label for entry in kept),
+        classes=source.classes if source.classes is not None else numbered_classes([*entries, *refused]),
         kept=tuple(sorted(kept, key=lambda entry: entry.content)),
         refused=in_order(refused),
         quarantined=in_order(quarantined),
@@ -116,9 +99,9 @@ def in_order(rejections: Iterable[Rejection]) -> tuple[Rejection, ...]:
     return tuple(sorted(rejections, key=lambda one: (one.path, one.rule, one.reason)))
 
 
-def numbered_classes(labels: Iterable[str]) -> tuple[str, ...]:
-    """Classes that bare label numbers name, in numerical order."""
-    return tuple(sorted(set(labels), key=int))
+def numbered_classes(found: Iterable[Entry | Rejection]) -> tuple[str, ...]:
+    """Classes that bare label numbers name, in numerical order; also those of which no image is left."""
+    return tuple(sorted({one.label for one in found if one.label is not None}, key=int))
 
 
 def require_enough(report: Report) -> None:

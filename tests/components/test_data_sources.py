@@ -41,9 +41,7 @@ def make_folder(root: Path, parts: tuple[str, ...] = ("",)) -> Path:
 def write_shard(path: Path, labels: list[int | None], *, names: tuple[str, ...] | None = NAMES, seed: int = 0) -> Path:
     """A shard in Hugging Face's layout."""
     images = [{"bytes": encode_png(picture(seed + n)), "path": f"{n}.png"} for n in range(len(labels))]
-    schema = pa.schema(
-        [("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])), ("label", pa.int64())]
-    )
+    schema = pa.schema([("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])), ("label", pa.int64())])
     if names is not None:
         features = {"image": {"_type": "Image"}, "label": {"names": list(names), "_type": "ClassLabel"}}
         schema = schema.with_metadata({"huggingface": json.dumps({"info": {"features": features}})})

@@ -14,9 +14,9 @@ from components.data import raw
 from components.data.images import encode_png
 from components.data.intake import take_in
 from components.data.raw import groups, read_images, read_index
-from components.data.records import Record, Source
+from components.data.records import Entry, Record, Rule, Source
 from components.data.sources import open_source
-from components.data.validation import Entry, Report
+from components.data.validation import Rejection, Report, resolve
 from components.params import Data
 
 
@@ -96,6 +96,23 @@ def test_a_picture_in_train_and_test_stays_in_test_only(tmp_path: Path) -> None:
     _, validation = take(root, tmp_path / "raw")
     assert listed(validation, "duplicates") == {"train/cat/leak.png": "duplicate"}
     assert read_index(tmp_path / "raw").splits.count("test") == 10
+
+
+def entry(path: str, label: str, split: str | None, content: str) -> Entry:
+    return Entry(path=path, label=label, split=split, content=content, channels=1, start=0, length=1)
+
+
+def test_of_equal_pictures_the_one_in_test_is_kept_whatever_its_name() -> None:
+    source = Source(name="parquet", classes=("cat",), count=3, records=iter(()))
+    copies = [entry(path, "cat", split, "c") for path, split in (("a", "train"), ("z", "test"), ("b", "test"))]
+    assert [one.path for one in resolve(source, copies, []).kept] == ["b"]
+
+
+def test_numbered_classes_are_in_numerical_order_and_none_vanishes_unseen() -> None:
+    source = Source(name="parquet", classes=None, count=4, records=iter(()))
+    found = [entry("a", "10", None, "1"), entry("b", "9", None, "2"), entry("c", "2", None, "2")]
+    refused = [Rejection(path="d", label="0", rule=Rule.EMPTY, reason="it has zero bytes")]
+    assert resolve(source, found, refused).classes == ("0", "2", "9", "10")
 
 
 def test_a_class_that_only_the_test_folder_has_is_refused(tmp_path: Path) -> None:
