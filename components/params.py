@@ -27,9 +27,9 @@ class Data:
     """Folder (`folder`, `torchvision:NAME`: its root) or file or folder of shards (`parquet`)."""
     size: int
     """Side, in pixels, of the square every image is resized to."""
-    val: float = 0.2
+    val: float
     """Share of the images (by content hash) that rewards are measured on."""
-    test: float = 0.2
+    test: float
     """Share of the images (by content hash) that only `evaluate` reads; unused if the source has its own test split."""
     max_pixels: int = 50_000_000
     """An image whose header announces more pixels is refused before it is decoded."""
@@ -79,9 +79,9 @@ class Architecture:
     """The budget: milliseconds an inference of the shipped ONNX file may take on the target."""
     margin: float = 0.05
     """Share of the budget kept free during the search, for the table's prediction error (ours)."""
-    stem: int = 16
+    stem: int
     """Channels after the first 3x3 convolution."""
-    stem_stride: int = 1
+    stem_stride: int
     """Stride of the first convolution: 1 for 8-32 pixels, 2 for larger."""
     stages: tuple[tuple[int, int, int], ...]
     """(channels, layers, stride of the first layer) from input to output."""
@@ -304,7 +304,7 @@ class Params:
     """The whole of params.yaml."""
 
     seed: int
-    threads: int = 2
+    threads: int
     """torch threads outside the copies (a copy always uses 1): part of the result, so it is fixed here."""
     parallel: Parallel
     data: Data

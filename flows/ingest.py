@@ -18,6 +18,8 @@ from filelock import FileLock, Timeout
 
 from components.data.intake import take_in
 from components.data.sources import open_source
+from components.data.split import assign, count_classes, require_batch, require_every_class
+from components.data.validation import Report
 from components.params import Params
 from flows import paths, versions
 from flows.observer import progress_bar
@@ -51,6 +53,7 @@ def ingest(params: Params) -> IngestReport:
     source = open_source(params.data)
     with replacing_folder(paths.RAW) as folder:
         report = take_in(source, folder, params.data, progress_bar)
+        require_splits(report, params)
     versions.add_data(paths.RAW)
     if versions.has_remote():
         versions.push_data(paths.RAW_DVC)
@@ -61,6 +64,16 @@ def ingest(params: Params) -> IngestReport:
         quarantined=len(report.quarantined),
         duplicates=len(report.duplicates),
     )
+
+
+def require_splits(report: Report, params: Params) -> None:
+    """Raise ValueError if no model could be trained on these images: better now than an hour into the line."""
+    own = [entry.split for entry in report.kept]
+    assigned = assign([entry.content for entry in report.kept], own, params.data.val, params.data.test)
+    labels = [report.classes.index(entry.label) for entry in report.kept]
+    counts = count_classes(assigned, labels, report.classes)
+    require_every_class(counts, own_test="test" in own)
+    require_batch(counts, params.train.recipe.batch_size)
 
 
 @contextlib.contextmanager

@@ -31,11 +31,9 @@ from components.architecture.network import Stem, build_block, pool, seeded
 from components.architecture.space import (
     IDENTITY,
     Architecture,
-    Layer,
     Space,
     candidates,
     format_architecture,
-    parse_architecture,
 )
 from components.export import to_onnx
 from components.params import Latency
@@ -151,7 +149,11 @@ class LatencyTable:
 
         Raises ValueError if the table was measured for other blocks or shapes.
         """
-        return self.intercept_ms + self.slope * self.sum_of_parts(architecture)
+        return self.line(self.sum_of_parts(architecture))
+
+    def line(self, sum_ms: float) -> float:
+        """Milliseconds of a network whose parts sum up to so many."""
+        return self.intercept_ms + self.slope * sum_ms
 
     def to_json(self) -> dict[str, Any]:
         """Numbers, texts, lists and dictionaries; the inverse of `from_json`."""
@@ -282,9 +284,7 @@ def export_parts(space: Space, batch: int) -> dict[str, onnx.ModelProto]:
     modules, examples = part_modules(space, batch)
     count = range(len(modules))
     inputs, outputs = [f"x{i}" for i in count], [f"y{i}" for i in count]
-    whole = to_onnx(
-        SideBySide(modules.values()), tuple(examples.values()), inputs, outputs, dynamic_batch=False
-    )
+    whole = to_onnx(SideBySide(modules.values()), tuple(examples.values()), inputs, outputs, dynamic_batch=False)
     cutter = onnx.utils.Extractor(whole)
     return {name: cutter.extract_model([inputs[i]], [outputs[i]]) for i, name in enumerate(modules)}
 
@@ -314,12 +314,12 @@ def compose(
     models: Mapping[str, onnx.ModelProto], layers: tuple[str, ...], architecture: Architecture
 ) -> onnx.ModelProto:
     """The whole network from its parts' graphs, without another export."""
-    whole: onnx.ModelProto | None = None
-    for index, name in enumerate(parts(layers, architecture)):
-        part = onnx.compose.add_prefix(models[name], f"part{index}_")
-        joint = None if whole is None else [(whole.graph.output[0].name, part.graph.input[0].name)]
-        whole = part if whole is None else onnx.compose.merge_models(whole, part, io_map=joint)
-    assert whole is not None
+    first, *rest = (
+        onnx.compose.add_prefix(models[name], f"part{index}_") for index, name in enumerate(parts(layers, architecture))
+    )
+    whole: onnx.ModelProto = first
+    for part in rest:
+        whole = onnx.compose.merge_models(whole, part, io_map=[(whole.graph.output[0].name, part.graph.input[0].name)])
     return whole
 
 
@@ -336,7 +336,7 @@ def pick_wholes(
 
 def fit_line(x: list[float], y: list[float]) -> tuple[float, float]:
     """Slope and intercept of least squares; the mean ratio where the sums do not differ."""
-    if np.ptp(x) < 1e-9:
+    if np.ptp(x) == 0:
         return float(np.mean(y) / np.mean(x)), 0.0
     slope, intercept = np.polyfit(x, y, 1)
     return float(slope), float(intercept)

@@ -243,12 +243,17 @@ def budget_of(space: Space, latency: Callable[[Architecture], float], settings: 
     if base > limit * (1 + TOLERANCE):
         raise ValueError(
             f"architecture.latency_ms is {settings.latency_ms:g} ({limit:.4g} after its margin), below the cheapest "
-            f"network's {base:.4g} ms ({format_architecture(cheapest)}); raise it, or offer cheaper blocks or narrower stages"
+            f"network's {base:.4g} ms ({format_architecture(cheapest)}); raise it, or offer cheaper blocks"
         )
     dearest = sum(max(extra.values()) for extra in extras)
     unit = max(min(limit - base, dearest), TOLERANCE) / BINS
     counts = count_completions(extras, unit)
     return Budget(space=space, limit=limit, base=base, extras=extras, unit=unit, counts=counts)
+
+
+def check_limit(space: Space, latency: Callable[[Architecture], float], settings: params.Architecture) -> None:
+    """Raises ValueError if no network is within the settings' limit: for a check before anything is written."""
+    budget_of(space, latency, settings)
 
 
 def limit_of(settings: params.Architecture) -> float:
@@ -264,9 +269,7 @@ def block_extras(
     cheapest: list[str] = []
     extras: list[dict[str, float]] = []
     for layer in range(len(probe)):
-        costs = {
-            block: latency((*probe[:layer], block, *probe[layer + 1 :])) for block in candidates(space, layer)
-        }
+        costs = {block: latency((*probe[:layer], block, *probe[layer + 1 :])) for block in candidates(space, layer)}
         best = min(costs, key=lambda block: costs[block])
         cheapest.append(best)
         extras.append({block: cost - costs[best] for block, cost in costs.items()})
@@ -326,9 +329,7 @@ def complete_once(prefix: Architecture, budget: Budget, noise: Float[np.ndarray,
 
 # What a candidate's scores say of it
 
-Potential = Callable[
-    [Space, Budget, Mapping[Architecture, Sequence[Scored]], Sequence[Scored]], list[Candidate]
-]
+Potential = Callable[[Space, Budget, Mapping[Architecture, Sequence[Scored]], Sequence[Scored]], list[Candidate]]
 """(space, budget, this stage's scores by candidate, all scores so far) -> judged candidates."""
 
 

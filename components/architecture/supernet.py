@@ -1,8 +1,9 @@
 """The supernet: every candidate of every layer with one set of weights, and what a search asks of it.
 
     x  activations of the images that statistics are re-estimated on      v  of the images that are scored
-    Training: one path a batch (Guo et al., SPOS, ECCV 2020), its first layers from a member of the pool (Li et al.,
-    PC-NAS, CVPR 2020). Scoring: batch-norm statistics are those of the one sub-network that is scored.
+
+Training: one path a batch (Guo et al., SPOS, ECCV 2020), its first layers from a member of the pool (Li et al.,
+PC-NAS, CVPR 2020). Scoring: batch-norm statistics are those of the one sub-network that is scored.
 """
 
 from collections.abc import Callable, Sequence
@@ -30,10 +31,11 @@ from components.training import (
 
 Images = UInt8[Tensor, "n c h w"]
 Labels = Int64[Tensor, " n"]
+Activations = UInt8[Tensor, "b c h w"] | Float[Tensor, "b c h w"]
 
 CHUNK = 128
 """Images at once through a sub-network; batch-norm statistics are averaged over chunks (ours)."""
-WARM_UP, PATHS, AUGMENT, SUBSET, RECALIBRATION, SLICE = range(6)
+PATHS, AUGMENT, SUBSET, RECALIBRATION, SLICE = range(5)
 """What a stream of random numbers is for: streams are seeded by (seed, stage, purpose), never by what ran before."""
 
 
@@ -43,10 +45,11 @@ class Supernet(nn.Module):
 
     def __init__(self, space: Space, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
         super().__init__()
+        self.candidates = [candidates(space, layer) for layer in range(len(space.layers))]
         self.stem = Stem(space, mean, std)
         self.layers = nn.ModuleList(
-            nn.ModuleDict({name: build_block(name, layer) for name in candidates(space, index)})
-            for index, layer in enumerate(space.layers)
+            nn.ModuleDict({name: build_block(name, layer) for name in names})
+            for names, layer in zip(self.candidates, space.layers, strict=True)
         )
         self.classifier = nn.Linear(space.features, space.classes, bias=False)
 
@@ -94,7 +97,7 @@ def build_supernet(space: Space, mean: tuple[float, ...], std: tuple[float, ...]
 
 @torch.no_grad()
 def through(
-    blocks: Sequence[nn.Module], x: Sequence[Float[Tensor, "..."]], v: Sequence[UInt8[Tensor, "..."] | Float[Tensor, "..."]]
+    blocks: Sequence[nn.Module], x: Sequence[Activations], v: Sequence[Activations]
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Chunks of both kinds of images through blocks, whose batch-norm statistics are re-estimated on x.
 
@@ -126,7 +129,7 @@ class SharedWeights:
         seed: int,
     ) -> None:
         self.supernet, self.settings, self.recipe, self.seed = supernet, settings, recipe, seed
-        self.layers = [tuple(layer) for layer in supernet.layers]  # names of candidates
+        self.layers = supernet.candidates
         self.train_images, self.train_labels = self.subset(*train, settings.max_images or len(train[0]))
         self.val_images, self.val_labels = val
         self.optimiser = make_optimiser(supernet, initial_state(supernet), recipe)
@@ -220,5 +223,5 @@ def chunks(images: Images) -> list[Images]:
 
 def random_path(layers: Sequence[Sequence[str]], members: Pool, rng: np.random.Generator) -> Architecture:
     """A member of the pool, completed with uniform blocks."""
-    member = members[rng.integers(len(members))]
-    return (*member, *(names[rng.integers(len(names))] for names in layers[len(member) :]))
+    member = members[int(rng.integers(len(members)))]
+    return (*member, *(names[int(rng.integers(len(names)))] for names in layers[len(member) :]))

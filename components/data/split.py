@@ -43,6 +43,15 @@ def count_classes(assigned: Sequence[str], labels: Sequence[int], names: Sequenc
     return {split: {name: seen[split, label] for label, name in enumerate(names)} for split in SPLITS}
 
 
+def require_batch(counts: dict[str, dict[str, int]], batch_size: int) -> None:
+    """Raise ValueError unless the train split fills one batch."""
+    images = sum(counts["train"].values())
+    require(
+        batch_size <= images,
+        f"train.recipe.batch_size is {batch_size}, but the train split has {images} images; use at most {images}",
+    )
+
+
 REMEDIES = {"train": "lower data.val or data.test", "val": "raise data.val", "test": "raise data.test"}
 
 

@@ -18,7 +18,7 @@ from components.params import Data
 
 
 def data(source: Path, size: int = 8) -> Data:
-    return Data(source="folder", path=str(source), size=size)
+    return Data(source="folder", path=str(source), size=size, val=0.2, test=0.2)
 
 
 def make_folder(root: Path, seeds: range = range(60), mode: str = "RGB") -> Path:

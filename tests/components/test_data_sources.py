@@ -27,7 +27,7 @@ def picture(seed: int) -> Image.Image:
 
 
 def data(source: str, path: Path | None = None) -> Data:
-    return Data(source=source, path=None if path is None else str(path), size=8)
+    return Data(source=source, path=None if path is None else str(path), size=8, val=0.2, test=0.2)
 
 
 def make_folder(root: Path, parts: tuple[str, ...] = ("",)) -> Path:

@@ -38,7 +38,7 @@ def make_folder(root: Path, part: str = "", first: int = 0) -> Path:
 
 def take(root: Path, out: Path, source: str = "folder") -> tuple[Report, dict]:
     out.mkdir(parents=True)
-    data = Data(source=source, path=str(root), size=8)
+    data = Data(source=source, path=str(root), size=8, val=0.2, test=0.2)
     report = take_in(open_source(data), out, data, lambda items, total, what: iter(items))
     return report, json.loads((out / "validation.json").read_text())
 
@@ -218,6 +218,6 @@ def test_no_image_is_held_while_the_next_ones_are_read(tmp_path: Path) -> None:
         for seed in range(20):
             yield Record(path=str(seed), label=("cat", "dog")[seed % 2], read=partial(read, seed))
 
-    data = Data(source="folder", path="unused", size=8)
+    data = Data(source="folder", path="unused", size=8, val=0.2, test=0.2)
     source = Source(name="folder", classes=("cat", "dog"), count=20, records=records())
     assert len(take_in(source, tmp_path, data, lambda items, total, what: iter(items)).kept) == 20

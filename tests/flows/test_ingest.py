@@ -43,10 +43,12 @@ def dvc(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> Versions:
 
 
 def settings(source: str = "folder", path: str | None = "images") -> Params:
-    return replace(load_params(PRESETS / "digits.yaml"), data=Data(source=source, path=path, size=8))
+    digits = load_params(PRESETS / "digits.yaml")
+    train = replace(digits.train, recipe=replace(digits.train.recipe, batch_size=8))
+    return replace(digits, train=train, data=Data(source=source, path=path, size=8, val=0.2, test=0.2))
 
 
-def make_folder(root: Path, count: int = 5) -> Path:
+def make_folder(root: Path, count: int = 30) -> Path:
     """`count` images each of cat and dog."""
     for seed in range(2 * count):
         pixels = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), dtype=np.uint8)
@@ -64,7 +66,7 @@ def test_ingest_makes_a_data_version_and_counts_what_it_did(dvc: Versions) -> No
     make_folder(Path("images"))
     Path("images/cat/bad.png").write_bytes(b"")
     report = ingest.ingest(settings())
-    assert report == ingest.IngestReport(classes=2, images=10, refused=1, quarantined=0, duplicates=0)
+    assert report == ingest.IngestReport(classes=2, images=60, refused=1, quarantined=0, duplicates=0)
     assert dvc.asked == [("add", paths.RAW)]
     assert sorted(path.name for path in paths.RAW.parent.iterdir()) == ["raw"]
 
@@ -93,20 +95,30 @@ def test_what_is_no_longer_in_the_source_is_no_longer_in_the_data(dvc: Versions)
     make_folder(Path("images"))
     ingest.ingest(settings())
     Path("images/cat/0.png").unlink()
-    assert ingest.ingest(settings()).images == 9
+    assert ingest.ingest(settings()).images == 59
 
 
 def test_a_refused_source_leaves_the_old_data_and_no_trace(dvc: Versions) -> None:
     make_folder(Path("images"))
     ingest.ingest(settings())
     before = contents()
-    for seed in (0, 2, 4):
+    for seed in range(0, 56, 2):
         Path(f"images/cat/{seed}.png").write_bytes(b"broken")
     with pytest.raises(ValueError, match="class 'cat' is left with 2 images"):
         ingest.ingest(settings())
     assert contents() == before
     assert [path.name for path in paths.RAW.parent.iterdir()] == ["raw"]
     assert len(dvc.asked) == 1
+
+
+def test_a_batch_larger_than_the_train_split_is_refused_before_anything_is_written(dvc: Versions) -> None:
+    make_folder(Path("images"))
+    few = settings()
+    large = replace(few, train=replace(few.train, recipe=replace(few.train.recipe, batch_size=50)))
+    with pytest.raises(ValueError, match=r"batch_size is 50, but the train split has \d+ images; use at most \d+"):
+        ingest.ingest(large)
+    assert not paths.RAW.exists()
+    assert dvc.asked == []
 
 
 def test_a_source_that_breaks_off_leaves_the_old_data(dvc: Versions, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,7 +150,8 @@ def take_in(source, folder, data, progress):
     time.sleep(60)
 
 ingest.take_in = take_in
-ingest.ingest(replace(load_params(PRESETS / "digits.yaml"), data=Data(source="folder", path="images", size=8)))
+data = Data(source="folder", path="images", size=8, val=0.2, test=0.2)
+ingest.ingest(replace(load_params(PRESETS / "digits.yaml"), data=data))
 """
 
 
@@ -200,6 +213,7 @@ def test_two_ingests_at_once_are_refused_in_one_sentence(dvc: Versions) -> None:
 def write_settings(data: dict[str, object]) -> None:
     values = yaml.safe_load((PRESETS / "digits.yaml").read_text())
     values["data"] |= data
+    values["train"]["recipe"]["batch_size"] = 8
     paths.PARAMS.write_text(yaml.safe_dump(values))
 
 
@@ -207,7 +221,7 @@ def test_the_command_says_what_there_is_and_ends_with_0(dvc: Versions, capsys: p
     make_folder(Path("images"))
     write_settings({"source": "folder", "path": "images"})
     assert ingest.main([]) == 0
-    assert capsys.readouterr().out.startswith("10 images of 2 classes in data/raw; 0 refused")
+    assert capsys.readouterr().out.startswith("60 images of 2 classes in data/raw; 0 refused")
 
 
 @pytest.mark.parametrize(

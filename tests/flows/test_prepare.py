@@ -45,7 +45,7 @@ def digits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(versions, "add_data", lambda path: None)
     monkeypatch.setattr(versions, "has_remote", lambda: False)
-    params = replace(load_params(PRESETS / "digits.yaml"), data=Data(source="digits", size=16))
+    params = replace(load_params(PRESETS / "digits.yaml"), data=Data(source="digits", size=16, val=0.2, test=0.2))
     ingest.ingest(params)
     return params
 

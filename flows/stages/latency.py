@@ -1,0 +1,22 @@
+"""latency: every block measured once on the target; a recorded input of the search, because timing never repeats."""
+
+import numpy as np
+
+from components.architecture.latency import measure
+from components.architecture.space import space_of
+from components.data.store import read_classes
+from components.params import Params
+from flows import files, paths
+from flows.observer import Observer
+
+
+def run(params: Params, observe: Observer) -> None:
+    """Write the table of block latencies with the device, every raw sample and the calibration."""
+    space = space_of(params.architecture, read_classes(paths.CLASSES))
+    table = measure(space, params.latency, np.random.default_rng(params.seed))
+    for whole in observe.progress(table.wholes, len(table.wholes), "latency"):
+        off = table.line(whole.sum_ms) / whole.entry.ms - 1
+        observe.metrics({"latency/calibration/ms": whole.entry.ms, "latency/calibration/error": off})
+    observe.metrics({"latency/overhead_ms": table.overhead_ms, "latency/slope": table.slope})
+    files.write_json(paths.LATENCY / "table.json", table.to_json())
+    observe.file(paths.LATENCY / "table.json")
