@@ -1,5 +1,6 @@
 """What a stage shows while it works; a null object when nobody looks, so that stages have one path."""
 
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -20,14 +21,24 @@ class Observer(Protocol):
         """A written file that belongs in the run's artifacts."""
         ...
 
-    def progress(self, items: Iterable[T], total: int, what: str) -> Iterator[T]:
-        """Pass `items` on while showing how many of `total` are done."""
+    def progress(self, items: Iterable[T], total: int, what: str, *, inner: bool = False) -> Iterator[T]:
+        """Pass `items` on while showing how many of `total` are done; `inner`: below the bar of the loop around it."""
         ...
 
 
-def progress_bar(items: Iterable[T], total: int, what: str) -> Iterator[T]:
-    """A bar on a terminal, at most a line every five seconds elsewhere."""
-    yield from tqdm(items, total=total, desc=what, mininterval=0.5, dynamic_ncols=True, leave=True)
+def progress_bar(items: Iterable[T], total: int, what: str, *, inner: bool = False) -> Iterator[T]:
+    """Bars on a terminal; elsewhere a line now and then, and none for inner loops."""
+    terminal = sys.stderr.isatty()
+    yield from tqdm(
+        items,
+        total=total,
+        desc=what,
+        mininterval=0.5 if terminal else 10,
+        dynamic_ncols=True,
+        leave=not inner,
+        position=int(inner),
+        disable=inner and not terminal,
+    )
 
 
 class Silent:
@@ -39,5 +50,5 @@ class Silent:
     def file(self, path: Path) -> None:
         pass
 
-    def progress(self, items: Iterable[T], total: int, what: str) -> Iterator[T]:
+    def progress(self, items: Iterable[T], total: int, what: str, *, inner: bool = False) -> Iterator[T]:
         yield from items

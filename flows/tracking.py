@@ -199,8 +199,8 @@ class StageRun:
         """A written file, under its own name."""
         self._record(lambda client, run: client.log_artifact(run, str(path)))
 
-    def progress(self, items: Iterable[T], total: int, what: str) -> Iterator[T]:
-        return progress_bar(items, total, what)
+    def progress(self, items: Iterable[T], total: int, what: str, *, inner: bool = False) -> Iterator[T]:
+        return progress_bar(items, total, what, inner=inner)
 
     def end(self, status: Status) -> None:
         """Close the run, after a last attempt at everything that waits."""
@@ -331,7 +331,8 @@ def link_stage(parent: str | None, name: str, lock: versions.Lock | None) -> Non
         client = connect()
         run_id = find_stage_run(versions.stage_key(lock))
         executed = run_id is not None and client.get_run(run_id).data.tags.get("mlflow.parentRunId") == parent
-        tag_run(parent, {f"stage.{name}": "executed" if executed else "cached", f"stage.{name}.run": run_id or "none"})
+        key = f"stage.{name.replace('@', '.')}"  # MLflow takes no @ in a tag's name
+        tag_run(parent, {key: "executed" if executed else "cached", f"{key}.run": run_id or "none"})
 
 
 def log_data(run_id: str | None, params: Params, digest: str) -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def fresh_clone(folder: Path, preset: str | None = None) -> Path:
-    """Copy every tracked and unignored file into `folder` and commit it there; optionally apply a preset."""
+def fresh_clone(folder: Path, settings: Path | None = None) -> Path:
+    """Copy every tracked and unignored file into `folder`, optionally with other settings, and commit it there."""
     listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     names = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\0")
     grown = ("dvc.lock", "data/raw.dvc", "data/.gitignore")  # by a run of the line in this checkout
@@ -18,11 +18,11 @@ def fresh_clone(folder: Path, preset: str | None = None) -> Path:
         if name and (ROOT / name).exists() and name not in grown:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, folder / name)
+    if settings is not None:
+        shutil.copy(settings, folder / "params.yaml")
     identity = ["-c", "user.name=test", "-c", "user.email=test@localhost"]
     for command in (["init", "-q"], ["add", "-A"], [*identity, "commit", "-q", "-m", "clone"]):
         subprocess.run(["git", *command], cwd=folder, check=True)
-    if preset is not None:
-        run(folder, "-m", "flows.settings", "apply", preset)
     return folder
 
 

@@ -26,16 +26,10 @@ MEASURE_TIME = ("latency", "evaluate")
 COMPUTED = ("prepare", "architecture", "augmentation", "loss", "train@searched", "train@baseline")
 
 
-def tiny_clone(folder: Path) -> Path:
-    fresh_clone(folder)
-    shutil.copy(ROOT / "tests" / "tiny.yaml", folder / "params.yaml")
-    return folder
-
-
 @pytest.fixture(scope="module")
 def by_dvc(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A clone in which `dvc repro` alone ran every stage."""
-    clone = tiny_clone(tmp_path_factory.mktemp("dvc"))
+    clone = fresh_clone(tmp_path_factory.mktemp("dvc"), ROOT / "tests" / "tiny.yaml")
     run(clone, "-m", "flows.ingest")
     run(clone, "-m", "dvc", "repro")
     return clone
@@ -44,7 +38,8 @@ def by_dvc(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def by_flow(by_dvc: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A clone in which the flow alone ran every stage; only measured times come from the other clone."""
-    clone = tiny_clone(tmp_path_factory.mktemp("flow"))
+    clone = tmp_path_factory.mktemp("flow")
+    subprocess.run(["git", "clone", "-q", by_dvc, clone], check=True)
     carry_measurements(by_dvc, clone)
     done = run(clone, "-m", "flows.retrain")
     (clone / "flow.log").write_text(done.stdout + done.stderr)

@@ -38,7 +38,7 @@ def run(params: Params, observe: Observer) -> None:
         settings=settings,
         recipe=params.train.recipe,
         seed=params.seed,
-        parallel=joblib_parallel(params.parallel),
+        parallel=joblib_parallel(params.parallel, observe),
     )
     distribution = uniform_distribution(settings)
     copies, shares = [], []

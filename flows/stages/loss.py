@@ -26,7 +26,7 @@ def run(params: Params, observe: Observer) -> None:
     """Write the loss, every trunk reward of every copy with its knots, and the curves beside known losses."""
     world, trunks = world_of(params), params.loss.online.trunks
     states, rows = [initial_state(world.make())], []
-    for trunk in observe.progress(world.search(joblib_parallel(params.parallel)), trunks, "loss"):
+    for trunk in observe.progress(world.search(joblib_parallel(params.parallel, observe)), trunks, "loss"):
         rows += list(copy_rows(trunk))
         states += [trunk.state] if scaled_at(trunk.index, trunks) else []
         observe.metrics(trunk_metrics(trunk), step=trunk.index)

@@ -20,7 +20,7 @@ def line_rows(preset: str, seeds: Sequence[int]) -> Iterator[Row]:
     """One row a seed and variant; the split is the same for all seeds, everything else is drawn anew."""
     for seed in seeds:
         with tempfile.TemporaryDirectory() as name:
-            folder = fresh_clone(Path(name), preset)
+            folder = fresh_clone(Path(name), ROOT / "flows" / "presets" / f"{preset}.yaml")
             set_seed(folder, seed)
             wall = time.perf_counter()
             done = run(folder, "-m", "flows.retrain", check=False)

@@ -17,9 +17,11 @@ from components.data.store import Classes, Split, open_split, write_split
 from components.online import Parallel, sequential
 from components.params import Architecture, Augmentation, Online, Recipe
 from components.params import Parallel as ParallelSettings
+from flows.observer import Silent
 from flows.parallel import joblib_parallel
 
 LOKY = ParallelSettings(backend="loky", workers=2)
+LOKY_ALONE = ParallelSettings(backend="loky", workers=1)
 SETTINGS = Augmentation(online=Online(trunks=3, copies=4, images=64))
 STAGES = ((8, 1, 1), (16, 1, 2))
 SPACE = space_of(
@@ -53,7 +55,7 @@ def digest(folder: Path, parallel: Parallel) -> str:
 
 
 def elsewhere(function: Callable[..., Any], *arguments: Any) -> Any:
-    return joblib_parallel(LOKY)(function, [arguments, arguments])[0]
+    return joblib_parallel(LOKY, Silent())(function, [arguments, arguments])[0]
 
 
 def digest_there(folder: Path) -> str:
@@ -66,7 +68,7 @@ def about_worker(split: Split) -> tuple[int, int, str]:
 
 def test_sequential_and_loky_give_the_same_bytes(tmp_path: Path) -> None:
     splits(tmp_path)
-    assert digest(tmp_path, joblib_parallel(LOKY)) == digest(tmp_path, sequential)
+    assert digest(tmp_path, joblib_parallel(LOKY, Silent())) == digest(tmp_path, sequential)
 
 
 def test_a_whole_search_in_another_process_gives_the_same_bytes(tmp_path: Path) -> None:
@@ -84,16 +86,17 @@ def test_workers_are_other_processes_with_one_thread_and_the_same_file(tmp_path:
 
 def test_workers_stay_for_the_next_call(tmp_path: Path) -> None:
     def processes() -> set[int]:
-        return set(joblib_parallel(LOKY)(os.getpid, [()] * 8))
+        return set(joblib_parallel(LOKY, Silent())(os.getpid, [()] * 8))
 
     assert len(processes() | processes()) <= LOKY.workers
 
 
 def test_results_keep_the_order_of_the_arguments() -> None:
     numbers: Sequence[tuple[int]] = [(n,) for n in range(20)]
-    assert joblib_parallel(LOKY)(abs, numbers) == list(range(20))
+    assert joblib_parallel(LOKY, Silent())(abs, numbers) == list(range(20))
 
 
 def test_one_worker_needs_no_process() -> None:
-    assert joblib_parallel(ParallelSettings(backend="loky", workers=1)) is sequential
-    assert joblib_parallel(ParallelSettings(backend="sequential", workers=4)) is sequential
+    here = [os.getpid()] * 3
+    for settings in (LOKY_ALONE, ParallelSettings(backend="sequential", workers=4)):
+        assert joblib_parallel(settings, Silent())(os.getpid, [()] * 3) == here
