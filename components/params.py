@@ -183,12 +183,23 @@ class Augmentation:
     """How logits become probabilities: sigmoid-normalised (the paper) or softmax."""
     cutout: bool = True
     """Whether Cutout is an element of the space (never always on)."""
+    identity_share: float | None = None
+    """Probability of Identity in each place of a pair when the search starts; null: uniform (the paper). Uniform pairs
+    underfit small networks and short trainings; an operation must then earn its share (ours)."""
     online: Online
 
     def __post_init__(self) -> None:
         require(
             self.pairs_per_trunk is None or self.pairs_per_trunk >= 1,
             f"augmentation.pairs_per_trunk is {self.pairs_per_trunk}; use at least 1, or null",
+        )
+        require(
+            self.identity_share is None or 0 < self.identity_share < 1,
+            f"augmentation.identity_share is {self.identity_share}; use a share between 0 and 1, or null",
+        )
+        require(
+            self.identity_share is None or self.settings == "factored",
+            "augmentation.identity_share needs augmentation.settings factored: the literal space has no Identity",
         )
 
 

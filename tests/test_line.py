@@ -102,7 +102,12 @@ def test_repro_a_second_time_runs_nothing(by_dvc: Path, by_flow: Path) -> None:
 
 def test_the_dvc_commands_of_the_readme_work(by_dvc: Path) -> None:
     assert "accuracy" in run(by_dvc, "-m", "dvc", "metrics", "show").stdout
-    assert "sigma" in run(by_dvc, "-m", "dvc", "params", "diff", "--all", "--targets", "params.yaml").stdout
+    settings = by_dvc / "params.yaml"
+    committed = settings.read_text()
+    settings.write_text(committed.replace("knots: 4", "knots: 6"))
+    changed = json.loads(run(by_dvc, "-m", "dvc", "params", "diff", "--json").stdout)
+    settings.write_text(committed)
+    assert changed["params.yaml"].keys() == {"loss.knots"}
     plots = run(by_dvc, "-m", "dvc", "plots", "show").stdout
     assert "index.html" in plots
     assert (by_dvc / "dvc_plots" / "index.html").stat().st_size > 10_000

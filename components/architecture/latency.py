@@ -5,9 +5,9 @@ others and with a reference network, whose own time says how disturbed the machi
 
     predicted = intercept + slope * sum over stem, layers and head of (t - o)
 
-    t  median time of a part over its quietest turns: those beside which the reference net was fastest
+    t  median time of a part over its quietest turns: those in which it and the reference net beside it were fastest
     o  time of a session that computes nothing: every part pays it, a network only once
-    slope, intercept: least squares on whole networks, composed of the very same parts and measured
+    slope, intercept: the Theil-Sen line through whole networks, composed of the very same parts and measured
 
 With one thread on the CPU, ONNX Runtime computes on the calling thread, so that the thread's CPU time is the latency
 of an undisturbed machine; elsewhere the clock is the wall's.
@@ -17,8 +17,9 @@ import platform
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import onnx
@@ -32,6 +33,7 @@ from components.architecture.space import (
     IDENTITY,
     Architecture,
     Space,
+    after_stride,
     candidates,
     format_architecture,
 )
@@ -45,7 +47,7 @@ WARMUP = 10
 SETTLE, BURST = 3, 3
 """In its turn a model runs SETTLE times untimed, then BURST times timed: a model in service stays in the caches (ours:
 without it, small networks measured in turns come out a tenth to two thirds too slow)."""
-PAUSE_SECONDS = 0.1
+PAUSE_SECONDS = 0.05
 """Between rounds of turns: a neighbour on the same core (hyper-threads, other guests) comes and goes within seconds."""
 DISTURBED = 1.1
 """A turn in which the reference takes so many times its fastest was disturbed (ours). CPU time is immune to preemption
@@ -160,7 +162,7 @@ class LatencyTable:
         return asdict(self)
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Self:
+    def from_json(cls, value: Mapping[str, Any]) -> "LatencyTable":
         entries = tuple(entry_of(entry) for entry in value["entries"])
         wholes = tuple(Whole(**(whole | {"entry": entry_of(whole["entry"])})) for whole in value["wholes"])
         simple = {"device": Device(**value["device"]), "layers": tuple(value["layers"])}
@@ -213,9 +215,9 @@ class Head(nn.Module):
         super().__init__()
         self.classifier = nn.Linear(space.features, space.classes, bias=False)
 
-    def forward(self, x: Float[Tensor, "b d h w"]) -> Float[Tensor, "b k"]:
+    def forward(self, x: Float[Tensor, "b d h w"]) -> tuple[Float[Tensor, "b k"], Float[Tensor, "b k"]]:
         logits: Tensor = self.classifier(pool(x))
-        return logits.softmax(dim=1)
+        return logits, logits.softmax(dim=1)
 
 
 class Empty(nn.Module):
@@ -226,14 +228,18 @@ class Empty(nn.Module):
 
 
 class SideBySide(nn.Module):
-    """Many modules, each from its own input to its own output: one export for all of them."""
+    """Many modules, each from its own input to its own outputs: one export for all of them."""
 
     def __init__(self, modules: Iterable[nn.Module]) -> None:
         super().__init__()
         self.parts = nn.ModuleList(modules)
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        return tuple(part(x) for part, x in zip(self.parts, inputs, strict=True))
+        outputs: list[Tensor] = []
+        for part, x in zip(self.parts, inputs, strict=True):
+            y = part(x)
+            outputs += y if isinstance(y, tuple) else (y,)
+        return tuple(outputs)
 
 
 def measure(space: Space, settings: Latency, rng: np.random.Generator) -> LatencyTable:
@@ -241,14 +247,15 @@ def measure(space: Space, settings: Latency, rng: np.random.Generator) -> Latenc
 
     `rng` picks the calibration networks. Raises ValueError if ONNX Runtime cannot compute on the target.
     """
-    models = export_parts(space, settings.batch)
+    models = export_parts(space)
     layers = tuple(str(layer) for layer in space.layers)
-    reference = compose(models, layers, tuple(largest(space, index) for index in range(len(space.layers))))
+    reference = compose(models, layers, full_architecture(space))
     part_turns = time_models(models | {REFERENCE: reference}, settings)
-    chosen = pick_wholes(space, lambda a: sum_of_parts(medians(part_turns), layers, a), settings.calibration, rng)
+    first = medians(part_turns)
+    chosen = pick_wholes(space, lambda a: sum_of_parts(first, layers, a), settings.calibration, rng)
     composed = {format_architecture(a): compose(models, layers, a) for a in chosen}
     whole_turns = time_models(composed | {REFERENCE: reference}, settings)
-    pace = min(fastest(part_turns), fastest(whole_turns))
+    pace = quiet_pace(chain(*part_turns.values(), *whole_turns.values()))
     entries = {name: entry_from(name, turns, pace) for name, turns in part_turns.items()}
     times = {name: entry.ms for name, entry in entries.items()}
     wholes = tuple(
@@ -271,42 +278,57 @@ def measure(space: Space, settings: Latency, rng: np.random.Generator) -> Latenc
     )
 
 
-def largest(space: Space, layer: int) -> str:
-    """A block that computes something, for the reference network."""
-    return next(name for name in candidates(space, layer) if name != IDENTITY)
+def full_architecture(space: Space) -> Architecture:
+    """The reference network: the first block that computes something, everywhere."""
+    layers = range(len(space.layers))
+    return tuple(next(name for name in candidates(space, layer) if name != IDENTITY) for layer in layers)
 
 
-def export_parts(space: Space, batch: int) -> dict[str, onnx.ModelProto]:
-    """Every distinct part of the space's networks as an ONNX model from `x` to `y`, batch fixed.
+def export_parts(space: Space) -> dict[str, onnx.ModelProto]:
+    """Every distinct part of the space's networks as an ONNX model, batch free as in the file that ships.
 
     One export makes them all (each costs seconds alone); then each is cut out of the graph.
     """
-    modules, examples = part_modules(space, batch)
-    count = range(len(modules))
-    inputs, outputs = [f"x{i}" for i in count], [f"y{i}" for i in count]
-    whole = to_onnx(SideBySide(modules.values()), tuple(examples.values()), inputs, outputs, dynamic_batch=False)
-    cutter = onnx.utils.Extractor(whole)
-    return {name: cutter.extract_model([inputs[i]], [outputs[i]]) for i, name in enumerate(modules)}
+    modules, examples = part_modules(space)
+    inputs = {name: f"x{index}" for index, name in enumerate(modules)}
+    outputs = {name: [f"y{index}"] for index, name in enumerate(modules)} | {HEAD: ["logits", "probabilities"]}
+    whole = to_onnx(
+        SideBySide(modules.values()),
+        tuple(examples.values()),
+        list(inputs.values()),
+        list(chain(*outputs.values())),
+        dynamic_batch=False,  # the exporter knows no free dimension of `*inputs`
+    )
+    cutter = onnx.utils.Extractor(free_batch(whole))
+    return {name: cutter.extract_model([inputs[name]], outputs[name]) for name in modules}
 
 
-def part_modules(space: Space, batch: int) -> tuple[dict[str, nn.Module], dict[str, Tensor]]:
-    """The parts by name, each with an example input."""
+def free_batch(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Let the first dimension of every input and output be anything; no operator of ours holds it fixed."""
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_param = "batch"
+    del model.graph.value_info[:]
+    return model
+
+
+def part_modules(space: Space) -> tuple[dict[str, nn.Module], dict[str, Tensor]]:
+    """The parts by name, each with an example input of two images (the exporter would take one for a constant)."""
     last = space.layers[-1]
-    side = -(-last.size // last.stride)
+    side = after_stride(last.size, last.stride)
     blank = (0.5,) * space.channels
     with seeded(0):
-        modules = {STEM: RawStem(Stem(space, blank, blank)), HEAD: Head(space), EMPTY: Empty()}
+        modules = {STEM: RawStem(Stem(space, blank, blank)), EMPTY: Empty(), HEAD: Head(space)}
         examples = {
-            STEM: torch.zeros((batch, space.size, space.size, space.channels), dtype=torch.uint8),
-            HEAD: torch.zeros((batch, last.outputs, side, side)),
-            EMPTY: torch.zeros((batch, 1)),
+            STEM: torch.zeros((2, space.size, space.size, space.channels), dtype=torch.uint8),
+            EMPTY: torch.zeros((2, 1)),
+            HEAD: torch.zeros((2, last.outputs, side, side)),
         }
         for index, layer in enumerate(space.layers):
             for block in candidates(space, index):
                 name = part_name(block, str(layer))
                 if block != IDENTITY and name not in modules:
                     modules[name] = build_block(block, layer)
-                    examples[name] = torch.zeros((batch, layer.inputs, layer.size, layer.size))
+                    examples[name] = torch.zeros((2, layer.inputs, layer.size, layer.size))
     return modules, examples
 
 
@@ -334,18 +356,17 @@ def pick_wholes(
     return [ordered[place] for place in places]
 
 
-def fit_line(x: list[float], y: list[float]) -> tuple[float, float]:
-    """Slope and intercept of least squares; the mean ratio where the sums do not differ."""
-    if np.ptp(x) == 0:
-        return float(np.mean(y) / np.mean(x)), 0.0
-    slope, intercept = np.polyfit(x, y, 1)
-    return float(slope), float(intercept)
+def fit_line(x: Sequence[float], y: Sequence[float]) -> tuple[float, float]:
+    """Slope and intercept by Theil and Sen (medians over pairs): one disturbed network does not tilt the line."""
+    slopes = [(y[j] - y[i]) / (x[j] - x[i]) for j in range(len(x)) for i in range(j) if x[j] != x[i]]
+    slope = float(np.median(slopes)) if slopes else 1.0
+    return slope, float(np.median(np.subtract(y, np.multiply(slope, x))))
 
 
 def time_models(models: Mapping[str, onnx.ModelProto], settings: Latency, patience: float = PATIENCE_SECONDS) -> Turns:
     """Run all models in turns, each between two turns of the reference, which must be among them.
 
-    Rounds go on for up to `patience` seconds, until every model has met a quiet machine.
+    At least the settings' repeats; then for up to `patience` seconds, until every model has met a quiet machine.
     """
     runs = {name: timed_run(model.SerializeToString(), settings) for name, model in models.items()}
     turns: Turns = {name: [] for name in models}
@@ -368,31 +389,41 @@ def burst(run: Callable[[], float], untimed: int, timed: int) -> tuple[float, ..
     return tuple(run() for _ in range(timed))
 
 
-def quietest(turns: Sequence[Turn]) -> list[Turn]:
-    """The quarter of the turns around which the reference was fastest."""
-    return sorted(turns, key=lambda turn: turn.reference_ms)[: max(1, len(turns) // 4)]
+def slowness(turns: Sequence[Turn], reference_ms: float) -> Float[np.ndarray, " turns"]:
+    """About 1 for a turn in which neither the model nor the reference was slower than undisturbed."""
+    own = np.array([np.median(turn.times) for turn in turns])
+    references = np.array([turn.reference_ms for turn in turns])
+    slower: np.ndarray = np.maximum(own / own.min(), references / reference_ms)
+    return slower
 
 
-def fastest(turns: Turns) -> float:
-    """The reference's time on an undisturbed machine, as far as it was met."""
-    return min(turn.reference_ms for these in turns.values() for turn in these)
+def quietest(turns: Sequence[Turn], reference_ms: float) -> list[Turn]:
+    """The least disturbed quarter of the turns."""
+    order = np.argsort(slowness(turns, reference_ms), kind="stable")
+    return [turns[place] for place in order[: max(1, len(turns) // 4)]]
+
+
+def quiet_pace(turns: Iterable[Turn]) -> float:
+    """The reference's time on an undisturbed machine, as far as it was met; not the minimum, which is luck."""
+    return float(np.percentile([turn.reference_ms for turn in turns], 10))
 
 
 def disturbed(turns: Turns) -> bool:
-    """Whether some model has yet to meet a quiet machine."""
-    limit = DISTURBED * fastest(turns)
-    return any(quietest(these)[-1].reference_ms > limit for these in turns.values())
+    """Whether a model has yet to meet a quiet machine in a quarter of its turns."""
+    reference_ms = quiet_pace(chain(*turns.values()))
+    return any(slowness(quietest(these, reference_ms), reference_ms).max() > DISTURBED for these in turns.values())
 
 
 def medians(turns: Turns) -> dict[str, float]:
     """Milliseconds of each model."""
-    pace = fastest(turns)
-    return {name: entry_from(name, these, pace).ms for name, these in turns.items()}
+    reference_ms = quiet_pace(chain(*turns.values()))
+    return {name: entry_from(name, these, reference_ms).ms for name, these in turns.items()}
 
 
 def entry_from(name: str, turns: Sequence[Turn], reference_ms: float) -> Entry:
     """The model's time at the pace at which the reference takes `reference_ms`."""
-    paced = [np.divide(turn.times, turn.reference_ms / reference_ms) for turn in quietest(turns)]
+    quiet = quietest(turns, reference_ms)
+    paced = [np.divide(turn.times, turn.reference_ms / reference_ms) for turn in quiet]
     low, middle, high = np.percentile(paced, [25, 50, 75])
     return Entry(
         name=name,
@@ -488,13 +519,14 @@ def measure_model(model: bytes, settings: Latency, repeats: int) -> Measurement:
     The median is of the quietest quarter of the turns, as the table's times are; the tail is of all runs.
     """
     run = timed_run(model, settings)
+    burst(run, WARMUP, 0)
     turns = []
     for _ in range(-(-repeats // BURST)):
-        time.sleep(PAUSE_SECONDS / 2)
-        times = burst(run, WARMUP, BURST)
+        time.sleep(PAUSE_SECONDS)
+        times = burst(run, SETTLE, BURST)
         turns.append(Turn(times=times, reference_ms=float(np.median(times))))
     return Measurement(
-        p50_ms=float(np.median([turn.times for turn in quietest(turns)])),
+        p50_ms=float(np.median([turn.times for turn in quietest(turns, quiet_pace(turns))])),
         p99_ms=float(np.percentile([turn.times for turn in turns], 99)),
         clock=clock_of(settings),
         device=device_of(settings),

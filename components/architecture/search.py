@@ -44,6 +44,10 @@ PENALTIES = tuple(10.0**power for power in np.arange(-2, 3.1, 0.5))
 """Ridge penalties that generalised cross-validation chooses from (ours)."""
 
 
+SURE = 0.01
+"""Accuracies nearer to 0 or 1 than this count as this near: beyond it their log odds are noise (ours)."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class World:
     """What a strategy can do."""
@@ -172,7 +176,7 @@ def extend(space: Space, pool: Pool) -> tuple[list[Architecture], list[Candidate
 
 def best_first(judged: Sequence[Candidate], size: int) -> tuple[tuple[Candidate, ...], tuple[Candidate, ...]]:
     """The pool, and the others with their rank as the reason."""
-    ranked = sorted(judged, key=lambda c: (-value(c.potential), value(c.latency), c.architecture))
+    ranked = sorted(judged, key=lambda c: (-known(c.potential), known(c.latency), c.architecture))
     outdone = tuple(
         Candidate(**(vars(c) | {"dropped": f"rank {rank} of {len(ranked)}"}))
         for rank, c in enumerate(ranked[size:], start=size + 1)
@@ -180,7 +184,7 @@ def best_first(judged: Sequence[Candidate], size: int) -> tuple[tuple[Candidate,
     return tuple(ranked[:size]), outdone
 
 
-def value(number: float | None) -> float:
+def known(number: float | None) -> float:
     assert number is not None
     return number
 
@@ -363,19 +367,28 @@ def judged(
 
 @dataclass(frozen=True, kw_only=True)
 class Additive:
-    """Score = level of the stage + effect of each layer's block: ridge regression over all scores so far."""
+    """Log odds of a score = level of the stage + effect of each layer's block: ridge over all scores so far."""
 
     columns: Mapping[tuple[int, str], int]
     effects: Float[np.ndarray, " p"]
     covariance: Float[np.ndarray, "p p"]
-    mean_score: float
+    level: float
     mean_row: Float[np.ndarray, " p"]
-    """Means of the newest stage: predictions are at its level."""
+    """Level and mean row of the newest stage: predictions are for its weights."""
 
     def predict(self, architecture: Architecture) -> tuple[float, float]:
-        """Expected score and its standard error."""
+        """Expected score and its standard error (to first order)."""
         x = row_of(self.columns, architecture) - self.mean_row
-        return float(self.mean_score + x @ self.effects), float(np.sqrt(max(0.0, x @ self.covariance @ x)))
+        score = float(1 / (1 + np.exp(-(self.level + x @ self.effects))))
+        return score, score * (1 - score) * float(np.sqrt(max(0.0, x @ self.covariance @ x)))
+
+
+def log_odds(scores: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+    """Log odds of shares in 0..1, those at the ends kept finite. A better block lifts the log odds of a good and of a
+    bad network alike; accuracies themselves saturate, and their sums leave 0..1."""
+    inside = np.clip(scores, SURE, 1 - SURE)
+    result: np.ndarray = np.log(inside / (1 - inside))
+    return result
 
 
 def row_of(columns: Mapping[tuple[int, str], int], architecture: Architecture) -> Float[np.ndarray, " p"]:
@@ -390,16 +403,16 @@ def fit_additive(space: Space, scores: Sequence[Scored]) -> Additive:
     places = [(layer, block) for layer in range(len(space.layers)) for block in candidates(space, layer)]
     columns = {place: index for index, place in enumerate(places)}
     rows = np.array([row_of(columns, one.architecture) for one in scores])
-    targets = np.array([one.score for one in scores])
+    targets = log_odds(np.array([one.score for one in scores]))
     stages = np.array([one.stage for one in scores])
-    mean_score, mean_row = float(targets.mean()), rows.mean(axis=0)
+    level, mean_row = 0.0, np.zeros(len(columns))
     for stage in np.unique(stages):
         here = stages == stage
-        mean_score, mean_row = float(targets[here].mean()), rows[here].mean(axis=0)
+        level, mean_row = float(targets[here].mean()), rows[here].mean(axis=0)
         rows[here] -= mean_row
-        targets[here] -= mean_score
+        targets[here] -= level
     effects, covariance = ridge(rows, targets, freedom=len(targets) - len(np.unique(stages)))
-    return Additive(columns=columns, effects=effects, covariance=covariance, mean_score=mean_score, mean_row=mean_row)
+    return Additive(columns=columns, effects=effects, covariance=covariance, level=level, mean_row=mean_row)
 
 
 def ridge(

@@ -29,9 +29,9 @@ from components.training import (
     steps_in,
 )
 
-Images = UInt8[Tensor, "n c h w"]
-Labels = Int64[Tensor, " n"]
-Activations = UInt8[Tensor, "b c h w"] | Float[Tensor, "b c h w"]
+Images = UInt8[Tensor, "_ c h w"]
+Labels = Int64[Tensor, " _"]
+Activations = UInt8[Tensor, "_ _ _ _"] | Float[Tensor, "_ _ _ _"]
 
 CHUNK = 128
 """Images at once through a sub-network; batch-norm statistics are averaged over chunks (ours)."""

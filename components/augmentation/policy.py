@@ -135,8 +135,8 @@ def committed(drawn: Int64[np.ndarray, "n m 2"]) -> tuple[Pairs, ...]:
     return tuple(tuple((int(first), int(second)) for first, second in pairs) for pairs in drawn)
 
 
-def uniform_distribution(settings: params.Augmentation) -> FactoredPairs | LiteralPairs:
-    """theta = 0 over the elements that the settings name: where every search starts.
+def first_distribution(settings: params.Augmentation) -> FactoredPairs | LiteralPairs:
+    """Where the search starts: uniform over the elements that the settings name, but for Identity's own share.
 
     `pairs_per_trunk: null` gives a sample as many pairs as a copy trains on images (the paper's fresh pair an image).
     `literal` is the paper's space: 36 elements, Identity and Cutout not among them, whatever `cutout` says.
@@ -145,8 +145,24 @@ def uniform_distribution(settings: params.Augmentation) -> FactoredPairs | Liter
     elements = tuple(element for element in ELEMENTS if element.operation not in left_out)
     pairs = settings.pairs_per_trunk or settings.online.images
     kind: type[FactoredPairs] | type[LiteralPairs] = FactoredPairs if settings.settings == "factored" else LiteralPairs
-    logits = 2 * len(elements) if settings.settings == "factored" else len(elements) ** 2
-    return kind(theta=np.zeros(logits), elements=elements, pairs=pairs, normalisation=settings.normalisation)
+    if settings.settings == "literal":
+        theta = np.zeros(len(elements) ** 2)
+    else:
+        theta = np.tile(identity_logits(elements, settings.identity_share, settings.normalisation), 2)
+    return kind(theta=theta, elements=elements, pairs=pairs, normalisation=settings.normalisation)
+
+
+def identity_logits(elements: Elements, share: float | None, normalisation: str) -> Vector:
+    """Logits that give Identity the share and all other elements the same; 0 for all where there is no share."""
+    if share is None:
+        return np.zeros(len(elements))
+    odds = share * (len(elements) - 1) / (1 - share)  # Identity's weight over that of another element
+    identity = np.array([element.operation == "Identity" for element in elements])
+    if normalisation == "softmax":
+        return np.where(identity, np.log(odds), 0.0)
+    larger = 0.5  # sigmoid(0): both logits stay where the sigmoid has a slope
+    weights = larger * np.where(identity, min(1.0, odds), min(1.0, 1 / odds))
+    return np.asarray(np.log(weights / (1 - weights)))
 
 
 # --- applying

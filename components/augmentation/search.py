@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from components import params
-from components.augmentation.policy import Elements, Pairs, augment_pairs, uniform_distribution
+from components.augmentation.policy import Elements, Pairs, augment_pairs, first_distribution
 from components.data.store import Split
 from components.online import Parallel, Trunk, score_state, search, sequential, train_trunk
 from components.training import State, base_augment, compose, cross_entropy, initial_state
@@ -64,7 +64,7 @@ def search_augmentation(
     parallel: Parallel = sequential,
 ) -> Iterator[Trunk[Pairs]]:
     """Train the network on `train` while learning which pairs of elements serve it on `val`; one record a trunk."""
-    distribution = uniform_distribution(settings)
+    distribution = first_distribution(settings)
     online = settings.online
     yield from search(
         distribution,

@@ -29,6 +29,8 @@ Curve = Callable[[Float64[np.ndarray, " g"]], Float64[np.ndarray, " g"]]
 
 SLOWEST = 1e-4
 """Least increment between knots, as a share of cross-entropy's: keeps log tau away from -inf in float32 (ours)."""
+MARGIN = 0.25
+"""Cosine a unit of theta adds to t: norms of about 20 make a logit of 5 of it, so finer than the increments (ours)."""
 SHORTEST = 1e-12
 """Least norm a logit is divided by to get a cosine."""
 
@@ -123,18 +125,20 @@ def read_loss(path: Path) -> SearchedLoss:
 
 
 def decode(theta: Float64[np.ndarray, " p"], label_smoothing: float = 0.0) -> SearchedLoss:
-    """The loss of the unconstrained theta = (start of t, increments of t, start of tau, increments of tau).
+    """The loss of the unconstrained theta = (margin of t, increments of t, start of tau, increments of tau).
 
-    theta = 0 is cross-entropy. t starts anywhere (that is AM-softmax's margin). tau starts at r^2 / (1 + r^2),
-    r = max(0, theta): above 0 the loss of a hopeless image is bounded and its gradient vanishes, which is what
-    resists wrong labels; at and below 0 it is cross-entropy's (ours). tau's increments are divided by their sum.
+    theta = 0 is cross-entropy. t is 0 at cosine 0 but for a margin of `MARGIN` times its theta (AM-softmax: below 0).
+    tau starts at r / (1 + r), r = max(0, theta): above 0 the loss of a hopeless image is bounded and its gradient
+    vanishes, which is what resists wrong labels; otherwise it is cross-entropy's. tau's increments are divided by
+    their sum, so that it ends at 1.
     """
     assert len(theta) % 2 == 0, "as many numbers for tau as for t"
     of_t, of_tau = np.split(theta, 2)
-    intervals = len(of_t) - 1
-    t = np.linspace(-1, 1, intervals + 1) + cumulate(of_t[0], 2 * (increments(of_t[1:]) - 1) / intervals)
-    hope = max(0.0, float(of_tau[0])) ** 2
-    start = hope / (1 + hope)
+    places = np.linspace(-1, 1, len(of_t))
+    excess = cumulate(0.0, np.diff(places) * (increments(of_t[1:]) - 1))
+    t = places + excess - np.interp(0.0, places, excess) + MARGIN * of_t[0]
+    odds = max(0.0, float(of_tau[0]))
+    start = odds / (1 + odds)
     rising = increments(of_tau[1:])
     tau = cumulate(start, (1 - start) * rising / rising.sum())
     tau[-1] = 1.0

@@ -11,7 +11,7 @@ from components.augmentation.policy import (
     Pairs,
     format_pairs,
     policy_of,
-    uniform_distribution,
+    first_distribution,
 )
 from components.augmentation.search import search_augmentation
 from components.data.store import open_split, read_classes, read_statistics
@@ -40,7 +40,7 @@ def run(params: Params, observe: Observer) -> None:
         seed=params.seed,
         parallel=joblib_parallel(params.parallel, observe),
     )
-    distribution = uniform_distribution(settings)
+    distribution = first_distribution(settings)
     copies, shares = [], []
     for trunk in observe.progress(trunks, settings.online.trunks, "augmentation"):
         distribution = distribution.at(trunk.theta)

@@ -12,7 +12,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from components.augmentation.operations import Element
-from components.augmentation.policy import Pairs, policy_of, uniform_distribution
+from components.augmentation.policy import Pairs, policy_of, first_distribution
 from components.augmentation.search import ScoreCopy, TrainCopy, search_augmentation
 from components.data.store import Split
 from components.online import TRAINING, State, Trunk, numpy_rng, search
@@ -43,7 +43,7 @@ def planted(elements: tuple[Element, ...], seed: int) -> Callable[[State, Pairs,
 
 def translation_mass(chosen: Augmentation, seed: int) -> float:
     """Share of translations in the distribution found, relative to uniform."""
-    distribution = uniform_distribution(chosen)
+    distribution = first_distribution(chosen)
     trunks = search(
         distribution,
         {"model.w": torch.zeros((), dtype=torch.float64)},
@@ -112,7 +112,7 @@ def searched(seed: int = 0, val: Split | None = None, **changes: Any) -> list[Tr
 
 def copy_of(broadcast: str, **changes: Any) -> TrainCopy:
     chosen = settings(broadcast=broadcast, **changes)
-    elements = uniform_distribution(chosen).elements
+    elements = first_distribution(chosen).elements
     return TrainCopy(make=small, split=bars(160, 0), elements=elements, recipe=RECIPE, settings=chosen.online, seed=0)
 
 

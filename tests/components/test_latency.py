@@ -1,0 +1,201 @@
+"""The latency table: what it adds up, what it refuses, and that its parts are the networks that ship."""
+
+import json
+import platform
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from torch import nn
+
+from components import params
+from components.architecture.latency import (
+    EMPTY,
+    HEAD,
+    REFERENCE,
+    STEM,
+    Device,
+    Entry,
+    LatencyTable,
+    Turn,
+    compose,
+    device_of,
+    entry_from,
+    export_parts,
+    fit_line,
+    measure,
+    measure_model,
+    part_modules,
+    quiet_pace,
+)
+from components.architecture.network import build_network
+from components.architecture.space import Space, space_of
+from components.data.store import Classes
+from components.export import export_network
+
+CLASSES = Classes(names=("a", "b", "c"), size=8, channels=1)
+FAST = params.Latency(repeats=3, calibration=3)
+ARCHITECTURE = ("res_k3", "identity", "mb_k3_e2_se", "mb_k3_e2_se", "identity")
+
+
+def space() -> Space:
+    settings = params.Architecture(
+        latency_ms=1.0,
+        stem=8,
+        stem_stride=1,
+        stages=((8, 2, 1), (12, 3, 2)),
+        blocks=("mb_k3_e2_se", "res_k3", "identity"),
+        warmup_epochs=0.0,
+        stage_epochs=0.0,
+    )
+    return space_of(settings, CLASSES)
+
+
+def entry(name: str, ms: float) -> Entry:
+    return Entry(name=name, ms=ms, spread_ms=0.0, samples=(ms,), references=(1.0,))
+
+
+def table() -> LatencyTable:
+    """By hand: two layers of different shapes."""
+    parts = {STEM: 1.5, HEAD: 0.75, EMPTY: 0.5, REFERENCE: 9.0, "a s": 2.5, "b s": 4.5, "a t": 8.5}
+    return LatencyTable(
+        device=device_of(FAST),
+        layers=("s", "t"),
+        overhead_ms=0.5,
+        slope=2.0,
+        intercept_ms=0.25,
+        entries=tuple(entry(name, ms) for name, ms in parts.items()),
+        wholes=(),
+    )
+
+
+# By hand
+
+
+def test_a_prediction_is_the_line_through_the_sum_of_parts_without_their_overhead() -> None:
+    assert table().sum_of_parts(("b", "a")) == (1.5 - 0.5) + (4.5 - 0.5) + (8.5 - 0.5) + (0.75 - 0.5)
+    assert table().predict(("b", "a")) == 0.25 + 2.0 * 13.25
+
+
+def test_an_identity_costs_nothing() -> None:
+    assert table().predict(("identity", "a")) == 0.25 + 2.0 * 9.25
+
+
+@pytest.mark.parametrize("architecture", [("b", "b"), ("a",), ("a", "a", "a")])
+def test_a_network_the_table_was_not_measured_for_is_refused(architecture: tuple[str, ...]) -> None:
+    with pytest.raises(ValueError, match=r"does not cover .* measure it again"):
+        table().predict(architecture)
+
+
+def test_a_disturbed_network_does_not_tilt_the_line() -> None:
+    x = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0]
+    y = [0.5 + 1.25 * value for value in x]
+    assert fit_line(x, y) == (pytest.approx(1.25), pytest.approx(0.5))
+    y[6] *= 1.5
+    assert fit_line(x, y) == (pytest.approx(1.25, rel=0.02), pytest.approx(0.5, abs=0.05))
+
+
+def turns(ms: float, slowed: float, share: float, seed: int = 0) -> list[Turn]:
+    """Forty turns of a model of `ms` beside a reference of 2 ms; a neighbour slows both in some of them."""
+    rng = np.random.default_rng(seed)
+    made = []
+    for disturbed in rng.random(40) < share:
+        jitter = 1 + 0.01 * rng.random(4)
+        own, reference = (ms * slowed, 2.0 * slowed * 0.9) if disturbed else (ms, 2.0)
+        made.append(Turn(times=tuple((own * jitter[:3]).tolist()), reference_ms=float(reference * jitter[3])))
+    return made
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.6])
+def test_a_neighbour_on_the_core_does_not_change_the_time_of_a_part(share: float) -> None:
+    these = turns(5.0, slowed=1.5, share=share)
+    assert entry_from("x", these, quiet_pace(these)).ms == pytest.approx(5.0, rel=0.015)
+
+
+def test_where_no_turn_was_quiet_the_reference_gives_the_pace() -> None:
+    these = turns(5.0, slowed=1.5, share=1.0)
+    assert entry_from("x", these, 2.0).ms == pytest.approx(5.0, rel=0.15)
+
+
+# The parts are those that ship
+
+
+@pytest.fixture(scope="module")
+def models() -> dict[str, onnx.ModelProto]:
+    return export_parts(space())
+
+
+def test_every_block_is_exported_once_a_shape(models: dict[str, onnx.ModelProto]) -> None:
+    blocks = ("mb_k3_e2_se", "res_k3")
+    shapes = ("8x8x8->8/1", "8x8x8->12/2", "12x4x4->12/1")
+    assert set(models) == {STEM, HEAD, EMPTY, *(f"{block} {shape}" for block in blocks for shape in shapes)}
+
+
+def test_a_composed_network_computes_what_its_modules_compute(models: dict[str, onnx.ModelProto]) -> None:
+    layers = tuple(str(layer) for layer in space().layers)
+    modules, examples = part_modules(space())
+    names = [STEM, "res_k3 8x8x8->8/1", "mb_k3_e2_se 8x8x8->12/2", "mb_k3_e2_se 12x4x4->12/1", HEAD]
+    shape = (5, *examples[STEM].shape[1:])
+    images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        _, expected = nn.Sequential(*(modules[name] for name in names)).eval()(images)
+    composed = compose(models, layers, ARCHITECTURE)
+    session = onnxruntime.InferenceSession(composed.SerializeToString(), providers=["CPUExecutionProvider"])
+    _, given = session.run(None, {session.get_inputs()[0].name: images.numpy()})
+    assert np.abs(given - expected.numpy()).max() < 1e-5
+
+
+def test_a_composed_network_has_the_operators_of_the_exported_one(models: dict[str, onnx.ModelProto]) -> None:
+    composed = compose(models, tuple(str(layer) for layer in space().layers), ARCHITECTURE)
+    network = build_network(space(), ARCHITECTURE, (0.5,), (0.5,))
+    exported = export_network(network, CLASSES, "|".join(ARCHITECTURE))
+
+    def operators(model: onnx.ModelProto) -> list[str]:
+        return sorted(node.op_type for node in model.graph.node if node.op_type != "Identity")
+
+    assert operators(composed) == operators(exported)
+    assert [len(model.graph.output) for model in (composed, exported)] == [2, 2]
+    assert composed.graph.input[0].type.tensor_type.shape.dim[0].dim_param == "batch"
+
+
+# Measured
+
+
+@pytest.fixture(scope="module")
+def measured() -> LatencyTable:
+    return measure(space(), FAST, np.random.default_rng(0))
+
+
+def test_a_measured_table_covers_its_space_and_survives_json(measured: LatencyTable) -> None:
+    assert measured.predict(ARCHITECTURE) > 0
+    assert len({one.name for one in measured.entries}) == len(measured.entries) == 4 + 2 * 3
+    assert all(one.ms > 0 and len(one.samples) >= FAST.repeats for one in measured.entries)
+    assert 2 <= len(measured.wholes) <= 3
+    assert LatencyTable.from_json(json.loads(json.dumps(measured.to_json()))) == measured
+
+
+def test_a_table_names_the_processor_and_not_the_machine(measured: LatencyTable) -> None:
+    assert measured.device == device_of(FAST)
+    assert measured.device.onnxruntime == onnxruntime.__version__
+    assert measured.device.clock == "thread CPU"
+    assert platform.node() not in json.dumps(measured.to_json())
+    assert device_of(params.Latency(threads=2)) != measured.device
+    assert device_of(params.Latency(threads=2)).clock == "wall"
+
+
+def test_a_finished_file_is_measured_as_it_ships() -> None:
+    network = build_network(space(), ARCHITECTURE, (0.5,), (0.5,))
+    model = export_network(network, CLASSES, "|".join(ARCHITECTURE)).SerializeToString()
+    times = measure_model(model, FAST, repeats=9)
+    assert len(times.samples) == 9
+    assert 0 < times.p50_ms <= times.p99_ms
+    assert isinstance(times.device, Device)
+    assert times.clock == "thread CPU"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has the provider")
+def test_a_missing_provider_is_an_error_and_never_a_silent_cpu_number(models: dict[str, onnx.ModelProto]) -> None:
+    with pytest.raises(ValueError, match=r"latency.provider is cuda, but .* set latency.provider to cpu"):
+        measure_model(models[EMPTY].SerializeToString(), params.Latency(provider="cuda"), repeats=3)
