@@ -1,6 +1,6 @@
 """From `data/raw` to the splits that training reads: each image decoded once, none kept in memory.
 
-    h w  pixels, both `size`    c  channels    histogram[c, v]  train pixels whose channel c has the value v
+h w  pixels, both `size`    c  channels    histogram[c, v]  train pixels whose channel c has the value v
 """
 
 import math

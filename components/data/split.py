@@ -1,7 +1,7 @@
 """Which split an image belongs to: a function of its own pixels, so that no other image can move it.
 
-    u   an image's position in [0, 1): the first 52 bits of its content hash
-    u in [0, val) -> val, [val, val + test) -> test, else train; a source's own test split replaces the second rule.
+u   an image's position in [0, 1): the first 52 bits of its content hash
+u in [0, val) -> val, [val, val + test) -> test, else train; a source's own test split replaces the second rule.
 """
 
 from collections import Counter

@@ -1,7 +1,7 @@
 """What `prepare` hands to every later stage: images and labels in memory-mapped files, the classes, the statistics.
 
-    n   images of a split       h w  pixels, both `size`
-    c   channels, 1 or 3        k    classes
+n   images of a split       h w  pixels, both `size`
+c   channels, 1 or 3        k    classes
 """
 
 import json

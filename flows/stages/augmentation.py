@@ -9,9 +9,9 @@ from components.augmentation.policy import (
     FactoredPairs,
     LiteralPairs,
     Pairs,
+    first_distribution,
     format_pairs,
     policy_of,
-    first_distribution,
 )
 from components.augmentation.search import search_augmentation
 from components.data.store import open_split, read_classes, read_statistics

@@ -16,9 +16,9 @@ from components.augmentation.policy import (
     LiteralPairs,
     Policy,
     augment_pairs,
+    first_distribution,
     format_pairs,
     policy_of,
-    first_distribution,
 )
 from components.online import Distribution
 from components.params import Augmentation, Online

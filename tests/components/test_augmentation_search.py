@@ -12,7 +12,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from components.augmentation.operations import Element
-from components.augmentation.policy import Pairs, policy_of, first_distribution
+from components.augmentation.policy import Pairs, first_distribution, policy_of
 from components.augmentation.search import ScoreCopy, TrainCopy, search_augmentation
 from components.data.store import Split
 from components.online import TRAINING, State, Trunk, numpy_rng, search

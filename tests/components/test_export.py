@@ -26,7 +26,13 @@ BLOCKS = ("mb_k3_e3", "res_k3", "mb_k5_e2_se")
 
 def network() -> Network:
     settings = params.Architecture(
-        latency_ms=1.0, stem=8, stem_stride=1, stages=((8, 1, 1), (12, 2, 2)), blocks=BLOCKS, warmup_epochs=0.0, stage_epochs=0.0
+        latency_ms=1.0,
+        stem=8,
+        stem_stride=1,
+        stages=((8, 1, 1), (12, 2, 2)),
+        blocks=BLOCKS,
+        warmup_epochs=0.0,
+        stage_epochs=0.0,
     )
     return build_network(space_of(settings, CLASSES), BLOCKS, (0.3,), (0.4,), seed=3)
 

@@ -25,7 +25,9 @@ LOKY_ALONE = ParallelSettings(backend="loky", workers=1)
 SETTINGS = Augmentation(online=Online(trunks=3, copies=4, images=64))
 STAGES = ((8, 1, 1), (16, 1, 2))
 SPACE = space_of(
-    Architecture(latency_ms=1.0, stem=8, stem_stride=1, stages=STAGES, blocks=("mb_k3_e3",), warmup_epochs=0.0, stage_epochs=0.0),
+    Architecture(
+        latency_ms=1.0, stem=8, stem_stride=1, stages=STAGES, blocks=("mb_k3_e3",), warmup_epochs=0.0, stage_epochs=0.0
+    ),
     Classes(names=("a", "b", "c"), size=12, channels=1),
 )
 

@@ -48,7 +48,7 @@ def test_every_preset_is_valid(name: str) -> None:
 
 def test_lists_become_tuples_and_whole_numbers_become_floats(tmp_path: Path) -> None:
     params = load_params(written(tmp_path, "architecture.latency_ms", 2))
-    assert params.architecture.stages[0] == (16, 2, 1)
+    assert params.architecture.stages[0] == (24, 2, 2)
     assert isinstance(params.architecture.latency_ms, float)
 
 
