@@ -91,6 +91,22 @@ def test_what_evaluate_computes_is_the_same_in_both_clones(by_dvc: Path, by_flow
     (by_flow / "kept").rename(by_flow / "results" / "evaluate")
 
 
+def test_searches_and_training_give_the_same_bytes_without_the_test_split(by_flow: Path) -> None:
+    hidden = by_flow / "hidden"
+    (by_flow / "data" / "prepared" / "test").rename(hidden)
+    before = {file: file.read_bytes() for file in searched_files(by_flow)}
+    for command in (["architecture"], ["augmentation"], ["loss"], ["train", "searched"]):
+        run(by_flow, "-m", "flows.stage", *command)
+    hidden.rename(by_flow / "data" / "prepared" / "test")
+    assert len(before) > 10
+    assert {file: file.read_bytes() for file in searched_files(by_flow)} == before
+
+
+def searched_files(clone: Path) -> list[Path]:
+    folders = ("architecture", "augmentation", "loss", "train/searched")
+    return [file for folder in folders for file in sorted((clone / "results" / folder).iterdir())]
+
+
 def test_repro_a_second_time_runs_nothing(by_dvc: Path, by_flow: Path) -> None:
     for clone in (by_dvc, by_flow):
         before = (clone / "dvc.lock").read_bytes()

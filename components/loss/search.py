@@ -53,6 +53,9 @@ Make = Callable[[], nn.Module]
 Sample = tuple[float, ...]
 """One theta: the unconstrained knots that `decode` reads."""
 
+LARGEST = 4.0
+"""Most that matching multiplies or divides a loss by (ours): one whose gradient vanishes stays slow instead of
+being blown up on the few images that still have one, which made training from scratch diverge."""
 MATCHING = 2
 """What a stream of random numbers is for, beside the engine's own purposes."""
 
@@ -137,7 +140,7 @@ class World:
     def matching_scale(self, loss: Criterion, state: State, trunk: int) -> float:
         """g(cross-entropy) / g(loss) at the state on one augmented batch, the same one for all copies of the trunk.
 
-        Raises `Diverged` where no scale makes the two equal.
+        Between 1 / `LARGEST` and `LARGEST`. Raises `Diverged` where a gradient is not finite.
         """
         rng = numpy_rng(self.seed, trunk, 0, MATCHING)
         batch = rng.permutation(len(self.train.labels))[: self.recipe.batch_size]
@@ -145,10 +148,10 @@ class World:
         criteria = cross_entropy(self.recipe.label_smoothing), loss
         with one_thread():
             wanted, got = gradient_norms(self.make(), state, self.pipeline()(images, torch_rng(rng)), labels, criteria)
-        scale = wanted / got if got > 0 else math.inf
-        if not 0 < scale < math.inf:
-            raise Diverged(f"the sampled loss's gradient norm {got} cannot be scaled to cross-entropy's {wanted}")
-        return scale
+        if not (math.isfinite(wanted) and math.isfinite(got)):
+            raise Diverged(f"gradient norm {got} of the sampled loss, {wanted} of cross-entropy: no scale between them")
+        scale = wanted / got if got > 0 else LARGEST
+        return min(max(scale, 1 / LARGEST), LARGEST)
 
     def found(self, theta: Float64[np.ndarray, " p"], states: Sequence[State]) -> SearchedLoss:
         """The loss at theta as an artifact, with one constant scale for a whole training.

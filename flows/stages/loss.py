@@ -8,6 +8,7 @@ import numpy as np
 from components.architecture.network import build_network
 from components.architecture.space import parse_architecture, space_of
 from components.augmentation.policy import Policy
+from components.charts import loss_curves
 from components.data.store import open_split, read_classes, read_statistics
 from components.loss.family import KNOWN, SearchedLoss
 from components.loss.search import Sample, World
@@ -34,7 +35,8 @@ def run(params: Params, observe: Observer) -> None:
     files.write_json(paths.LOSS / "loss.json", loss.to_json())
     files.write_csv(paths.LOSS / "trunks.csv", rows)
     files.write_csv(paths.LOSS / "curves.csv", list(curve_rows(loss)))
-    for name in ("loss.json", "trunks.csv", "curves.csv"):
+    files.write_text(paths.LOSS / "curves.svg", loss_curves(loss))
+    for name in ("loss.json", "trunks.csv", "curves.csv", "curves.svg"):
         observe.file(paths.LOSS / name)
 
 

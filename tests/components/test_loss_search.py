@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from components.data.store import Split
 from components.loss.family import KNOWN, closest, decode
-from components.loss.search import MATCHING, Gaussian, Sample, World, gradient_norms, start
+from components.loss.search import LARGEST, MATCHING, Gaussian, Sample, World, gradient_norms, start
 from components.online import Distribution, numpy_rng, search, torch_rng
 from components.params import Loss, Online, Recipe
 from components.training import Diverged, State, cross_entropy, initial_state, load_state, split_tensors
@@ -223,10 +223,18 @@ def without_gradient(
     return 0.0 * cross_entropy()(features, weight, labels)
 
 
-def test_a_loss_without_gradient_loses_its_trunk() -> None:
+def test_a_loss_without_gradient_stays_slow_instead_of_being_blown_up() -> None:
     made, state = world()
-    with pytest.raises(Diverged, match="cannot be scaled"):
-        made.matching_scale(without_gradient, state, 0)
+    assert made.matching_scale(without_gradient, state, 0) == LARGEST
+    loss = made.loss(SAMPLE)
+    assert made.matching_scale(loss.at_scale(1e-3), state, 0) == LARGEST
+    assert made.matching_scale(loss.at_scale(1e3), state, 0) == 1 / LARGEST
+
+
+def test_a_gradient_that_is_not_finite_loses_the_trunk() -> None:
+    made, state = world()
+    with pytest.raises(Diverged, match="no scale between them"):
+        made.matching_scale(made.loss(SAMPLE).at_scale(float("inf")), state, 0)
 
 
 def test_the_same_seed_gives_the_same_records_and_another_seed_others() -> None:
