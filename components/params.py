@@ -56,11 +56,12 @@ class Latency:
     provider: Literal["cpu", "cuda"] = "cpu"
     """ONNX Runtime execution provider; one that is missing is an error, never a silent CPU number."""
     threads: int = 1
-    """ONNX Runtime intra-op threads; with 1 the time is the thread's CPU time, immune to preemption."""
+    """ONNX Runtime intra-op threads; with 1 the time is the thread's CPU time, immune to preemption (not to a neighbour
+    on the core's other hyper-thread: the quietest quarter of the runs counts)."""
     batch: int = 1
     """Images an inference."""
     repeats: int = 60
-    """Timed runs of each block; the median counts."""
+    """Timed runs of each block; the median of the quietest quarter counts."""
     calibration: int = 8
     """Whole networks measured to fit the line from sums of block latencies to network latency."""
 

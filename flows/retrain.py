@@ -33,7 +33,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 LOCK = Path(".dvc/tmp/retrain.lock")
-PATIENCE = 20.0
+PATIENCE = 10.0
 """Seconds a stage gets to end by itself after an interruption."""
 
 

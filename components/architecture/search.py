@@ -255,11 +255,6 @@ def budget_of(space: Space, latency: Callable[[Architecture], float], settings: 
     return Budget(space=space, limit=limit, base=base, extras=extras, unit=unit, counts=counts)
 
 
-def check_limit(space: Space, latency: Callable[[Architecture], float], settings: params.Architecture) -> None:
-    """Raises ValueError if no network is within the settings' limit: for a check before anything is written."""
-    budget_of(space, latency, settings)
-
-
 def limit_of(settings: params.Architecture) -> float:
     """Milliseconds the search may use: the budget less its margin."""
     return settings.latency_ms * (1 - settings.margin)
