@@ -202,7 +202,7 @@ def test_ctrl_c_ends_every_process_and_the_next_run_goes_on_after_the_last_finis
             env=environment(by_flow),
             stdout=output,
             stderr=output,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509  # jobs in the background ignore it
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 - background jobs ignore it
         )
         wait_for(lambda: stages_run(log.read_text())[-1:] in (["train@searched"], ["train@baseline"]), flow)
         time.sleep(6)  # into the training itself
