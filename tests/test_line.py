@@ -22,6 +22,8 @@ from mlflow.entities import Run
 
 from tests.clones import ROOT, environment, fresh_clone, run
 
+pytestmark = pytest.mark.timeout(900)  # a fixture's time counts for the first test that uses it
+
 MEASURE_TIME = ("latency", "evaluate")
 COMPUTED = ("prepare", "architecture", "augmentation", "loss", "train@searched", "train@baseline")
 
