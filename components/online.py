@@ -44,6 +44,8 @@ S = TypeVar("S")
 Score = Callable[[State], float]
 Train = Callable[[State, Any, int, int], State]
 """(state, sample, trunk, copy) -> state after one trunk; raises `Diverged`."""
+Make = Callable[[], nn.Module]
+"""Builds the network (a `Classifier`), the same first weights every time; picklable, for copies in other processes."""
 
 BETAS = (0.5, 0.999)
 EPSILON = 1e-8

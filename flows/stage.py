@@ -16,7 +16,7 @@ from types import FrameType
 
 from components.params import Params
 from flows import files, versions
-from flows.settings import SettingsError, load_params
+from flows.settings import load_params
 from flows.tracking import StageRun, Status
 
 WORDS = ("prepare", "latency", "architecture", "augmentation", "loss", "train", "evaluate")
@@ -49,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, terminate)
     try:
         run_stage(chosen.word, chosen.variant)
-    except (SettingsError, ValueError) as mistake:
+    except ValueError as mistake:
         return fail(2, f"{chosen.word}: {mistake}")
     except InputsChanged as changed:
         return fail(4, f"{chosen.word}: {changed}")

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 from components import params
 from components.data.store import Classes
+from components.params import Blocks
 
 Architecture = tuple[str, ...]
-Blocks = tuple[str, ...]
 
 IDENTITY = "identity"
 

@@ -1,18 +1,13 @@
 """OHL-Auto-Aug (Lin et al., ICCV 2019): the augmentation search, as a world for the engine in components.online."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-
-from torch import nn
 
 from components import params
 from components.augmentation.policy import Elements, Pairs, augment_pairs, first_distribution
 from components.data.store import Split
-from components.online import Parallel, Trunk, score_state, search, sequential, train_trunk
+from components.online import Make, Parallel, Trunk, score_state, search, sequential, train_trunk
 from components.training import State, base_augment, compose, cross_entropy, initial_state
-
-Make = Callable[[], nn.Module]
-"""Builds the network, the same initial weights every time; picklable, for copies in other processes."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,17 +1,12 @@
 """From an opened source to a complete `data/raw` folder."""
 
-from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 from components.data.raw import Spill, write_shards
-from components.data.records import Entry, Refused, Source
+from components.data.records import Entry, Progress, Refused, Source
 from components.data.store import write_record
 from components.data.validation import Rejection, Report, describe, examine, reject, require_enough, resolve
 from components.params import Data
-
-Progress = Callable[[Iterable[Any], int, str], Iterator[Any]]
-"""(items, total, what): passes the items on while showing how far it is."""
 
 VALIDATION = "validation.json"
 

@@ -4,23 +4,19 @@ h w  pixels, both `size`    c  channels    histogram[c, v]  train pixels whose c
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Int64, UInt8
 
 from components.data.images import decode, to_array
 from components.data.raw import read_images, read_index
-from components.data.records import Refused
+from components.data.records import Progress, Refused
 from components.data.split import assign, count_classes, require_every_class
 from components.data.store import Classes, SplitWriter, Statistics
 from components.params import Data
-
-Progress = Callable[[Iterable[Any], int, str], Iterator[Any]]
-"""(items, total, what): passes the items on while showing how far it is."""
 
 
 def prepare(raw: Path, data: Data, folders: Mapping[str, Path], progress: Progress) -> tuple[Classes, Statistics]:

@@ -1,10 +1,13 @@
 """One labelled image: as a source offers it, as it is once found sound, and the rules by which it is turned away."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import PurePosixPath, PureWindowsPath
-from typing import NoReturn
+from typing import Any, NoReturn
+
+Progress = Callable[[Iterable[Any], int, str], Iterator[Any]]
+"""(items, total, what): passes the items on while showing how far it is."""
 
 
 class Rule(StrEnum):

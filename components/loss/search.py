@@ -11,7 +11,7 @@ gradient, a doubled learning rate, would win for nothing. Rewards are measured o
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import cast
 
@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from components.data.store import Split
 from components.loss.family import SearchedLoss, decode
 from components.online import (
+    Make,
     Parallel,
     Trunk,
     numpy_rng,
@@ -48,8 +49,6 @@ from components.training import (
     split_tensors,
 )
 
-Make = Callable[[], nn.Module]
-"""Builds the network (a `Classifier`), the same first weights every time; picklable, for copies in other processes."""
 Sample = tuple[float, ...]
 """One theta: the unconstrained knots that `decode` reads."""
 
