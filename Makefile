@@ -36,7 +36,7 @@ ui: .venv/ready  ## the MLflow UI on 127.0.0.1
 	PATH="$(CURDIR)/$(BIN):$$PATH" mlflow/serve
 
 lock:  ## pin the whole tree anew (needs uv)
-	uv pip compile --universal --python-version 3.11 --group pyproject.toml:dev --no-header --no-annotate pyproject.toml -o requirements.lock
+	uv pip compile --universal --python-version 3.11 --all-extras --group pyproject.toml:dev --no-header --no-annotate pyproject.toml -o requirements.lock
 
 clean:  ## remove the environment
 	rm -rf .venv

@@ -73,14 +73,25 @@ class Distribution(Protocol[S]):
     def at(self, theta: Float64[np.ndarray, " p"]) -> "Distribution[S]": ...
 
 
+@dataclass(frozen=True)
+class WorkerDied:
+    """In the place of a result: the process that computed it was killed (memory ran out), and killed again alone."""
+
+    reason: str = "its worker died twice"
+
+
 @runtime_checkable
 class Parallel(Protocol):
-    """Calls the function once for each tuple of arguments and returns the results in that order."""
+    """Calls the function once for each tuple of arguments and returns the results in that order.
 
-    def __call__(self, function: Callable[..., R], arguments: Sequence[tuple[Any, ...]]) -> list[R]: ...
+    What the function raises is raised. A call whose process is killed is made once more, so that a result never
+    depends on it; killed again, it is a `WorkerDied`.
+    """
+
+    def __call__(self, function: Callable[..., R], arguments: Sequence[tuple[Any, ...]]) -> list[R | WorkerDied]: ...
 
 
-def sequential(function: Callable[..., R], arguments: Sequence[tuple[Any, ...]]) -> list[R]:
+def sequential(function: Callable[..., R], arguments: Sequence[tuple[Any, ...]]) -> list[R | WorkerDied]:
     """One after the other, here."""
     return [function(*each) for each in arguments]
 
@@ -105,6 +116,8 @@ class Trunk(Generic[S]):
     """Val score of the model that the next trunk starts from."""
     state: State = field(repr=False, compare=False)
     """That model."""
+    controller: "Controller" = field(repr=False, compare=False)
+    """After the update, with what it remembers: with theta and the state all that the next trunk needs."""
 
 
 def search(
@@ -116,22 +129,28 @@ def search(
     settings: Online,
     seed: int,
     parallel: Parallel = sequential,
+    after: Trunk[S] | None = None,
 ) -> Iterator[Trunk[S]]:
     """Train `state` while learning the distribution; one record a trunk, the last one holds the trained model.
+
+    `after` a recorded trunk of the same search, it goes on from there, to the same bytes.
 
     Unlike Algorithm 1: the next trunk may start from the (weighted) mean of the copies instead of the best one,
     and a reward may be a copy's contribution to that mean (methods.md section 0); theta stands still during
     `warmup_trunks`, after `learn_until`, and when all rewards tie (Adam's momentum would move it without a signal).
     Raises `ValueError` when no copy survives a trunk.
     """
-    controller = CONTROLLERS[settings.controller](rate=settings.controller_lr)
-    for index in range(settings.trunks):
+    controller = first_controller(settings)
+    if after is not None:
+        controller, distribution, state = after.controller, distribution.at(after.theta), after.state
+    for index in range(0 if after is None else after.index + 1, settings.trunks):
         samples = distribution.sample(settings.copies, numpy_rng(seed, index, 0, SAMPLING))
         tried = parallel(attempt, [(train, state, sample, index, copy) for copy, sample in enumerate(samples)])
-        copies = [copy for copy, _ in tried]
-        scores = SCORES[settings.reward](copies, score, parallel)
+        copies, lost = zip(*(outcome(each) for each in tried), strict=True)
+        scores, unscored = SCORES[settings.reward](copies, score, parallel)
         rewards = SIGNS[settings.reward] * scores
-        refuse_extinction(index, rewards, [fault for _, fault in tried])
+        faults = tuple(why or why_not for why, why_not in zip(lost, unscored, strict=True))
+        refuse_extinction(index, rewards, faults)
         if settings.warmup_trunks <= index < settings.learn_until * settings.trunks:
             controller, distribution = controller.update(distribution, samples, rewards)
         state = broadcast(copies, rewards, settings.broadcast)
@@ -140,11 +159,12 @@ def search(
             samples=samples,
             rewards=tuple(rewards.tolist()),
             scores=tuple(scores.tolist()),
-            faults=tuple(fault_of(fault, reward) for (_, fault), reward in zip(tried, rewards, strict=True)),
+            faults=faults,
             best=int(np.nanargmax(rewards)),
             theta=distribution.theta.copy(),
             score=score(state),
             state=state,
+            controller=controller,
         )
 
 
@@ -161,47 +181,63 @@ def attempt(train: Train, state: State, sample: Any, trunk: int, copy: int) -> t
     return (trained, "") if finite else (None, "its weights are no longer finite")
 
 
-def fault_of(fault: str, reward: float) -> str:
-    return fault or ("" if np.isfinite(reward) else "its score on val is not finite")
+def outcome(result: tuple[State | None, str] | WorkerDied) -> tuple[State | None, str]:
+    return (None, result.reason) if isinstance(result, WorkerDied) else result
 
 
 def refuse_extinction(trunk: int, rewards: Float64[np.ndarray, " n"], faults: Sequence[str]) -> None:
     if not np.isfinite(rewards).any():
-        reasons = sorted({fault_of(fault, reward) for fault, reward in zip(faults, rewards, strict=True)})
+        remedy = (
+            "a process that is killed usually lacks memory: lower parallel.workers"
+            if WorkerDied().reason in faults
+            else "lower train.recipe.learning_rate or raise train.recipe.warmup"
+        )
         raise ValueError(
-            f"all {len(rewards)} copies were lost in trunk {trunk} ({'; '.join(reasons)}); "
-            "lower train.recipe.learning_rate or raise train.recipe.warmup"
+            f"all {len(rewards)} copies were lost in trunk {trunk} ({'; '.join(sorted(set(faults)))}); {remedy}"
         )
 
 
-# --- rewards: SCORES gives each copy a val score (nan: lost), SIGNS says whether high is good
+# --- rewards: SCORES gives each copy a val score (nan: lost) and why it has none, SIGNS says whether high is good
 
 
-def own_scores(copies: Sequence[State | None], score: Score, parallel: Parallel) -> Float64[np.ndarray, " n"]:
+Scores = tuple[Float64[np.ndarray, " n"], Sequence[str]]
+
+NOT_FINITE = "its score on val is not finite"
+
+
+def own_scores(copies: Sequence[State | None], score: Score, parallel: Parallel) -> Scores:
     """Each copy's own score, as in the paper."""
+    scores, faults = np.full(len(copies), np.nan), [""] * len(copies)
     alive = [n for n, copy in enumerate(copies) if copy is not None]
-    scores = np.full(len(copies), np.nan)
-    scores[alive] = parallel(score, [(copies[n],) for n in alive])
-    return np.where(np.isfinite(scores), scores, np.nan)
+    for n, result in zip(alive, parallel(score, [(copies[n],) for n in alive]), strict=True):
+        if isinstance(result, WorkerDied):
+            faults[n] = result.reason
+        elif np.isfinite(result):
+            scores[n] = result
+        else:
+            faults[n] = NOT_FINITE
+    return scores, faults
 
 
-def scores_without(copies: Sequence[State | None], score: Score, parallel: Parallel) -> Float64[np.ndarray, " n"]:
+def scores_without(copies: Sequence[State | None], score: Score, parallel: Parallel) -> Scores:
     """For each copy the score of the mean of the *other* copies: the lower, the more the copy contributes.
 
     A copy that spoils the means is found by its own score and excluded; a lone survivor gets its own score.
     """
     sound = {n: copy for n, copy in enumerate(copies) if copy is not None}
-    alive = list(sound)
-    if len(alive) < 2:
+    if len(sound) < 2:
         return own_scores(copies, score, parallel)
-    scores = np.full(len(copies), np.nan)
-    scores[alive] = parallel(score, [(mean_state([sound[m] for m in alive if m != n]),) for n in alive])
-    if np.isfinite(scores[alive]).all():
-        return scores
-    own = own_scores(copies, score, parallel)
-    if np.isfinite(own[alive]).all():  # each copy alone is sound and their means are not: no copy can be blamed
-        return np.full(len(copies), np.nan)
-    return scores_without([copies[n] if np.isfinite(own[n]) else None for n in range(len(copies))], score, parallel)
+    others = [mean_state([sound[m] for m in sound if m != n]) if n in sound else None for n in range(len(copies))]
+    scores, faults = own_scores(others, score, parallel)
+    if NOT_FINITE not in faults:
+        return scores, faults
+    own, unsound = own_scores(copies, score, parallel)
+    if np.isfinite(own[list(sound)]).all():  # each copy alone is sound and their means are not: no copy can be blamed
+        return np.full(len(copies), np.nan), [NOT_FINITE if n in sound else "" for n in range(len(copies))]
+    scores, faults = scores_without(
+        [copies[n] if np.isfinite(own[n]) else None for n in range(len(copies))], score, parallel
+    )
+    return scores, [why or why_not for why, why_not in zip(faults, unsound, strict=True)]
 
 
 SCORES = {"own": own_scores, "leave_one_out": scores_without}
@@ -248,7 +284,13 @@ class Reinforce:
         return replace(self, steps=steps, first=first, second=second), distribution.at(moved)
 
 
+Controller = Null | Reinforce
 CONTROLLERS: dict[str, type[Null] | type[Reinforce]] = {"null": Null, "reinforce": Reinforce}
+
+
+def first_controller(settings: Online) -> Controller:
+    """Before any reward."""
+    return CONTROLLERS[settings.controller](rate=settings.controller_lr)
 
 
 def advantages(rewards: Float64[np.ndarray, " n"]) -> Float64[np.ndarray, " n"]:

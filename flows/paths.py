@@ -18,3 +18,5 @@ LOSS = Path("results/loss")
 TRAINED = Path("results/train")
 EVALUATE = Path("results/evaluate")
 STORE = Path("mlflow/store")
+CHECKPOINTS = Path("checkpoints")
+"""<stage>/<stage key>/: what a search that was interrupted goes on from; empty when nothing was."""

@@ -9,17 +9,22 @@ Exit codes: 0 done, 1 a bug (traceback), 2 bad input, 4 an input changed during 
 import argparse
 import importlib
 import os
+import shutil
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
 from components.params import Params
-from flows import files, versions
+from flows import files, paths, versions
 from flows.settings import load_params
 from flows.tracking import StageRun, Status
 
 WORDS = ("prepare", "latency", "architecture", "augmentation", "loss", "train", "evaluate")
+SEARCHED_ONLINE = ("augmentation", "loss")
+"""Stages that go on at the trunk where they were killed."""
 REPORT = "ASSEMBLY_LINE_REPORT"
 """Environment variable: the file in which a failing stage leaves its exit code and sentence for the flow."""
 PARENT_RUN = "ASSEMBLY_LINE_PARENT_RUN"
@@ -81,7 +86,8 @@ def run_stage(word: str, variant: str | None) -> None:
     status: Status = "FAILED"
     try:
         run.params(before.get("params", {}).get("params.yaml", {}))
-        compute(word, variant, params, run)
+        with checkpoint_folder(name, versions.stage_key(before)) as checkpoint:
+            compute(word, variant, params, run, checkpoint)
         if difference := versions.changed(before, versions.stage_inputs(name)):
             raise InputsChanged(f"{', '.join(difference)} changed while the stage ran; run it again")
         run.tags({f"dvc.out.{path}": md5 for path, md5 in versions.output_hashes(name).items()})
@@ -93,7 +99,18 @@ def run_stage(word: str, variant: str | None) -> None:
         run.end(status)
 
 
-def compute(word: str, variant: str | None, params: Params, run: StageRun) -> None:
+@contextmanager
+def checkpoint_folder(name: str, key: str) -> Iterator[Path]:
+    """Where a search leaves its finished trunks until all are done; what other inputs left there goes first."""
+    place = paths.CHECKPOINTS / name
+    for stale in place.glob("*"):
+        if stale.name != key:
+            shutil.rmtree(stale)
+    yield place / key
+    shutil.rmtree(place, ignore_errors=True)
+
+
+def compute(word: str, variant: str | None, params: Params, run: StageRun, checkpoint: Path) -> None:
     """The stage's own work, with torch set up the same everywhere."""
     os.environ.setdefault(
         "OMP_WAIT_POLICY", "passive"
@@ -103,7 +120,8 @@ def compute(word: str, variant: str | None, params: Params, run: StageRun) -> No
     torch.set_num_threads(params.threads)
     torch.use_deterministic_algorithms(True)
     stage = importlib.import_module(f"flows.stages.{word}")
-    stage.run(params, run, *([variant] if variant else []))
+    own = [checkpoint] if word in SEARCHED_ONLINE else [variant] if variant else []
+    stage.run(params, run, *own)
 
 
 def lineage_tags(inputs: versions.Lock) -> dict[str, str]:

@@ -57,8 +57,12 @@ def search_augmentation(
     recipe: params.Recipe,
     seed: int,
     parallel: Parallel = sequential,
+    after: Trunk[Pairs] | None = None,
 ) -> Iterator[Trunk[Pairs]]:
-    """Train the network on `train` while learning which pairs of elements serve it on `val`; one record a trunk."""
+    """Train the network on `train` while learning which pairs of elements serve it on `val`; one record a trunk.
+
+    `after` a recorded trunk of the same search, it goes on from there.
+    """
     distribution = first_distribution(settings)
     online = settings.online
     yield from search(
@@ -71,4 +75,5 @@ def search_augmentation(
         settings=online,
         seed=seed,
         parallel=parallel,
+        after=after,
     )

@@ -5,6 +5,7 @@ c   channels, 1 or 3        k    classes
 """
 
 import json
+import mmap
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -42,10 +43,41 @@ class Statistics:
 
 @dataclass(frozen=True)
 class Split:
-    """Images and labels of one split, both memory-mapped and read-only when they come from `open_split`."""
+    """Images and labels of one split, both memory-mapped and read-only when they come from `open_split`.
+
+    Pickled, a mapped array is the name of its file: another process maps the file, wherever a copy would go.
+    """
 
     images: UInt8[np.ndarray, "n h w c"]
     labels: Int64[np.ndarray, " n"]
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return unpickled_split, (by_name(self.images), by_name(self.labels))
+
+
+@dataclass(frozen=True)
+class MappedFile:
+    """A memory-mapped array without its bytes."""
+
+    path: str
+    offset: int
+    dtype: str
+    shape: tuple[int, ...]
+
+    def open(self) -> np.ndarray:
+        return np.memmap(self.path, mode="r", offset=self.offset, dtype=self.dtype, shape=self.shape)
+
+
+def by_name(array: np.ndarray) -> np.ndarray | MappedFile:
+    """Where a mapped array lies; the array itself if it is not mapped, or a view of one that is."""
+    if not isinstance(array, np.memmap) or not isinstance(array.base, mmap.mmap) or not array.flags.c_contiguous:
+        return array
+    return MappedFile(str(array.filename), array.offset, array.dtype.str, array.shape)
+
+
+def unpickled_split(images: np.ndarray | MappedFile, labels: np.ndarray | MappedFile) -> Split:
+    opened = [array.open() if isinstance(array, MappedFile) else array for array in (images, labels)]
+    return Split(images=opened[0], labels=opened[1])
 
 
 class SplitWriter:

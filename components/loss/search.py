@@ -98,8 +98,8 @@ class World:
     recipe: Recipe
     seed: int
 
-    def search(self, parallel: Parallel = sequential) -> Iterator[Trunk[Sample]]:
-        """Train the network while learning the loss, from cross-entropy on; one record a trunk."""
+    def search(self, parallel: Parallel = sequential, after: Trunk[Sample] | None = None) -> Iterator[Trunk[Sample]]:
+        """Train the network while learning the loss, from cross-entropy or a recorded trunk on; one record a trunk."""
         yield from search(
             start(self.settings),
             initial_state(self.make()),
@@ -108,6 +108,7 @@ class World:
             settings=self.settings.online,
             seed=self.seed,
             parallel=parallel,
+            after=after,
         )
 
     def train_copy(self, state: State, sample: Sample, trunk: int, copy: int) -> State:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 
 from components.architecture.network import build_network
 from components.architecture.space import parse_architecture, space_of
@@ -18,11 +19,12 @@ from components.data.store import open_split, read_classes, read_statistics
 from components.online import Trunk
 from components.params import Params
 from flows import files, paths
+from flows.checkpoints import resumed
 from flows.observer import Observer
 from flows.parallel import joblib_parallel
 
 
-def run(params: Params, observe: Observer) -> None:
+def run(params: Params, observe: Observer, checkpoint: Path) -> None:
     """Write the policy, every trunk reward of every copy, and the distribution after every trunk."""
     classes, statistics = read_classes(paths.CLASSES), read_statistics(paths.STATISTICS)
     space = space_of(params.architecture, classes)
@@ -31,7 +33,8 @@ def run(params: Params, observe: Observer) -> None:
         build_network, space, parse_architecture(space, found), statistics.mean, statistics.std, seed=params.seed
     )
     settings = params.augmentation
-    trunks = search_augmentation(
+    search = partial(
+        search_augmentation,
         network,
         open_split(paths.TRAIN),
         open_split(paths.VAL),
@@ -40,6 +43,7 @@ def run(params: Params, observe: Observer) -> None:
         seed=params.seed,
         parallel=joblib_parallel(params.parallel, observe),
     )
+    trunks = resumed(search, checkpoint, settings.online)
     distribution = first_distribution(settings)
     copies, shares = [], []
     for trunk in observe.progress(trunks, settings.online.trunks, "augmentation"):

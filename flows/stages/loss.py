@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 
@@ -14,8 +15,9 @@ from components.loss.family import KNOWN, SearchedLoss
 from components.loss.search import Sample, World
 from components.online import Trunk
 from components.params import Params
-from components.training import initial_state
+from components.training import State, initial_state
 from flows import files, paths
+from flows.checkpoints import resumed
 from flows.observer import Observer
 from flows.parallel import joblib_parallel
 
@@ -23,13 +25,15 @@ SCALED_AT = 8
 """States along the search that the artifact's scale is measured at, beside the first."""
 
 
-def run(params: Params, observe: Observer) -> None:
+def run(params: Params, observe: Observer, checkpoint: Path) -> None:
     """Write the loss, every trunk reward of every copy with its knots, and the curves beside known losses."""
-    world, trunks = world_of(params), params.loss.online.trunks
+    world, online = world_of(params), params.loss.online
+    search = partial(world.search, joblib_parallel(params.parallel, observe))
+    keep = partial(scaled_weights, trunks=online.trunks)
     states, rows = [initial_state(world.make())], []
-    for trunk in observe.progress(world.search(joblib_parallel(params.parallel, observe)), trunks, "loss"):
+    for trunk in observe.progress(resumed(search, checkpoint, online, keep), online.trunks, "loss"):
         rows += list(copy_rows(trunk))
-        states += [trunk.state] if scaled_at(trunk.index, trunks) else []
+        states += [scaled] if (scaled := keep(trunk)) else []
         observe.metrics(trunk_metrics(trunk), step=trunk.index)
     loss = world.found(trunk.theta, states)
     files.write_json(paths.LOSS / "loss.json", loss.to_json())
@@ -56,9 +60,10 @@ def world_of(params: Params) -> World:
     )
 
 
-def scaled_at(index: int, trunks: int) -> bool:
-    """Whether this trunk's state is one of the `SCALED_AT` evenly spaced ones, the last among them."""
-    return (index + 1) * SCALED_AT // trunks > index * SCALED_AT // trunks
+def scaled_weights(trunk: Trunk[Sample], trunks: int) -> State:
+    """The weights, without momentum, after one of the `SCALED_AT` evenly spaced trunks, the last among them."""
+    scaled = (trunk.index + 1) * SCALED_AT // trunks > trunk.index * SCALED_AT // trunks
+    return {name: value for name, value in trunk.state.items() if scaled and name.startswith("model.")}
 
 
 def copy_rows(trunk: Trunk[Sample]) -> Iterator[dict[str, object]]:
