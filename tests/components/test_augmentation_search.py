@@ -105,9 +105,13 @@ def bars(count: int, seed: int) -> Split:
     return Split(images=images, labels=labels.astype(np.int64))
 
 
-def searched(seed: int = 0, val: Split | None = None, **changes: Any) -> list[Trunk[Pairs]]:
-    chosen = settings(**changes)
-    return list(search_augmentation(small, bars(160, 0), val or bars(80, 1), settings=chosen, recipe=RECIPE, seed=seed))
+def searched(
+    seed: int = 0, val: Split | None = None, after: Trunk[Pairs] | None = None, **changes: Any
+) -> list[Trunk[Pairs]]:
+    train, chosen = bars(160, 0), settings(**changes)
+    return list(
+        search_augmentation(small, train, val or bars(80, 1), settings=chosen, recipe=RECIPE, seed=seed, after=after)
+    )
 
 
 def copy_of(broadcast: str, **changes: Any) -> TrainCopy:
@@ -133,6 +137,16 @@ def test_same_seed_same_records_and_weights() -> None:
     assert first == second
     assert same(first[-1].state, second[-1].state)
     assert first != other
+
+
+@pytest.mark.parametrize(("reward", "broadcast"), [("own", "best"), ("leave_one_out", "average")])
+def test_a_search_goes_on_after_any_trunk_to_the_same_records_and_weights(reward: str, broadcast: str) -> None:
+    """Momentum, batch-norm statistics, the controller's memory and the learning rate are all where they were."""
+    whole = searched(reward=reward, broadcast=broadcast)
+    for last in (0, 2, 3):
+        rest = searched(reward=reward, broadcast=broadcast, after=whole[last])
+        assert rest == whole[last + 1 :]
+        assert all(same(ours.state, theirs.state) for ours, theirs in zip(rest, whole[last + 1 :], strict=True))
 
 
 def test_val_never_reaches_the_weights_or_samples_when_nothing_is_selected() -> None:

@@ -1,5 +1,6 @@
 """Claims about the prepared store: memory-mapped, exact, the same bytes."""
 
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 
 from components.data.store import (
     Classes,
+    Split,
     SplitWriter,
     Statistics,
     open_split,
@@ -32,6 +34,31 @@ def test_a_split_comes_back_as_it_was_written_mapped_and_read_only(tmp_path: Pat
     assert np.array_equal(split.labels, labels)
     with pytest.raises(ValueError, match="read-only"):
         split.images[0] = 0
+
+
+def test_a_mapped_split_is_pickled_by_the_name_of_its_file(tmp_path: Path) -> None:
+    write_split(tmp_path / "train", *arrays(1000))
+    split = open_split(tmp_path / "train")
+    pickled = pickle.dumps(split)
+    assert len(pickled) < 1000
+    again = pickle.loads(pickled)
+    assert isinstance(again.images, np.memmap)
+    assert str(again.images.filename) == str(split.images.filename)
+    assert np.array_equal(again.images, split.images)
+    assert np.array_equal(again.labels, split.labels)
+
+
+def test_a_split_in_memory_and_a_part_of_a_mapped_one_are_pickled_as_they_are(tmp_path: Path) -> None:
+    images, labels = arrays(50)
+    write_split(tmp_path / "train", images, labels)
+    mapped = open_split(tmp_path / "train")
+    for split in (
+        Split(images=images[10:20], labels=labels[10:20]),
+        Split(images=mapped.images[10:20], labels=mapped.labels[10:20]),
+    ):
+        again = pickle.loads(pickle.dumps(split))
+        assert np.array_equal(again.images, images[10:20])
+        assert np.array_equal(again.labels, labels[10:20])
 
 
 def test_batch_by_batch_gives_numpys_own_bytes(tmp_path: Path) -> None:

@@ -244,6 +244,16 @@ def test_the_same_seed_gives_the_same_records_and_another_seed_others() -> None:
     assert first != list(replace(made, seed=6).search())
 
 
+@pytest.mark.parametrize("last", [0, 1, 2])
+def test_a_search_goes_on_after_any_trunk_to_the_same_records_and_weights(last: int) -> None:
+    made, _ = world()
+    whole = list(made.search())
+    rest = list(made.search(after=whole[last]))
+    assert rest == whole[last + 1 :]
+    for ours, theirs in zip(rest, whole[last + 1 :], strict=True):
+        assert all(torch.equal(ours.state[key], theirs.state[key]) for key in theirs.state)
+
+
 def test_the_world_travels_to_workers() -> None:
     made, state = world()
     train = pickle.loads(pickle.dumps(made.train_copy))

@@ -15,11 +15,15 @@ import torch
 from jaxtyping import Float64
 
 from components.online import (
+    CONTROLLERS,
     TRAINING,
+    Parallel,
     Reinforce,
     State,
     Trunk,
+    WorkerDied,
     advantages,
+    attempt,
     broadcast,
     mean_state,
     numpy_rng,
@@ -79,7 +83,13 @@ def start(value: float = 0.0) -> State:
     return {"model.w": torch.tensor(value, dtype=torch.float64)}
 
 
-def toy(seed: int = 0, train: Callable[..., State] | None = None, **changes: Any) -> list[Trunk[int]]:
+def toy(
+    seed: int = 0,
+    train: Callable[..., State] | None = None,
+    parallel: Parallel = sequential,
+    after: Trunk[int] | None = None,
+    **changes: Any,
+) -> list[Trunk[int]]:
     return list(
         search(
             Choice(theta=np.zeros(KINDS)),
@@ -88,7 +98,8 @@ def toy(seed: int = 0, train: Callable[..., State] | None = None, **changes: Any
             score=height,
             settings=settings(**changes),
             seed=seed,
-            parallel=sequential,
+            parallel=parallel,
+            after=after,
         )
     )
 
@@ -132,6 +143,16 @@ def test_records_do_not_depend_on_the_order_in_which_copies_run() -> None:
         parallel=backwards,
     )  # fmt: skip
     assert list(shuffled) == toy(0)
+
+
+@pytest.mark.parametrize("controller", sorted(CONTROLLERS))
+@pytest.mark.parametrize("last", [0, 1, 2, 17, 28, 29])
+def test_after_a_recorded_trunk_the_search_is_the_one_that_was_never_interrupted(controller: str, last: int) -> None:
+    whole = toy(3, trunks=30, controller=controller)
+    rest = toy(3, trunks=30, controller=controller, after=whole[last])
+    assert rest == whole[last + 1 :]
+    assert [trunk.theta.tolist() for trunk in rest] == [trunk.theta.tolist() for trunk in whole[last + 1 :]]
+    assert [height(trunk.state) for trunk in rest] == [height(trunk.state) for trunk in whole[last + 1 :]]
 
 
 def test_theta_stands_still_in_warm_up_and_after_learn_until() -> None:
@@ -179,7 +200,7 @@ def test_advantages_have_mean_zero_and_for_few_copies_leave_their_own_reward_out
 def test_leave_one_out_reward_by_hand() -> None:
     """w = 1, 2, 6: the means of the others are 4, 3.5, 1.5; the third copy contributes most."""
     copies = [start(1.0), start(2.0), start(6.0)]
-    assert scores_without(copies, height, sequential).tolist() == [4.0, 3.5, 1.5]
+    assert scores_without(copies, height, sequential)[0].tolist() == [4.0, 3.5, 1.5]
 
     def by_copy(state: State, sample: int, trunk: int, copy: int) -> State:
         return start([1.0, 2.0, 6.0][copy])
@@ -191,7 +212,7 @@ def test_leave_one_out_reward_by_hand() -> None:
 
 def test_leave_one_out_looks_at_the_metric_of_the_mean_not_at_the_mean_metric() -> None:
     """Val wants w = 0; copies at -1, +1 and 0: without either outlier the mean is off, without the third it is not."""
-    scores = scores_without([start(-1.0), start(1.0), start(0.0)], lambda state: -(height(state) ** 2), sequential)
+    scores, _ = scores_without([start(-1.0), start(1.0), start(0.0)], lambda state: -(height(state) ** 2), sequential)
     assert scores.tolist() == [-0.25, -0.25, 0.0]
 
 
@@ -262,6 +283,53 @@ def test_lost_copies_are_recorded_and_excluded(
         assert math.isfinite(trunk.score)
         assert np.isfinite(trunk.theta).all()
     assert trunks[-1].theta.any()
+
+
+@dataclass(frozen=True)
+class Deadly:
+    """A `Parallel` whose worker dies at calls of one function: the n-th, in every trunk."""
+
+    function: Callable[..., Any]
+    call: int
+
+    def __call__(self, function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
+        results = sequential(function, arguments)
+        if function is self.function:
+            results[self.call] = WorkerDied()
+        return results
+
+
+@pytest.mark.parametrize("reward", ["own", "leave_one_out"])
+@pytest.mark.parametrize("function", [attempt, height], ids=["in training", "in scoring"])
+def test_a_copy_whose_worker_dies_loses_the_trunk_and_the_search_goes_on(
+    function: Callable[..., Any], reward: Literal["own", "leave_one_out"]
+) -> None:
+    trunks = toy(parallel=Deadly(function, 2), trunks=10, reward=reward)
+    for trunk in trunks:
+        assert [math.isnan(value) for value in trunk.rewards] == [copy == 2 for copy in range(8)]
+        assert [why for why in trunk.faults if why] == ["its worker died twice"]
+        assert trunk.faults[2]
+    assert len(trunks) == 10
+    assert trunks[-1].theta.any()
+
+
+def test_a_death_in_scoring_and_a_copy_that_spoils_the_means_are_told_apart() -> None:
+    """w = 1, 1e9 (too far), 2 (its worker dies), 6: what is left are the first and the last, each without the other."""
+
+    def dies_at_two(function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
+        return [WorkerDied() if height(state) == 2.0 else function(state) for (state,) in arguments]
+
+    scores, faults = scores_without([start(w) for w in (1.0, 1e9, 2.0, 6.0)], nan_above(1e6), dies_at_two)
+    assert scores.tolist() == pytest.approx([6.0, math.nan, math.nan, 1.0], nan_ok=True)
+    assert faults == ["", "its score on val is not finite", "its worker died twice", ""]
+
+
+def test_when_the_worker_of_every_copy_dies_the_sentence_speaks_of_memory() -> None:
+    def nobody_lives(function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
+        return [WorkerDied() for _ in arguments]
+
+    with pytest.raises(ValueError, match=r"all 8 copies .* \(its worker died twice\); .* lower parallel\.workers"):
+        toy(parallel=nobody_lives)
 
 
 def test_a_lone_survivor_goes_on_and_teaches_nothing() -> None:
