@@ -28,6 +28,7 @@ from components.online import (
     Trunk,
     numpy_rng,
     one_thread,
+    score_slope,
     score_state,
     search,
     sequential,
@@ -76,6 +77,14 @@ class Gaussian:
         gradient: Float64[np.ndarray, " p"] = (np.asarray(sample) - self.theta) / self.sigma**2
         return gradient
 
+    def features(self, sample: Sample) -> Float64[np.ndarray, " p"]:
+        """How far each knot lies from the mean, in standard deviations."""
+        offset: Float64[np.ndarray, " p"] = (np.asarray(sample) - self.theta) / self.sigma
+        return offset
+
+    def prior(self) -> Float64[np.ndarray, "p p"]:
+        return np.eye(len(self.theta))
+
     def at(self, theta: Float64[np.ndarray, " p"]) -> "Gaussian":
         return replace(self, theta=theta)
 
@@ -105,6 +114,7 @@ class World:
             initial_state(self.make()),
             train=self.train_copy,
             score=self.score_copy,
+            slope=self.slope_copy,
             settings=self.settings.online,
             seed=self.seed,
             parallel=parallel,
@@ -129,6 +139,10 @@ class World:
     def score_copy(self, state: State) -> float:
         """The metric of the plain logits on val."""
         return score_state(self.make(), state, self.val, self.settings.online)
+
+    def slope_copy(self, state: State) -> State:
+        """The plain log-likelihood's gradient on val."""
+        return score_slope(self.make(), state, self.val, self.settings.online)
 
     def loss(self, theta: Sequence[float] | Float64[np.ndarray, " p"]) -> SearchedLoss:
         return decode(np.asarray(theta), self.recipe.label_smoothing)

@@ -16,14 +16,14 @@ from jaxtyping import Float64
 
 from components.online import (
     TRAINING,
-    Reinforce,
     State,
     Trunk,
-    advantages,
+    Val,
     broadcast,
+    first_order,
+    leave_one_out,
     mean_state,
     numpy_rng,
-    scores_without,
     search,
     sequential,
 )
@@ -48,7 +48,13 @@ class Choice:
         return tuple(rng.choice(len(self.theta), size=count, p=self.shares()).tolist())
 
     def score_gradient(self, sample: int) -> Float64[np.ndarray, " p"]:
-        return np.eye(len(self.theta))[sample] - self.shares()
+        return self.features(sample) - self.shares()
+
+    def features(self, sample: int) -> Float64[np.ndarray, " p"]:
+        return np.eye(len(self.theta))[sample]
+
+    def prior(self) -> Float64[np.ndarray, "p p"]:
+        return np.eye(len(self.theta))
 
     def at(self, theta: Float64[np.ndarray, " p"]) -> "Choice":
         return replace(self, theta=theta)
@@ -86,6 +92,7 @@ def toy(seed: int = 0, train: Callable[..., State] | None = None, **changes: Any
             start(),
             train=train or Climb(seed=seed),
             score=height,
+            slope=lambda state: {"model.w": torch.ones_like(state["model.w"])},
             settings=settings(**changes),
             seed=seed,
             parallel=sequential,
@@ -98,10 +105,10 @@ def planted_mass(trunks: Sequence[Trunk[int]]) -> float:
     return float(Choice(theta=trunks[-1].theta).shares()[PLANTED] * KINDS)
 
 
-@pytest.mark.parametrize("reward", ["own", "leave_one_out"])
+@pytest.mark.parametrize("reward", ["own", "leave_one_out", "first_order"])
 @pytest.mark.parametrize("rule", ["best", "average", "weighted"])
 def test_finds_the_planted_optimum_and_the_null_controller_does_not(
-    reward: Literal["own", "leave_one_out"], rule: Literal["best", "average", "weighted"]
+    reward: Literal["own", "leave_one_out", "first_order"], rule: Literal["best", "average", "weighted"]
 ) -> None:
     found = [planted_mass(toy(seed, reward=reward, broadcast=rule)) for seed in range(5)]
     null = [planted_mass(toy(seed, reward=reward, broadcast=rule, controller="null")) for seed in range(5)]
@@ -141,45 +148,11 @@ def test_theta_stands_still_in_warm_up_and_after_learn_until() -> None:
     assert moved == [5 <= index < 12 for index in range(1, 20)]
 
 
-def test_no_update_when_all_rewards_tie_even_with_momentum() -> None:
-    controller, distribution = Reinforce(rate=0.2), Choice(theta=np.zeros(KINDS))
-    controller, moved = controller.update(distribution, (0, 1, 2), np.array([1.0, 0.0, 0.5]))
-    assert moved.theta.any()
-    assert controller.update(moved, (0, 1, 2), np.array([0.5, 0.5, 0.5])) == (controller, moved)
-    assert controller.update(moved, (0, 1, 2), np.array([0.5, np.nan, np.nan])) == (controller, moved)
-
-
-def test_the_first_update_is_one_adam_step_by_hand() -> None:
-    """Adam's first step is the sign of the gradient times the rate, where the gradient is far from 0."""
-    distribution = Choice(theta=np.zeros(2))
-    _, moved = Reinforce(rate=0.1).update(distribution, (0, 1), np.array([1.0, 0.0]))
-    assert moved.theta == pytest.approx([0.1, -0.1], abs=1e-6)
-
-
-def test_two_updates_agree_with_torchs_adam() -> None:
-    theta = torch.zeros(3, dtype=torch.float64, requires_grad=True)
-    adam = torch.optim.Adam([theta], lr=0.2, betas=(0.5, 0.999), maximize=True)
-    controller, ours = Reinforce(rate=0.2), Choice(theta=np.zeros(3))
-    for rewards in ([1.0, 0.0, 0.0, 2.0, -1.0], [0.0, 3.0, 1.0, 1.0, 0.0]):
-        samples = (0, 1, 2, 0, 1)
-        gradients = np.stack([ours.score_gradient(sample) for sample in samples])
-        r = np.array(rewards)
-        theta.grad = torch.from_numpy((r - r.mean()) / r.std() @ gradients / len(r))
-        adam.step()
-        controller, ours = controller.update(ours, samples, r)
-        assert ours.theta == pytest.approx(theta.detach().numpy(), abs=1e-6)
-
-
-def test_advantages_have_mean_zero_and_for_few_copies_leave_their_own_reward_out() -> None:
-    assert advantages(np.array([1.0, 2.0, 3.0, 4.0, 5.0])).sum() == pytest.approx(0)
-    two = np.array([3.0, 1.0])
-    assert advantages(two) == pytest.approx([(3 - 1) / two.std(), (1 - 3) / two.std()])
-
-
 def test_leave_one_out_reward_by_hand() -> None:
     """w = 1, 2, 6: the means of the others are 4, 3.5, 1.5; the third copy contributes most."""
     copies = [start(1.0), start(2.0), start(6.0)]
-    assert scores_without(copies, height, sequential).tolist() == [4.0, 3.5, 1.5]
+    rewards, scores = leave_one_out(copies, Val(height, None), sequential)
+    assert (rewards.tolist(), scores.tolist()) == ([-4.0, -3.5, -1.5], [4.0, 3.5, 1.5])
 
     def by_copy(state: State, sample: int, trunk: int, copy: int) -> State:
         return start([1.0, 2.0, 6.0][copy])
@@ -191,8 +164,28 @@ def test_leave_one_out_reward_by_hand() -> None:
 
 def test_leave_one_out_looks_at_the_metric_of_the_mean_not_at_the_mean_metric() -> None:
     """Val wants w = 0; copies at -1, +1 and 0: without either outlier the mean is off, without the third it is not."""
-    scores = scores_without([start(-1.0), start(1.0), start(0.0)], lambda state: -(height(state) ** 2), sequential)
+    val = Val(lambda state: -(height(state) ** 2), None)
+    _, scores = leave_one_out([start(-1.0), start(1.0), start(0.0)], val, sequential)
     assert scores.tolist() == [-0.25, -0.25, 0.0]
+
+
+def test_first_order_reward_by_hand() -> None:
+    """w = 1, 2, 6, mean 3, slope -2 w there: -6 times -2, -1, 3; a lost copy has none and moves no mean."""
+    val = Val(height, lambda state: {"model.w": -2 * state["model.w"]})
+    rewards, scores = first_order([start(1.0), None, start(2.0), start(6.0)], val, sequential)
+    assert rewards[[0, 2, 3]].tolist() == [12.0, 6.0, -18.0]
+    assert math.isnan(rewards[1])
+    assert np.array_equal(rewards, scores, equal_nan=True)
+
+
+@pytest.mark.parametrize("spread", [1e-3, 1e-2])
+def test_first_order_approaches_leave_one_out_for_close_copies(spread: float) -> None:
+    """Leaving copy n of N out moves the mean by (mean - w_n) / (N - 1)."""
+    copies = [start(2.0 + spread * step) for step in (-3, 1, 2)]
+    val = Val(lambda state: -(height(state) ** 2), lambda state: {"model.w": -2 * state["model.w"]})
+    exact, _ = leave_one_out(copies, val, sequential)
+    linear, _ = first_order(copies, val, sequential)
+    assert exact - exact.mean() == pytest.approx(linear / 2, abs=10 * spread**2)
 
 
 def test_broadcasts_by_hand() -> None:
@@ -241,14 +234,18 @@ def nan_above(limit: float) -> Callable[[State], float]:
     return lambda state: height(state) if height(state) < limit else math.nan
 
 
-@pytest.mark.parametrize("reward", ["own", "leave_one_out"])
+def nan_slope(state: State) -> State:
+    return {"model.w": torch.where(state["model.w"] < 1e6, 1.0, math.nan).double()}
+
+
+@pytest.mark.parametrize("reward", ["own", "leave_one_out", "first_order"])
 @pytest.mark.parametrize("rule", ["best", "average", "weighted"])
 def test_lost_copies_are_recorded_and_excluded(
-    reward: Literal["own", "leave_one_out"], rule: Literal["best", "average", "weighted"]
+    reward: Literal["own", "leave_one_out", "first_order"], rule: Literal["best", "average", "weighted"]
 ) -> None:
     trunks = list(
         search(
-            Choice(theta=np.zeros(KINDS)), start(), train=lossy, score=nan_above(1e6),
+            Choice(theta=np.zeros(KINDS)), start(), train=lossy, score=nan_above(1e6), slope=nan_slope,
             settings=settings(trunks=10, reward=reward, broadcast=rule), seed=0,
         )
     )  # fmt: skip
