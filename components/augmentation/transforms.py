@@ -25,6 +25,7 @@ from torchvision.transforms.v2 import functional as F
 
 from components.augmentation.operations import OPERATIONS, Element
 from components.augmentation.policy import Policy
+from components.params import require
 
 GREY = 128
 """What an exported Cutout covers with."""
@@ -56,15 +57,18 @@ class PolicyTransform(v2.Transform):
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
         if isinstance(inpt, PIL.Image.Image):
+            require(
+                inpt.mode in ("L", "RGB"), f"the policy got a PIL image of mode {inpt.mode}; convert it to L or RGB"
+            )
             return F.to_pil_image(self.augmented(F.pil_to_tensor(inpt)), mode=inpt.mode)
         return tv_tensors.wrap(self.augmented(inpt.as_subclass(Tensor)), like=inpt)
 
     def augmented(self, images: Tensor) -> Tensor:
-        if images.dtype != torch.uint8 or images.ndim < 3 or images.shape[-3] not in (1, 3):
-            raise ValueError(
-                f"the policy got {images.dtype} images of shape {list(images.shape)}; "
-                "give it uint8 [... c h w] with 1 or 3 channels, before any conversion to float"
-            )
+        require(
+            images.dtype == torch.uint8 and images.ndim >= 3 and images.shape[-3] in (1, 3),
+            f"the policy got {images.dtype} images of shape {list(images.shape)}; "
+            "give it uint8 [... c h w] with 1 or 3 channels, before any conversion to float",
+        )
         flat = images.reshape(-1, *images.shape[-3:])
         return self.augment(flat, self.generator or torch.default_generator).reshape(images.shape)
 

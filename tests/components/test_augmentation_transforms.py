@@ -126,6 +126,12 @@ def test_what_is_no_image_is_refused(wrong: Tensor) -> None:
         PolicyTransform(uniform_policy())(wrong)
 
 
+@pytest.mark.parametrize("mode", ["P", "RGBA", "1"])
+def test_a_pil_image_whose_numbers_are_no_levels_is_refused(mode: str) -> None:
+    with pytest.raises(ValueError, match=f"mode {mode}; convert it to L or RGB"):
+        PolicyTransform(uniform_policy())(F.to_pil_image(images()[0]).convert(mode))
+
+
 def test_boxes_are_refused_because_they_would_not_move_along() -> None:
     boxes = tv_tensors.BoundingBoxes([[0, 0, 4, 4]], format="XYXY", canvas_size=(32, 32))
     with pytest.raises(TypeError, match="augments images, not BoundingBoxes"):
