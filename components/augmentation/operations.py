@@ -151,7 +151,8 @@ def autocontrast(images: Images, m: Magnitudes, u: Uniforms) -> Images:
     """Stretches each channel to 0..255; a channel of one level stays."""
     low = images.amin(dim=(2, 3)).double()[..., None]  # b c 1
     spread = images.amax(dim=(2, 3)).double()[..., None] - low
-    scale = 255.0 / spread  # PIL's order of operations, in double precision
+    # PIL's order of operations, in double precision; torch would read `255.0 / spread` as 255.0 * (1 / spread)
+    scale = torch.full_like(spread, 255.0) / spread
     levels = torch.arange(256, dtype=torch.float64, device=images.device)
     table = (levels * scale + -low * scale).trunc().clamp(0, 255)
     return look_up(torch.where(spread > 0, table, levels), images)

@@ -89,6 +89,21 @@ def test_matches_pil(element: Element, channels: int) -> None:
             assert difference <= ALLOWED_LEVELS[element.operation], f"{element} at {size} pixels"
 
 
+def test_autocontrast_stretches_every_range_of_levels_as_pil_does() -> None:
+    images = np.stack(
+        [np.arange(256).clip(low, low + spread) for spread in range(256) for low in (0, (255 - spread) // 3)]
+    )
+    batch = torch.from_numpy(images.astype(np.uint8))[:, None, None]
+    stretched = apply_elements(
+        batch,
+        (Element("AutoContrast"),),
+        torch.zeros(len(batch), dtype=torch.int64),
+        torch.zeros(len(batch), 3).double(),
+    )
+    for image, ours in zip(batch[:, 0].numpy(), stretched[:, 0].numpy(), strict=True):
+        assert np.array_equal(np.asarray(ImageOps.autocontrast(Image.fromarray(image))), ours), image[0, [0, -1]]
+
+
 def test_a_mixed_batch_equals_each_image_alone() -> None:
     images = torch.from_numpy(np.tile(sample_images(16, 3), (8, 1, 1, 1))).permute(0, 3, 1, 2)
     generator = torch.Generator().manual_seed(0)
