@@ -4,7 +4,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from components import params
-from components.augmentation.policy import Elements, Pairs, augment_pairs, first_distribution
+from components.augmentation.policy import (
+    Elements,
+    FactoredPairs,
+    LiteralPairs,
+    Pairs,
+    augment_pairs,
+    first_distribution,
+)
 from components.data.store import Split
 from components.online import Make, Parallel, Trunk, score_slope, score_state, search, sequential, train_trunk
 from components.training import State, base_augment, compose, cross_entropy, initial_state
@@ -59,10 +66,14 @@ def search_augmentation(
     settings: params.Augmentation,
     recipe: params.Recipe,
     seed: int,
+    distribution: FactoredPairs | LiteralPairs | None = None,
     parallel: Parallel = sequential,
 ) -> Iterator[Trunk[Pairs]]:
-    """Train the network on `train` while learning which pairs of elements serve it on `val`; one record a trunk."""
-    distribution = first_distribution(settings)
+    """Train the network on `train` while learning which pairs of elements serve it on `val`; one record a trunk.
+
+    `distribution` is where the search starts; without it, where the settings say.
+    """
+    distribution = distribution or first_distribution(settings)
     online = settings.online
     on_val = OnVal(make=make, split=val, settings=online)
     yield from search(

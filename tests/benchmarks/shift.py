@@ -14,7 +14,7 @@ from functools import cache, partial
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float64, Int64, UInt8
+from jaxtyping import Float, Float64, UInt8
 from PIL import Image
 from torch import Tensor, nn
 
@@ -170,6 +170,14 @@ class World:
     test: Split
 
     @property
+    def both(self) -> Split:
+        """Train and val together."""
+        return Split(
+            images=np.concatenate([self.train.images, self.val.images]),
+            labels=np.concatenate([self.train.labels, self.val.labels]),
+        )
+
+    @property
     def compute(self) -> int:
         """C."""
         return 2 * COPIES * self.data.trunks * self.data.images
@@ -218,8 +226,8 @@ def make_of(world: World) -> Callable[[], nn.Module]:
     return partial(build, world)
 
 
-def train_network(world: World, augment: Augment, images: int, base: bool = True) -> State:
-    """From scratch on train and val for so many images, under the recipe's crop and flip (`base`), then `augment`."""
+def train_network(world: World, split: Split, augment: Augment, images: int) -> State:
+    """From scratch on the split for so many images, under the recipe's crop and flip, then `augment`."""
     recipe = world.data.recipe
     both = [
         np.concatenate(pair)
@@ -231,7 +239,7 @@ def train_network(world: World, augment: Augment, images: int, base: bool = True
     return train_steps(
         network, initial_state(network), pixels, labels,
         batches=batches_of(len(labels), recipe.batch_size, steps, rng), rate=schedule(recipe, steps), first_step=0,
-        augment=compose(base_augment(recipe), augment) if base else augment, criterion=cross_entropy(), recipe=recipe,
+        augment=compose(base_augment(recipe), augment), criterion=cross_entropy(), recipe=recipe,
         rng=torch.Generator().manual_seed(world.seed),
     )  # fmt: skip
 
@@ -241,7 +249,3 @@ def accuracy_of(world: World, state: State, split: Split) -> float:
     load_state(network, state)
     images, labels = split_tensors(split)
     return accuracy(predict(network, images), labels)
-
-
-def labels_of(split: Split) -> Int64[Tensor, " n"]:
-    return split_tensors(split)[1]
