@@ -40,6 +40,11 @@ def to_bytes(values: Tensor) -> UInt8[Tensor, "..."]:
     return values.to(torch.int16).to(torch.uint8)
 
 
+def rounded_quotient(total: Int64[Tensor, "..."], count: int) -> Int64[Tensor, "..."]:
+    """total / count, halves upwards; in whole numbers, for a GPU divides by way of a rounded reciprocal."""
+    return (2 * total + count) // (2 * count)
+
+
 def keep(images: Images, m: Magnitudes, parameters: Tensor) -> Images:
     return images
 
@@ -144,8 +149,8 @@ def grey(images: Images, m: Magnitudes, u: Uniforms) -> Degenerate:
 
 
 def mean_grey(images: Images, m: Magnitudes, u: Uniforms) -> Level:
-    mean = luma(images).flatten(1).sum(1).double() / (images.shape[1] * images.shape[2])
-    return (mean + 0.5).floor().float()[:, None, None, None]
+    mean = rounded_quotient(luma(images).flatten(1).sum(1), images.shape[1] * images.shape[2])
+    return mean.float()[:, None, None, None]
 
 
 def black(images: Images, m: Magnitudes, u: Uniforms) -> Level:
@@ -184,7 +189,8 @@ def stretched(images: Images, m: Magnitudes, u: Uniforms) -> Table:
     values = images.int()
     low, high = values.amin(1).amin(1).double(), values.amax(1).amax(1).double()  # b c
     flat = low == high
-    scale = torch.where(flat, 1.0, 255.0 / (high - low))[..., None]  # PIL's order of operations, in double precision
+    whole = torch.full_like(low, 255.0)  # torch turns `255.0 / tensor` into a product with a rounded reciprocal
+    scale = torch.where(flat, 1.0, whole / (high - low))[..., None]  # PIL's order of operations, in double precision
     shift = torch.where(flat, 0.0, -low)[..., None] * scale
     levels = torch.arange(256, dtype=torch.float64, device=images.device)
     return to_bytes((levels * scale).add_(shift).clamp_(0, 255))
@@ -200,10 +206,10 @@ def equalized(images: Images, m: Magnitudes, u: Uniforms) -> Table:
     histogram = histogram.view(count, channels, 256)
     below = (histogram.cumsum(2) - histogram).float()
     below_top = (below * (below < height * width)).amax(2, keepdim=True)
-    step = (below_top / 255).floor()  # b c 1
+    step = below_top.long() // 255  # b c 1
     levels = torch.arange(256, dtype=torch.float32, device=images.device)
     rank = torch.lerp(levels, below, (step > 0).float())
-    return to_bytes(((step / 2).floor() + rank).div_(step.clamp(min=1)).clamp_(max=255))
+    return to_bytes((step // 2 + rank).div_(step.clamp(min=1)).clamp_(max=255))
 
 
 # --- levels by their bits
@@ -241,9 +247,9 @@ def cover(images: Images, m: Magnitudes, corner: Float64[Tensor, "b 2"]) -> Imag
     place = torch.arange(max(height, width), device=images.device)
     inside = (place >= first) & (place < first + torch.round(m * width)[:, None, None])  # b 2 n
     rows, columns = inside.to(torch.uint8).mul_(255).unbind(1)
-    mean = (images.sum(1, dtype=torch.int32).sum(1).double() / (height * width) + 0.5).to(torch.uint8)  # b c
+    mean = rounded_quotient(images.sum(1, dtype=torch.int32).sum(1), height * width)  # b c
     wide = (count, 1, width, channels)
-    mean_row = mean[:, None, None].expand(wide).flatten(2)  # b 1 r
+    mean_row = mean.to(torch.uint8)[:, None, None].expand(wide).flatten(2)  # b 1 r
     covered = rows[:, :height, None] & columns[:, None, :width, None].expand(wide).flatten(2)  # b h r
     values = images.flatten(2)
     return (values ^ mean_row).bitwise_and_(covered).bitwise_xor_(values).view(images.shape)

@@ -9,7 +9,15 @@ from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageEnhance, ImageOps, ImageStat
 from torch import Tensor
 
-from components.augmentation.operations import ELEMENTS, OPERATIONS, Element, apply_elements, named_element
+from components.augmentation.operations import (
+    ELEMENTS,
+    OPERATIONS,
+    Element,
+    apply_elements,
+    blend,
+    luma,
+    named_element,
+)
 
 SIZES = ((8, 8), (9, 13), (15, 15), (16, 16), (28, 28), (20, 33), (33, 20), (32, 32), (33, 33), (8, 64), (64, 64))
 """Height and width."""
@@ -89,6 +97,46 @@ def test_matches_pil(element: Element, channels: int) -> None:
             theirs = np.asarray(PIL[element.operation](pil_image(image), m, place)).reshape(image.shape)
             difference = np.abs(theirs.astype(int) - mine.astype(int)).max()
             assert difference <= ALLOWED_LEVELS[element.operation], f"{element} at {height} x {width} pixels"
+
+
+def test_autocontrast_matches_pil_for_every_darkest_and_lightest_level() -> None:
+    low, high = np.triu_indices(256, 1)
+    ranges = np.linspace(low, high, 16 * 16).round().astype(np.uint8).T.reshape(-1, 3, 16, 16)  # three to an image
+    element = named_element("AutoContrast")
+    zeros = torch.zeros(len(ranges), dtype=torch.int64)
+    ours = apply_elements(torch.from_numpy(ranges), (element,), zeros, torch.zeros(len(ranges), 3).double())
+    theirs = [np.asarray(ImageOps.autocontrast(Image.fromarray(image))) for image in ranges.transpose(0, 2, 3, 1)]
+    np.testing.assert_array_equal(ours.permute(0, 2, 3, 1).numpy(), np.stack(theirs))
+
+
+def test_equalize_matches_pil_for_many_histograms() -> None:
+    rng = np.random.default_rng(0)
+    skew = rng.uniform(0.2, 5, (1500, 1, 1, 3))
+    images = (256 * rng.random((1500, 24, 24, 3)) ** skew).astype(np.uint8)
+    batch = torch.from_numpy(images).permute(0, 3, 1, 2)
+    zeros = torch.zeros(len(images), dtype=torch.int64)
+    ours = apply_elements(batch, (named_element("Equalize"),), zeros, torch.zeros(len(images), 3).double())
+    theirs = [np.asarray(ImageOps.equalize(Image.fromarray(image))) for image in images]
+    np.testing.assert_array_equal(ours.permute(0, 2, 3, 1).numpy(), np.stack(theirs))
+
+
+@pytest.mark.parametrize("m", [-0.9, -0.6, -0.3, 0.3, 0.6, 0.9])
+def test_blend_matches_pil_for_every_pair_of_levels(m: float) -> None:
+    image, degenerate = np.mgrid[:256, :256].astype(np.uint8)
+    ours = blend(
+        torch.from_numpy(image)[None, ..., None],
+        torch.tensor([m], dtype=torch.float64),
+        torch.from_numpy(degenerate)[None, ..., None].float(),
+    )
+    theirs = Image.blend(Image.fromarray(degenerate), Image.fromarray(image), 1 + m)
+    np.testing.assert_array_equal(ours[0, ..., 0].numpy(), np.asarray(theirs))
+
+
+def test_grey_levels_match_pil_for_colours_all_over_the_cube() -> None:
+    levels = np.unique(np.append(np.arange(0, 256, 5), [1, 2, 127, 128, 254])).astype(np.uint8)
+    colours = np.stack(np.meshgrid(levels, levels, levels), axis=-1).reshape(len(levels), -1, 3)
+    theirs = np.asarray(Image.fromarray(colours).convert("L"))
+    np.testing.assert_array_equal(luma(torch.from_numpy(colours)[None])[0].numpy(), theirs)
 
 
 @pytest.mark.parametrize("shape", [(3, 16, 16), (3, 12, 20), (1, 16, 16)], ids=str)
