@@ -18,8 +18,7 @@ from jaxtyping import Float, Float64, UInt8
 from PIL import Image
 from torch import Tensor, nn
 
-from components.augmentation import operations
-from components.augmentation.operations import ELEMENTS, Element
+from components.augmentation.operations import ELEMENTS, OPERATIONS, Element
 from components.data.store import Split
 from components.params import Recipe
 from components.training import (
@@ -41,19 +40,22 @@ from tests.benchmarks.harness import ROOT
 
 PARQUET = ROOT / ".." / "shared" / "data" / "cifar10" / "train.parquet"
 
-Images = UInt8[Tensor, "n c h w"]
+Images = UInt8[Tensor, "n h w c"]
 Uniform = Callable[[float], Float64[Tensor, " n"]]
 """n numbers, evenly from -bound to bound."""
 
 
 # --- the shifts
 
+Shift = Callable[[Images, Uniform], Images]
 
-def moved(kernel: operations.Kernel, bound: float) -> Callable[[Images, Uniform], Images]:
+
+def moved(name: str, bound: float) -> Shift:
     """The operation at an even magnitude up to the bound, either way."""
 
     def apply(images: Images, uniform: Uniform) -> Images:
-        return kernel(images, uniform(bound), torch.zeros(len(images), 2, dtype=torch.float64))
+        operation, m = OPERATIONS[name], uniform(bound)
+        return operation.kernel(images, m, operation.parameters(images, m, torch.zeros(len(m), 2).double()))
 
     return apply
 
@@ -67,7 +69,7 @@ def inverted(images: Images, uniform: Uniform) -> Images:
 class Task:
     """What production does to an image, and which operations undo its surprise."""
 
-    shifts: tuple[Callable[[Images, Uniform], Images], ...] = ()
+    shifts: tuple[Shift, ...] = ()
     planted: tuple[str, ...] = ()
     """Operations of the planted family; for `harm` the one that must fall below uniform."""
     elements: tuple[Element, ...] = ELEMENTS
@@ -77,16 +79,14 @@ HARM = Element("Posterize", 0.0)
 """Keeps no bit: a black image, whatever its label."""
 
 TASKS = {
-    "rotated": Task(shifts=(moved(operations.rotate, 30.0),), planted=("Rotate",)),
+    "rotated": Task(shifts=(moved("Rotate", 30.0),), planted=("Rotate",)),
     "translated": Task(
-        shifts=(moved(operations.translate_x, 0.25), moved(operations.translate_y, 0.25)),
+        shifts=(moved("TranslateX", 0.25), moved("TranslateY", 0.25)),
         planted=("TranslateX", "TranslateY"),
     ),
-    "sheared": Task(
-        shifts=(moved(operations.shear_x, 0.5), moved(operations.shear_y, 0.5)), planted=("ShearX", "ShearY")
-    ),
+    "sheared": Task(shifts=(moved("ShearX", 0.5), moved("ShearY", 0.5)), planted=("ShearX", "ShearY")),
     "levels": Task(
-        shifts=(moved(operations.contrast, 0.7), moved(operations.brightness, 0.7)),
+        shifts=(moved("Contrast", 0.7), moved("Brightness", 0.7)),
         planted=("Contrast", "Brightness"),
     ),
     "inverted": Task(shifts=(inverted,), planted=("Invert",)),
@@ -96,10 +96,10 @@ TASKS = {
 
 
 def shifted(task: Task, images: UInt8[np.ndarray, "n h w c"], rng: np.random.Generator) -> UInt8[np.ndarray, "n h w c"]:
-    tensor = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2)
+    tensor = torch.from_numpy(np.ascontiguousarray(images))
     for shift in task.shifts:
         tensor = shift(tensor, lambda bound: torch.from_numpy(rng.uniform(-bound, bound, len(images))))
-    return tensor.permute(0, 2, 3, 1).contiguous().numpy()
+    return tensor.numpy()
 
 
 # --- the data sets
@@ -207,10 +207,10 @@ class Net(nn.Module):
         self.body = nn.Sequential(*layers)
         self.classifier = nn.Linear(widths[-1], 10, bias=False)
 
-    def features(self, images: Images) -> Float[Tensor, "n d"]:
+    def features(self, images: UInt8[Tensor, "n c h w"]) -> Float[Tensor, "n d"]:
         return self.body((images.float() - 100) / 80).mean(dim=(2, 3))
 
-    def forward(self, images: Images) -> Float[Tensor, "n k"]:
+    def forward(self, images: UInt8[Tensor, "n c h w"]) -> Float[Tensor, "n k"]:
         return self.classifier(self.features(images))
 
 
