@@ -1,6 +1,7 @@
 """Does the augmentation search learn what only val can tell? Planted shifts, at equal compute, against its nulls.
 
-See `shift.py` for the worlds. Methods, all with compute C and a final training on train and val:
+See `shift.py` for the worlds. Methods, all with compute C and a final training on train and val (a search takes half
+of C and what its scores cost, the final training what is left):
 
     nothing crop cutout rand_* trivial auto     no search: the recipe's crop (and flip), then a published policy
     uniform                                     our whole space, evenly, without a search
@@ -136,7 +137,8 @@ def searched_rows(world: World, name: str) -> Iterator[Row]:
     if name == "null":
         return
     found = begin.at(trunks[-1].theta)
-    state = train_network(world, world.both, policy_of(found).augment(), world.compute // 2)
+    left = world.compute - spent_images(world, settings.online)
+    state = train_network(world, world.both, policy_of(found).augment(), left)
     accuracy = accuracy_of(world, state, world.test)
     extra = {}
     if planted := planted_rows(world):
@@ -147,6 +149,12 @@ def searched_rows(world: World, name: str) -> Iterator[Row]:
             "null_99": round(float(np.quantile(masses, 0.99)), 3),
         }
     yield outcome(name, accuracy, start, val=accuracy_of(world, model, world.val)) | extra
+
+
+def spent_images(world: World, online: Online) -> int:
+    """Training images of a search, and a third of the images scored: of each copy or the others' mean, and the next."""
+    scored = (online.copies + 1) * len(world.val.labels)
+    return online.trunks * (online.copies * online.images + scored // 3)
 
 
 def uniform(world: World, settings: Augmentation) -> FactoredPairs:
