@@ -34,11 +34,11 @@ def rows() -> Iterator[Row]:
     data = "cifar10" if PARQUET.exists() else "digits"
     for seed in SEEDS:
         world = world_of(data, "none", seed)
-        one = spent(lambda: train_network(world, world.train, everything(), TRUNKS * IMAGES))
+        one = spent(train_network, world, world.train, everything(), TRUNKS * IMAGES)
         yield row(data, seed, (1, 1, "none"), one, one)
         for run in RUNS:
             search(world, *run, trunks=1)
-            yield row(data, seed, run, spent(lambda: search(world, *run)), one)
+            yield row(data, seed, run, spent(search, world, *run), one)
 
 
 def row(data: str, seed: int, run: tuple[int, int, str], took: dict[str, float], one: dict[str, float]) -> Row:
@@ -58,10 +58,10 @@ def search(world: World, copies: int, workers: int, backend: str, trunks: int = 
         pass
 
 
-def spent(work: Callable[[], object]) -> dict[str, float]:
+def spent(work: Callable[..., object], *arguments: object) -> dict[str, float]:
     """CPU seconds of this process and of the workers that are alive before and after; wall seconds."""
     cpu, wall = cpu_seconds(), time.perf_counter()
-    work()
+    work(*arguments)
     return {"cpu_seconds": cpu_seconds() - cpu, "wall_seconds": time.perf_counter() - wall}
 
 
