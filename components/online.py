@@ -12,16 +12,18 @@ The world is passed in: `train` runs one copy through one trunk, `score` measure
 worker that a copy happens to run on, so the records do not depend on `parallel`.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float64, Int64
+import torch.nn.functional as F
+from jaxtyping import Float, Float64, Int64, UInt8
 from torch import Tensor, nn
 
+from components.controllers import CONTROLLERS, EPSILON, Controller, Distribution
 from components.data.store import Split
 from components.params import Online, Recipe
 from components.training import (
@@ -44,33 +46,15 @@ S = TypeVar("S")
 Score = Callable[[State], float]
 Train = Callable[[State, Any, int, int], State]
 """(state, sample, trunk, copy) -> state after one trunk; raises `Diverged`."""
+Slope = Callable[[State], State]
+"""state -> gradient of val's mean log-likelihood by every parameter, under the state's keys `model.<name>`."""
 Make = Callable[[], nn.Module]
 """Builds the network (a `Classifier`), the same first weights every time; picklable, for copies in other processes."""
 
-BETAS = (0.5, 0.999)
-EPSILON = 1e-8
 SAMPLING, TRAINING = 0, 1
 """What a stream of random numbers is for."""
 SCORE_BATCH = 64
 """Images scored at a time: on one thread, batches that stay in the cache are three times as fast as 512 (32 pixels)."""
-
-
-@runtime_checkable
-class Distribution(Protocol[S]):
-    """p_theta. An immutable value: `at` makes the moved one."""
-
-    @property
-    def theta(self) -> Float64[np.ndarray, " p"]: ...
-
-    def sample(self, count: int, rng: np.random.Generator) -> tuple[S, ...]:
-        """One sample for each of `count` copies."""
-        ...
-
-    def score_gradient(self, sample: S) -> Float64[np.ndarray, " p"]:
-        """d log p_theta(sample) / d theta, divided by the number of draws that the sample holds."""
-        ...
-
-    def at(self, theta: Float64[np.ndarray, " p"]) -> "Distribution[S]": ...
 
 
 @dataclass(frozen=True)
@@ -105,7 +89,8 @@ class Trunk(Generic[S]):
     rewards: tuple[float, ...]
     """nan for a copy that lost the trunk."""
     scores: tuple[float, ...]
-    """The val score behind each reward: of the copy itself, or (`leave_one_out`) of the mean of the other copies."""
+    """The val score behind each reward: of the copy itself, or (`leave_one_out`) of the mean of the other copies;
+    the reward itself where it comes from no score (`first_order`)."""
     faults: tuple[str, ...]
     """Why a copy lost the trunk; empty if it did not."""
     best: int
@@ -116,7 +101,7 @@ class Trunk(Generic[S]):
     """Val score of the model that the next trunk starts from."""
     state: State = field(repr=False, compare=False)
     """That model."""
-    controller: "Controller" = field(repr=False, compare=False)
+    controller: Controller = field(repr=False, compare=False)
     """After the update, with what it remembers: with theta and the state all that the next trunk needs."""
 
 
@@ -126,6 +111,7 @@ def search(
     *,
     train: Train,
     score: Score,
+    slope: Slope | None = None,
     settings: Online,
     seed: int,
     parallel: Parallel = sequential,
@@ -137,19 +123,19 @@ def search(
 
     Unlike Algorithm 1: the next trunk may start from the (weighted) mean of the copies instead of the best one,
     and a reward may be a copy's contribution to that mean (methods.md section 0); theta stands still during
-    `warmup_trunks`, after `learn_until`, and when all rewards tie (Adam's momentum would move it without a signal).
+    `warmup_trunks`, after `learn_until`, and when all rewards tie. `slope` is needed for `reward: first_order` only.
     Raises `ValueError` when no copy survives a trunk.
     """
     controller = first_controller(settings)
     if after is not None:
         controller, distribution, state = after.controller, distribution.at(after.theta), after.state
+    val = Val(score, slope)
     for index in range(0 if after is None else after.index + 1, settings.trunks):
         samples = distribution.sample(settings.copies, numpy_rng(seed, index, 0, SAMPLING))
         tried = parallel(attempt, [(train, state, sample, index, copy) for copy, sample in enumerate(samples)])
         copies, lost = zip(*(outcome(each) for each in tried), strict=True)
-        scores, unscored = SCORES[settings.reward](copies, score, parallel)
-        rewards = SIGNS[settings.reward] * scores
-        faults = tuple(why or why_not for why, why_not in zip(lost, unscored, strict=True))
+        rewards, scores, unscored = judge(settings.reward, copies, val, parallel)
+        faults = tuple(fault or unscored.get(copy, "") for copy, fault in enumerate(lost))
         refuse_extinction(index, rewards, faults)
         if settings.warmup_trunks <= index < settings.learn_until * settings.trunks:
             controller, distribution = controller.update(distribution, samples, rewards)
@@ -166,6 +152,11 @@ def search(
             state=state,
             controller=controller,
         )
+
+
+def first_controller(settings: Online) -> Controller:
+    """Before any reward."""
+    return CONTROLLERS[settings.controller](rate=settings.controller_lr)
 
 
 # --- copies: training and loss of a trunk
@@ -186,122 +177,119 @@ def outcome(result: tuple[State | None, str] | WorkerDied) -> tuple[State | None
 
 
 def refuse_extinction(trunk: int, rewards: Float64[np.ndarray, " n"], faults: Sequence[str]) -> None:
-    if not np.isfinite(rewards).any():
-        remedy = (
-            "a process that is killed usually lacks memory: lower parallel.workers"
-            if WorkerDied().reason in faults
-            else "lower train.recipe.learning_rate or raise train.recipe.warmup"
-        )
-        raise ValueError(
-            f"all {len(rewards)} copies were lost in trunk {trunk} ({'; '.join(sorted(set(faults)))}); {remedy}"
-        )
+    if np.isfinite(rewards).any():
+        return
+    remedy = (
+        "a process that is killed usually lacks memory: lower parallel.workers"
+        if WorkerDied().reason in faults
+        else "lower train.recipe.learning_rate or raise train.recipe.warmup"
+    )
+    reasons = "; ".join(sorted(set(faults)))
+    raise ValueError(f"all {len(rewards)} copies were lost in trunk {trunk} ({reasons}); {remedy}")
 
 
-# --- rewards: SCORES gives each copy a val score (nan: lost) and why it has none, SIGNS says whether high is good
+# --- rewards: of each copy a reward and the val score behind it, both nan for a copy that is lost
 
 
-Scores = tuple[Float64[np.ndarray, " n"], Sequence[str]]
+@dataclass(frozen=True)
+class Val:
+    """What can be measured on val."""
 
+    score: Score
+    slope: Slope | None
+
+
+Vector = Float64[np.ndarray, " n"]
+Copies = Sequence[State | None]
+Faults = Mapping[int, str]
+"""copy -> why it has no reward"""
 NOT_FINITE = "its score on val is not finite"
 
 
-def own_scores(copies: Sequence[State | None], score: Score, parallel: Parallel) -> Scores:
+class Unscored(Exception):
+    """The workers that scored these copies died."""
+
+    def __init__(self, faults: Faults) -> None:
+        super().__init__(faults)
+        self.faults = faults
+
+
+def own(copies: Copies, val: Val, parallel: Parallel) -> tuple[Vector, Vector]:
     """Each copy's own score, as in the paper."""
-    scores, faults = np.full(len(copies), np.nan), [""] * len(copies)
-    alive = [n for n, copy in enumerate(copies) if copy is not None]
-    for n, result in zip(alive, parallel(score, [(copies[n],) for n in alive]), strict=True):
-        if isinstance(result, WorkerDied):
-            faults[n] = result.reason
-        elif np.isfinite(result):
-            scores[n] = result
-        else:
-            faults[n] = NOT_FINITE
-    return scores, faults
+    scores = scores_of(dict(enumerate(copies)), len(copies), val, parallel)
+    return scores, scores
 
 
-def scores_without(copies: Sequence[State | None], score: Score, parallel: Parallel) -> Scores:
-    """For each copy the score of the mean of the *other* copies: the lower, the more the copy contributes.
+def leave_one_out(copies: Copies, val: Val, parallel: Parallel) -> tuple[Vector, Vector]:
+    """Minus the score of the mean of the *other* copies: the lower that is, the more the copy contributes.
 
-    A copy that spoils the means is found by its own score and excluded; a lone survivor gets its own score.
+    A lone survivor gets its own score.
     """
-    sound = {n: copy for n, copy in enumerate(copies) if copy is not None}
-    if len(sound) < 2:
-        return own_scores(copies, score, parallel)
-    others = [mean_state([sound[m] for m in sound if m != n]) if n in sound else None for n in range(len(copies))]
-    scores, faults = own_scores(others, score, parallel)
-    if NOT_FINITE not in faults:
-        return scores, faults
-    own, unsound = own_scores(copies, score, parallel)
-    if np.isfinite(own[list(sound)]).all():  # each copy alone is sound and their means are not: no copy can be blamed
-        return np.full(len(copies), np.nan), [NOT_FINITE if n in sound else "" for n in range(len(copies))]
-    scores, faults = scores_without(
-        [copies[n] if np.isfinite(own[n]) else None for n in range(len(copies))], score, parallel
+    alive = alive_among(copies)
+    if len(alive) < 2:
+        return own(copies, val, parallel)
+    others = {n: mean_state([copy for m, copy in alive.items() if m != n]) for n in alive}
+    scores = scores_of(others, len(copies), val, parallel)
+    return -scores, scores
+
+
+def first_order(copies: Copies, val: Val, parallel: Parallel) -> tuple[Vector, Vector]:
+    """<gradient of val's log-likelihood at the mean of the copies, w_n - mean>: one backward pass for all copies."""
+    assert val.slope is not None, "reward first_order needs a slope"
+    rewards = np.full(len(copies), np.nan)
+    if alive := alive_among(copies):
+        mean = mean_state(list(alive.values()))
+        gradient = val.slope(mean)
+        rewards[list(alive)] = [along(gradient, copy, mean) for copy in alive.values()]
+    return rewards, rewards
+
+
+REWARDS: dict[str, Callable[[Copies, Val, Parallel], tuple[Vector, Vector]]] = {
+    "own": own,
+    "leave_one_out": leave_one_out,
+    "first_order": first_order,
+}
+
+
+def judge(rule: str, copies: Copies, val: Val, parallel: Parallel) -> tuple[Vector, Vector, Faults]:
+    """Rewards and scores by the rule; copies that are excluded: one that spoils the others', found by its own score,
+    and one whose worker died while scoring."""
+    alive = alive_among(copies)
+    try:
+        rewards, scores = REWARDS[rule](copies, val, parallel)
+        if np.isfinite(rewards[list(alive)]).all():
+            return rewards, scores, {}
+        unsound = np.flatnonzero(~np.isfinite(own(copies, val, parallel)[0])).tolist()
+        faults = {n: NOT_FINITE for n in alive if n in unsound}
+        if not faults:  # each copy alone is sound and their means are not: no copy can be blamed
+            return np.full(len(copies), np.nan), scores, dict.fromkeys(alive, NOT_FINITE)
+    except Unscored as unscored:
+        faults = dict(unscored.faults)
+    left = [None if n in faults else copy for n, copy in enumerate(copies)]
+    rewards, scores, more = judge(rule, left, val, parallel)
+    return rewards, scores, faults | dict(more)
+
+
+def alive_among(copies: Copies) -> dict[int, State]:
+    return {n: copy for n, copy in enumerate(copies) if copy is not None}
+
+
+def scores_of(states: Mapping[int, State | None], count: int, val: Val, parallel: Parallel) -> Vector:
+    """Of `count` copies, the scores of those that have a state. Raises `Unscored`."""
+    present = {n: state for n, state in states.items() if state is not None}
+    results = dict(zip(present, parallel(val.score, [(state,) for state in present.values()]), strict=True))
+    if dead := {n: result.reason for n, result in results.items() if isinstance(result, WorkerDied)}:
+        raise Unscored(dead)
+    scores = np.full(count, np.nan)
+    scores[list(results)] = list(results.values())
+    return np.where(np.isfinite(scores), scores, np.nan)
+
+
+def along(gradient: State, state: State, origin: State) -> float:
+    """Inner product of the gradient with the step from the origin to the state."""
+    return sum(
+        float((value.double() * (state[key].double() - origin[key].double())).sum()) for key, value in gradient.items()
     )
-    return scores, [why or why_not for why, why_not in zip(faults, unsound, strict=True)]
-
-
-SCORES = {"own": own_scores, "leave_one_out": scores_without}
-SIGNS = {"own": 1.0, "leave_one_out": -1.0}
-
-
-# --- controllers: from rewards to the distribution
-
-
-@dataclass(frozen=True, kw_only=True)
-class Null:
-    """Never moves: what is left of the search is selection or averaging."""
-
-    rate: float = 0.0
-
-    def update(
-        self, distribution: Distribution[S], samples: Sequence[S], rewards: Float64[np.ndarray, " n"]
-    ) -> tuple["Null", Distribution[S]]:
-        return self, distribution
-
-
-@dataclass(frozen=True, kw_only=True)
-class Reinforce:
-    """theta <- Adam(theta, 1/N sum_n A_n d log p_theta(s_n) / d theta), ascending."""
-
-    rate: float
-    steps: int = 0
-    first: Float64[np.ndarray, " p"] | float = 0.0
-    second: Float64[np.ndarray, " p"] | float = 0.0
-
-    def update(
-        self, distribution: Distribution[S], samples: Sequence[S], rewards: Float64[np.ndarray, " n"]
-    ) -> tuple["Reinforce", Distribution[S]]:
-        alive = np.isfinite(rewards)
-        if alive.sum() < 2 or np.ptp(rewards[alive]) == 0:
-            return self, distribution
-        drawn = [distribution.score_gradient(sample) for sample, lives in zip(samples, alive, strict=True) if lives]
-        gradient = advantages(rewards[alive]) @ np.stack(drawn) / len(drawn)
-        steps = self.steps + 1
-        first = BETAS[0] * self.first + (1 - BETAS[0]) * gradient
-        second = BETAS[1] * self.second + (1 - BETAS[1]) * gradient**2
-        size = np.sqrt(second / (1 - BETAS[1] ** steps)) + EPSILON
-        moved = distribution.theta + self.rate * first / (1 - BETAS[0] ** steps) / size
-        return replace(self, steps=steps, first=first, second=second), distribution.at(moved)
-
-
-Controller = Null | Reinforce
-CONTROLLERS: dict[str, type[Null] | type[Reinforce]] = {"null": Null, "reinforce": Reinforce}
-
-
-def first_controller(settings: Online) -> Controller:
-    """Before any reward."""
-    return CONTROLLERS[settings.controller](rate=settings.controller_lr)
-
-
-def advantages(rewards: Float64[np.ndarray, " n"]) -> Float64[np.ndarray, " n"]:
-    """(R_n - baseline) / std(R); the baseline is the mean, for N <= 4 the mean of the other copies.
-
-    With a fixed N the second is N / (N - 1) times the first, which Adam's normalisation cancels.
-    """
-    count = len(rewards)
-    correction = count / (count - 1) if count <= 4 else 1.0
-    standard: Float64[np.ndarray, " n"] = (rewards - rewards.mean()) / (rewards.std() + EPSILON)
-    return standard * correction
 
 
 # --- broadcasts: the weight of each surviving copy in the next model
@@ -399,12 +387,32 @@ def train_trunk(
 
 def score_state(network: nn.Module, state: State, split: Split, settings: Online) -> float:
     """The metric of the model on val (its first `score_images` images), in evaluation mode, on one thread."""
-    images, labels = split_tensors(
-        Split(images=split.images[: settings.score_images], labels=split.labels[: settings.score_images])
-    )
+    images, labels = score_tensors(split, settings)
     load_state(network, state)
     with one_thread():
         return METRICS[settings.metric](predict(network, images, batch_size=SCORE_BATCH), labels)
+
+
+def score_slope(network: nn.Module, state: State, split: Split, settings: Online) -> State:
+    """Gradient of the mean log-likelihood on the images of `score_state` by every parameter, in evaluation mode."""
+    images, labels = score_tensors(split, settings)
+    load_state(network, state)
+    network.eval()
+    names, parameters = zip(*network.named_parameters(), strict=True)
+    total = {f"model.{name}": torch.zeros_like(parameter) for name, parameter in zip(names, parameters, strict=True)}
+    with one_thread():
+        for batch, answer in zip(images.split(SCORE_BATCH), labels.split(SCORE_BATCH), strict=True):
+            loss = F.cross_entropy(network(batch), answer, reduction="sum") / -len(labels)
+            for name, gradient in zip(total, torch.autograd.grad(loss, parameters), strict=True):
+                total[name] += gradient
+    return total
+
+
+def score_tensors(split: Split, settings: Online) -> tuple[UInt8[Tensor, "n c h w"], Int64[Tensor, " n"]]:
+    """The images that rewards are measured on."""
+    return split_tensors(
+        Split(images=split.images[: settings.score_images], labels=split.labels[: settings.score_images])
+    )
 
 
 @contextmanager

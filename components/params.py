@@ -142,14 +142,16 @@ class Online:
     """N, copies of the model trained side by side in a trunk (paper: 8)."""
     images: int
     """Training images each copy sees in a trunk (paper: one epoch)."""
-    controller: Literal["reinforce", "null"] = "reinforce"
-    """`null` never moves the distribution: the control of every claim."""
+    controller: Literal["reinforce", "bandit", "null"] = "reinforce"
+    """The paper's, one linear model over all rewards (ours), or never moved: the control of every claim."""
     controller_lr: float = 0.2
-    """Adam step of the distribution's parameters (paper: 0.05; 0.2 and more learn at small scale)."""
+    """`reinforce`: Adam step of the distribution's parameters (paper: 0.05; 0.2 and more learn at small scale).
+    `bandit`: shift of a parameter for each standard deviation by which its effect differs from 0."""
     broadcast: Literal["best", "average", "weighted"] = "average"
     """What the next trunk starts from: the best copy (paper), the copies' mean, or their reward-weighted mean."""
-    reward: Literal["own", "leave_one_out"] = "leave_one_out"
-    """A copy's score (paper), or its marginal contribution to the average of the copies (methods.md section 0)."""
+    reward: Literal["own", "leave_one_out", "first_order"] = "leave_one_out"
+    """A copy's score (paper), its marginal contribution to the average of the copies, or that to first order: the
+    change of val's log-likelihood along its step (ours)."""
     metric: Literal["accuracy", "log_likelihood"] = "log_likelihood"
     """What is measured on val."""
     warmup_trunks: int = 2

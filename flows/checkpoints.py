@@ -17,7 +17,8 @@ import numpy as np
 import torch
 from safetensors.torch import load, save
 
-from components.online import Controller, Trunk, first_controller
+from components.controllers import Controller
+from components.online import Trunk, first_controller
 from components.params import Online
 from components.training import State
 from flows.files import read_json, write_bytes, write_text

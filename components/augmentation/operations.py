@@ -1,26 +1,33 @@
 """The augmentation operations: batched kernels on uint8 images, and the table of elements made of them.
 
-    b  images     c  channels, 1 or 3     h w  height and width in pixels
+    b  images     h w  height and width in pixels     c  channels, 1 or 3     r  bytes in a row of pixels, w c
     m  magnitude of each image, with its sign (b)
     u  two uniform numbers in [0, 1) for each image, for operations that pick a place (b 2)
 
+An operation is a kernel and what the kernel is told about each image. Operations of one kernel share its call: on a
+batch of small images the calls cost more than the pixels. Kernels see images as PIL and the store hold them, (b h w c).
+
 Elements and magnitudes: Lin et al. (OHL-Auto-Aug, ICCV 2019), after Cubuk et al. (AutoAugment, CVPR 2019). Every
-kernel gives what PIL gives (`Image.transform` AFFINE with NEAREST and black outside, `ImageEnhance`, `ImageOps`)
+operation gives what PIL gives (`Image.transform` AFFINE with NEAREST and black outside, `ImageEnhance`, `ImageOps`)
 to the last bit; tests/components/test_augmentation_operations.py holds them to it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 
 import torch
-from jaxtyping import Float32, Float64, Int64, UInt8
+import torch.nn.functional as F
+from jaxtyping import Float32, Float64, Int32, Int64, UInt8
 from torch import Tensor
 
-Images = UInt8[Tensor, "b c h w"]
+Images = UInt8[Tensor, "b h w c"]
 Magnitudes = Float64[Tensor, " b"]
 Uniforms = Float64[Tensor, "b 2"]
-Kernel = Callable[[Images, Magnitudes, Uniforms], Images]
+Parameters = Callable[[Images, Magnitudes, Uniforms], Tensor]
+"""What a kernel must be told about each image, one row an image."""
+Kernel = Callable[[Images, Magnitudes, Tensor], Images]
+"""Images, magnitudes and the rows of parameters to new images."""
 
 FIXED = 1 << 16
 """PIL's affine transform computes source coordinates in 16.16 fixed point."""
@@ -28,171 +35,231 @@ LUMA = (19595, 38470, 7471)
 """PIL's weights of red, green and blue in a grey level, times 65,536."""
 
 
+def to_bytes(values: Tensor) -> UInt8[Tensor, "..."]:
+    """Numbers in 0..255 without their fractions; by way of int16, for torch vectorises both steps but not the one."""
+    return values.to(torch.int16).to(torch.uint8)
+
+
+def rounded_quotient(total: Int64[Tensor, "..."], count: int) -> Int64[Tensor, "..."]:
+    """total / count, halves upwards; in whole numbers, for a GPU divides by way of a rounded reciprocal."""
+    return (2 * total + count) // (2 * count)
+
+
+def keep(images: Images, m: Magnitudes, parameters: Tensor) -> Images:
+    return images
+
+
+def nothing(images: Images, m: Magnitudes, u: Uniforms) -> Float64[Tensor, " b"]:
+    return m
+
+
 # --- geometry: each output pixel (x, y) takes the source pixel at (a0 x + a1 y + a2, a3 x + a4 y + a5)
 
-
-def affine(images: Images, *coefficients: Float64[Tensor, " b"]) -> Images:
-    """Nearest neighbour, black outside. Coefficients a0..a5, one value an image each."""
-    count, _, height, width = images.shape
-    a0, a1, a2, a3, a4, a5 = coefficients
-    x = torch.arange(width, device=images.device)
-    y = torch.arange(height, device=images.device)[:, None]
-    column = source_index(a0, a1, a2, x, y)  # b h w
-    row = source_index(a3, a4, a5, x, y)
-    inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
-    source = row.clamp(0, height - 1) * width + column.clamp(0, width - 1)
-    source += torch.arange(count, device=images.device)[:, None, None] * (height * width)
-    pixels = images.permute(0, 2, 3, 1).flatten(0, 2)[source]  # b h w c
-    return (pixels * inside[..., None]).permute(0, 3, 1, 2)
+Coefficients = Float64[Tensor, "b 6"]
 
 
-def source_index(
-    along_x: Float64[Tensor, " b"],
-    along_y: Float64[Tensor, " b"],
-    offset: Float64[Tensor, " b"],
-    x: Int64[Tensor, " w"],
-    y: Int64[Tensor, "h 1"],
-) -> Int64[Tensor, "b h w"]:
-    """One source coordinate of every output pixel, from the centre of the pixel, rounded down."""
-    step_x, step_y, start = (
-        torch.floor(value * FIXED + 0.5).long()[:, None, None]
-        for value in (along_x, along_y, offset + along_x * 0.5 + along_y * 0.5)
-    )
-    return (start + step_y * y + step_x * x) >> 16
+def affine(images: Images, m: Magnitudes, coefficients: Coefficients) -> Images:
+    """Nearest neighbour. The images get a black border one pixel wide, and whatever lies outside is taken from it."""
+    count, height, width, _ = images.shape
+    bordered = F.pad(images, (0, 0, 1, 1, 1, 1)).flatten(0, 2)
+    assert len(bordered) < 1 << 31, "pixels are counted in 32 bits"
+    column, row = source_coordinates(coefficients, height, width)
+    source = row.clamp_(0, height + 1).mul_(width + 2).add_(column.clamp_(0, width + 1))
+    source += every(len(bordered) // count, count, images.device)[:, None, None]
+    return bordered.squeeze(1).index_select(0, source.flatten()).view(images.shape)
 
 
-def shear_x(images: Images, m: Magnitudes, u: Uniforms) -> Images:
+def every(step: int, count: int, device: torch.device) -> Int32[Tensor, " n"]:
+    """0, step, 2 step ...: `count` numbers."""
+    return torch.arange(0, count * step, step, dtype=torch.int32, device=device)
+
+
+def source_coordinates(
+    coefficients: Coefficients, height: int, width: int
+) -> tuple[Int32[Tensor, "b h w"], Int32[Tensor, "b h w"]]:
+    """Column and row of every output pixel's source, from the pixel's centre, rounded down; 1 is the first pixel's."""
+    x = every(1, width, coefficients.device)
+    y = every(1, height, coefficients.device)[:, None]
+    along_x, along_y, offset = coefficients.view(-1, 2, 3).unbind(2)
+    start = offset + along_x * 0.5 + along_y * 0.5
+    fixed = torch.stack((along_x, along_y, start)).mul_(FIXED).add_(0.5).floor_().int()  # 3 b 2
+    step_x, step_y, first = fixed[..., None, None].unbind(0)  # b 2 1 1
+    places = (first + FIXED + step_y * y) + step_x * x  # b 2 h w
+    column, row = places.bitwise_right_shift_(16).unbind(1)
+    return column, row
+
+
+def shear_x(images: Images, m: Magnitudes, u: Uniforms) -> Coefficients:
     zero, one = torch.zeros_like(m), torch.ones_like(m)
-    return affine(images, one, m, zero, zero, one, zero)
+    return torch.stack((one, m, zero, zero, one, zero), dim=1)
 
 
-def shear_y(images: Images, m: Magnitudes, u: Uniforms) -> Images:
+def shear_y(images: Images, m: Magnitudes, u: Uniforms) -> Coefficients:
     zero, one = torch.zeros_like(m), torch.ones_like(m)
-    return affine(images, one, zero, zero, m, one, zero)
+    return torch.stack((one, zero, zero, m, one, zero), dim=1)
 
 
-def translate_x(images: Images, m: Magnitudes, u: Uniforms) -> Images:
+def translate_x(images: Images, m: Magnitudes, u: Uniforms) -> Coefficients:
     zero, one = torch.zeros_like(m), torch.ones_like(m)
-    return affine(images, one, zero, m * images.shape[3], zero, one, zero)
+    return torch.stack((one, zero, m * images.shape[2], zero, one, zero), dim=1)
 
 
-def translate_y(images: Images, m: Magnitudes, u: Uniforms) -> Images:
+def translate_y(images: Images, m: Magnitudes, u: Uniforms) -> Coefficients:
     zero, one = torch.zeros_like(m), torch.ones_like(m)
-    return affine(images, one, zero, zero, zero, one, m * images.shape[2])
+    return torch.stack((one, zero, zero, zero, one, m * images.shape[1]), dim=1)
 
 
-def rotate(images: Images, m: Magnitudes, u: Uniforms) -> Images:
+def rotate(images: Images, m: Magnitudes, u: Uniforms) -> Coefficients:
     """By m degrees, counter-clockwise, about the centre of the image."""
-    cosine, sine = torch.cos(torch.deg2rad(-m)), torch.sin(torch.deg2rad(-m))
-    x, y = images.shape[3] / 2, images.shape[2] / 2
-    return affine(images, cosine, sine, x - cosine * x - sine * y, -sine, cosine, y + sine * x - cosine * y)
+    angle = torch.deg2rad(-m)
+    cosine, sine = torch.cos(angle), torch.sin(angle)
+    x, y = images.shape[2] / 2, images.shape[1] / 2
+    across, down = x - cosine * x - sine * y, y + sine * x - cosine * y
+    return torch.stack((cosine, sine, across, -sine, cosine, down), dim=1)
 
 
-# --- enhancement: blend(degenerate, image, 1 + m)
+# --- enhancement: a degenerate image and the image itself, mixed 1 : 1 + m
+
+Degenerate = Float32[Tensor, "b h w c"]
+Level = Float32[Tensor, "b 1 1 1"]
 
 
-def blend(degenerate: UInt8[Tensor, "b #c #h #w"], images: Images, m: Magnitudes) -> Images:
+def blend(images: Images, m: Magnitudes, degenerate: Degenerate | Level) -> Images:
     """degenerate + (1 + m) (image - degenerate), in single precision as PIL does it, clipped and cut off."""
     factor: Float32[Tensor, "b 1 1 1"] = (1 + m).float()[:, None, None, None]
-    start = degenerate.float()
-    return (start + factor * (images.float() - start)).clamp_(0, 255).to(torch.uint8)
+    return to_bytes(images.float().sub_(degenerate).mul_(factor).add_(degenerate).clamp_(0, 255))
 
 
-def grey(images: Images) -> UInt8[Tensor, "b 1 h w"]:
-    if images.shape[1] == 1:
-        return images
-    red, green, blue = images.int().unbind(1)
-    level = (red * LUMA[0] + green * LUMA[1] + blue * LUMA[2] + (1 << 15)) >> 16
-    return level.to(torch.uint8)[:, None]
+def blend_level(images: Images, m: Magnitudes, level: Level) -> Images:
+    """With a degenerate of one level."""
+    return blend(images, m, level)
 
 
-def color(images: Images, m: Magnitudes, u: Uniforms) -> Images:
-    return blend(grey(images), images, m)
+def luma(images: Images) -> Int32[Tensor, "b h w"]:
+    """The grey level of each pixel."""
+    if images.shape[3] == 1:
+        return images[..., 0].int()
+    red, green, blue = (plane.int() for plane in images.unbind(3))
+    total = red.mul_(LUMA[0]).add_(green, alpha=LUMA[1]).add_(blue, alpha=LUMA[2]).add_(1 << 15)
+    return total.bitwise_right_shift_(16)
 
 
-def contrast(images: Images, m: Magnitudes, u: Uniforms) -> Images:
-    mean = grey(images).double().mean(dim=(2, 3), keepdim=True) + 0.5
-    return blend(mean.to(torch.uint8), images, m)
+def grey(images: Images, m: Magnitudes, u: Uniforms) -> Degenerate:
+    return luma(images).float()[..., None].expand(images.shape)
 
 
-def brightness(images: Images, m: Magnitudes, u: Uniforms) -> Images:
-    return blend(torch.zeros_like(images[:, :1, :1, :1]), images, m)
+def mean_grey(images: Images, m: Magnitudes, u: Uniforms) -> Level:
+    mean = rounded_quotient(luma(images).flatten(1).sum(1), images.shape[1] * images.shape[2])
+    return mean.float()[:, None, None, None]
 
 
-def sharpness(images: Images, m: Magnitudes, u: Uniforms) -> Images:
-    """The degenerate is smoothed by (1 1 1, 1 5 1, 1 1 1) / 13, rounded; its border is the image's."""
+def black(images: Images, m: Magnitudes, u: Uniforms) -> Level:
+    return torch.zeros(len(images), 1, 1, 1, device=images.device)
+
+
+def smooth(images: Images, m: Magnitudes, u: Uniforms) -> Degenerate:
+    """Smoothed by (1 1 1, 1 5 1, 1 1 1) / 13, rounded (no sum lies halfway); the border is the image's."""
     values = images.to(torch.int16)
-    rows = values[:, :, :-2] + values[:, :, 1:-1] + values[:, :, 2:]
-    total = rows[..., :-2] + rows[..., 1:-1] + rows[..., 2:] + 4 * values[:, :, 1:-1, 1:-1]
-    smooth = images.clone()
-    smooth[:, :, 1:-1, 1:-1] = ((2 * total + 13) // 26).to(torch.uint8)
-    return blend(smooth, images, m)
+    rows = (values[:, :-2] + values[:, 1:-1]).add_(values[:, 2:])
+    total = (rows[:, :, :-2] + rows[:, :, 1:-1]).add_(rows[:, :, 2:]).add_(values[:, 1:-1, 1:-1], alpha=4)
+    result = images.float()
+    result[:, 1:-1, 1:-1] = total.float().mul_(1 / 13).add_(0.5).floor_()
+    return result
 
 
-# --- levels
+# --- levels by a table
+
+Table = UInt8[Tensor, "b c 256"]
 
 
-def posterize(images: Images, m: Magnitudes, u: Uniforms) -> Images:
-    """Keeps the upper m bits."""
-    kept = 256 - 2 ** (8 - m.long())
-    return images & kept.to(torch.uint8)[:, None, None, None]
+def look_up(images: Images, m: Magnitudes, table: Table) -> Images:
+    return table.flatten().index_select(0, table_places(images).flatten()).view(images.shape)
 
 
-def solarize(images: Images, m: Magnitudes, u: Uniforms) -> Images:
-    """Inverts the levels from m upwards."""
-    return torch.where(images < m[:, None, None, None], images, 255 - images)
+def table_places(images: Images) -> Int32[Tensor, "b h r"]:
+    """Where each pixel's level stands in the tables of all images and channels."""
+    count, _, width, channels = images.shape
+    first = every(256, count * channels, images.device)
+    of_row = first.view(count, 1, 1, channels).expand(-1, -1, width, -1).flatten(2)  # b 1 r
+    return images.flatten(2).int().add_(of_row)
 
 
-def invert(images: Images, m: Magnitudes, u: Uniforms) -> Images:
-    return 255 - images
-
-
-def autocontrast(images: Images, m: Magnitudes, u: Uniforms) -> Images:
+def stretched(images: Images, m: Magnitudes, u: Uniforms) -> Table:
     """Stretches each channel to 0..255; a channel of one level stays."""
-    low = images.amin(dim=(2, 3)).double()[..., None]  # b c 1
-    spread = images.amax(dim=(2, 3)).double()[..., None] - low
-    scale = 255.0 / spread  # PIL's order of operations, in double precision
+    values = images.int()
+    low, high = values.amin(1).amin(1).double(), values.amax(1).amax(1).double()  # b c
+    flat = low == high
+    whole = torch.full_like(low, 255.0)  # torch turns `255.0 / tensor` into a product with a rounded reciprocal
+    scale = torch.where(flat, 1.0, whole / (high - low))[..., None]  # PIL's order of operations, in double precision
+    shift = torch.where(flat, 0.0, -low)[..., None] * scale
     levels = torch.arange(256, dtype=torch.float64, device=images.device)
-    table = (levels * scale + -low * scale).trunc().clamp(0, 255)
-    return look_up(torch.where(spread > 0, table, levels), images)
+    return to_bytes((levels * scale).add_(shift).clamp_(0, 255))
 
 
-def equalize(images: Images, m: Magnitudes, u: Uniforms) -> Images:
-    """Flattens each channel's histogram; a channel with fewer than 255 pixels below its top level stays."""
-    count, channels, height, width = images.shape
-    each = torch.arange(count * channels, device=images.device).view(count, channels, 1, 1) * 256
-    histogram = torch.bincount((images + each).flatten(), minlength=256 * count * channels)
-    histogram = histogram.view(count, channels, 256)
-    top = histogram.gather(2, images.amax(dim=(2, 3)).long()[..., None])
-    step = (height * width - top) // 255  # b c 1
-    below = histogram.cumsum(2) - histogram
-    table = (step // 2 + below) // step.clamp(min=1)
-    return look_up(torch.where(step > 0, table.clamp(max=255), torch.arange(256, device=images.device)), images)
+def equalized(images: Images, m: Magnitudes, u: Uniforms) -> Table:
+    """Flattens each channel's histogram; a channel with fewer than 255 pixels below its top level stays.
 
-
-def look_up(table: Float64[Tensor, "b c 256"] | Int64[Tensor, "b c 256"], images: Images) -> Images:
-    levels = table.to(torch.uint8).gather(2, images.flatten(2).long())
-    return levels.view(images.shape)
-
-
-def cutout(images: Images, m: Magnitudes, u: Uniforms) -> Images:
-    """Covers a square of side m x width, centred on any pixel (DeVries & Taylor, 2017), with the image's mean.
-
-    Unlike the paper, which covers with the mean of the training set: an image is all that an operation sees.
+    In single precision, which counts pixels and rounds their quotients down exactly below 2^24.
     """
-    height, width = images.shape[2:]
-    side = torch.round(m * width)[:, None]
-    top = torch.floor(u[:, :1] * height) - side // 2
-    left = torch.floor(u[:, 1:] * width) - side // 2
-    y = torch.arange(height, device=images.device)
-    x = torch.arange(width, device=images.device)
-    rows, columns = (y >= top) & (y < top + side), (x >= left) & (x < left + side)
-    mean = (images.double().mean(dim=(2, 3), keepdim=True) + 0.5).to(torch.uint8)
-    return torch.where((rows[:, :, None] & columns[:, None, :])[:, None], mean, images)
+    count, height, width, channels = images.shape
+    histogram = torch.bincount(table_places(images).flatten(), minlength=256 * count * channels)
+    histogram = histogram.view(count, channels, 256)
+    below = (histogram.cumsum(2) - histogram).float()
+    below_top = (below * (below < height * width)).amax(2, keepdim=True)
+    step = below_top.long() // 255  # b c 1
+    levels = torch.arange(256, dtype=torch.float32, device=images.device)
+    rank = torch.lerp(levels, below, (step > 0).float())
+    return to_bytes((step // 2 + rank).div_(step.clamp(min=1)).clamp_(max=255))
 
 
-def identity(images: Images, m: Magnitudes, u: Uniforms) -> Images:
-    return images
+# --- levels by their bits
+
+
+def invert_from(images: Images, m: Magnitudes, threshold: UInt8[Tensor, "b 1 1 1"]) -> Images:
+    """Inverts the levels from the threshold upwards. (`>=` with one number an image is slow in torch; this is not.)"""
+    above = (torch.maximum(images, threshold) == images).view(torch.uint8)
+    return above.mul_(255).bitwise_xor_(images)
+
+
+def least(images: Images, m: Magnitudes, u: Uniforms) -> UInt8[Tensor, "b 1 1 1"]:
+    return m.to(torch.uint8)[:, None, None, None]
+
+
+def keep_bits(images: Images, m: Magnitudes, kept: UInt8[Tensor, "b 1 1 1"]) -> Images:
+    return images & kept
+
+
+def upper_bits(images: Images, m: Magnitudes, u: Uniforms) -> UInt8[Tensor, "b 1 1 1"]:
+    """The upper m."""
+    return (256 - 2 ** (8 - m.long())).to(torch.uint8)[:, None, None, None]
+
+
+# --- cutout
+
+
+def cover(images: Images, m: Magnitudes, corner: Float64[Tensor, "b 2"]) -> Images:
+    """Covers a square of side m x width with the image's mean.
+
+    Unlike DeVries & Taylor (2017), who cover with the mean of the training set: an image is all an operation sees.
+    """
+    count, height, width, channels = images.shape
+    first = corner[..., None]
+    place = torch.arange(max(height, width), device=images.device)
+    inside = (place >= first) & (place < first + torch.round(m * width)[:, None, None])  # b 2 n
+    rows, columns = inside.to(torch.uint8).mul_(255).unbind(1)
+    mean = rounded_quotient(images.sum(1, dtype=torch.int32).sum(1), height * width)  # b c
+    wide = (count, 1, width, channels)
+    mean_row = mean.to(torch.uint8)[:, None, None].expand(wide).flatten(2)  # b 1 r
+    covered = rows[:, :height, None] & columns[:, None, :width, None].expand(wide).flatten(2)  # b h r
+    values = images.flatten(2)
+    return (values ^ mean_row).bitwise_and_(covered).bitwise_xor_(values).view(images.shape)
+
+
+def any_corner(images: Images, m: Magnitudes, u: Uniforms) -> Float64[Tensor, "b 2"]:
+    """Top and left of a square of side m x width that is centred on any pixel."""
+    height, width = images.shape[1:3]
+    half = torch.round(m * width)[:, None] // 2
+    return torch.stack((u[:, 0] * height, u[:, 1] * width), dim=1).floor_() - half
 
 
 # --- the table
@@ -201,29 +268,36 @@ def identity(images: Images, m: Magnitudes, u: Uniforms) -> Images:
 @dataclass(frozen=True, kw_only=True)
 class Operation:
     kernel: Kernel
+    parameters: Parameters = nothing
     magnitudes: tuple[float, ...] = (0.0,)
     signed: bool = False
     """Whether the sign of the magnitude is drawn anew for each image."""
 
 
 OPERATIONS: dict[str, Operation] = {
-    "Identity": Operation(kernel=identity),
-    "ShearX": Operation(kernel=shear_x, magnitudes=(0.1, 0.2, 0.3), signed=True),
-    "ShearY": Operation(kernel=shear_y, magnitudes=(0.1, 0.2, 0.3), signed=True),
-    "TranslateX": Operation(kernel=translate_x, magnitudes=(0.15, 0.3, 0.45), signed=True),
-    "TranslateY": Operation(kernel=translate_y, magnitudes=(0.15, 0.3, 0.45), signed=True),
-    "Rotate": Operation(kernel=rotate, magnitudes=(10.0, 20.0, 30.0), signed=True),
-    "Color": Operation(kernel=color, magnitudes=(0.3, 0.6, 0.9), signed=True),
-    "Contrast": Operation(kernel=contrast, magnitudes=(0.3, 0.6, 0.9), signed=True),
-    "Sharpness": Operation(kernel=sharpness, magnitudes=(0.3, 0.6, 0.9), signed=True),
-    "Brightness": Operation(kernel=brightness, magnitudes=(0.3, 0.6, 0.9), signed=True),
-    "Posterize": Operation(kernel=posterize, magnitudes=(4.0, 5.0, 7.0)),
-    "Solarize": Operation(kernel=solarize, magnitudes=(26.0, 102.0, 179.0)),
-    "AutoContrast": Operation(kernel=autocontrast),
-    "Equalize": Operation(kernel=equalize),
-    "Invert": Operation(kernel=invert),
-    "Cutout": Operation(kernel=cutout, magnitudes=(0.5,)),
+    "Identity": Operation(kernel=keep),
+    "ShearX": Operation(kernel=affine, parameters=shear_x, magnitudes=(0.1, 0.2, 0.3), signed=True),
+    "ShearY": Operation(kernel=affine, parameters=shear_y, magnitudes=(0.1, 0.2, 0.3), signed=True),
+    "TranslateX": Operation(kernel=affine, parameters=translate_x, magnitudes=(0.15, 0.3, 0.45), signed=True),
+    "TranslateY": Operation(kernel=affine, parameters=translate_y, magnitudes=(0.15, 0.3, 0.45), signed=True),
+    "Rotate": Operation(kernel=affine, parameters=rotate, magnitudes=(10.0, 20.0, 30.0), signed=True),
+    "Color": Operation(kernel=blend, parameters=grey, magnitudes=(0.3, 0.6, 0.9), signed=True),
+    "Contrast": Operation(kernel=blend_level, parameters=mean_grey, magnitudes=(0.3, 0.6, 0.9), signed=True),
+    "Sharpness": Operation(kernel=blend, parameters=smooth, magnitudes=(0.3, 0.6, 0.9), signed=True),
+    "Brightness": Operation(kernel=blend_level, parameters=black, magnitudes=(0.3, 0.6, 0.9), signed=True),
+    "Posterize": Operation(kernel=keep_bits, parameters=upper_bits, magnitudes=(4.0, 5.0, 7.0)),
+    "Solarize": Operation(kernel=invert_from, parameters=least, magnitudes=(26.0, 102.0, 179.0)),
+    "AutoContrast": Operation(kernel=look_up, parameters=stretched),
+    "Equalize": Operation(kernel=look_up, parameters=equalized),
+    "Invert": Operation(kernel=invert_from, parameters=least),
+    "Cutout": Operation(kernel=cover, parameters=any_corner, magnitudes=(0.5,)),
 }
+
+KERNELS: dict[Kernel, tuple[Operation, ...]] = {
+    kernel: tuple(operation for operation in OPERATIONS.values() if operation.kernel is kernel)
+    for kernel in dict.fromkeys(operation.kernel for operation in OPERATIONS.values())
+}
+"""The operations of each kernel."""
 
 
 @dataclass(frozen=True)
@@ -253,32 +327,56 @@ def named_element(name: str) -> Element:
 
 
 @cache
-def element_columns(elements: tuple[Element, ...]) -> tuple[Int64[Tensor, " k"], Float64[Tensor, " k"], Tensor]:
-    """Of each element: its operation's row in the table, its magnitude, whether the sign is random."""
-    names = list(OPERATIONS)
+def element_columns(
+    elements: tuple[Element, ...], device: torch.device
+) -> tuple[Int64[Tensor, " k"], Float64[Tensor, "2*k"]]:
+    """Of each element: its operation's place when they are ordered by kernel; its magnitude and the one drawn with it.
+
+    The latter are two neighbours, the second the negative of the first where the sign is drawn, else the same.
+    """
+    ordered = [operation for operations in KERNELS.values() for operation in operations]
+    chosen = [OPERATIONS[element.operation] for element in elements]
+    magnitudes = [
+        (element.magnitude, -element.magnitude if operation.signed else element.magnitude)
+        for element, operation in zip(elements, chosen, strict=True)
+    ]
     return (
-        torch.tensor([names.index(element.operation) for element in elements]),
-        torch.tensor([element.magnitude for element in elements], dtype=torch.float64),
-        torch.tensor([OPERATIONS[element.operation].signed for element in elements]),
+        torch.tensor([ordered.index(operation) for operation in chosen], device=device),
+        torch.tensor(magnitudes, dtype=torch.float64, device=device).flatten(),
     )
 
 
 def apply_elements(
-    images: Images,
+    images: UInt8[Tensor, "b c h w"],
     elements: tuple[Element, ...],
     chosen: Int64[Tensor, " b"],
     uniforms: Float64[Tensor, "b 3"],
-) -> Images:
-    """To each image its chosen element (an index into `elements`); the images of one operation go together.
+) -> UInt8[Tensor, "b c h w"]:
+    """To each image its chosen element (an index into `elements`); the result is in channels_last layout.
 
     `uniforms`, in [0, 1): the first decides the sign of a signed magnitude, the others the place of an operation
     that has one.
     """
-    operation, magnitude, signed = (column.to(images.device)[chosen] for column in element_columns(elements))
-    m = torch.where(signed & (uniforms[:, 0] < 0.5), -magnitude, magnitude)
-    result = images.clone()
-    for row, (name, entry) in enumerate(OPERATIONS.items()):
-        group = torch.nonzero(operation == row).squeeze(1)
-        if name != "Identity" and len(group) > 0:
-            result[group] = entry.kernel(images[group], m[group], uniforms[group, 1:])
-    return result
+    operations, magnitudes = element_columns(elements, images.device)
+    operation = operations.index_select(0, chosen)
+    m = magnitudes.index_select(0, (uniforms[:, 0] < 0.5).add(chosen, alpha=2))
+    order = operation.argsort(stable=True)
+    counts = torch.bincount(operation, minlength=len(OPERATIONS)).tolist()
+    pixels = images.permute(0, 2, 3, 1).contiguous().index_select(0, order)
+    groups = transformed(pixels, m.index_select(0, order), uniforms[:, 1:].index_select(0, order), counts)
+    results = torch.cat((pixels[:0], *groups))  # of no images, no images
+    return results.index_select(0, order.argsort()).permute(0, 3, 1, 2)
+
+
+def transformed(images: Images, m: Magnitudes, u: Uniforms, counts: Sequence[int]) -> Iterator[Images]:
+    """The new images, kernel by kernel, of images that are ordered by operation; `counts`: images of each."""
+    count = iter(counts)
+    stop = 0
+    for kernel, operations in KERNELS.items():
+        first, parameters = stop, []
+        for operation in operations:
+            start, stop = stop, stop + next(count)
+            if stop > start:
+                parameters.append(operation.parameters(images[start:stop], m[start:stop], u[start:stop]))
+        if parameters:
+            yield kernel(images[first:stop], m[first:stop], torch.cat(parameters))

@@ -20,7 +20,7 @@ from jaxtyping import Float64, Int64, UInt8
 from torch import Tensor
 
 from components import params
-from components.augmentation.operations import ELEMENTS, Element, apply_elements, named_element
+from components.augmentation.operations import ELEMENTS, OPERATIONS, Element, apply_elements, named_element
 
 Elements = tuple[Element, ...]
 Pairs = tuple[tuple[int, int], ...]
@@ -29,6 +29,8 @@ Vector = Float64[np.ndarray, " k"]
 
 DRAWS = 7
 """Uniform numbers an image takes: one for its pair, three for each element (sign and place)."""
+ALIKE = 0.5
+"""Prior correlation (ours) of the effects of an operation's magnitudes, and of an element in the two places."""
 
 
 # --- from logits to probabilities; `slopes` is d log f(theta_k) / d theta_k for p_k proportional to f(theta_k)
@@ -81,14 +83,17 @@ class FactoredPairs:
         return committed(np.stack(columns, axis=2))
 
     def score_gradient(self, sample: Pairs) -> Float64[np.ndarray, " p"]:
-        drawn = np.array(sample)
+        halves = zip(self.halves(), np.split(self.features(sample), 2), strict=True)
+        return np.concatenate([log_gradient(theta, shares, self.normalisation) for theta, shares in halves])
+
+    def features(self, sample: Pairs) -> Float64[np.ndarray, " p"]:
+        """Share of each element among the sample's first ones, then among its second ones."""
         kinds = len(self.elements)
-        return np.concatenate(
-            [
-                log_gradient(theta, np.bincount(column, minlength=kinds) / len(drawn), self.normalisation)
-                for theta, column in zip(self.halves(), drawn.T, strict=True)
-            ]
-        )
+        columns = np.array(sample).T
+        return np.concatenate([np.bincount(column, minlength=kinds) / len(sample) for column in columns])
+
+    def prior(self) -> Float64[np.ndarray, "p p"]:
+        return np.kron(np.array([[1, ALIKE], [ALIKE, 1]]), element_prior(self.elements))
 
     def at(self, theta: Float64[np.ndarray, " p"]) -> "FactoredPairs":
         return replace(self, theta=theta)
@@ -120,15 +125,31 @@ class LiteralPairs:
         return committed(np.stack(np.divmod(drawn, len(self.elements)), axis=2))
 
     def score_gradient(self, sample: Pairs) -> Float64[np.ndarray, " p"]:
+        return log_gradient(self.theta, self.features(sample), self.normalisation)
+
+    def features(self, sample: Pairs) -> Float64[np.ndarray, " p"]:
+        """Share of each pair."""
         first, second = np.array(sample).T
         counts = np.bincount(first * len(self.elements) + second, minlength=len(self.theta))
-        return log_gradient(self.theta, counts / len(sample), self.normalisation)
+        return counts / len(sample)
+
+    def prior(self) -> Float64[np.ndarray, "p p"]:
+        """Pairs are alike as far as their elements are."""
+        each = element_prior(self.elements)
+        return np.kron(each, each)
 
     def at(self, theta: Float64[np.ndarray, " p"]) -> "LiteralPairs":
         return replace(self, theta=theta)
 
     def joint(self) -> Float64[np.ndarray, "k k"]:
         return probabilities(self.theta, self.normalisation).reshape(len(self.elements), -1)
+
+
+def element_prior(elements: Elements) -> Float64[np.ndarray, "k k"]:
+    """1 on the diagonal, `ALIKE` between the magnitudes of one operation, 0 elsewhere."""
+    operations = np.array([list(OPERATIONS).index(element.operation) for element in elements])
+    same: Float64[np.ndarray, "k k"] = (operations[:, None] == operations).astype(np.float64)
+    return ALIKE * same + (1 - ALIKE) * np.eye(len(elements))
 
 
 def committed(drawn: Int64[np.ndarray, "n m 2"]) -> tuple[Pairs, ...]:

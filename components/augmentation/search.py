@@ -4,9 +4,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from components import params
-from components.augmentation.policy import Elements, Pairs, augment_pairs, first_distribution
+from components.augmentation.policy import (
+    Elements,
+    FactoredPairs,
+    LiteralPairs,
+    Pairs,
+    augment_pairs,
+    first_distribution,
+)
 from components.data.store import Split
-from components.online import Make, Parallel, Trunk, score_state, search, sequential, train_trunk
+from components.online import Make, Parallel, Trunk, score_slope, score_state, search, sequential, train_trunk
 from components.training import State, base_augment, compose, cross_entropy, initial_state
 
 
@@ -37,15 +44,18 @@ class TrainCopy:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScoreCopy:
+class OnVal:
     """Measure a model on val, without augmentation."""
 
     make: Make
     split: Split
     settings: params.Online
 
-    def __call__(self, state: State) -> float:
+    def score(self, state: State) -> float:
         return score_state(self.make(), state, self.split, self.settings)
+
+    def slope(self, state: State) -> State:
+        return score_slope(self.make(), state, self.split, self.settings)
 
 
 def search_augmentation(
@@ -56,22 +66,26 @@ def search_augmentation(
     settings: params.Augmentation,
     recipe: params.Recipe,
     seed: int,
+    distribution: FactoredPairs | LiteralPairs | None = None,
     parallel: Parallel = sequential,
     after: Trunk[Pairs] | None = None,
 ) -> Iterator[Trunk[Pairs]]:
     """Train the network on `train` while learning which pairs of elements serve it on `val`; one record a trunk.
 
-    `after` a recorded trunk of the same search, it goes on from there.
+    `distribution` is where the search starts; without it, where the settings say. `after` a recorded trunk of the
+    same search, it goes on from there.
     """
-    distribution = first_distribution(settings)
+    distribution = distribution or first_distribution(settings)
     online = settings.online
+    on_val = OnVal(make=make, split=val, settings=online)
     yield from search(
         distribution,
         initial_state(make()),
         train=TrainCopy(
             make=make, split=train, elements=distribution.elements, recipe=recipe, settings=online, seed=seed
         ),
-        score=ScoreCopy(make=make, split=val, settings=online),
+        score=on_val.score,
+        slope=on_val.slope,
         settings=online,
         seed=seed,
         parallel=parallel,

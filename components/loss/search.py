@@ -3,16 +3,16 @@
 Li et al., "AM-LFS: AutoML for Loss Function Search", ICCV 2019, Algorithm 1 (methods.md section 3).
 
     theta, mu  what is learned: the Gaussian's mean     sigma  its standard deviation, fixed
-    eps        standard normal, one for two copies      g(L)   norm of the gradient of L, all parameters
+    g(L)       norm of the gradient of L, all parameters
 
-Unlike the paper: samples come in antithetic pairs mu +- sigma eps, so that a difference of two rewards belongs to one
-direction; and every sampled loss is scaled to g(cross-entropy) at the state it starts from, or a loss with twice the
-gradient, a doubled learning rate, would win for nothing. Rewards are measured on val and never use a searched loss.
+Unlike the paper: samples come in antithetic pairs (components.gaussian); and every sampled loss is scaled to
+g(cross-entropy) at the state it starts from, or a loss with twice the gradient, a doubled learning rate, would win for
+nothing. Rewards are measured on val and never use a searched loss.
 """
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import cast
 
 import numpy as np
@@ -21,6 +21,7 @@ from jaxtyping import Float64, Int64, UInt8
 from torch import Tensor, nn
 
 from components.data.store import Split
+from components.gaussian import Gaussian, Sample
 from components.loss.family import SearchedLoss, decode
 from components.online import (
     Make,
@@ -28,6 +29,7 @@ from components.online import (
     Trunk,
     numpy_rng,
     one_thread,
+    score_slope,
     score_state,
     search,
     sequential,
@@ -49,35 +51,11 @@ from components.training import (
     split_tensors,
 )
 
-Sample = tuple[float, ...]
-"""One theta: the unconstrained knots that `decode` reads."""
-
 LARGEST = 4.0
 """Most that matching multiplies or divides a loss by (ours): one whose gradient vanishes stays slow instead of
 being blown up on the few images that still have one, which made training from scratch diverge."""
 MATCHING = 2
 """What a stream of random numbers is for, beside the engine's own purposes."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Gaussian:
-    """N(theta, sigma^2 I) over unconstrained knots: the engine's `Distribution`."""
-
-    theta: Float64[np.ndarray, " p"]
-    sigma: float
-
-    def sample(self, count: int, rng: np.random.Generator) -> tuple[Sample, ...]:
-        """Antithetic pairs: copies 2 i and 2 i + 1 lie opposite each other around theta."""
-        assert count % 2 == 0, f"{count} copies do not make pairs"
-        steps = self.sigma * rng.standard_normal((count // 2, len(self.theta)))
-        return tuple(tuple((self.theta + sign * step).tolist()) for step in steps for sign in (1, -1))
-
-    def score_gradient(self, sample: Sample) -> Float64[np.ndarray, " p"]:
-        gradient: Float64[np.ndarray, " p"] = (np.asarray(sample) - self.theta) / self.sigma**2
-        return gradient
-
-    def at(self, theta: Float64[np.ndarray, " p"]) -> "Gaussian":
-        return replace(self, theta=theta)
 
 
 def start(settings: Loss) -> Gaussian:
@@ -105,6 +83,7 @@ class World:
             initial_state(self.make()),
             train=self.train_copy,
             score=self.score_copy,
+            slope=self.slope_copy,
             settings=self.settings.online,
             seed=self.seed,
             parallel=parallel,
@@ -130,6 +109,10 @@ class World:
     def score_copy(self, state: State) -> float:
         """The metric of the plain logits on val."""
         return score_state(self.make(), state, self.val, self.settings.online)
+
+    def slope_copy(self, state: State) -> State:
+        """The plain log-likelihood's gradient on val."""
+        return score_slope(self.make(), state, self.val, self.settings.online)
 
     def loss(self, theta: Sequence[float] | Float64[np.ndarray, " p"]) -> SearchedLoss:
         return decode(np.asarray(theta), self.recipe.label_smoothing)

@@ -11,8 +11,9 @@ from components.architecture.space import parse_architecture, space_of
 from components.augmentation.policy import Policy
 from components.charts import loss_curves
 from components.data.store import open_split, read_classes, read_statistics
+from components.gaussian import Sample
 from components.loss.family import KNOWN, SearchedLoss
-from components.loss.search import Sample, World
+from components.loss.search import World
 from components.online import Trunk
 from components.params import Params
 from components.training import State, initial_state

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from components.augmentation.operations import Element
 from components.augmentation.policy import Pairs, first_distribution, policy_of
-from components.augmentation.search import ScoreCopy, TrainCopy, search_augmentation
+from components.augmentation.search import OnVal, TrainCopy, search_augmentation
 from components.data.store import Split
 from components.online import TRAINING, State, Trunk, numpy_rng, search
 from components.params import Augmentation, Online, Recipe
@@ -191,9 +191,9 @@ def test_the_sampled_pairs_are_what_the_copy_trains_with() -> None:
 def test_a_score_reads_only_the_images_it_is_given() -> None:
     val, state = bars(80, 1), initial_state(small())
     first = Split(images=val.images[:30], labels=val.labels[:30])
-    part = ScoreCopy(make=small, split=val, settings=settings(score_images=30).online)(state)
-    assert part == ScoreCopy(make=small, split=first, settings=settings().online)(state)
-    assert part != ScoreCopy(make=small, split=val, settings=settings().online)(state)
+    part = OnVal(make=small, split=val, settings=settings(score_images=30).online).score(state)
+    assert part == OnVal(make=small, split=first, settings=settings().online).score(state)
+    assert part != OnVal(make=small, split=val, settings=settings().online).score(state)
 
 
 def test_a_rate_that_makes_every_copy_diverge_is_one_sentence() -> None:

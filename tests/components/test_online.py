@@ -14,20 +14,21 @@ import pytest
 import torch
 from jaxtyping import Float64
 
+from components.controllers import CONTROLLERS
 from components.online import (
-    CONTROLLERS,
     TRAINING,
     Parallel,
-    Reinforce,
     State,
     Trunk,
+    Val,
     WorkerDied,
-    advantages,
     attempt,
     broadcast,
+    first_order,
+    judge,
+    leave_one_out,
     mean_state,
     numpy_rng,
-    scores_without,
     search,
     sequential,
 )
@@ -52,7 +53,13 @@ class Choice:
         return tuple(rng.choice(len(self.theta), size=count, p=self.shares()).tolist())
 
     def score_gradient(self, sample: int) -> Float64[np.ndarray, " p"]:
-        return np.eye(len(self.theta))[sample] - self.shares()
+        return self.features(sample) - self.shares()
+
+    def features(self, sample: int) -> Float64[np.ndarray, " p"]:
+        return np.eye(len(self.theta))[sample]
+
+    def prior(self) -> Float64[np.ndarray, "p p"]:
+        return np.eye(len(self.theta))
 
     def at(self, theta: Float64[np.ndarray, " p"]) -> "Choice":
         return replace(self, theta=theta)
@@ -96,6 +103,7 @@ def toy(
             start(),
             train=train or Climb(seed=seed),
             score=height,
+            slope=lambda state: {"model.w": torch.ones_like(state["model.w"])},
             settings=settings(**changes),
             seed=seed,
             parallel=parallel,
@@ -109,10 +117,10 @@ def planted_mass(trunks: Sequence[Trunk[int]]) -> float:
     return float(Choice(theta=trunks[-1].theta).shares()[PLANTED] * KINDS)
 
 
-@pytest.mark.parametrize("reward", ["own", "leave_one_out"])
+@pytest.mark.parametrize("reward", ["own", "leave_one_out", "first_order"])
 @pytest.mark.parametrize("rule", ["best", "average", "weighted"])
 def test_finds_the_planted_optimum_and_the_null_controller_does_not(
-    reward: Literal["own", "leave_one_out"], rule: Literal["best", "average", "weighted"]
+    reward: Literal["own", "leave_one_out", "first_order"], rule: Literal["best", "average", "weighted"]
 ) -> None:
     found = [planted_mass(toy(seed, reward=reward, broadcast=rule)) for seed in range(5)]
     null = [planted_mass(toy(seed, reward=reward, broadcast=rule, controller="null")) for seed in range(5)]
@@ -162,45 +170,11 @@ def test_theta_stands_still_in_warm_up_and_after_learn_until() -> None:
     assert moved == [5 <= index < 12 for index in range(1, 20)]
 
 
-def test_no_update_when_all_rewards_tie_even_with_momentum() -> None:
-    controller, distribution = Reinforce(rate=0.2), Choice(theta=np.zeros(KINDS))
-    controller, moved = controller.update(distribution, (0, 1, 2), np.array([1.0, 0.0, 0.5]))
-    assert moved.theta.any()
-    assert controller.update(moved, (0, 1, 2), np.array([0.5, 0.5, 0.5])) == (controller, moved)
-    assert controller.update(moved, (0, 1, 2), np.array([0.5, np.nan, np.nan])) == (controller, moved)
-
-
-def test_the_first_update_is_one_adam_step_by_hand() -> None:
-    """Adam's first step is the sign of the gradient times the rate, where the gradient is far from 0."""
-    distribution = Choice(theta=np.zeros(2))
-    _, moved = Reinforce(rate=0.1).update(distribution, (0, 1), np.array([1.0, 0.0]))
-    assert moved.theta == pytest.approx([0.1, -0.1], abs=1e-6)
-
-
-def test_two_updates_agree_with_torchs_adam() -> None:
-    theta = torch.zeros(3, dtype=torch.float64, requires_grad=True)
-    adam = torch.optim.Adam([theta], lr=0.2, betas=(0.5, 0.999), maximize=True)
-    controller, ours = Reinforce(rate=0.2), Choice(theta=np.zeros(3))
-    for rewards in ([1.0, 0.0, 0.0, 2.0, -1.0], [0.0, 3.0, 1.0, 1.0, 0.0]):
-        samples = (0, 1, 2, 0, 1)
-        gradients = np.stack([ours.score_gradient(sample) for sample in samples])
-        r = np.array(rewards)
-        theta.grad = torch.from_numpy((r - r.mean()) / r.std() @ gradients / len(r))
-        adam.step()
-        controller, ours = controller.update(ours, samples, r)
-        assert ours.theta == pytest.approx(theta.detach().numpy(), abs=1e-6)
-
-
-def test_advantages_have_mean_zero_and_for_few_copies_leave_their_own_reward_out() -> None:
-    assert advantages(np.array([1.0, 2.0, 3.0, 4.0, 5.0])).sum() == pytest.approx(0)
-    two = np.array([3.0, 1.0])
-    assert advantages(two) == pytest.approx([(3 - 1) / two.std(), (1 - 3) / two.std()])
-
-
 def test_leave_one_out_reward_by_hand() -> None:
     """w = 1, 2, 6: the means of the others are 4, 3.5, 1.5; the third copy contributes most."""
     copies = [start(1.0), start(2.0), start(6.0)]
-    assert scores_without(copies, height, sequential)[0].tolist() == [4.0, 3.5, 1.5]
+    rewards, scores = leave_one_out(copies, Val(height, None), sequential)
+    assert (rewards.tolist(), scores.tolist()) == ([-4.0, -3.5, -1.5], [4.0, 3.5, 1.5])
 
     def by_copy(state: State, sample: int, trunk: int, copy: int) -> State:
         return start([1.0, 2.0, 6.0][copy])
@@ -212,8 +186,28 @@ def test_leave_one_out_reward_by_hand() -> None:
 
 def test_leave_one_out_looks_at_the_metric_of_the_mean_not_at_the_mean_metric() -> None:
     """Val wants w = 0; copies at -1, +1 and 0: without either outlier the mean is off, without the third it is not."""
-    scores, _ = scores_without([start(-1.0), start(1.0), start(0.0)], lambda state: -(height(state) ** 2), sequential)
+    val = Val(lambda state: -(height(state) ** 2), None)
+    _, scores = leave_one_out([start(-1.0), start(1.0), start(0.0)], val, sequential)
     assert scores.tolist() == [-0.25, -0.25, 0.0]
+
+
+def test_first_order_reward_by_hand() -> None:
+    """w = 1, 2, 6, mean 3, slope -2 w there: -6 times -2, -1, 3; a lost copy has none and moves no mean."""
+    val = Val(height, lambda state: {"model.w": -2 * state["model.w"]})
+    rewards, scores = first_order([start(1.0), None, start(2.0), start(6.0)], val, sequential)
+    assert rewards[[0, 2, 3]].tolist() == [12.0, 6.0, -18.0]
+    assert math.isnan(rewards[1])
+    assert np.array_equal(rewards, scores, equal_nan=True)
+
+
+@pytest.mark.parametrize("spread", [1e-3, 1e-2])
+def test_first_order_approaches_leave_one_out_for_close_copies(spread: float) -> None:
+    """Leaving copy n of N out moves the mean by (mean - w_n) / (N - 1)."""
+    copies = [start(2.0 + spread * step) for step in (-3, 1, 2)]
+    val = Val(lambda state: -(height(state) ** 2), lambda state: {"model.w": -2 * state["model.w"]})
+    exact, _ = leave_one_out(copies, val, sequential)
+    linear, _ = first_order(copies, val, sequential)
+    assert exact - exact.mean() == pytest.approx(linear / 2, abs=10 * spread**2)
 
 
 def test_broadcasts_by_hand() -> None:
@@ -262,14 +256,18 @@ def nan_above(limit: float) -> Callable[[State], float]:
     return lambda state: height(state) if height(state) < limit else math.nan
 
 
-@pytest.mark.parametrize("reward", ["own", "leave_one_out"])
+def nan_slope(state: State) -> State:
+    return {"model.w": torch.where(state["model.w"] < 1e6, 1.0, math.nan).double()}
+
+
+@pytest.mark.parametrize("reward", ["own", "leave_one_out", "first_order"])
 @pytest.mark.parametrize("rule", ["best", "average", "weighted"])
 def test_lost_copies_are_recorded_and_excluded(
-    reward: Literal["own", "leave_one_out"], rule: Literal["best", "average", "weighted"]
+    reward: Literal["own", "leave_one_out", "first_order"], rule: Literal["best", "average", "weighted"]
 ) -> None:
     trunks = list(
         search(
-            Choice(theta=np.zeros(KINDS)), start(), train=lossy, score=nan_above(1e6),
+            Choice(theta=np.zeros(KINDS)), start(), train=lossy, score=nan_above(1e6), slope=nan_slope,
             settings=settings(trunks=10, reward=reward, broadcast=rule), seed=0,
         )
     )  # fmt: skip
@@ -287,15 +285,14 @@ def test_lost_copies_are_recorded_and_excluded(
 
 @dataclass(frozen=True)
 class Deadly:
-    """A `Parallel` whose worker dies at calls of one function: the n-th, in every trunk."""
+    """A `Parallel` in which copy 2's worker dies, where one function is called for all 8 copies."""
 
     function: Callable[..., Any]
-    call: int
 
     def __call__(self, function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
         results = sequential(function, arguments)
-        if function is self.function:
-            results[self.call] = WorkerDied()
+        if function is self.function and len(arguments) == 8:
+            results[2] = WorkerDied()
         return results
 
 
@@ -304,7 +301,7 @@ class Deadly:
 def test_a_copy_whose_worker_dies_loses_the_trunk_and_the_search_goes_on(
     function: Callable[..., Any], reward: Literal["own", "leave_one_out"]
 ) -> None:
-    trunks = toy(parallel=Deadly(function, 2), trunks=10, reward=reward)
+    trunks = toy(parallel=Deadly(function), trunks=10, reward=reward)
     for trunk in trunks:
         assert [math.isnan(value) for value in trunk.rewards] == [copy == 2 for copy in range(8)]
         assert [why for why in trunk.faults if why] == ["its worker died twice"]
@@ -319,9 +316,10 @@ def test_a_death_in_scoring_and_a_copy_that_spoils_the_means_are_told_apart() ->
     def dies_at_two(function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
         return [WorkerDied() if height(state) == 2.0 else function(state) for (state,) in arguments]
 
-    scores, faults = scores_without([start(w) for w in (1.0, 1e9, 2.0, 6.0)], nan_above(1e6), dies_at_two)
+    copies = [start(w) for w in (1.0, 1e9, 2.0, 6.0)]
+    _, scores, faults = judge("leave_one_out", copies, Val(nan_above(1e6), None), dies_at_two)
     assert scores.tolist() == pytest.approx([6.0, math.nan, math.nan, 1.0], nan_ok=True)
-    assert faults == ["", "its score on val is not finite", "its worker died twice", ""]
+    assert faults == {1: "its score on val is not finite", 2: "its worker died twice"}
 
 
 def test_when_the_worker_of_every_copy_dies_the_sentence_speaks_of_memory() -> None:

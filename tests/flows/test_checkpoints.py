@@ -17,8 +17,9 @@ import torch
 
 from components.architecture.space import default_architecture, format_architecture, space_of
 from components.augmentation.policy import first_distribution, policy_of
+from components.controllers import CONTROLLERS
 from components.data.store import Classes, Statistics, write_classes, write_split, write_statistics
-from components.online import CONTROLLERS, State, Trunk, search
+from components.online import State, Trunk, search
 from components.params import Params
 from components.training import Diverged
 from flows import files, paths

@@ -1,0 +1,151 @@
+"""Controllers: from the rewards of a trunk to the next distribution.
+
+    p_theta  distribution of the hyper-parameter       R_n  reward of copy n, nan if it lost the trunk
+    theta    its parameters (p)                        A_n  advantage: (R_n - baseline) / std(R)
+    s_n      what copy n drew from p_theta             x_n  features of s_n (p): what a linear model sees of it
+    beta     effect of each feature on the reward (p)
+
+One interface, three rules: `Reinforce` is the paper's (Lin et al., ICCV 2019, eq. 5 and 6), `Bandit` reads all rewards
+so far with one linear model (ours), `Null` never moves: the control of every claim.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol, TypeVar, runtime_checkable
+
+import numpy as np
+from jaxtyping import Float64
+
+S = TypeVar("S")
+
+BETAS = (0.5, 0.999)
+EPSILON = 1e-8
+
+
+@runtime_checkable
+class Distribution(Protocol[S]):
+    """p_theta. An immutable value: `at` makes the moved one."""
+
+    @property
+    def theta(self) -> Float64[np.ndarray, " p"]: ...
+
+    def sample(self, count: int, rng: np.random.Generator) -> tuple[S, ...]:
+        """One sample for each of `count` copies."""
+        ...
+
+    def score_gradient(self, sample: S) -> Float64[np.ndarray, " p"]:
+        """d log p_theta(sample) / d theta, divided by the number of draws that the sample holds."""
+        ...
+
+    def features(self, sample: S) -> Float64[np.ndarray, " p"]:
+        """What a linear model of the reward sees of the sample: a larger feature is what a larger theta brings."""
+        ...
+
+    def prior(self) -> Float64[np.ndarray, "p p"]:
+        """Covariance of the features' effects before any reward, diagonal 1: which effects are alike."""
+        ...
+
+    def at(self, theta: Float64[np.ndarray, " p"]) -> "Distribution[S]": ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Null:
+    """Never moves: what is left of the search is selection or averaging."""
+
+    rate: float = 0.0
+
+    def update(
+        self, distribution: Distribution[S], samples: Sequence[S], rewards: Float64[np.ndarray, " n"]
+    ) -> tuple["Null", Distribution[S]]:
+        return self, distribution
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reinforce:
+    """theta <- Adam(theta, 1/N sum_n A_n d log p_theta(s_n) / d theta), ascending."""
+
+    rate: float
+    steps: int = 0
+    first: Float64[np.ndarray, " p"] | float = 0.0
+    second: Float64[np.ndarray, " p"] | float = 0.0
+
+    def update(
+        self, distribution: Distribution[S], samples: Sequence[S], rewards: Float64[np.ndarray, " n"]
+    ) -> tuple["Reinforce", Distribution[S]]:
+        alive = np.isfinite(rewards)
+        if not informative(rewards[alive]):
+            return self, distribution
+        drawn = [distribution.score_gradient(sample) for sample, lives in zip(samples, alive, strict=True) if lives]
+        gradient = advantages(rewards[alive]) @ np.stack(drawn) / len(drawn)
+        steps = self.steps + 1
+        first = BETAS[0] * self.first + (1 - BETAS[0]) * gradient
+        second = BETAS[1] * self.second + (1 - BETAS[1]) * gradient**2
+        size = np.sqrt(second / (1 - BETAS[1] ** steps)) + EPSILON
+        moved = distribution.theta + self.rate * first / (1 - BETAS[0] ** steps) / size
+        return replace(self, steps=steps, first=first, second=second), distribution.at(moved)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bandit:
+    """theta = theta_0 + rate * z, where z is each effect's posterior mean over its posterior deviation.
+
+    Bayesian linear regression of the standardised rewards of all trunks so far on x_n - mean(x): R = beta x + noise,
+    beta ~ N(0, prior), noise variance 1; a trunk counts `memory` times as much as the one after it. Unlike REINFORCE,
+    one copy's reward is credited to each of its features with what is known of the others, and unlike Adam, whose
+    steps are as large on noise as on a signal, rewards of noise leave z a standard normal whatever their number.
+    """
+
+    rate: float
+    memory: float = 1.0
+    start: Float64[np.ndarray, " p"] | None = None
+    precision: Float64[np.ndarray, "p p"] | float = 0.0
+    """Sum of x x', of the noise's unit."""
+    response: Float64[np.ndarray, " p"] | float = 0.0
+    """Sum of x R."""
+
+    def update(
+        self, distribution: Distribution[S], samples: Sequence[S], rewards: Float64[np.ndarray, " n"]
+    ) -> tuple["Bandit", Distribution[S]]:
+        alive = np.isfinite(rewards)
+        if not informative(rewards[alive]):
+            return self, distribution
+        x = np.stack([distribution.features(sample) for sample, lives in zip(samples, alive, strict=True) if lives])
+        x = x - x.mean(axis=0)
+        learned = replace(
+            self,
+            start=distribution.theta if self.start is None else self.start,
+            precision=self.memory * self.precision + x.T @ x,
+            response=self.memory * self.response + advantages(rewards[alive]) @ x,
+        )
+        return learned, distribution.at(learned.start + self.rate * learned.certainty(distribution.prior()))
+
+    def certainty(self, prior: Float64[np.ndarray, "p p"]) -> Float64[np.ndarray, " p"]:
+        """z (p)."""
+        # covariance = (prior^-1 + precision)^-1, without inverting the prior
+        covariance = np.linalg.solve(np.eye(len(prior)) + prior @ self.precision, prior)
+        z: Float64[np.ndarray, " p"] = covariance @ self.response / np.sqrt(np.diag(covariance))
+        return z
+
+
+Controller = Null | Reinforce | Bandit
+CONTROLLERS: dict[str, type[Null] | type[Reinforce] | type[Bandit]] = {
+    "null": Null,
+    "reinforce": Reinforce,
+    "bandit": Bandit,
+}
+
+
+def informative(rewards: Float64[np.ndarray, " n"]) -> bool:
+    """Whether there is anything to compare: Adam's momentum would move theta without a signal."""
+    return len(rewards) >= 2 and bool(np.ptp(rewards) > 0)
+
+
+def advantages(rewards: Float64[np.ndarray, " n"]) -> Float64[np.ndarray, " n"]:
+    """(R_n - baseline) / std(R); the baseline is the mean, for N <= 4 the mean of the other copies.
+
+    With a fixed N the second is N / (N - 1) times the first, which Adam's normalisation cancels.
+    """
+    count = len(rewards)
+    correction = count / (count - 1) if count <= 4 else 1.0
+    standard: Float64[np.ndarray, " n"] = (rewards - rewards.mean()) / (rewards.std() + EPSILON)
+    return standard * correction

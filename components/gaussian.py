@@ -1,0 +1,44 @@
+"""A Gaussian over unconstrained numbers, for hyper-parameters that are real: a `Distribution` of the online engine.
+
+theta  what is learned: the mean      sigma  standard deviation, fixed      eps  standard normal, one for two copies
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from jaxtyping import Float64
+
+Sample = tuple[float, ...]
+"""One draw around theta."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gaussian:
+    """N(theta, sigma^2 I).
+
+    Samples come in antithetic pairs theta +- sigma eps, so that a difference of two rewards belongs to one direction.
+    """
+
+    theta: Float64[np.ndarray, " p"]
+    sigma: float
+
+    def sample(self, count: int, rng: np.random.Generator) -> tuple[Sample, ...]:
+        """Copies 2 i and 2 i + 1 lie opposite each other around theta."""
+        assert count % 2 == 0, f"{count} copies do not make pairs"
+        steps = self.sigma * rng.standard_normal((count // 2, len(self.theta)))
+        return tuple(tuple((self.theta + sign * step).tolist()) for step in steps for sign in (1, -1))
+
+    def score_gradient(self, sample: Sample) -> Float64[np.ndarray, " p"]:
+        gradient: Float64[np.ndarray, " p"] = (np.asarray(sample) - self.theta) / self.sigma**2
+        return gradient
+
+    def features(self, sample: Sample) -> Float64[np.ndarray, " p"]:
+        """How far each number lies from the mean, in standard deviations."""
+        offset: Float64[np.ndarray, " p"] = (np.asarray(sample) - self.theta) / self.sigma
+        return offset
+
+    def prior(self) -> Float64[np.ndarray, "p p"]:
+        return np.eye(len(self.theta))
+
+    def at(self, theta: Float64[np.ndarray, " p"]) -> "Gaussian":
+        return replace(self, theta=theta)

@@ -1,0 +1,81 @@
+"""What the augmentation search costs, as a multiple of one training on as many images, by copies and by workers.
+
+One training: a network without copies under the uniform policy, on one thread. A search of N copies trains N times as
+many images and scores N + 1 models on val after every trunk; everything above N is overhead. CIFAR-10's images where
+the parquet file is there, else digits.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from statistics import mean
+
+import psutil
+import torch
+
+from components.augmentation.search import search_augmentation
+from components.params import Augmentation, Online, Parallel
+from flows.observer import Silent
+from flows.parallel import joblib_parallel
+from tests.benchmarks.augmentation_shift import everything
+from tests.benchmarks.harness import Row, markdown, spread
+from tests.benchmarks.shift import PARQUET, World, make_of, train_network, world_of
+
+SEEDS = (1, 2, 3)
+TRUNKS = 4
+IMAGES = 2560
+VAL = 320
+"""Images of val that a score is measured on: an eighth of a trunk's, as 5,000 of 45,000 are in the paper."""
+RUNS = [(copies, 1, "sequential") for copies in (2, 4, 8)] + [(8, workers, "loky") for workers in (1, 2)]
+
+
+def rows() -> Iterator[Row]:
+    """The first seed is preceded by a trunk that is not counted: workers start, pages are read."""
+    torch.set_num_threads(1)
+    data = "cifar10" if PARQUET.exists() else "digits"
+    for seed in SEEDS:
+        world = world_of(data, "none", seed)
+        one = spent(train_network, world, world.train, everything(), TRUNKS * IMAGES)
+        yield row(data, seed, (1, 1, "none"), one, one)
+        for run in RUNS:
+            search(world, *run, trunks=1)
+            yield row(data, seed, run, spent(search, world, *run), one)
+
+
+def row(data: str, seed: int, run: tuple[int, int, str], took: dict[str, float], one: dict[str, float]) -> Row:
+    copies, workers, backend = run
+    relative = round(took["cpu_seconds"] / one["cpu_seconds"], 3)
+    where = {"data": data, "seed": seed, "copies": copies, "workers": workers, "backend": backend}
+    return where | {key: round(value, 2) for key, value in took.items()} | {"relative_to_one_training": relative}
+
+
+def search(world: World, copies: int, workers: int, backend: str, trunks: int = TRUNKS) -> None:
+    settings = Augmentation(online=Online(trunks=trunks, images=IMAGES, copies=copies, score_images=VAL))
+    parallel = joblib_parallel(Parallel(backend=backend, workers=workers), Silent())
+    for _ in search_augmentation(
+        make_of(world), world.train, world.val,
+        settings=settings, recipe=world.data.recipe, seed=world.seed, parallel=parallel,
+    ):  # fmt: skip
+        pass
+
+
+def spent(work: Callable[..., object], *arguments: object) -> dict[str, float]:
+    """CPU seconds of this process and of the workers that are alive before and after; wall seconds."""
+    cpu, wall = cpu_seconds(), time.perf_counter()
+    work(*arguments)
+    return {"cpu_seconds": cpu_seconds() - cpu, "wall_seconds": time.perf_counter() - wall}
+
+
+def cpu_seconds() -> float:
+    processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
+    return sum(process.cpu_times().user + process.cpu_times().system for process in processes)
+
+
+def table(rows: Sequence[Row]) -> str:
+    lines = []
+    for copies, workers, backend in dict.fromkeys((row["copies"], row["workers"], row["backend"]) for row in rows):
+        same = [row for row in rows if (row["copies"], row["workers"], row["backend"]) == (copies, workers, backend)]
+        relative = [float(str(row["relative_to_one_training"])) for row in same]
+        wall = [float(str(row["wall_seconds"])) for row in same]
+        overhead = f"{mean(relative) / int(str(copies)) - 1:+.1%}"
+        lines.append([copies, workers, backend, spread(relative, 2), overhead, spread(wall, 1)])
+    return markdown(["copies N", "workers", "backend", "CPU / one training", "above N", "wall seconds"], lines)

@@ -1,0 +1,146 @@
+"""Controllers by hand, on planted effects, and on noise."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+import torch
+from jaxtyping import Float64
+
+from components.augmentation.policy import first_distribution
+from components.controllers import Bandit, Distribution, Reinforce, advantages
+from components.params import Augmentation, Online
+
+KINDS = 12
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """One of the kinds, by softmax: the smallest distribution there is."""
+
+    theta: Float64[np.ndarray, " p"]
+
+    def shares(self) -> Float64[np.ndarray, " p"]:
+        weights = np.exp(self.theta - self.theta.max())
+        return weights / weights.sum()
+
+    def sample(self, count: int, rng: np.random.Generator) -> tuple[int, ...]:
+        return tuple(rng.choice(len(self.theta), size=count, p=self.shares()).tolist())
+
+    def score_gradient(self, sample: int) -> Float64[np.ndarray, " p"]:
+        return self.features(sample) - self.shares()
+
+    def features(self, sample: int) -> Float64[np.ndarray, " p"]:
+        return np.eye(len(self.theta))[sample]
+
+    def prior(self) -> Float64[np.ndarray, "p p"]:
+        return np.eye(len(self.theta))
+
+    def at(self, theta: Float64[np.ndarray, " p"]) -> "Choice":
+        return replace(self, theta=theta)
+
+
+def test_no_update_when_all_rewards_tie_even_with_momentum() -> None:
+    controller, distribution = Reinforce(rate=0.2), Choice(theta=np.zeros(KINDS))
+    controller, moved = controller.update(distribution, (0, 1, 2), np.array([1.0, 0.0, 0.5]))
+    assert moved.theta.any()
+    assert controller.update(moved, (0, 1, 2), np.array([0.5, 0.5, 0.5])) == (controller, moved)
+    assert controller.update(moved, (0, 1, 2), np.array([0.5, np.nan, np.nan])) == (controller, moved)
+
+
+def test_the_first_update_is_one_adam_step_by_hand() -> None:
+    """Adam's first step is the sign of the gradient times the rate, where the gradient is far from 0."""
+    distribution = Choice(theta=np.zeros(2))
+    _, moved = Reinforce(rate=0.1).update(distribution, (0, 1), np.array([1.0, 0.0]))
+    assert moved.theta == pytest.approx([0.1, -0.1], abs=1e-6)
+
+
+def test_two_updates_agree_with_torchs_adam() -> None:
+    theta = torch.zeros(3, dtype=torch.float64, requires_grad=True)
+    adam = torch.optim.Adam([theta], lr=0.2, betas=(0.5, 0.999), maximize=True)
+    controller, ours = Reinforce(rate=0.2), Choice(theta=np.zeros(3))
+    for rewards in ([1.0, 0.0, 0.0, 2.0, -1.0], [0.0, 3.0, 1.0, 1.0, 0.0]):
+        samples = (0, 1, 2, 0, 1)
+        gradients = np.stack([ours.score_gradient(sample) for sample in samples])
+        r = np.array(rewards)
+        theta.grad = torch.from_numpy((r - r.mean()) / r.std() @ gradients / len(r))
+        adam.step()
+        controller, ours = controller.update(ours, samples, r)
+        assert ours.theta == pytest.approx(theta.detach().numpy(), abs=1e-6)
+
+
+def test_advantages_have_mean_zero_and_for_few_copies_leave_their_own_reward_out() -> None:
+    assert advantages(np.array([1.0, 2.0, 3.0, 4.0, 5.0])).sum() == pytest.approx(0)
+    two = np.array([3.0, 1.0])
+    assert advantages(two) == pytest.approx([(3 - 1) / two.std(), (1 - 3) / two.std()])
+
+
+def played(controller: Bandit | Reinforce, effect: Float64[np.ndarray, " p"], trunks: int, seed: int) -> Choice:
+    """The distribution after trunks of 8 copies whose rewards are the drawn kind's effect and standard normal noise."""
+    rng = np.random.default_rng(seed)
+    distribution: Distribution[int] = Choice(theta=np.zeros(len(effect)))
+    for _ in range(trunks):
+        samples = distribution.sample(8, rng)
+        controller, distribution = controller.update(
+            distribution, samples, effect[list(samples)] + rng.standard_normal(8)
+        )
+    assert isinstance(distribution, Choice)
+    return distribution
+
+
+@pytest.mark.parametrize("trunks", [20, 200])
+def test_rewards_of_noise_leave_the_bandits_theta_standard_normal_however_many_there_are(trunks: int) -> None:
+    theta = np.stack([played(Bandit(rate=1.0), np.zeros(KINDS), trunks, seed).theta for seed in range(10)])
+    assert 0.2 < theta.std() < 1.1
+    assert abs(theta.mean()) < 0.1
+
+
+def test_on_noise_reinforce_drifts_with_the_number_of_trunks() -> None:
+    """Adam normalises the gradient: the reason for the bandit."""
+    few, many = (
+        np.std([played(Reinforce(rate=0.2), np.zeros(KINDS), trunks, seed).theta for seed in range(20)])
+        for trunks in (20, 200)
+    )
+    assert many > 1.5 * few
+
+
+def test_both_controllers_find_a_planted_kind() -> None:
+    effect = 0.8 * np.eye(KINDS)[7]
+    for controller in (Bandit(rate=2.0), Reinforce(rate=0.2)):
+        assert np.mean([played(controller, effect, 40, seed).shares()[7] for seed in range(5)]) > 5 / KINDS
+
+
+def test_the_bandits_certainty_is_ridge_regression_by_hand() -> None:
+    """Prior I, noise 1: covariance (I + X'X)^-1, mean covariance X'R."""
+    rng = np.random.default_rng(0)
+    distribution, samples = Choice(theta=np.zeros(3)), (0, 1, 2, 0, 1)
+    rewards = rng.standard_normal((2, 5))
+    controller = Bandit(rate=0.5)
+    moved: Distribution[int] = distribution
+    for row in rewards:
+        controller, moved = controller.update(moved, samples, row)
+    x = np.tile(np.eye(3)[list(samples)] - np.eye(3)[list(samples)].mean(axis=0), (2, 1))
+    covariance = np.linalg.inv(np.eye(3) + x.T @ x)
+    z = covariance @ x.T @ np.concatenate([advantages(row) for row in rewards]) / np.sqrt(np.diag(covariance))
+    assert moved.theta == pytest.approx(0.5 * z, abs=1e-12)
+
+
+def test_the_bandit_forgets_by_its_memory() -> None:
+    """Old rewards said kind 0, new ones say kind 1."""
+    distribution: Distribution[int] = Choice(theta=np.zeros(2))
+    for memory, wins in ((1.0, 0), (0.5, 1)):
+        controller, moved = Bandit(rate=1.0, memory=memory), distribution
+        for trunk in range(10):
+            rewards = np.array([1.0, 0.0]) if trunk < 7 else np.array([0.0, 1.0])
+            controller, moved = controller.update(moved, (0, 1), rewards)
+        assert moved.theta.argmax() == wins
+
+
+def test_what_is_alike_by_the_prior_is_learned_together() -> None:
+    settings = Augmentation(normalisation="softmax", online=Online(trunks=1, images=1))
+    distribution = first_distribution(settings)
+    names = [str(element) for element in distribution.elements]
+    row = {name: names.index(name) for name in ("Rotate 10", "Rotate 30", "ShearX 0.1")}
+    pairs = [((row[name], row[name]),) for name in ("Rotate 10", "ShearX 0.1")]
+    _, moved = Bandit(rate=1.0).update(distribution, pairs, np.array([1.0, 0.0]))
+    assert moved.theta[row["Rotate 10"]] > moved.theta[row["Rotate 30"]] > 0 > moved.theta[row["ShearX 0.1"]]
