@@ -103,6 +103,49 @@ def test_a_persons_mistake_is_one_sentence_for_them_and_for_the_flow(
     assert newest_run()[0] == "FAILED"
 
 
+@pytest.fixture
+def resumable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The test's stage is one that is given a checkpoint."""
+    monkeypatch.setattr(stage, "SEARCHED_ONLINE", ("prepare",))
+
+
+def stop_after(trunks: int) -> Callable[..., None]:
+    """Work that leaves one file more in its checkpoint each time it is run, and is done when it left so many."""
+
+    def work(params: Params, observe: Observer, checkpoint: Path) -> None:
+        checkpoint.mkdir(parents=True, exist_ok=True)
+        (checkpoint / str(len(list(checkpoint.iterdir())))).touch()
+        if len(list(checkpoint.iterdir())) < trunks:
+            raise KeyboardInterrupt
+        Path("out.txt").write_text("out")
+
+    return work
+
+
+def checkpoints() -> dict[str, int]:
+    """Files in the checkpoint of each stage key."""
+    return {folder.name: len(list(folder.iterdir())) for folder in Path("checkpoints").glob("prepare/*")}
+
+
+def test_an_interrupted_stage_finds_its_checkpoint_again_and_a_finished_one_leaves_none(
+    run_with: Callable[[Work], int], resumable: None
+) -> None:
+    assert run_with(stop_after(3)) == 130
+    assert run_with(stop_after(3)) == 130
+    assert checkpoints() == {versions.stage_key(versions.stage_inputs("prepare")): 2}
+    assert run_with(stop_after(3)) == 0
+    assert checkpoints() == {}
+
+
+def test_with_another_input_an_interrupted_stage_starts_afresh(
+    run_with: Callable[[Work], int], resumable: None
+) -> None:
+    assert run_with(stop_after(3)) == 130
+    Path("in.txt").write_text("edited")
+    assert run_with(stop_after(3)) == 130
+    assert checkpoints() == {versions.stage_key(versions.stage_inputs("prepare")): 1}
+
+
 def test_sigterm_ends_the_mlflow_run_as_killed(run_with: Callable[[Work], int]) -> None:
     def work(params: Params, observe: Observer) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
