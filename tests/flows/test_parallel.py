@@ -7,6 +7,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -122,10 +123,11 @@ def test_workers_are_other_processes_with_one_thread_and_the_same_file(parallel:
 def test_nobody_else_reaches_a_cluster_of_our_own(parallel: Parallel) -> None:
     here = psutil.Process()
     for process in [here, *here.children(recursive=True)]:
-        for connection in process.net_connections(kind="tcp"):
-            if connection.status == psutil.CONN_LISTEN:
-                address = ipaddress.ip_address(connection.laddr.ip)
-                assert (getattr(address, "ipv4_mapped", None) or address).is_loopback, process.name()
+        with suppress(psutil.NoSuchProcess):
+            for connection in process.net_connections(kind="tcp"):
+                if connection.status == psutil.CONN_LISTEN:
+                    address = ipaddress.ip_address(connection.laddr.ip)
+                    assert (getattr(address, "ipv4_mapped", None) or address).is_loopback, process.name()
 
 
 def fragile(copy: int, folder: Path) -> int:
