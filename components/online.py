@@ -33,6 +33,7 @@ from components.training import (
     Diverged,
     State,
     batches_of,
+    device_of,
     load_state,
     predict,
     schedule,
@@ -332,13 +333,13 @@ def mean_state(states: Sequence[State], weights: Float64[np.ndarray, " m"] | Non
 
 
 def weighted_sum(parts: Sequence[tuple[float, Float[Tensor, "*shape"] | Int64[Tensor, "*shape"]]]) -> Tensor:
-    """Summed in double precision, so that the mean of equal copies is that copy to the last bit."""
+    """In double precision, so that the mean of equal copies is that copy to the last bit; on the first one's device."""
     first = parts[0][1]
     if not first.is_floating_point():
         return first
     total = torch.zeros_like(first, dtype=torch.float64)
     for share, value in parts:
-        total.add_(value, alpha=share)
+        total.add_(value.to(total.device), alpha=share)
     return total.to(first.dtype)
 
 
@@ -361,14 +362,16 @@ def train_trunk(
     """One copy through one trunk, on one thread; the learning rate follows the step of the whole search.
 
     Common random numbers when the best copy is broadcast (all copies see the same batches, so rewards differ by the
-    sample alone); own batches when copies are averaged (so that their work adds up). Raises `Diverged`.
+    sample alone); own batches when copies are averaged (so that their work adds up). The trunk's images go to the
+    network's device at once. Raises `Diverged`.
     """
     stream = 0 if settings.broadcast == "best" else copy
     rng = numpy_rng(seed, trunk, stream, TRAINING)
     steps = steps_in(settings.images, recipe)
     batches = list(batches_of(len(split.labels), recipe.batch_size, steps, rng))
     rows = torch.cat(batches).numpy()  # only these leave the memory map
-    images, labels = split_tensors(Split(images=split.images[rows], labels=split.labels[rows]))
+    chosen = Split(images=split.images[rows], labels=split.labels[rows])
+    images, labels = (part.to(device_of(network)) for part in split_tensors(chosen))
     with one_thread():
         return train_steps(
             network,

@@ -3,6 +3,10 @@
 w   parameters and buffers of a network          b  images in a batch
 m   momentum of each parameter (SGD, Nesterov)   k  classes
 A `State` holds both, so that a search can copy, average and hand on a model in mid-training.
+
+Where things live: the network says where, images and labels are brought to it a batch at a time (put them there before
+to save that), and a state stays where its network is, whatever device it came from. Random numbers are drawn where
+their generator is, by convention on the CPU: every device then sees the same batches and the same augmentation.
 """
 
 import math
@@ -20,7 +24,7 @@ from components.data.store import Split
 from components.params import Recipe, Train
 
 State = dict[str, Tensor]
-"""`model.<name>`: parameters and buffers; `momentum.<name>`: SGD's buffers."""
+"""`model.<name>`: parameters and buffers; `momentum.<name>`: SGD's buffers. On its network's device."""
 
 Augment = Callable[[UInt8[Tensor, "b c h w"], torch.Generator], UInt8[Tensor, "b c h w"]]
 Criterion = Callable[[Float[Tensor, "b d"], Float[Tensor, "k d"], Int64[Tensor, " b"]], Float[Tensor, ""]]
@@ -57,6 +61,11 @@ def load_state(network: nn.Module, state: State) -> None:
     """Copy the state's parameters and buffers into the network."""
     prefix = "model."
     network.load_state_dict({key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)})
+
+
+def device_of(network: nn.Module) -> torch.device:
+    """Where the network lives."""
+    return next(network.parameters()).device
 
 
 def cross_entropy(label_smoothing: float = 0.0) -> Criterion:
@@ -115,15 +124,18 @@ def train_steps(
 ) -> State:
     """Train from `state` on the batches and return the new state; `network` (a `Classifier`) is scratch space.
 
-    Weight decay falls on convolution and linear weights only. `after_step` sees the network and the batch's loss.
-    Raises `Diverged` when the loss is not finite.
+    Images and labels may lie on another device than the network, if on the same one. Weight decay falls on convolution
+    and linear weights only. `after_step` sees the network and the batch's loss. Raises `Diverged` when the loss is not
+    finite.
     """
     load_state(network, state)
     optimiser = make_optimiser(network, state, recipe)
     network.train()
-    model = cast(Classifier, network)
+    model, device = cast(Classifier, network), device_of(network)
     for step, batch in enumerate(batches, start=first_step):
-        loss = criterion(model.features(augment(images[batch], rng)), model.classifier.weight, labels[batch])
+        rows = batch.to(images.device)
+        features = model.features(augment(images[rows].to(device), rng))
+        loss = criterion(features, model.classifier.weight, labels[rows].to(device))
         if not torch.isfinite(loss):
             raise Diverged(f"the training loss is {loss.item()} at step {step}")
         optimiser.zero_grad(set_to_none=True)
@@ -149,7 +161,7 @@ def make_optimiser(network: nn.Module, state: State, recipe: Recipe) -> torch.op
     )
     if recipe.momentum > 0:
         for name, parameter in parameters:
-            optimiser.state[parameter]["momentum_buffer"] = state[f"momentum.{name}"].clone()
+            optimiser.state[parameter]["momentum_buffer"] = state[f"momentum.{name}"].to(parameter.device, copy=True)
     return optimiser
 
 
@@ -158,25 +170,27 @@ def collect_state(network: nn.Module, optimiser: torch.optim.SGD, before: State)
     state = {f"model.{name}": value.detach().clone() for name, value in network.state_dict().items()}
     for name, parameter in network.named_parameters():
         momentum = optimiser.state[parameter].get("momentum_buffer")
-        state[f"momentum.{name}"] = before[f"momentum.{name}"] if momentum is None else momentum.clone()
+        kept = before[f"momentum.{name}"].to(parameter.device)
+        state[f"momentum.{name}"] = kept if momentum is None else momentum.clone()
     return state
 
 
 @torch.no_grad()
 def predict(network: nn.Module, images: UInt8[Tensor, "n c h w"], batch_size: int = 512) -> Float[Tensor, "n k"]:
-    """Logits in evaluation mode."""
+    """Logits in evaluation mode, on the network's device."""
     network.eval()
-    return torch.cat([network(batch) for batch in images.split(batch_size)])
+    device = device_of(network)
+    return torch.cat([network(batch.to(device)) for batch in images.split(batch_size)])
 
 
 def accuracy(logits: Float[Tensor, "n k"], labels: Int64[Tensor, " n"]) -> float:
     """Share of the labels that have the largest logit."""
-    return (logits.argmax(dim=1) == labels).double().mean().item()
+    return (logits.argmax(dim=1) == labels.to(logits.device)).double().mean().item()
 
 
 def log_likelihood(logits: Float[Tensor, "n k"], labels: Int64[Tensor, " n"]) -> float:
     """Mean natural logarithm of the probability given to the label; at most 0."""
-    return -F.cross_entropy(logits.double(), labels).item()
+    return -F.cross_entropy(logits.double(), labels.to(logits.device)).item()
 
 
 METRICS: dict[str, Callable[[Tensor, Tensor], float]] = {"accuracy": accuracy, "log_likelihood": log_likelihood}
@@ -200,7 +214,7 @@ def compose(*augments: Augment) -> Augment:
 
 def random_flip(images: UInt8[Tensor, "b c h w"], rng: torch.Generator) -> UInt8[Tensor, "b c h w"]:
     """Mirror each image left to right with probability one half."""
-    mirrored = torch.rand(len(images), generator=rng) < 0.5
+    mirrored = (torch.rand(len(images), generator=rng, device=rng.device) < 0.5).to(images.device)
     return torch.where(mirrored[:, None, None, None], images.flip(3), images)
 
 
@@ -209,10 +223,11 @@ def random_crop(pixels: int) -> Augment:
 
     def crop(images: UInt8[Tensor, "b c h w"], rng: torch.Generator) -> UInt8[Tensor, "b c h w"]:
         count, _, height, width = images.shape
-        shift = torch.randint(-pixels, pixels + 1, (2, count), generator=rng)
-        rows = reflect(torch.arange(height) + shift[0, :, None], height)  # b h
-        columns = reflect(torch.arange(width) + shift[1, :, None], width)  # b w
-        each = torch.arange(count)[:, None, None]
+        device = images.device
+        shift = torch.randint(-pixels, pixels + 1, (2, count), generator=rng, device=rng.device).to(device)
+        rows = reflect(torch.arange(height, device=device) + shift[0, :, None], height)  # b h
+        columns = reflect(torch.arange(width, device=device) + shift[1, :, None], width)  # b w
+        each = torch.arange(count, device=device)[:, None, None]
         picked = images.permute(0, 2, 3, 1)[each, rows[:, :, None], columns[:, None, :]]  # b h w c
         return picked.permute(0, 3, 1, 2)
 

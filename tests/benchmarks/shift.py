@@ -142,8 +142,8 @@ class DataSet:
 
 DATA = {
     "digits": DataSet(
-        read=read_digits, train=800, val=350, widths=(16, 32, 64), strides=(1, 2, 2),
-        recipe=Recipe(batch_size=64, crop=1), trunks=40, images=400,
+        read=read_digits, train=800, val=350, widths=(16, 32, 64), strides=(2, 2, 1),
+        recipe=Recipe(batch_size=128, crop=1), trunks=40, images=400,
     ),
     "cifar10": DataSet(
         read=read_cifar10, train=8000, val=2000, widths=(32, 64, 128), strides=(2, 2, 2),

@@ -1,0 +1,174 @@
+"""Training, scoring, averaging and augmenting give the same bytes on another device as on the CPU, and stay there."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from components.augmentation.policy import AugmentPairs, first_distribution, policy_of
+from components.online import mean_state, score_state, train_trunk
+from components.params import Augmentation, Online, Recipe, Train
+from components.training import (
+    State,
+    base_augment,
+    compose,
+    cross_entropy,
+    fit,
+    initial_state,
+    predict,
+    split_tensors,
+    train_steps,
+)
+from tests.components.test_augmentation_search import bars, small
+from tests.elsewhere import There, elsewhere
+
+RECIPE = Recipe(batch_size=16, learning_rate=0.05, crop=2, flip=True)
+ONLINE = Online(trunks=4, copies=4, images=64)
+
+
+def network_on(device: torch.device | str) -> nn.Module:
+    return small().to(device)
+
+
+def policy() -> AugmentPairs:
+    """Every element, so every kernel."""
+    return policy_of(first_distribution(Augmentation(online=ONLINE))).augment()
+
+
+def trained(device: torch.device | str, state: State | None = None, trunk: int = 1) -> State:
+    network = network_on(device)
+    return train_trunk(
+        network,
+        state or initial_state(network),
+        bars(160, 0),
+        augment=compose(base_augment(RECIPE), policy()),
+        criterion=cross_entropy(0.1),
+        recipe=RECIPE,
+        settings=ONLINE,
+        seed=0,
+        trunk=trunk,
+        copy=2,
+    )
+
+
+def same(ours: State, theirs: State) -> bool:
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[key].cpu(), theirs[key].cpu()) for key in ours)
+
+
+def all_there(state: State) -> bool:
+    return all(isinstance(value, There) for value in state.values())
+
+
+def test_the_second_device_refuses_what_a_real_one_refuses() -> None:
+    with elsewhere() as device:
+        numbers = torch.arange(3, device=device)
+        assert torch.tensor([4, 5], device=device).cpu().tolist() == [4, 5]
+        assert (numbers + torch.tensor(1)).sum().item() == 6
+        assert numbers[torch.tensor([2, 0])].cpu().tolist() == [2, 0]
+        with pytest.raises(RuntimeError, match="two devices"):
+            numbers + torch.arange(3)
+        with pytest.raises(RuntimeError, match="two devices"):
+            torch.arange(3) + numbers
+        with pytest.raises(RuntimeError, match="two devices"):
+            torch.arange(3)[numbers]
+
+
+def test_a_trunk_trains_to_the_same_bytes_and_its_state_stays_with_the_network() -> None:
+    with elsewhere() as device:
+        there = trained(device)
+        assert all_there(there)
+        assert same(there, trained("cpu"))
+
+
+def test_a_state_from_one_device_goes_on_on_the_other() -> None:
+    """A checkpoint read on the CPU resumes anywhere."""
+    first = trained("cpu", trunk=0)
+    with elsewhere() as device:
+        there = trained(device, first)
+        assert all_there(there)
+        assert same(there, trained("cpu", first))
+        assert same(trained("cpu", there, trunk=2), trained("cpu", trained("cpu", first), trunk=2))
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_images_left_on_the_cpu_are_brought_to_the_network(momentum: float) -> None:
+    images, labels = split_tensors(bars(64, 0))
+    recipe = replace(RECIPE, momentum=momentum)
+
+    def steps(device: torch.device | str, images: Tensor, labels: Tensor) -> State:
+        return train_steps(
+            network_on(device),
+            initial_state(small()),
+            images,
+            labels,
+            batches=[torch.arange(16), torch.arange(30, 46)],
+            rate=lambda step: 0.1,
+            first_step=0,
+            augment=base_augment(recipe),
+            criterion=cross_entropy(),
+            recipe=recipe,
+            rng=torch.Generator().manual_seed(0),
+        )
+
+    here = steps("cpu", images, labels)
+    with elsewhere() as device:
+        left, brought = steps(device, images, labels), steps(device, images.to(device), labels.to(device))
+        assert all_there(left)
+        assert all_there(brought)
+        assert same(left, here)
+        assert same(brought, here)
+
+
+def test_fit_keeps_its_average_there() -> None:
+    images, labels = split_tensors(bars(64, 0))
+    settings = Train(epochs=2, ema=0.9, recipe=RECIPE)
+
+    def last(device: torch.device | str) -> State:
+        *_, epoch = fit(
+            network_on(device), images, labels, settings=settings, augment=base_augment(RECIPE),
+            criterion=cross_entropy(), seed=0,
+        )  # fmt: skip
+        return epoch.state
+
+    with elsewhere() as device:
+        there = last(device)
+        assert all_there(there)
+        assert same(there, last("cpu"))
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "log_likelihood"])
+def test_a_score_is_the_same_number(metric: str) -> None:
+    settings, state, val = replace(ONLINE, metric=metric), trained("cpu"), bars(100, 1)
+    with elsewhere() as device:
+        assert score_state(network_on(device), state, val, settings) == score_state(small(), state, val, settings)
+
+
+def test_logits_stay_with_the_network() -> None:
+    images, _ = split_tensors(bars(20, 1))
+    with elsewhere() as device:
+        logits = predict(network_on(device), images, batch_size=8)
+        assert isinstance(logits, There)
+        assert torch.equal(logits.cpu(), predict(small(), images, batch_size=8))
+
+
+def test_states_of_several_devices_meet_on_the_first_ones() -> None:
+    first, second = trained("cpu", trunk=0), trained("cpu", trunk=1)
+    with elsewhere() as device:
+        moved = {key: value.to(device) for key, value in first.items()}
+        assert same(mean_state([moved, second]), mean_state([first, second]))
+        assert all_there(mean_state([moved, second]))
+        assert not any(isinstance(value, There) for value in mean_state([second, moved]).values())
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_every_kernel_runs_there_and_the_generator_stays_on_the_cpu(channels: int) -> None:
+    images = torch.randint(
+        0, 256, (600, channels, 12, 12), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
+    here, there = torch.Generator().manual_seed(1), torch.Generator().manual_seed(1)
+    with elsewhere() as device:
+        augmented = policy()(images.to(device), there)
+        assert isinstance(augmented, There)
+        assert torch.equal(augmented.cpu(), policy()(images, here))
+        assert torch.equal(torch.rand(1, generator=here), torch.rand(1, generator=there))
