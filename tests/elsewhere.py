@@ -4,6 +4,7 @@ Inside `with elsewhere():` an operation that mixes the two devices is refused as
 dimensions and indices may come from the CPU), and `to("meta")`, `to("cpu")` and factories move and make real values.
 """
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -79,5 +80,6 @@ class Lists(TorchFunctionMode):
 
 @contextmanager
 def elsewhere() -> Iterator[torch.device]:
-    with Elsewhere(), Lists():
+    with warnings.catch_warnings(), Elsewhere(), Lists():
+        warnings.filterwarnings("ignore", ".*to a meta parameter")  # which copies nothing, but here it does
         yield DEVICE

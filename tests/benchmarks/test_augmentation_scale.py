@@ -18,8 +18,6 @@ from tests.benchmarks.augmentation_scale import METHODS, arguments_of, main, spl
 from tests.benchmarks.cifar_networks import NETWORKS
 from tests.elsewhere import elsewhere
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*to a meta parameter")  # tests.elsewhere does copy
-
 PARAMETERS = {"resnet18": 11_173_952, "wrn28_10": 36_479_184}
 """As published, without the classifier's 10 biases."""
 
