@@ -111,13 +111,14 @@ class Bandit:
             return self, distribution
         x = np.stack([distribution.features(sample) for sample, lives in zip(samples, alive, strict=True) if lives])
         x = x - x.mean(axis=0)
+        start = distribution.theta if self.start is None else self.start
         learned = replace(
             self,
-            start=distribution.theta if self.start is None else self.start,
+            start=start,
             precision=self.memory * self.precision + x.T @ x,
             response=self.memory * self.response + advantages(rewards[alive]) @ x,
         )
-        return learned, distribution.at(learned.start + self.rate * learned.certainty(distribution.prior()))
+        return learned, distribution.at(start + self.rate * learned.certainty(distribution.prior()))
 
     def certainty(self, prior: Float64[np.ndarray, "p p"]) -> Float64[np.ndarray, " p"]:
         """z (p)."""

@@ -402,10 +402,11 @@ def score_slope(network: nn.Module, state: State, split: Split, settings: Online
     load_state(network, state)
     network.eval()
     names, parameters = zip(*network.named_parameters(), strict=True)
+    device = device_of(network)
     total = {f"model.{name}": torch.zeros_like(parameter) for name, parameter in zip(names, parameters, strict=True)}
     with one_thread():
         for batch, answer in zip(images.split(SCORE_BATCH), labels.split(SCORE_BATCH), strict=True):
-            loss = F.cross_entropy(network(batch), answer, reduction="sum") / -len(labels)
+            loss = F.cross_entropy(network(batch.to(device)), answer.to(device), reduction="sum") / -len(labels)
             for name, gradient in zip(total, torch.autograd.grad(loss, parameters), strict=True):
                 total[name] += gradient
     return total
