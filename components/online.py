@@ -124,7 +124,8 @@ def search(
 
     Unlike Algorithm 1: the next trunk may start from the (weighted) mean of the copies instead of the best one,
     and a reward may be a copy's contribution to that mean (methods.md section 0); theta stands still during
-    `warmup_trunks`, after `learn_until`, and when all rewards tie. `slope` is needed for `reward: first_order` only.
+    `warmup_trunks` (the controller learns), after `learn_until`, and when all rewards tie. `slope` is needed for
+    `reward: first_order` only.
     Raises `ValueError` when no copy survives a trunk.
     """
     controller = first_controller(settings)
@@ -138,8 +139,9 @@ def search(
         rewards, scores, unscored = judge(settings.reward, copies, val, parallel)
         faults = tuple(fault or unscored.get(copy, "") for copy, fault in enumerate(lost))
         refuse_extinction(index, rewards, faults)
-        if settings.warmup_trunks <= index < settings.learn_until * settings.trunks:
-            controller, distribution = controller.update(distribution, samples, rewards)
+        if index < settings.learn_until * settings.trunks:
+            controller, moved = controller.update(distribution, samples, rewards)
+            distribution = moved if index >= settings.warmup_trunks else distribution
         state = broadcast(copies, rewards, settings.broadcast)
         yield Trunk(
             index=index,

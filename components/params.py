@@ -155,7 +155,7 @@ class Online:
     metric: Literal["accuracy", "log_likelihood"] = "log_likelihood"
     """What is measured on val."""
     warmup_trunks: int = 2
-    """Trunks before the distribution first moves."""
+    """Trunks before the distribution first moves; the controller learns from their rewards already."""
     learn_until: float = 0.8
     """Share of the trunks after which the distribution stands still: late learning rates carry no signal."""
     score_images: int | None = None

@@ -199,7 +199,7 @@ def replay(begin: FactoredPairs, trunks: Sequence[Trunk[Pairs]], settings: Augme
     rng, online = np.random.default_rng((seed, 4)), settings.online
     controller, distribution = CONTROLLERS[online.controller](rate=online.controller_lr), begin
     for trunk in trunks:
-        if online.warmup_trunks <= trunk.index < online.learn_until * online.trunks:
+        if trunk.index < online.learn_until * online.trunks:
             rewards = rng.permutation(np.array(trunk.rewards))
             controller, distribution = controller.update(distribution, trunk.samples, rewards)
     return distribution
