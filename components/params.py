@@ -152,8 +152,8 @@ class Online:
     reward: Literal["own", "leave_one_out", "first_order"] = "leave_one_out"
     """A copy's score (paper), its marginal contribution to the average of the copies, or that to first order: the
     change of val's log-likelihood along its step (ours)."""
-    metric: Literal["accuracy", "log_likelihood"] = "log_likelihood"
-    """What is measured on val."""
+    metric: Literal["accuracy", "log_likelihood", "calibrated_log_likelihood"] = "log_likelihood"
+    """What is measured on val; calibrated: at the best temperature, so that mere doubt earns nothing (ours)."""
     warmup_trunks: int = 2
     """Trunks before the distribution first moves; the controller learns from their rewards already."""
     learn_until: float = 0.8

@@ -193,7 +193,26 @@ def log_likelihood(logits: Float[Tensor, "n k"], labels: Int64[Tensor, " n"]) ->
     return -F.cross_entropy(logits.double(), labels.to(logits.device)).item()
 
 
-METRICS: dict[str, Callable[[Tensor, Tensor], float]] = {"accuracy": accuracy, "log_likelihood": log_likelihood}
+def calibrated_log_likelihood(logits: Float[Tensor, "n k"], labels: Int64[Tensor, " n"]) -> float:
+    """The log-likelihood at the temperature that makes it largest (Guo et al., ICML 2017): how well, not how surely.
+
+    The log-likelihood is concave in the inverse temperature; its derivative is bisected between 1/64 and 64.
+    """
+    scores, right = logits.double(), labels.to(logits.device)[:, None]
+    hit = scores.gather(1, right).mean()
+    low, high = -6.0, 6.0
+    for _ in range(40):
+        middle = (low + high) / 2
+        expected = (F.softmax(scores * 2.0**middle, dim=1) * scores).sum(dim=1).mean()
+        low, high = (middle, high) if hit > expected else (low, middle)
+    return log_likelihood(scores * 2.0**low, labels)
+
+
+METRICS: dict[str, Callable[[Tensor, Tensor], float]] = {
+    "accuracy": accuracy,
+    "log_likelihood": log_likelihood,
+    "calibrated_log_likelihood": calibrated_log_likelihood,
+}
 
 
 def base_augment(recipe: Recipe) -> Augment:

@@ -5,7 +5,7 @@ of C and what its scores cost, the final training what is left):
 
     nothing crop cutout rand_* trivial auto     no search: the recipe's crop (and flip), then a published policy
     uniform                                     our whole space, evenly, without a search
-    oracle                                      our space cut down to the planted family: how much there is to win
+    oracle                                      our space cut down to the planted family and Identity: what can be won
     ohl                                         the search as the presets run it, at C / 2
     shuffled                                    the same, its rewards given to the wrong copies
     paper                                       own score, best of N, REINFORCE, sigmoid (Lin et al.), factored space
@@ -36,21 +36,27 @@ from components.training import Augment, compose
 from tests.benchmarks.harness import Row, markdown, spread
 from tests.benchmarks.shift import COPIES, HARM, TASKS, World, accuracy_of, make_of, train_network, world_of
 
-SEEDS = (1, 2, 3, 4, 5)
+SEEDS = (11, 12, 13)  # the settings were chosen on seeds 1 and 2
 DATA_TASKS = {"digits": tuple(TASKS)}
 PERMUTATIONS = 200
 WORKERS = 2
 
-SEARCHES: dict[str, dict[str, Any]] = {
+SEARCHES: dict[str, dict[str, Any]] = {  # what differs from the preset
     "ohl": {},
     "shuffled": {},
     "null": {"controller": "null"},
-    "paper": {"controller": "reinforce", "reward": "own", "broadcast": "best"},
+    "paper": {
+        "controller": "reinforce",
+        "controller_lr": 0.2,
+        "reward": "own",
+        "broadcast": "best",
+        "metric": "accuracy",
+    },
 }
 
 
 def rows() -> Iterator[Row]:
-    cells = [(data, task, seed) for data, tasks in DATA_TASKS.items() for task in tasks for seed in SEEDS]
+    cells = [(data, task, seed) for seed in SEEDS for data, tasks in DATA_TASKS.items() for task in tasks]
     run = joblib.Parallel(n_jobs=WORKERS, return_as="generator", batch_size=1)
     for measured in run(joblib.delayed(cell)(*each) for each in cells):
         yield from measured
@@ -63,6 +69,8 @@ def cell(data: str, task: str, seed: int) -> list[Row]:
     torch.set_num_threads(1)
     world = world_of(data, task, seed)
     where = {"data": data, "task": task, "seed": seed}
+    if HARM in world.task.elements:  # what the search makes of it is all that is asked
+        return [where | row for name in ("ohl", "shuffled") for row in searched_rows(world, name)]
     fixed = [trained_row(world, name, augment, world.both, world.compute) for name, augment in policies(world).items()]
     alone = trained_row(world, "uniform_model", everything(), world.train, world.compute // 2)
     searched = [row for name in SEARCHES for row in searched_rows(world, name)]
@@ -83,7 +91,7 @@ def policies(world: World) -> dict[str, Augment]:
         "auto": auto_augment_cifar10(size),
         "uniform": everything(),
     }
-    return searchless | ({"oracle": family(world.task.planted, 2)} if world.task.planted else {})
+    return searchless | ({"oracle": family((*world.task.planted, "Identity"), 2)} if world.task.planted else {})
 
 
 def everything() -> Augment:
@@ -109,14 +117,10 @@ def trained_row(world: World, name: str, augment: Augment, split: Split, images:
 
 
 def settings_of(world: World, name: str) -> Augmentation:
-    online = {"controller": "bandit", "controller_lr": 1.0, "reward": "leave_one_out", "broadcast": "average"}
-    if name == "paper":
-        online |= {"controller_lr": 0.2}
-    online |= SEARCHES[name]
-    return Augmentation(
-        normalisation="sigmoid" if name == "paper" else "softmax",
-        online=Online(trunks=world.data.trunks, images=world.data.images, copies=COPIES, learn_until=0.9, **online),
-    )
+    chosen = {"controller": "bandit", "controller_lr": 1.0, "metric": "calibrated_log_likelihood"} | SEARCHES[name]
+    trunks = world.data.trunks
+    online = Online(trunks=trunks, images=world.data.images, copies=COPIES, warmup_trunks=trunks // 2, **chosen)
+    return Augmentation(normalisation="sigmoid" if name == "paper" else "softmax", online=online)
 
 
 def searched_rows(world: World, name: str) -> Iterator[Row]:
@@ -145,7 +149,6 @@ def searched_rows(world: World, name: str) -> Iterator[Row]:
         masses = [mass(replay(begin, trunks, settings, seed), planted) for seed in range(PERMUTATIONS)]
         extra = {
             "planted_mass": round(mass(found, planted), 3),
-            "null_01": round(float(np.quantile(masses, 0.01)), 3),
             "null_99": round(float(np.quantile(masses, 0.99)), 3),
         }
     yield outcome(name, accuracy, start, val=accuracy_of(world, model, world.val)) | extra
@@ -228,21 +231,30 @@ def accuracy_table(rows: Sequence[Row]) -> str:
     shown = ("uniform", "oracle", "ohl", "shuffled", "paper")
     lines = []
     for where, of in groups(rows):
-        best = max(SEARCHLESS, key=lambda name: np.mean(of(name)))
-        accuracies = [spread(of(name), 1) if of(name) else "" for name in shown]
-        gap = np.mean(of("oracle")) - np.mean(of(best)) if of("oracle") else 0.0
-        closed = f"{(np.mean(of('ohl')) - np.mean(of(best))) / gap:.0%} of {gap:.1f}" if gap > 0 else ""
-        masses = of("ohl", "planted_mass", 1.0)
-        null = f"{spread(masses, 2)} ({max(of('ohl', 'null_99', 1.0)):.2f})" if masses else ""
-        lines.append([where, f"{best} {spread(of(best), 1)}", *accuracies, closed, null])
+        best = max(SEARCHLESS, key=lambda name: average(of(name)))
+        accuracies = [cell_of(of(name)) for name in shown]
+        gap = average(of("oracle")) - average(of(best))
+        closed = f"{(average(of('ohl')) - average(of(best))) / gap:.0%} of {gap:.1f}" if gap > 0 else ""
+        masses, null = of("ohl", "planted_mass", 1.0), of("ohl", "null_99", 1.0)
+        mass = f"{spread(masses, 2)} ({max(null):.2f})" if masses else ""
+        lines.append([where, f"{best} {cell_of(of(best))}", *accuracies, closed, mass])
     return markdown(["data, task", "best searchless", *shown, "gap closed", "planted mass (null)"], lines)
+
+
+def average(values: Sequence[float]) -> float:
+    """nan for none."""
+    return float(np.mean(values)) if values else float("nan")
+
+
+def cell_of(values: Sequence[float]) -> str:
+    return spread(values, 1) if values else ""
 
 
 def parts_table(rows: Sequence[Row]) -> str:
     """Networks trained on train alone with half of the compute: what averaging gives, what learning adds."""
     names = ("uniform_model", "null_model", "ohl_model", "shuffled_model", "paper_model")
     header = ["data, task (train alone)", "uniform, one copy", "null: averaging", "ohl", "shuffled", "paper"]
-    return markdown(header, [[where, *(spread(of(name), 1) for name in names)] for where, of in groups(rows)])
+    return markdown(header, [[where, *(cell_of(of(name)) for name in names)] for where, of in groups(rows)])
 
 
 Values = Callable[..., list[float]]
