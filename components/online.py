@@ -51,6 +51,10 @@ Slope = Callable[[State], State]
 """state -> gradient of val's mean log-likelihood by every parameter, under the state's keys `model.<name>`."""
 Make = Callable[[], nn.Module]
 """Builds the network (a `Classifier`), the same first weights every time; picklable, for copies in other processes."""
+Devices = tuple[torch.device, ...]
+"""Where copies train, in turns; scores are taken, and copies meet, on the first."""
+
+CPU: Devices = (torch.device("cpu"),)
 
 SAMPLING, TRAINING = 0, 1
 """What a stream of random numbers is for."""
@@ -120,7 +124,8 @@ def search(
 ) -> Iterator[Trunk[S]]:
     """Train `state` while learning the distribution; one record a trunk, the last one holds the trained model.
 
-    `after` a recorded trunk of the same search, it goes on from there, to the same bytes.
+    `after` a recorded trunk of the same search, it goes on from there, to the same bytes. Models meet on `state`'s
+    device, wherever copies train.
 
     Unlike Algorithm 1: the next trunk may start from the (weighted) mean of the copies instead of the best one,
     and a reward may be a copy's contribution to that mean (methods.md section 0); theta stands still during
@@ -130,7 +135,7 @@ def search(
     """
     controller = first_controller(settings)
     if after is not None:
-        controller, distribution, state = after.controller, distribution.at(after.theta), after.state
+        controller, distribution, state = after.controller, distribution.at(after.theta), beside(state, after.state)
     val = Val(score, slope)
     for index in range(0 if after is None else after.index + 1, settings.trunks):
         samples = distribution.sample(settings.copies, numpy_rng(seed, index, 0, SAMPLING))
@@ -166,9 +171,9 @@ def first_controller(settings: Online) -> Controller:
 
 
 def attempt(train: Train, state: State, sample: Any, trunk: int, copy: int) -> tuple[State | None, str]:
-    """The trained copy, or none and the reason."""
+    """The trained copy, back where it started from, or none and the reason."""
     try:
-        trained = train(state, sample, trunk, copy)
+        trained = beside(state, train(state, sample, trunk, copy))
     except Diverged as error:
         return None, str(error)
     finite = all(bool(torch.isfinite(value).all()) for value in trained.values())
@@ -177,6 +182,12 @@ def attempt(train: Train, state: State, sample: Any, trunk: int, copy: int) -> t
 
 def outcome(result: tuple[State | None, str] | WorkerDied) -> tuple[State | None, str]:
     return (None, result.reason) if isinstance(result, WorkerDied) else result
+
+
+def beside(state: State, other: State) -> State:
+    """The other state on the state's device."""
+    device = next(iter(state.values())).device
+    return {key: value.to(device) for key, value in other.items()}
 
 
 def refuse_extinction(trunk: int, rewards: Float64[np.ndarray, " n"], faults: Sequence[str]) -> None:
@@ -346,6 +357,11 @@ def weighted_sum(parts: Sequence[tuple[float, Float[Tensor, "*shape"] | Int64[Te
 
 
 # --- the world's two halves, for any network, split and recipe
+
+
+def network_on(devices: Devices, make: Make, copy: int = 0) -> nn.Module:
+    """A network for the copy, whose index alone says where: records never depend on the worker."""
+    return make().to(devices[copy % len(devices)])
 
 
 def train_trunk(

@@ -323,6 +323,9 @@ class Params:
     seed: int
     threads: int
     """torch threads outside the copies (a copy always uses 1): part of the result, so it is fixed here."""
+    device: Literal["cpu", "cuda"]
+    """Where networks train: the CPU, or all CUDA devices here (copy n of a search on the n-th, in turns); part of the
+    result. `cuda` where there is none is an error, never a silent CPU run; what ships is exported from the CPU."""
     parallel: Parallel
     data: Data
     latency: Latency

@@ -1,7 +1,8 @@
-"""A second device for machines that have only one: its tensors say `meta` and compute on the CPU, strictly apart.
+"""More devices for machines that have only one: their tensors say `meta` and compute on the CPU, strictly apart.
 
-Inside `with elsewhere():` an operation that mixes the two devices is refused as CUDA refuses it (numbers without
+Inside `with elsewhere():` an operation that mixes two devices is refused as CUDA refuses it (numbers without
 dimensions and indices may come from the CPU), and `to("meta")`, `to("cpu")` and factories move and make real values.
+There are as many as one likes: `meta`, `meta:1`, `meta:2`, ...
 """
 
 import warnings
@@ -21,15 +22,15 @@ INDEXING = {torch.ops.aten.index.Tensor, torch.ops.aten.index_put_.default, torc
 
 
 class There(Tensor):
-    """A tensor of the second device; `here` holds its values."""
+    """A tensor of such a device; `here` holds its values."""
 
     here: Tensor
 
     @staticmethod
-    def __new__(cls, here: Tensor) -> "There":
+    def __new__(cls, here: Tensor, device: torch.device = DEVICE) -> "There":
         there = Tensor._make_wrapper_subclass(
             cls, here.shape, strides=here.stride(), storage_offset=here.storage_offset(), dtype=here.dtype,
-            device=DEVICE, requires_grad=here.requires_grad,
+            device=device, requires_grad=here.requires_grad,
         )  # fmt: skip
         there.here = here
         return there
@@ -47,14 +48,14 @@ class Elsewhere(TorchDispatchMode):
 def dispatch(function: Any, arguments: Any, named: dict[str, Any]) -> Any:
     values = [value for value in tree_flatten((arguments, named))[0] if isinstance(value, Tensor)]
     refuse_mixture(function, values)
-    device = named.get("device") or (values[0].device if values else "cpu")
+    device = torch.device(named.get("device") or (values[0].device if values else "cpu"))
     bare, settings = tree_map_only(There, lambda value: value.here, (arguments, named))
     if "device" in settings:
         settings["device"] = "cpu"
     result = function(*bare, **settings)
-    if torch.device(device) != DEVICE:
+    if device.type != DEVICE.type:
         return result
-    wrapped = tree_map_only(Tensor, There, result)
+    wrapped = tree_map_only(Tensor, lambda value: There(value, device), result)
     return return_and_correct_aliasing(function, arguments, named, wrapped)
 
 

@@ -23,6 +23,7 @@ from components.training import (
     base_augment,
     batches_of,
     cross_entropy,
+    device_of,
     initial_state,
     make_optimiser,
     schedule,
@@ -117,7 +118,8 @@ def through(
 
 
 class SharedWeights:
-    """The world of a search on real images: trains the supernet and scores its sub-networks."""
+    """The world of a search on real images: trains the supernet and scores its sub-networks, where the supernet is;
+    images and labels stay where they are and are brought to it as they are used."""
 
     def __init__(
         self,
@@ -129,7 +131,7 @@ class SharedWeights:
         seed: int,
     ) -> None:
         self.supernet, self.settings, self.recipe, self.seed = supernet, settings, recipe, seed
-        self.layers = supernet.candidates
+        self.layers, self.device = supernet.candidates, device_of(supernet)
         self.train_images, self.train_labels = self.subset(*train, settings.max_images or len(train[0]))
         self.val_images, self.val_labels = val
         self.optimiser = make_optimiser(supernet, initial_state(supernet), recipe)
@@ -170,8 +172,8 @@ class SharedWeights:
         batches = batches_of(len(self.train_images), self.recipe.batch_size, self.steps(stage), rng)
         for step, batch in enumerate(batches, start=self.first_step(stage)):
             path = random_path(self.layers, members, rng)
-            features = self.supernet.features(augment(self.train_images[batch], draws), path)
-            loss = criterion(features, self.supernet.classifier.weight, self.train_labels[batch])
+            features = self.supernet.features(augment(self.train_images[batch].to(self.device), draws), path)
+            loss = criterion(features, self.supernet.classifier.weight, self.train_labels[batch].to(self.device))
             if not torch.isfinite(loss):
                 raise Diverged(f"the supernet's training loss is {loss.item()} at step {step}; lower the learning rate")
             self.optimiser.zero_grad(set_to_none=True)  # without a gradient, neither momentum nor decay moves a block
@@ -201,7 +203,7 @@ class SharedWeights:
         """Activations behind the layers that are settled, computed once for all networks that share them."""
         if self.prefix is None or self.prefix[:2] != (stage, prefix):
             self.prefix = None  # free the old ones first
-            v = chunks(self.val_images[slice_])
+            v = chunks(self.val_images[slice_].to(self.device))
             blocks = [self.supernet.stem, *self.supernet.blocks(prefix)]
             self.prefix = (stage, prefix, *through(blocks, self.recalibration_images(), v))
         return self.prefix[2], self.prefix[3]
@@ -209,7 +211,7 @@ class SharedWeights:
     def recalibration_images(self) -> list[Images]:
         """The fixed slice of training images, augmented as in training, that statistics are re-estimated on."""
         order = self.rng(0, RECALIBRATION).permutation(len(self.train_images))
-        images = self.train_images[torch.from_numpy(order[: self.settings.recalibration_images])]
+        images = self.train_images[torch.from_numpy(order[: self.settings.recalibration_images])].to(self.device)
         return chunks(base_augment(self.recipe)(images, self.torch_rng(0, RECALIBRATION)))
 
     def world(self, latency: Callable[[Architecture], float]) -> World:

@@ -13,7 +13,19 @@ from components.augmentation.policy import (
     first_distribution,
 )
 from components.data.store import Split
-from components.online import Make, Parallel, Trunk, score_slope, score_state, search, sequential, train_trunk
+from components.online import (
+    CPU,
+    Devices,
+    Make,
+    Parallel,
+    Trunk,
+    network_on,
+    score_slope,
+    score_state,
+    search,
+    sequential,
+    train_trunk,
+)
 from components.training import State, base_augment, compose, cross_entropy, initial_state
 
 
@@ -27,10 +39,11 @@ class TrainCopy:
     recipe: params.Recipe
     settings: params.Online
     seed: int
+    devices: Devices = CPU
 
     def __call__(self, state: State, sample: Pairs, trunk: int, copy: int) -> State:
         return train_trunk(
-            self.make(),
+            network_on(self.devices, self.make, copy),
             state,
             self.split,
             augment=compose(base_augment(self.recipe), augment_pairs(self.elements, sample)),
@@ -50,12 +63,13 @@ class OnVal:
     make: Make
     split: Split
     settings: params.Online
+    devices: Devices = CPU
 
     def score(self, state: State) -> float:
-        return score_state(self.make(), state, self.split, self.settings)
+        return score_state(network_on(self.devices, self.make), state, self.split, self.settings)
 
     def slope(self, state: State) -> State:
-        return score_slope(self.make(), state, self.split, self.settings)
+        return score_slope(network_on(self.devices, self.make), state, self.split, self.settings)
 
 
 def search_augmentation(
@@ -67,6 +81,7 @@ def search_augmentation(
     recipe: params.Recipe,
     seed: int,
     distribution: FactoredPairs | LiteralPairs | None = None,
+    devices: Devices = CPU,
     parallel: Parallel = sequential,
     after: Trunk[Pairs] | None = None,
 ) -> Iterator[Trunk[Pairs]]:
@@ -77,12 +92,18 @@ def search_augmentation(
     """
     distribution = distribution or first_distribution(settings)
     online = settings.online
-    on_val = OnVal(make=make, split=val, settings=online)
+    on_val = OnVal(make=make, split=val, settings=online, devices=devices)
     yield from search(
         distribution,
-        initial_state(make()),
+        initial_state(network_on(devices, make)),
         train=TrainCopy(
-            make=make, split=train, elements=distribution.elements, recipe=recipe, settings=online, seed=seed
+            make=make,
+            split=train,
+            elements=distribution.elements,
+            recipe=recipe,
+            settings=online,
+            seed=seed,
+            devices=devices,
         ),
         score=on_val.score,
         slope=on_val.slope,

@@ -97,8 +97,8 @@ class SearchedLoss(nn.Module):
         return torch.where(p < width, first, beyond)
 
     def at_scale(self, scale: float) -> "SearchedLoss":
-        """The same loss times another constant."""
-        return SearchedLoss(**{**self.to_json(), "scale": scale})
+        """The same loss times another constant, on the same device."""
+        return SearchedLoss(**{**self.to_json(), "scale": scale}).to(self.tau.device)
 
     def to_json(self) -> dict[str, Any]:
         """The arguments that make this loss again."""

@@ -24,9 +24,12 @@ from components.data.store import Split
 from components.gaussian import Gaussian, Sample
 from components.loss.family import SearchedLoss, decode
 from components.online import (
+    CPU,
+    Devices,
     Make,
     Parallel,
     Trunk,
+    network_on,
     numpy_rng,
     one_thread,
     score_slope,
@@ -46,6 +49,7 @@ from components.training import (
     base_augment,
     compose,
     cross_entropy,
+    device_of,
     initial_state,
     load_state,
     split_tensors,
@@ -75,12 +79,13 @@ class World:
     settings: Loss
     recipe: Recipe
     seed: int
+    devices: Devices = CPU
 
     def search(self, parallel: Parallel = sequential, after: Trunk[Sample] | None = None) -> Iterator[Trunk[Sample]]:
         """Train the network while learning the loss, from cross-entropy or a recorded trunk on; one record a trunk."""
         yield from search(
             start(self.settings),
-            initial_state(self.make()),
+            initial_state(network_on(self.devices, self.make)),
             train=self.train_copy,
             score=self.score_copy,
             slope=self.slope_copy,
@@ -92,13 +97,14 @@ class World:
 
     def train_copy(self, state: State, sample: Sample, trunk: int, copy: int) -> State:
         """One copy through one trunk under the sampled loss, matched to cross-entropy first."""
-        loss = self.loss(sample)
+        network = network_on(self.devices, self.make, copy)
+        loss = self.loss(sample).to(device_of(network))
         return train_trunk(
-            self.make(),
+            network,
             state,
             self.train,
             augment=self.pipeline(),
-            criterion=loss.at_scale(self.matching_scale(loss, state, trunk)),
+            criterion=loss.at_scale(self.matching_scale(loss, state, trunk, copy)),
             recipe=self.recipe,
             settings=self.settings.online,
             seed=self.seed,
@@ -108,11 +114,11 @@ class World:
 
     def score_copy(self, state: State) -> float:
         """The metric of the plain logits on val."""
-        return score_state(self.make(), state, self.val, self.settings.online)
+        return score_state(network_on(self.devices, self.make), state, self.val, self.settings.online)
 
     def slope_copy(self, state: State) -> State:
         """The plain log-likelihood's gradient on val."""
-        return score_slope(self.make(), state, self.val, self.settings.online)
+        return score_slope(network_on(self.devices, self.make), state, self.val, self.settings.online)
 
     def loss(self, theta: Sequence[float] | Float64[np.ndarray, " p"]) -> SearchedLoss:
         return decode(np.asarray(theta), self.recipe.label_smoothing)
@@ -120,17 +126,20 @@ class World:
     def pipeline(self) -> Augment:
         return compose(base_augment(self.recipe), self.augment)
 
-    def matching_scale(self, loss: Criterion, state: State, trunk: int) -> float:
+    def matching_scale(self, loss: Criterion, state: State, trunk: int, copy: int = 0) -> float:
         """g(cross-entropy) / g(loss) at the state on one augmented batch, the same one for all copies of the trunk.
 
-        Between 1 / `LARGEST` and `LARGEST`. Raises `Diverged` where a gradient is not finite.
+        Between 1 / `LARGEST` and `LARGEST`; on the copy's device, where the loss must be. Raises `Diverged` where a
+        gradient is not finite.
         """
+        network = network_on(self.devices, self.make, copy)
         rng = numpy_rng(self.seed, trunk, 0, MATCHING)
         batch = rng.permutation(len(self.train.labels))[: self.recipe.batch_size]
-        images, labels = split_tensors(Split(images=self.train.images[batch], labels=self.train.labels[batch]))
+        chosen = Split(images=self.train.images[batch], labels=self.train.labels[batch])
+        images, labels = (part.to(device_of(network)) for part in split_tensors(chosen))
         criteria = cross_entropy(self.recipe.label_smoothing), loss
         with one_thread():
-            wanted, got = gradient_norms(self.make(), state, self.pipeline()(images, torch_rng(rng)), labels, criteria)
+            wanted, got = gradient_norms(network, state, self.pipeline()(images, torch_rng(rng)), labels, criteria)
         if not (math.isfinite(wanted) and math.isfinite(got)):
             raise Diverged(f"gradient norm {got} of the sampled loss, {wanted} of cross-entropy: no scale between them")
         scale = wanted / got if got > 0 else LARGEST
@@ -143,7 +152,7 @@ class World:
         Matched at initialisation alone, a loss that weighs hard images less would be scaled up for all the later
         training, where few images are hard, and a larger learning rate would pass for a better loss.
         """
-        loss = self.loss(theta)
+        loss = self.loss(theta).to(self.devices[0])
         logs = [math.log(self.matching_scale(loss, state, trunk)) for trunk, state in enumerate(states)]
         return loss.at_scale(math.exp(sum(logs) / len(logs)))
 

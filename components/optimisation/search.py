@@ -22,7 +22,19 @@ from jaxtyping import Float64
 
 from components.data.store import Split
 from components.gaussian import Gaussian, Sample
-from components.online import Make, Parallel, Trunk, score_state, search, sequential, train_trunk
+from components.online import (
+    CPU,
+    Devices,
+    Make,
+    Parallel,
+    Trunk,
+    network_on,
+    score_slope,
+    score_state,
+    search,
+    sequential,
+    train_trunk,
+)
 from components.params import Online, Recipe, require
 from components.training import Augment, State, base_augment, compose, cross_entropy, initial_state
 
@@ -41,6 +53,7 @@ class World:
     sigma: float = 0.3
     """Standard deviation of both log multipliers (ours): a copy tries some 0.7 to 1.4 times the mean."""
     seed: int
+    devices: Devices = CPU
 
     def __post_init__(self) -> None:
         require(self.sigma > 0, f"sigma is {self.sigma}; use a positive number")
@@ -49,21 +62,24 @@ class World:
             f"copies is {self.settings.copies}; samples come in antithetic pairs, use an even number",
         )
 
-    def search(self, parallel: Parallel = sequential) -> Iterator[Trunk[Sample]]:
-        """Train the network while learning the multipliers, from the recipe's values on; one record a trunk."""
+    def search(self, parallel: Parallel = sequential, after: Trunk[Sample] | None = None) -> Iterator[Trunk[Sample]]:
+        """Train the network while learning the multipliers, from the recipe's values or a recorded trunk on; one record
+        a trunk."""
         yield from search(
             Gaussian(theta=np.zeros(2), sigma=self.sigma),
-            initial_state(self.make()),
+            initial_state(network_on(self.devices, self.make)),
             train=self.train_copy,
             score=self.score_copy,
+            slope=self.slope_copy,
             settings=self.settings,
             seed=self.seed,
             parallel=parallel,
+            after=after,
         )
 
     def train_copy(self, state: State, sample: Sample, trunk: int, copy: int) -> State:
         return train_trunk(
-            self.make(),
+            network_on(self.devices, self.make, copy),
             state,
             self.train,
             augment=compose(base_augment(self.recipe), self.augment),
@@ -76,7 +92,10 @@ class World:
         )
 
     def score_copy(self, state: State) -> float:
-        return score_state(self.make(), state, self.val, self.settings)
+        return score_state(network_on(self.devices, self.make), state, self.val, self.settings)
+
+    def slope_copy(self, state: State) -> State:
+        return score_slope(network_on(self.devices, self.make), state, self.val, self.settings)
 
     def multiplied(self, logs: Sequence[float] | Float64[np.ndarray, " 2"]) -> Recipe:
         """The recipe with both values multiplied."""

@@ -1,14 +1,19 @@
-"""Training, scoring, averaging and augmenting give the same bytes on another device as on the CPU, and stay there."""
+"""Training, searching and augmenting give the same bytes on other devices as on the CPU, and stay there."""
 
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from components.architecture.supernet import SharedWeights, build_supernet
 from components.augmentation.policy import AugmentPairs, first_distribution, policy_of
-from components.online import mean_state, score_state, train_trunk
-from components.params import Augmentation, Online, Recipe, Train
+from components.augmentation.search import search_augmentation
+from components.loss.search import World
+from components.online import CPU, Devices, Trunk, mean_state, score_state, train_trunk
+from components.params import Augmentation, Loss, Online, Recipe, Train
 from components.training import (
     State,
     base_augment,
@@ -20,7 +25,9 @@ from components.training import (
     split_tensors,
     train_steps,
 )
-from tests.components.test_augmentation_search import bars, small
+from tests.components import test_architecture_supernet as supernets
+from tests.components import test_optimisation_search as optimisation
+from tests.components.test_augmentation_search import bars, copy_of, small
 from tests.elsewhere import There, elsewhere
 
 RECIPE = Recipe(batch_size=16, learning_rate=0.05, crop=2, flip=True)
@@ -72,6 +79,10 @@ def test_the_second_device_refuses_what_a_real_one_refuses() -> None:
             torch.arange(3) + numbers
         with pytest.raises(RuntimeError, match="two devices"):
             torch.arange(3)[numbers]
+        third = torch.device("meta", 1)
+        assert torch.zeros(3, device=third).add(1).device == numbers.to(third).device == third
+        with pytest.raises(RuntimeError, match="two devices"):
+            numbers + numbers.to(third)
 
 
 def test_a_trunk_trains_to_the_same_bytes_and_its_state_stays_with_the_network() -> None:
@@ -172,3 +183,102 @@ def test_every_kernel_runs_there_and_the_generator_stays_on_the_cpu(channels: in
         assert isinstance(augmented, There)
         assert torch.equal(augmented.cpu(), policy()(images, here))
         assert torch.equal(torch.rand(1, generator=here), torch.rand(1, generator=there))
+
+
+# --- searches, on the CPU and on two other devices
+
+TWO = (torch.device("meta"), torch.device("meta", 1))
+SHORT = Online(trunks=3, copies=4, images=32, warmup_trunks=0)
+
+
+def augmentation_search(devices: Devices, online: Online, after: Any = None) -> list[Trunk[Any]]:
+    settings = Augmentation(online=online)
+    trunks = search_augmentation(
+        small, bars(160, 0), bars(80, 1), settings=settings, recipe=RECIPE, seed=0, devices=devices, after=after
+    )
+    return list(trunks)
+
+
+def loss_world(devices: Devices, online: Online) -> World:
+    return World(
+        make=small, train=bars(160, 0), val=bars(80, 1), augment=compose(), settings=Loss(knots=4, online=online),
+        recipe=RECIPE, seed=0, devices=devices,
+    )  # fmt: skip
+
+
+def loss_search(devices: Devices, online: Online, after: Any = None) -> list[Trunk[Any]]:
+    return list(loss_world(devices, online).search(after=after))
+
+
+def optimisation_search(devices: Devices, online: Online, after: Any = None) -> list[Trunk[Any]]:
+    return list(replace(optimisation.world(), settings=online, devices=devices).search(after=after))
+
+
+Searching = Callable[..., list[Trunk[Any]]]
+SEARCHES: list[Searching] = [augmentation_search, loss_search, optimisation_search]
+
+
+def on_first(trunk: Trunk[Any]) -> bool:
+    return {value.device for value in trunk.state.values()} == {TWO[0]}
+
+
+@pytest.mark.parametrize("search", SEARCHES)
+@pytest.mark.parametrize(("reward", "broadcast"), [("leave_one_out", "average"), ("first_order", "best")])
+def test_a_search_leaves_the_same_records_and_weights_and_these_on_the_first_device(
+    search: Searching, reward: Any, broadcast: Any
+) -> None:
+    online = replace(SHORT, reward=reward, broadcast=broadcast)
+    here = search(CPU, online)
+    with elsewhere():
+        there = search(TWO, online)
+        assert there == here
+        assert all(same(ours.state, theirs.state) for ours, theirs in zip(there, here, strict=True))
+        assert all(on_first(trunk) for trunk in there)
+
+
+@pytest.mark.parametrize("search", SEARCHES)
+def test_a_search_read_on_the_cpu_goes_on_on_the_first_device(search: Searching) -> None:
+    here = search(CPU, SHORT)
+    with elsewhere():
+        rest = search(TWO, SHORT, after=here[1])
+        assert rest == here[2:]
+        assert on_first(rest[0])
+        assert same(rest[0].state, here[2].state)
+
+
+def test_the_index_of_a_copy_says_where_it_trains() -> None:
+    state, sample = initial_state(small()), ((3, 7),)
+    augmenting, losing = replace(copy_of("average"), devices=TWO), loss_world(TWO, SHORT)
+    tuning = replace(optimisation.world(), devices=TWO)
+    with elsewhere():
+        for train, drawn in ((augmenting, sample), (losing.train_copy, (0.5,) * 8), (tuning.train_copy, (0.1, 0.1))):
+            trained = [train(state, drawn, 0, copy) for copy in range(3)]
+            assert [copy["model.classifier.weight"].device for copy in trained] == [TWO[0], TWO[1], TWO[0]]
+
+
+def test_a_found_loss_is_the_same() -> None:
+    theta, states = torch.linspace(-1, 1, 8).double().numpy(), [initial_state(small())]
+    here = loss_world(CPU, SHORT).found(theta, states)
+    with elsewhere():
+        assert loss_world(TWO, SHORT).found(theta, states).to_json() == here.to_json()
+    assert here.scale != 1
+
+
+def test_a_supernet_trains_and_scores_there() -> None:
+    def shared(device: torch.device) -> SharedWeights:
+        supernet = build_supernet(supernets.SPACE, supernets.MEAN, supernets.STD).to(device)
+        return SharedWeights(
+            supernet, supernets.settings(), supernets.RECIPE, supernets.digits(0, 600), supernets.digits(600, 900), 0
+        )
+
+    def results(weights: SharedWeights) -> tuple[State, list[float]]:
+        weights.train_stage(0, ((),))
+        scores = [weights.score(one, stage) for one in (supernets.A, supernets.B) for stage in (1, 3)]
+        return weights.supernet.standalone(supernets.A), scores
+
+    here, scores = results(shared(CPU[0]))
+    with elsewhere() as device:
+        there, same_scores = results(shared(device))
+        assert same_scores == scores
+        assert all_there(there)
+        assert same(there, here)

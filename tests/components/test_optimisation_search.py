@@ -86,6 +86,23 @@ def test_a_rate_set_far_too_low_is_raised_and_the_network_is_the_better_for_it()
         assert learned.score > null.score
 
 
+@pytest.mark.parametrize("last", [0, 2])
+def test_a_search_goes_on_after_any_trunk_to_the_same_records_and_weights(last: int) -> None:
+    chosen = world(trunks=4)
+    whole = list(chosen.search())
+    rest = list(chosen.search(after=whole[last]))
+    assert rest == whole[last + 1 :]
+    for ours, theirs in zip(rest, whole[last + 1 :], strict=True):
+        assert all(torch.equal(ours.state[key], theirs.state[key]) for key in theirs.state)
+
+
+def test_a_reward_may_be_the_slope_along_a_copys_step() -> None:
+    """Steps from the copies' mean cancel out, and so do such rewards."""
+    rewards = np.array(next(world(reward="first_order").search()).rewards)
+    assert np.abs(rewards).min() > 0
+    assert abs(rewards.sum()) < 1e-4 * np.abs(rewards).sum()
+
+
 def test_a_sample_is_what_its_copy_trains_with() -> None:
     """Learning rate and decay multiplied by hand train to the same weights; nothing else of the recipe changes."""
     chosen, state = world(), initial_state(small())
