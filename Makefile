@@ -2,6 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 export OMP_WAIT_POLICY := passive
+export CUBLAS_WORKSPACE_CONFIG := :4096:8
 
 .PHONY: help run test lint bench tables ui lock clean
 

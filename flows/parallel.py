@@ -17,10 +17,12 @@ from types import ModuleType
 from typing import Any, TypeVar
 
 import joblib
+import torch
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 from components import params
 from components.online import Parallel, WorkerDied
+from flows.devices import be_deterministic
 from flows.observer import Observer
 
 R = TypeVar("R")
@@ -73,15 +75,18 @@ class Copies:
     def finish(self, function: Callable[..., R], calls: Mapping[int, tuple[Any, ...]]) -> dict[int, R]:
         """The results by index; those that there were when a worker died."""
         results: dict[int, R] = {}
+        strict = torch.are_deterministic_algorithms_enabled()
         with suppress(*self.backend.deaths), joblib.parallel_config(n_jobs=self.workers, **self.backend.joblib):
             jobs = joblib.Parallel(batch_size=1, pre_dispatch="n_jobs", return_as="generator_unordered")
-            done = jobs(joblib.delayed(numbered)(index, function, each) for index, each in calls.items())
+            done = jobs(joblib.delayed(numbered)(index, function, each, strict) for index, each in calls.items())
             for index, result in self.observe.progress(done, len(calls), "copies", inner=True):
                 results[index] = result
         return results
 
 
-def numbered(index: int, function: Callable[..., R], arguments: Iterable[Any]) -> tuple[int, R]:
+def numbered(index: int, function: Callable[..., R], arguments: Iterable[Any], strict: bool) -> tuple[int, R]:
+    """The result, by a worker as strict as the process that asks: on CUDA the same bytes need it."""
+    be_deterministic(strict)
     return index, function(*arguments)
 
 

@@ -33,6 +33,13 @@ PREFECT_IDS = "ASSEMBLY_LINE_PREFECT"
 """Environment variable: `<flow run id> <task run id>`."""
 
 
+ENVIRONMENT = {
+    "OMP_WAIT_POLICY": "passive",  # spinning threads starve a shared machine
+    "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # without it CUDA refuses to be deterministic
+}
+"""What torch and CUDA read when they start, unless a person has set it; workers inherit it."""
+
+
 class InputsChanged(RuntimeError):
     """A dependency is no longer what it was when the stage started."""
 
@@ -112,13 +119,14 @@ def checkpoint_folder(name: str, key: str) -> Iterator[Path]:
 
 def compute(word: str, variant: str | None, params: Params, run: StageRun, checkpoint: Path) -> None:
     """The stage's own work, with torch set up the same everywhere."""
-    os.environ.setdefault(
-        "OMP_WAIT_POLICY", "passive"
-    )  # before torch is imported: spinning threads starve a shared machine
+    for variable, value in ENVIRONMENT.items():
+        os.environ.setdefault(variable, value)
     import torch
 
+    from flows.devices import be_deterministic
+
     torch.set_num_threads(params.threads)
-    torch.use_deterministic_algorithms(True)
+    be_deterministic(True)
     stage = importlib.import_module(f"flows.stages.{word}")
     own = [checkpoint] if word in SEARCHED_ONLINE else [variant] if variant else []
     stage.run(params, run, *own)

@@ -11,16 +11,18 @@ from components.data.store import open_split, read_classes, read_statistics
 from components.params import Params
 from components.training import split_tensors
 from flows import files, paths
+from flows.devices import devices_of
 from flows.observer import Observer
 
 
 def run(params: Params, observe: Observer) -> None:
     """Write the chosen architecture, the pool of every stage and every evaluation."""
+    device, *_ = devices_of(params.device)
     settings, statistics = params.architecture, read_statistics(paths.STATISTICS)
     space = space_of(settings, read_classes(paths.CLASSES))
     table = table_of(params)
     weights = SharedWeights(
-        build_supernet(space, statistics.mean, statistics.std, params.seed),
+        build_supernet(space, statistics.mean, statistics.std, params.seed).to(device),
         settings,
         params.train.recipe,
         split_tensors(open_split(paths.TRAIN)),

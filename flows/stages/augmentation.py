@@ -20,12 +20,14 @@ from components.online import Trunk
 from components.params import Params
 from flows import files, paths
 from flows.checkpoints import resumed
+from flows.devices import devices_of
 from flows.observer import Observer
 from flows.parallel import joblib_parallel
 
 
 def run(params: Params, observe: Observer, checkpoint: Path) -> None:
     """Write the policy, every trunk reward of every copy, and the distribution after every trunk."""
+    devices = devices_of(params.device)
     classes, statistics = read_classes(paths.CLASSES), read_statistics(paths.STATISTICS)
     space = space_of(params.architecture, classes)
     found = files.read_json(paths.ARCHITECTURE / "architecture.json")["architecture"]
@@ -41,6 +43,7 @@ def run(params: Params, observe: Observer, checkpoint: Path) -> None:
         settings=settings,
         recipe=params.train.recipe,
         seed=params.seed,
+        devices=devices,
         parallel=joblib_parallel(params.parallel, observe),
     )
     trunks = resumed(search, checkpoint, settings.online)

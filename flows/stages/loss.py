@@ -19,6 +19,7 @@ from components.params import Params
 from components.training import State, initial_state
 from flows import files, paths
 from flows.checkpoints import resumed
+from flows.devices import devices_of
 from flows.observer import Observer
 from flows.parallel import joblib_parallel
 
@@ -47,6 +48,7 @@ def run(params: Params, observe: Observer, checkpoint: Path) -> None:
 
 def world_of(params: Params) -> World:
     """The network and the augmentation that the searches before this one found."""
+    devices = devices_of(params.device)
     classes, statistics = read_classes(paths.CLASSES), read_statistics(paths.STATISTICS)
     space = space_of(params.architecture, classes)
     architecture = parse_architecture(space, files.read_json(paths.ARCHITECTURE / "architecture.json")["architecture"])
@@ -58,6 +60,7 @@ def world_of(params: Params) -> World:
         settings=params.loss,
         recipe=params.train.recipe,
         seed=params.seed,
+        devices=devices,
     )
 
 

@@ -28,22 +28,25 @@ from components.training import (
     split_tensors,
 )
 from flows import files, paths
+from flows.devices import devices_of
 from flows.observer import Observer
 
 
 def run(params: Params, observe: Observer, variant: str) -> None:
     """Train on train and val together, and write weights, the ONNX file and the curve."""
+    device, *_ = devices_of(params.device)
     classes, statistics = read_classes(paths.CLASSES), read_statistics(paths.STATISTICS)
     architecture, augment, criterion = RECIPES[variant](params, classes)
     images, labels = training_images()
     space = space_of(params.architecture, classes)
-    network = build_network(space, architecture, statistics.mean, statistics.std, seed=params.seed)
+    network = build_network(space, architecture, statistics.mean, statistics.std, seed=params.seed).to(device)
     epochs = fit(network, images, labels, settings=params.train, augment=augment, criterion=criterion, seed=params.seed)
     curve = []
     for epoch in observe.progress(epochs, params.train.epochs, f"train {variant}"):
         curve.append({"epoch": epoch.index, "loss": epoch.loss, "learning_rate": epoch.learning_rate})
         observe.metrics({"train/loss": epoch.loss, "train/learning_rate": epoch.learning_rate}, step=epoch.index)
     load_state(network, epoch.state)
+    network.cpu()  # where it is exported
     folder = paths.TRAINED / variant
     files.write_csv(folder / "epochs.csv", curve)
     files.write_bytes(
@@ -70,7 +73,7 @@ def searched(params: Params, classes: Classes) -> tuple[Architecture, Augment, C
     return (
         architecture,
         compose(base_augment(params.train.recipe), policy.augment()),
-        read_loss(paths.LOSS / "loss.json"),
+        read_loss(paths.LOSS / "loss.json").to(devices_of(params.device)[0]),
     )
 
 

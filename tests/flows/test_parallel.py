@@ -120,6 +120,19 @@ def test_workers_are_other_processes_with_one_thread_and_the_same_file(parallel:
         assert Path(file) == data / "train" / "images.npy"
 
 
+def test_workers_are_as_deterministic_as_the_process_that_asks_and_on_the_cpu_that_changes_no_byte(
+    parallel: Parallel, data: Path, expected: str
+) -> None:
+    before = torch.are_deterministic_algorithms_enabled()
+    try:
+        for strict in (False, True):
+            torch.use_deterministic_algorithms(strict)
+            assert parallel(torch.are_deterministic_algorithms_enabled, [()] * 4) == [strict] * 4
+        assert digest(data, parallel) == expected
+    finally:
+        torch.use_deterministic_algorithms(before)
+
+
 def test_nobody_else_reaches_a_cluster_of_our_own(parallel: Parallel) -> None:
     here = psutil.Process()
     for process in [here, *here.children(recursive=True)]:

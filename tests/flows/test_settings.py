@@ -61,6 +61,8 @@ def test_lists_become_tuples_and_whole_numbers_become_floats(tmp_path: Path) -> 
         ("publish", ..., ": publish is missing; add it"),
         ("publish", None, ": publish is empty; give its settings"),
         ("publish", 3, ": publish is 3; give its settings as indented"),
+        ("device", ..., ": device is missing; add it"),
+        ("device", "gpu", ": device is \"gpu\"; use 'cpu' or 'cuda'"),
         ("seed", "1", ': seed is "1"; use a whole number without quotes'),
         ("seed", 1.5, ": seed is 1.5; use a whole number"),
         ("seed", True, ": seed is true; use a whole number"),

@@ -9,12 +9,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from mlflow import MlflowClient
 
 from components.params import Params
 from flows import stage, versions
-from flows.observer import Observer
+from flows.observer import Observer, Silent
+from flows.settings import load_params
 from flows.stages import prepare
 from tests.clones import ROOT
 
@@ -144,6 +146,23 @@ def test_with_another_input_an_interrupted_stage_starts_afresh(
     Path("in.txt").write_text("edited")
     assert run_with(stop_after(3)) == 130
     assert checkpoints() == {versions.stage_key(versions.stage_inputs("prepare")): 1}
+
+
+def test_torch_starts_with_what_a_gpu_needs_to_be_deterministic_and_a_persons_choice_stays(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
+    monkeypatch.setenv("OMP_WAIT_POLICY", "active")
+    seen = []
+
+    def work(params: Params, observe: Observer) -> None:
+        seen.extend([os.environ[name] for name in ("CUBLAS_WORKSPACE_CONFIG", "OMP_WAIT_POLICY")])
+        seen.append(torch.are_deterministic_algorithms_enabled())
+
+    monkeypatch.setattr(prepare, "run", work)
+    stage.compute("prepare", None, load_params(ROOT / "tests" / "tiny.yaml"), Silent(), Path("checkpoint"))
+    assert seen == [":4096:8", "active", True]
 
 
 def test_sigterm_ends_the_mlflow_run_as_killed(run_with: Callable[[Work], int]) -> None:
