@@ -90,13 +90,12 @@ class Bandit:
     """theta = theta_0 + rate * z, where z is each effect's posterior mean over its posterior deviation.
 
     Bayesian linear regression of the standardised rewards of all trunks so far on x_n - mean(x): R = beta x + noise,
-    beta ~ N(0, prior), noise variance 1; a trunk counts `memory` times as much as the one after it. Unlike REINFORCE,
-    one copy's reward is credited to each of its features with what is known of the others, and unlike Adam, whose
-    steps are as large on noise as on a signal, rewards of noise leave z a standard normal whatever their number.
+    beta ~ N(0, prior), noise variance 1. Unlike REINFORCE, one copy's reward is credited to each of its features with
+    what is known of the others, and unlike Adam, whose steps are as large on noise as on a signal, rewards of noise
+    leave z at most a standard normal, whatever their number.
     """
 
     rate: float
-    memory: float = 1.0
     start: Float64[np.ndarray, " p"] | None = None
     precision: Float64[np.ndarray, "p p"] | float = 0.0
     """Sum of x x', of the noise's unit."""
@@ -115,8 +114,8 @@ class Bandit:
         learned = replace(
             self,
             start=start,
-            precision=self.memory * self.precision + x.T @ x,
-            response=self.memory * self.response + advantages(rewards[alive]) @ x,
+            precision=self.precision + x.T @ x,
+            response=self.response + standardised(rewards[alive]) @ x,
         )
         return learned, distribution.at(start + self.rate * learned.certainty(distribution.prior()))
 
@@ -139,6 +138,12 @@ CONTROLLERS: dict[str, type[Null] | type[Reinforce] | type[Bandit]] = {
 def informative(rewards: Float64[np.ndarray, " n"]) -> bool:
     """Whether there is anything to compare: Adam's momentum would move theta without a signal."""
     return len(rewards) >= 2 and bool(np.ptp(rewards) > 0)
+
+
+def standardised(rewards: Float64[np.ndarray, " n"]) -> Float64[np.ndarray, " n"]:
+    """Mean 0 and, as an estimate from n values, variance 1."""
+    standard: Float64[np.ndarray, " n"] = (rewards - rewards.mean()) / (rewards.std(ddof=1) + EPSILON)
+    return standard
 
 
 def advantages(rewards: Float64[np.ndarray, " n"]) -> Float64[np.ndarray, " n"]:

@@ -144,9 +144,7 @@ def search(
         rewards, scores, unscored = judge(settings.reward, copies, val, parallel)
         faults = tuple(fault or unscored.get(copy, "") for copy, fault in enumerate(lost))
         refuse_extinction(index, rewards, faults)
-        if index < settings.learn_until * settings.trunks:
-            controller, moved = controller.update(distribution, samples, rewards)
-            distribution = moved if index >= settings.warmup_trunks else distribution
+        controller, distribution = learn(controller, distribution, samples, rewards, index=index, settings=settings)
         state = broadcast(copies, rewards, settings.broadcast)
         yield Trunk(
             index=index,
@@ -160,6 +158,22 @@ def search(
             state=state,
             controller=controller,
         )
+
+
+def learn(
+    controller: Controller,
+    distribution: Distribution[S],
+    samples: Sequence[S],
+    rewards: Float64[np.ndarray, " n"],
+    *,
+    index: int,
+    settings: Online,
+) -> tuple[Controller, Distribution[S]]:
+    """What a trunk's rewards teach: nothing after `learn_until`; in warm-up the controller alone learns."""
+    if index >= settings.learn_until * settings.trunks:
+        return controller, distribution
+    controller, moved = controller.update(distribution, samples, rewards)
+    return controller, moved if index >= settings.warmup_trunks else distribution
 
 
 def first_controller(settings: Online) -> Controller:

@@ -20,16 +20,16 @@ from tests.benchmarks.augmentation_shift import everything
 from tests.benchmarks.harness import Row, markdown, spread
 from tests.benchmarks.shift import PARQUET, World, make_of, train_network, world_of
 
-SEEDS = (1, 2, 3)
+SEEDS = (1, 2)
 TRUNKS = 4
 IMAGES = 2560
 VAL = 320
 """Images of val that a score is measured on: an eighth of a trunk's, as 5,000 of 45,000 are in the paper."""
-RUNS = [(copies, 1, "sequential") for copies in (2, 4, 8)] + [(8, workers, "loky") for workers in (1, 2)]
+RUNS = ((2, 1, "sequential"), (4, 1, "sequential"), (8, 1, "sequential"), (8, 2, "loky"))
 
 
 def rows() -> Iterator[Row]:
-    """The first seed is preceded by a trunk that is not counted: workers start, pages are read."""
+    """Each search is preceded by one of a trunk that is not counted: workers start, pages are read."""
     torch.set_num_threads(1)
     data = "cifar10" if PARQUET.exists() else "digits"
     for seed in SEEDS:
@@ -49,7 +49,11 @@ def row(data: str, seed: int, run: tuple[int, int, str], took: dict[str, float],
 
 
 def search(world: World, copies: int, workers: int, backend: str, trunks: int = TRUNKS) -> None:
-    settings = Augmentation(online=Online(trunks=trunks, images=IMAGES, copies=copies, score_images=VAL))
+    online = Online(
+        trunks=trunks, images=IMAGES, copies=copies, score_images=VAL, controller="bandit", controller_lr=1.0,
+        metric="calibrated_log_likelihood",
+    )  # fmt: skip
+    settings = Augmentation(normalisation="softmax", online=online)
     parallel = joblib_parallel(Parallel(backend=backend, workers=workers), Silent())
     for _ in search_augmentation(
         make_of(world), world.train, world.val,

@@ -3,7 +3,7 @@
     n  images   h w  pixels   c  channels   C  compute of a method, in training images processed
 
 Every method gets the same C and ends with a network trained from scratch on train and val together. One that searches
-trains copies with half of C (gradients from train, rewards from val, a scored image counts a third) and the network
+trains copies with a third of C (gradients from train, rewards from val, a scored image counts a third) and the network
 with what is left, under what it found; one that does not search trains with all of it.
 """
 
@@ -70,27 +70,34 @@ class Task:
     """What production does to an image, and which operations undo its surprise."""
 
     shifts: tuple[Shift, ...] = ()
-    planted: tuple[str, ...] = ()
-    """Operations of the planted family; for `harm` the one that must fall below uniform."""
+    planted: tuple[Element, ...] = ()
+    """The elements that undo the shift; of a task without a shift the one that must fall below uniform."""
     elements: tuple[Element, ...] = ELEMENTS
+
+
+def elements_of(*operations: str) -> tuple[Element, ...]:
+    """All elements of these operations."""
+    return tuple(element for element in ELEMENTS if element.operation in operations)
 
 
 HARM = Element("Posterize", 0.0)
 """Keeps no bit: a black image, whatever its label."""
 
 TASKS = {
-    "rotated": Task(shifts=(moved("Rotate", 60.0),), planted=("Rotate",)),
+    "rotated": Task(shifts=(moved("Rotate", 60.0),), planted=elements_of("Rotate")),
     "translated": Task(
-        shifts=(moved("TranslateX", 0.4), moved("TranslateY", 0.4)), planted=("TranslateX", "TranslateY")
+        shifts=(moved("TranslateX", 0.4), moved("TranslateY", 0.4)), planted=elements_of("TranslateX", "TranslateY")
     ),
     "translated, sheared": Task(
         shifts=(moved("TranslateX", 0.25), moved("TranslateY", 0.25), moved("ShearX", 0.5), moved("ShearY", 0.5)),
-        planted=("TranslateX", "TranslateY", "ShearX", "ShearY"),
+        planted=elements_of("TranslateX", "TranslateY", "ShearX", "ShearY"),
     ),
-    "levels": Task(shifts=(moved("Contrast", 0.7), moved("Brightness", 0.7)), planted=("Contrast", "Brightness")),
-    "inverted": Task(shifts=(inverted,), planted=("Invert",)),
+    "levels": Task(
+        shifts=(moved("Contrast", 0.7), moved("Brightness", 0.7)), planted=elements_of("Contrast", "Brightness")
+    ),
+    "inverted": Task(shifts=(inverted,), planted=elements_of("Invert")),
     "none": Task(),
-    "none, harm": Task(elements=(*ELEMENTS, HARM)),
+    "none, harm": Task(elements=(*ELEMENTS, HARM), planted=(HARM,)),
 }
 """The geometric shifts reach so far that fixed policies, which see the 120 shifted val images too, leave a gap."""
 
@@ -143,7 +150,7 @@ class DataSet:
 DATA = {
     "digits": DataSet(
         read=read_digits, train=600, val=120, widths=(16, 32, 64), strides=(2, 2, 1),
-        recipe=Recipe(batch_size=128, crop=1), trunks=32, images=512,
+        recipe=Recipe(batch_size=128, crop=1), trunks=20, images=512,
     ),
     "cifar10": DataSet(
         read=read_cifar10, train=8000, val=2000, widths=(32, 64, 128), strides=(2, 2, 2),
@@ -180,7 +187,12 @@ class World:
     @property
     def compute(self) -> int:
         """C."""
-        return 2 * COPIES * self.data.trunks * self.data.images
+        return 3 * self.searched
+
+    @property
+    def searched(self) -> int:
+        """Training images of a search's copies."""
+        return COPIES * self.data.trunks * self.data.images
 
 
 def world_of(data: str, task: str, seed: int) -> World:
@@ -229,11 +241,7 @@ def make_of(world: World) -> Callable[[], nn.Module]:
 def train_network(world: World, split: Split, augment: Augment, images: int) -> State:
     """From scratch on the split for so many images, under the recipe's crop and flip, then `augment`."""
     recipe = world.data.recipe
-    both = [
-        np.concatenate(pair)
-        for pair in ((world.train.images, world.val.images), (world.train.labels, world.val.labels))
-    ]
-    pixels, labels = split_tensors(Split(images=both[0], labels=both[1]))
+    pixels, labels = split_tensors(split)
     network, steps = build(world), images // recipe.batch_size
     rng = np.random.default_rng((world.seed, 2))
     return train_steps(

@@ -208,3 +208,15 @@ def test_identity_starts_with_its_share_and_the_others_with_equal_ones(normalisa
 def test_the_literal_space_has_no_identity_to_start_from() -> None:
     with pytest.raises(ValueError, match="identity_share needs"):
         Augmentation(settings="literal", identity_share=0.5, online=Online(trunks=1, images=1))
+
+
+@every_kind
+def test_features_are_shares_and_the_prior_is_a_covariance(settings: str, normalisation: str) -> None:
+    chosen = distribution(settings, normalisation, pairs_per_trunk=4)
+    sample = chosen.sample(1, np.random.default_rng(0))[0]
+    places = 2 if settings == "factored" else 1
+    assert chosen.features(sample).sum() == pytest.approx(places)
+    prior = chosen.prior()
+    assert np.array_equal(prior, prior.T)
+    assert np.diag(prior) == pytest.approx(1)
+    assert np.linalg.eigvalsh(prior[:50, :50]).min() > 0

@@ -170,6 +170,13 @@ def test_theta_stands_still_in_warm_up_and_after_learn_until() -> None:
     assert moved == [5 <= index < 12 for index in range(1, 20)]
 
 
+def test_what_is_learned_in_warm_up_moves_theta_right_after_it() -> None:
+    after_warm_up = toy(controller="bandit", controller_lr=1.0, trunks=21, warmup_trunks=20)[-1]
+    first_trunk = toy(controller="bandit", controller_lr=1.0, trunks=1, warmup_trunks=0)[-1]
+    assert planted_mass([after_warm_up]) > 3
+    assert planted_mass([first_trunk]) < 2
+
+
 def test_leave_one_out_reward_by_hand() -> None:
     """w = 1, 2, 6: the means of the others are 4, 3.5, 1.5; the third copy contributes most."""
     copies = [start(1.0), start(2.0), start(6.0)]

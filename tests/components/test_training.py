@@ -6,6 +6,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from components.params import Recipe, Train
@@ -15,6 +16,7 @@ from components.training import (
     accuracy,
     base_augment,
     batches_of,
+    calibrated_log_likelihood,
     cross_entropy,
     epoch_batches,
     fit,
@@ -209,3 +211,22 @@ def test_metrics_by_hand() -> None:
     labels = torch.tensor([0, 1])
     assert accuracy(logits, labels) == 0.5
     assert log_likelihood(logits, labels) == pytest.approx((-math.log1p(math.exp(-2)) - math.log(2)) / 2)
+
+
+@pytest.mark.parametrize("sharpness", [0.05, 1.0, 20.0])
+def test_calibrated_log_likelihood_sees_the_order_and_not_the_sureness(sharpness: float) -> None:
+    rng = torch.Generator().manual_seed(0)
+    labels = torch.randint(0, 5, (200,), generator=rng)
+    logits = torch.randn(200, 5, generator=rng) + 1.5 * F.one_hot(labels, 5)
+    calibrated = calibrated_log_likelihood(logits, labels)
+    assert calibrated_log_likelihood(sharpness * logits, labels) == pytest.approx(calibrated, abs=1e-6)
+    by_grid = max(log_likelihood(2.0**power * logits, labels) for power in torch.arange(-4, 4, 0.01).tolist())
+    assert calibrated == pytest.approx(by_grid, abs=1e-4)
+
+
+def test_calibrated_log_likelihood_of_logits_that_know_nothing_is_that_of_a_guess() -> None:
+    labels = torch.tensor([0, 1, 2, 3])
+    backwards = -F.one_hot(labels, 4).float()
+    for logits in (torch.zeros(4, 4), backwards, 100 * backwards):
+        assert calibrated_log_likelihood(logits, labels) == pytest.approx(-math.log(4), abs=0.03)
+    assert calibrated_log_likelihood(-backwards, labels) == pytest.approx(0, abs=1e-9)
