@@ -1,6 +1,6 @@
 """What the augmentation search costs, as a multiple of one training on as many images, by copies and by workers.
 
-One training: a network without copies under the uniform policy, on one thread. A search of N copies trains N times as
+One training: a network without copies under two drawn pairs, as many as a copy commits to, on one thread. A search of N copies trains N times as
 many images and scores N + 1 models on val after every trunk; everything above N is overhead. CIFAR-10's images where
 the parquet file is there, else digits.
 """
@@ -9,14 +9,16 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from statistics import mean
 
+import numpy as np
 import psutil
 import torch
 
+from components.augmentation.operations import ELEMENTS
+from components.augmentation.policy import augment_pairs
 from components.augmentation.search import search_augmentation
 from components.params import Augmentation, Online, Parallel
 from flows.observer import Silent
 from flows.parallel import joblib_parallel
-from tests.benchmarks.augmentation_shift import everything
 from tests.benchmarks.harness import Row, markdown, spread
 from tests.benchmarks.shift import PARQUET, World, make_of, train_network, world_of
 
@@ -34,7 +36,8 @@ def rows() -> Iterator[Row]:
     data = "cifar10" if PARQUET.exists() else "digits"
     for seed in SEEDS:
         world = world_of(data, "none", seed)
-        one = spent(train_network, world, world.train, everything(), TRUNKS * IMAGES)
+        pairs = augment_pairs(ELEMENTS, np.random.default_rng(seed).integers(len(ELEMENTS), size=(2, 2)).tolist())
+        one = spent(train_network, world, world.train, pairs, TRUNKS * IMAGES)
         yield row(data, seed, (1, 1, "none"), one, one)
         for run in RUNS:
             search(world, *run, trunks=1)
