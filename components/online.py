@@ -137,6 +137,10 @@ def search(
     if after is not None:
         controller, distribution, state = after.controller, distribution.at(after.theta), beside(state, after.state)
     val = Val(score, slope)
+    if settings.reward == "first_order" and slope is None:
+        raise ValueError(
+            "reward first_order needs the slope of val's log-likelihood; give search one, or use leave_one_out"
+        )
     for index in range(0 if after is None else after.index + 1, settings.trunks):
         samples = distribution.sample(settings.copies, numpy_rng(seed, index, 0, SAMPLING))
         tried = parallel(attempt, [(train, state, sample, index, copy) for copy, sample in enumerate(samples)])
@@ -256,14 +260,15 @@ def leave_one_out(copies: Copies, val: Val, parallel: Parallel) -> tuple[Vector,
     alive = alive_among(copies)
     if len(alive) < 2:
         return own(copies, val, parallel)
-    others = {n: mean_state([copy for m, copy in alive.items() if m != n]) for n in alive}
+    models = {n: model_of(copy) for n, copy in alive.items()}  # momentum is not scored
+    others = {n: mean_state([model for m, model in models.items() if m != n]) for n in models}
     scores = scores_of(others, len(copies), val, parallel)
     return -scores, scores
 
 
 def first_order(copies: Copies, val: Val, parallel: Parallel) -> tuple[Vector, Vector]:
     """<gradient of val's log-likelihood at the mean of the copies, w_n - mean>: one backward pass for all copies."""
-    assert val.slope is not None, "reward first_order needs a slope"
+    assert val.slope is not None
     rewards = np.full(len(copies), np.nan)
     if alive := alive_among(copies):
         mean = mean_state(list(alive.values()))
@@ -311,6 +316,11 @@ def scores_of(states: Mapping[int, State | None], count: int, val: Val, parallel
     scores = np.full(count, np.nan)
     scores[list(results)] = list(results.values())
     return np.where(np.isfinite(scores), scores, np.nan)
+
+
+def model_of(state: State) -> State:
+    """Parameters and buffers alone."""
+    return {key: value for key, value in state.items() if key.startswith("model.")}
 
 
 def along(gradient: State, state: State, origin: State) -> float:

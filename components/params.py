@@ -169,6 +169,11 @@ class Online:
         require(self.warmup_trunks >= 0, f"warmup_trunks is {self.warmup_trunks}; use 0 or more")
         require(0 < self.learn_until <= 1, f"learn_until is {self.learn_until}; use a share above 0, at most 1")
         require(
+            self.controller == "null" or self.trunks == 1 or self.warmup_trunks < self.learn_until * self.trunks,
+            f"warmup_trunks is {self.warmup_trunks} and learn_until {self.learn_until} of {self.trunks} trunks: "
+            "the distribution would never move; use fewer warmup_trunks, or controller null",
+        )
+        require(
             self.score_images is None or self.score_images >= 1,
             f"score_images is {self.score_images}; use at least 1, or null for all",
         )

@@ -161,7 +161,9 @@ def make_optimiser(network: nn.Module, state: State, recipe: Recipe) -> torch.op
     )
     if recipe.momentum > 0:
         for name, parameter in parameters:
-            optimiser.state[parameter]["momentum_buffer"] = state[f"momentum.{name}"].to(parameter.device, copy=True)
+            # in the parameter's memory layout, wherever the state came from: another layout may add in another order
+            momentum = torch.empty_like(parameter, requires_grad=False).copy_(state[f"momentum.{name}"])
+            optimiser.state[parameter]["momentum_buffer"] = momentum
     return optimiser
 
 

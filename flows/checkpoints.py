@@ -8,7 +8,7 @@ Each file appears whole; a trunk counts as finished once its record is there, wh
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -19,7 +19,7 @@ from safetensors.torch import load, save
 
 from components.controllers import Controller
 from components.online import Trunk, first_controller
-from components.params import Online
+from components.params import Online, require
 from components.training import State
 from flows.files import read_json, write_bytes, write_text
 
@@ -43,13 +43,27 @@ def nothing(trunk: Trunk[S]) -> State:
 def resumed(search: Search[S], folder: Path, settings: Online, keep: Keep[S] = nothing) -> Iterator[Trunk[S]]:
     """Every trunk of a search: those that the folder holds, then the search's own, each written down before it is seen.
 
-    The state of a trunk read from the folder is what `keep` kept of it, of the last one everything.
+    The state of a trunk read from the folder is what `keep` kept of it, of the last one everything. Raises `ValueError`
+    for a folder with a gap.
     """
-    recorded = [read_trunk(file, settings) for file in sorted(folder.glob("*.json"))]
-    yield from recorded
-    for trunk in search(after=recorded[-1] if recorded else None):
+    records = sorted(folder.glob("*.json"))
+    require_whole(folder, records)
+    last = None
+    for file in records:
+        last = read_trunk(file, settings)
+        yield last
+    for trunk in search(after=last):
         write_trunk(folder, trunk, keep(trunk))
         yield trunk
+
+
+def require_whole(folder: Path, records: Sequence[Path]) -> None:
+    """All trunks from the first, and the state to go on from."""
+    expected = [file_of(folder, index, "json") for index in range(len(records))]
+    whole = list(records) == expected and (
+        not records or file_of(folder, len(records) - 1, "state.safetensors").exists()
+    )
+    require(whole, f"the checkpoint in {folder} lacks a trunk; delete that folder, and the search starts anew")
 
 
 def write_trunk(folder: Path, trunk: Trunk[S], kept: State) -> None:

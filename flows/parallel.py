@@ -174,13 +174,18 @@ def dask(workers: int) -> Backend:
 
 
 def dask_client(module: ModuleType, workers: int) -> Any:
-    """Bound to 127.0.0.1, without a dashboard, where no address is given; a killed call is not tried again by Dask."""
+    """Where no address is given: bound to 127.0.0.1, closed to others by a certificate of its own, without a dashboard.
+
+    There a killed call is not tried again by Dask; a joined scheduler tries it as often as its own
+    `distributed.scheduler.allowed-failures` says.
+    """
     if address := os.environ.get("DASK_SCHEDULER_ADDRESS"):
         return module.Client(address)
     importlib.import_module("dask").config.set({"distributed.scheduler.allowed-failures": 0})
     local = module.LocalCluster(
-        n_workers=workers, threads_per_worker=1, host="127.0.0.1", dashboard_address=None, silence_logs=logging.CRITICAL
-    )
+        n_workers=workers, threads_per_worker=1, host="127.0.0.1", dashboard_address=None, security=True,
+        silence_logs=logging.CRITICAL,
+    )  # fmt: skip
     return module.Client(local)
 
 

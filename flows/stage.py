@@ -14,8 +14,11 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
+
+from filelock import FileLock, Timeout
 
 from components.params import Params
 from flows import files, paths, versions
@@ -108,13 +111,22 @@ def run_stage(word: str, variant: str | None) -> None:
 
 @contextmanager
 def checkpoint_folder(name: str, key: str) -> Iterator[Path]:
-    """Where a search leaves its finished trunks until all are done; what other inputs left there goes first."""
+    """Where a search leaves its finished trunks until all are done; what other inputs left there goes first.
+
+    Other versions of torch and numpy are other inputs. Raises `ValueError` while another process runs the stage here.
+    """
     place = paths.CHECKPOINTS / name
-    for stale in place.glob("*"):
-        if stale.name != key:
-            shutil.rmtree(stale)
-    yield place / key
-    shutil.rmtree(place, ignore_errors=True)
+    own = f"{key}-{'-'.join(version(library) for library in ('torch', 'numpy'))}"
+    paths.CHECKPOINTS.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(place.with_suffix(".lock"), timeout=0):
+            for stale in place.glob("*"):
+                if stale.name != own:
+                    shutil.rmtree(stale)
+            yield place / own
+            shutil.rmtree(place, ignore_errors=True)
+    except Timeout:
+        raise ValueError("another process is running this stage in this folder; wait for it to end") from None
 
 
 def compute(word: str, variant: str | None, params: Params, run: StageRun, checkpoint: Path) -> None:

@@ -1,8 +1,8 @@
 """What the augmentation search costs, as a multiple of one training on as many images, by copies and by workers.
 
-One training: a network without copies under two drawn pairs, as many as a copy commits to, on one thread. A search of N copies trains N times as
-many images and scores N + 1 models on val after every trunk; everything above N is overhead. CIFAR-10's images where
-the parquet file is there, else digits.
+One training: a network without copies, under as many pairs as a copy commits to, on one thread. A search of N copies
+trains N times as many images and scores N + 1 models on val after every trunk; everything above N is overhead.
+CIFAR-10's images where the parquet file is there, else digits.
 """
 
 import time

@@ -50,10 +50,11 @@ PAPER: dict[str, Any] = {
     "controller_lr": 0.05, "reward": "own", "broadcast": "best", "metric": "accuracy", "warmup_trunks": 0,
     "learn_until": 1.0,
 }  # fmt: skip
+OURS: dict[str, Any] = {"controller": "bandit", "controller_lr": 1.0, "metric": "calibrated_log_likelihood"}
 METHODS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "paper": ({"settings": "literal", "pairs_per_trunk": None, "normalisation": "sigmoid"}, PAPER),
-    "ours": ({}, {}),
-    "null": ({}, {"controller": "null"}),
+    "ours": ({"normalisation": "softmax"}, OURS),
+    "null": ({"normalisation": "softmax"}, OURS | {"controller": "null"}),
 }
 """Of each method: settings of the distribution, settings of the engine."""
 

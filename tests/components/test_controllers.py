@@ -1,7 +1,5 @@
 """Controllers by hand, on planted effects, and on noise."""
 
-from dataclasses import dataclass, replace
-
 import numpy as np
 import pytest
 import torch
@@ -10,34 +8,7 @@ from jaxtyping import Float64
 from components.augmentation.policy import first_distribution
 from components.controllers import Bandit, Distribution, Reinforce, advantages, standardised
 from components.params import Augmentation, Online
-
-KINDS = 12
-
-
-@dataclass(frozen=True, kw_only=True)
-class Choice:
-    """One of the kinds, by softmax: the smallest distribution there is."""
-
-    theta: Float64[np.ndarray, " p"]
-
-    def shares(self) -> Float64[np.ndarray, " p"]:
-        weights = np.exp(self.theta - self.theta.max())
-        return weights / weights.sum()
-
-    def sample(self, count: int, rng: np.random.Generator) -> tuple[int, ...]:
-        return tuple(rng.choice(len(self.theta), size=count, p=self.shares()).tolist())
-
-    def score_gradient(self, sample: int) -> Float64[np.ndarray, " p"]:
-        return self.features(sample) - self.shares()
-
-    def features(self, sample: int) -> Float64[np.ndarray, " p"]:
-        return np.eye(len(self.theta))[sample]
-
-    def prior(self) -> Float64[np.ndarray, "p p"]:
-        return np.eye(len(self.theta))
-
-    def at(self, theta: Float64[np.ndarray, " p"]) -> "Choice":
-        return replace(self, theta=theta)
+from tests.components.test_online import KINDS, Choice
 
 
 def test_no_update_when_all_rewards_tie_even_with_momentum() -> None:

@@ -349,6 +349,25 @@ def test_a_lone_survivor_goes_on_and_teaches_nothing() -> None:
     assert not trunks[-1].theta.any()
 
 
+def test_first_order_without_a_slope_is_refused_before_anything_is_trained() -> None:
+    def trained(state: State, sample: int, trunk: int, copy: int) -> State:
+        raise AssertionError("a copy was trained")
+
+    with pytest.raises(ValueError, match="give the search one"):
+        next(
+            search(
+                Choice(theta=np.zeros(KINDS)), start(), train=trained, score=height,
+                settings=settings(reward="first_order"), seed=0,
+            )
+        )  # fmt: skip
+
+
+def test_settings_under_which_theta_never_moves_are_refused() -> None:
+    with pytest.raises(ValueError, match="the distribution would never move"):
+        settings(trunks=20, warmup_trunks=10, learn_until=0.5)
+    settings(trunks=20, warmup_trunks=10, learn_until=0.5, controller="null")
+
+
 def test_all_copies_lost_is_one_clear_sentence() -> None:
     def nobody_lives(state: State, sample: int, trunk: int, copy: int) -> State:
         raise Diverged("the training loss is nan at step 0")

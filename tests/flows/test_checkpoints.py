@@ -190,3 +190,11 @@ def test_a_stage_that_was_killed_goes_on_at_the_trunk_where_it_was(params: Param
     assert {name: (CHECKPOINT / name).stat().st_mtime_ns for name in finished} == finished
     loss.run(params, Recorder(), Path("calm"))
     assert outputs(paths.LOSS) == resumed_bytes
+
+
+def test_a_checkpoint_with_a_gap_is_refused_by_name(tmp_path: Path) -> None:
+    for _ in zip(range(4), whole(tmp_path), strict=False):
+        pass
+    (tmp_path / "000001.json").unlink()
+    with pytest.raises(ValueError, match="delete that folder"):
+        next(whole(tmp_path))

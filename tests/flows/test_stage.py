@@ -190,3 +190,18 @@ def test_bad_settings_stop_a_stage_before_it_starts(
     assert run_with(write) == 2
     assert "noise" in capsys.readouterr().err
     assert not Path("mlflow").exists()
+
+
+def test_a_second_process_does_not_share_the_checkpoint_of_a_stage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flows.paths.CHECKPOINTS", tmp_path / "checkpoints")
+    with stage.checkpoint_folder("loss", "key") as folder:
+        folder.mkdir(parents=True)
+        with (
+            pytest.raises(ValueError, match="another process is running this stage"),
+            stage.checkpoint_folder("loss", "key"),
+        ):
+            pass
+        assert folder.exists()
+    assert not folder.exists()
