@@ -142,6 +142,9 @@ class Online:
     """N, copies of the model trained side by side in a trunk (paper: 8)."""
     images: int
     """Training images each copy sees in a trunk (paper: one epoch)."""
+    head_start: int = 0
+    """Training images of one network, under the distribution that the search starts from, before its copies part
+    (ours): from noise, all copies learn the same whatever they draw."""
     controller: Literal["reinforce", "bandit", "null"] = "reinforce"
     """The paper's, one linear model over all rewards (ours), or never moved: the control of every claim."""
     controller_lr: float = 0.2
@@ -165,6 +168,7 @@ class Online:
         require(self.trunks >= 1, f"trunks is {self.trunks}; use at least 1")
         require(self.copies >= 2, f"copies is {self.copies}; a reward needs at least 2 copies to compare")
         require(self.images >= 1, f"images is {self.images}; use at least 1")
+        require(self.head_start >= 0, f"head_start is {self.head_start}; use 0 or more images")
         require(self.controller_lr >= 0, f"controller_lr is {self.controller_lr}; use 0 or more")
         require(self.warmup_trunks >= 0, f"warmup_trunks is {self.warmup_trunks}; use 0 or more")
         require(0 < self.learn_until <= 1, f"learn_until is {self.learn_until}; use a share above 0, at most 1")

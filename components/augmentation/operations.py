@@ -222,7 +222,7 @@ def invert_from(images: Images, m: Magnitudes, threshold: UInt8[Tensor, "b 1 1 1
 
 
 def least(images: Images, m: Magnitudes, u: Uniforms) -> UInt8[Tensor, "b 1 1 1"]:
-    return m.to(torch.uint8)[:, None, None, None]
+    return m.ceil().to(torch.uint8)[:, None, None, None]
 
 
 def keep_bits(images: Images, m: Magnitudes, kept: UInt8[Tensor, "b 1 1 1"]) -> Images:

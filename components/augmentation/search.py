@@ -11,6 +11,7 @@ from components.augmentation.policy import (
     Pairs,
     augment_pairs,
     first_distribution,
+    policy_of,
 )
 from components.data.store import Split
 from components.online import (
@@ -19,6 +20,7 @@ from components.online import (
     Make,
     Parallel,
     Trunk,
+    head_start,
     network_on,
     score_slope,
     score_state,
@@ -26,7 +28,7 @@ from components.online import (
     sequential,
     train_trunk,
 )
-from components.training import State, base_augment, compose, cross_entropy, initial_state
+from components.training import State, base_augment, compose, cross_entropy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +97,17 @@ def search_augmentation(
     on_val = OnVal(make=make, split=val, settings=online, devices=devices)
     yield from search(
         distribution,
-        initial_state(network_on(devices, make)),
+        head_start(
+            network_on(devices, make),
+            train,
+            augment=compose(base_augment(recipe), policy_of(distribution).augment()),
+            criterion=cross_entropy(recipe.label_smoothing),
+            recipe=recipe,
+            settings=online,
+            seed=seed,
+        )
+        if after is None
+        else after.state,
         train=TrainCopy(
             make=make,
             split=train,

@@ -29,6 +29,7 @@ from components.online import (
     Make,
     Parallel,
     Trunk,
+    head_start,
     network_on,
     numpy_rng,
     one_thread,
@@ -50,7 +51,6 @@ from components.training import (
     compose,
     cross_entropy,
     device_of,
-    initial_state,
     load_state,
     split_tensors,
 )
@@ -85,7 +85,17 @@ class World:
         """Train the network while learning the loss, from cross-entropy or a recorded trunk on; one record a trunk."""
         yield from search(
             start(self.settings),
-            initial_state(network_on(self.devices, self.make)),
+            head_start(
+                network_on(self.devices, self.make),
+                self.train,
+                augment=self.pipeline(),
+                criterion=cross_entropy(self.recipe.label_smoothing),
+                recipe=self.recipe,
+                settings=self.settings.online,
+                seed=self.seed,
+            )
+            if after is None
+            else after.state,
             train=self.train_copy,
             score=self.score_copy,
             slope=self.slope_copy,

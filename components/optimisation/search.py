@@ -28,6 +28,7 @@ from components.online import (
     Make,
     Parallel,
     Trunk,
+    head_start,
     network_on,
     score_slope,
     score_state,
@@ -36,7 +37,7 @@ from components.online import (
     train_trunk,
 )
 from components.params import Online, Recipe, require
-from components.training import Augment, State, base_augment, compose, cross_entropy, initial_state
+from components.training import Augment, State, base_augment, compose, cross_entropy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +68,17 @@ class World:
         a trunk."""
         yield from search(
             Gaussian(theta=np.zeros(2), sigma=self.sigma),
-            initial_state(network_on(self.devices, self.make)),
+            head_start(
+                network_on(self.devices, self.make),
+                self.train,
+                augment=compose(base_augment(self.recipe), self.augment),
+                criterion=cross_entropy(self.recipe.label_smoothing),
+                recipe=self.recipe,
+                settings=self.settings,
+                seed=self.seed,
+            )
+            if after is None
+            else after.state,
             train=self.train_copy,
             score=self.score_copy,
             slope=self.slope_copy,

@@ -114,7 +114,7 @@ def settings_of(world: World, name: str) -> Augmentation:
     chosen = {"controller": "bandit", "controller_lr": 1.0, "metric": "calibrated_log_likelihood"}
     trunks = world.data.trunks
     chosen |= {"warmup_trunks": trunks // 2, "learn_until": 0.9} | SEARCHES[name]
-    online = Online(trunks=trunks, images=world.data.images, copies=COPIES, **chosen)
+    online = Online(trunks=trunks, images=world.data.images, copies=COPIES, head_start=world.data.head_start, **chosen)
     return Augmentation(normalisation="sigmoid" if name == "paper" else "softmax", online=online)
 
 
@@ -149,9 +149,9 @@ def searched_rows(world: World, name: str) -> Iterator[Row]:
 
 
 def spent_images(world: World, online: Online) -> int:
-    """Training images of a search, and a third of the images scored: of each copy or the others' mean, and the next."""
+    """Training images of a search, and a third of those scored: of each copy or the others' mean, and the next."""
     scored = (online.copies + 1) * len(world.val.labels)
-    return online.trunks * (online.copies * online.images + scored // 3)
+    return online.head_start + online.trunks * (online.copies * online.images + scored // 3)
 
 
 def uniform(world: World, settings: Augmentation) -> FactoredPairs:

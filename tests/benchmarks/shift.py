@@ -142,6 +142,7 @@ class DataSet:
     widths: tuple[int, int, int]
     strides: tuple[int, int, int]
     recipe: Recipe
+    head_start: int
     trunks: int
     images: int
     """The search: trunks of so many images a copy."""
@@ -150,11 +151,11 @@ class DataSet:
 DATA = {
     "digits": DataSet(
         read=read_digits, train=600, val=120, widths=(16, 32, 64), strides=(2, 2, 1),
-        recipe=Recipe(batch_size=128, crop=1), trunks=20, images=512,
+        recipe=Recipe(batch_size=128, crop=1), head_start=32_000, trunks=16, images=512,
     ),
     "cifar10": DataSet(
         read=read_cifar10, train=8000, val=2000, widths=(32, 64, 128), strides=(2, 2, 2),
-        recipe=Recipe(batch_size=128, crop=4, flip=True), trunks=40, images=1280,
+        recipe=Recipe(batch_size=128, crop=4, flip=True), head_start=160_000, trunks=16, images=2560,
     ),
 }  # fmt: skip
 COPIES = 8
@@ -191,8 +192,8 @@ class World:
 
     @property
     def searched(self) -> int:
-        """Training images of a search's copies."""
-        return COPIES * self.data.trunks * self.data.images
+        """Training images of a search."""
+        return self.data.head_start + COPIES * self.data.trunks * self.data.images
 
 
 def world_of(data: str, task: str, seed: int) -> World:

@@ -206,3 +206,16 @@ def test_scratch_threads_are_put_back() -> None:
     before = torch.get_num_threads()
     searched(trunks=1)
     assert torch.get_num_threads() == before
+
+
+def test_a_head_start_is_one_training_that_all_copies_go_on_from() -> None:
+    """Its images, the schedule's length, and resuming: a search with a head start goes on after a trunk as it would."""
+    ahead = searched(head_start=160, trunks=3)
+    assert ahead[0].score > searched(trunks=3)[0].score
+    chosen = settings(head_start=160, trunks=3)
+    resumed = search_augmentation(
+        small, bars(160, 0), bars(80, 1), settings=chosen, recipe=RECIPE, seed=0, after=ahead[0]
+    )
+    for one, other in zip(ahead[1:], resumed, strict=True):
+        assert one == other
+        assert same(one.state, other.state)
