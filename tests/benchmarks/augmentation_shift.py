@@ -1,7 +1,7 @@
 """Does the augmentation search learn what only val can tell? Planted shifts, at equal compute, against its nulls.
 
-See `shift.py` for the worlds. Methods, all with compute C and a final training on train and val (a search takes a third
-of C and what its scores cost, the final training what is left):
+See `shift.py` for the worlds. Methods, all with compute C and a final training on train and val (a search takes 42 %
+of it with its scores, the final training what is left):
 
     crop rand_9 trivial auto     no search: the recipe's crop (and flip), then a published policy
     uniform                      our whole space, evenly, without a search
@@ -9,7 +9,7 @@ of C and what its scores cost, the final training what is left):
     ohl                          the search with the presets' controller, reward and score
     shuffled                     the same, its rewards given to the wrong copies
     paper                        own score, best of N, REINFORCE, sigmoid (Lin et al.), in the factored space
-    *_model                      a network trained on train alone with a third of C: by the search itself, by one whose
+    *_model                      a network trained on train alone with 38 % of C: by the search itself, by one whose
                                  controller never moves (`null`: averaging alone), without copies under the uniform
                                  policy (`uniform`)
 
@@ -35,7 +35,7 @@ from components.training import Augment, compose
 from tests.benchmarks.harness import Row, markdown, spread
 from tests.benchmarks.shift import COPIES, HARM, World, accuracy_of, make_of, train_network, world_of
 
-SEEDS = (11, 12, 13, 14, 15)  # the settings were chosen on seeds 1 and 2
+SEEDS = (11, 12, 13)  # the settings were chosen on seeds 1 and 2
 DATA_TASKS = {"digits": ("rotated", "translated", "translated, sheared", "none", "none, harm")}
 PERMUTATIONS = 200
 WORKERS = 2
@@ -70,7 +70,9 @@ def cell(data: str, task: str, seed: int) -> list[Row]:
     where = {"data": data, "task": task, "seed": seed}
     if HARM in world.task.elements:  # what the search makes of it is all that is asked
         return [where | row for name in ("ohl", "shuffled") for row in searched_rows(world, name)]
-    fixed = [trained_row(world, name, augment, world.both, world.compute) for name, augment in policies(world).items()]
+    fixed = [
+        trained_row(world, name, augment, world.both, world.data.compute) for name, augment in policies(world).items()
+    ]
     alone = trained_row(world, "uniform_model", everything(), world.train, world.searched)
     searched = [row for name in SEARCHES for row in searched_rows(world, name)]
     return [where | row for row in (*fixed, alone, *searched)]
@@ -114,7 +116,7 @@ def settings_of(world: World, name: str) -> Augmentation:
     chosen = {"controller": "bandit", "controller_lr": 1.0, "metric": "calibrated_log_likelihood"}
     trunks = world.data.trunks
     chosen |= {"warmup_trunks": trunks // 2, "learn_until": 0.9} | SEARCHES[name]
-    online = Online(trunks=trunks, images=world.data.images, copies=COPIES, head_start=world.data.head_start, **chosen)
+    online = Online(trunks=trunks, images=world.data.images, copies=COPIES, **chosen)
     return Augmentation(normalisation="sigmoid" if name == "paper" else "softmax", online=online)
 
 
@@ -137,7 +139,7 @@ def searched_rows(world: World, name: str) -> Iterator[Row]:
         return
     found = begin.at(trunks[-1].theta)
     state = train_network(
-        world, world.both, policy_of(found).augment(), world.compute - spent_images(world, settings.online)
+        world, world.both, policy_of(found).augment(), world.data.compute - spent_images(world, settings.online)
     )
     final = outcome(name, accuracy_of(world, state, world.test), start)
     planted = planted_rows(world)
@@ -151,7 +153,7 @@ def searched_rows(world: World, name: str) -> Iterator[Row]:
 def spent_images(world: World, online: Online) -> int:
     """Training images of a search, and a third of those scored: of each copy or the others' mean, and the next."""
     scored = (online.copies + 1) * len(world.val.labels)
-    return online.head_start + online.trunks * (online.copies * online.images + scored // 3)
+    return online.trunks * (online.copies * online.images + scored // 3)
 
 
 def uniform(world: World, settings: Augmentation) -> FactoredPairs:

@@ -3,7 +3,7 @@
     n  images   h w  pixels   c  channels   C  compute of a method, in training images processed
 
 Every method gets the same C and ends with a network trained from scratch on train and val together. One that searches
-trains copies with a third of C (gradients from train, rewards from val, a scored image counts a third) and the network
+trains copies with some of C (gradients from train, rewards from val, a scored image counts a third) and the network
 with what is left, under what it found; one that does not search trains with all of it.
 """
 
@@ -142,20 +142,21 @@ class DataSet:
     widths: tuple[int, int, int]
     strides: tuple[int, int, int]
     recipe: Recipe
-    head_start: int
     trunks: int
     images: int
     """The search: trunks of so many images a copy."""
+    compute: int
+    """C."""
 
 
 DATA = {
     "digits": DataSet(
         read=read_digits, train=600, val=120, widths=(16, 32, 64), strides=(2, 2, 1),
-        recipe=Recipe(batch_size=128, crop=1), head_start=32_000, trunks=16, images=512,
+        recipe=Recipe(batch_size=128, crop=1), trunks=24, images=512, compute=256_000,
     ),
     "cifar10": DataSet(
         read=read_cifar10, train=8000, val=2000, widths=(32, 64, 128), strides=(2, 2, 2),
-        recipe=Recipe(batch_size=128, crop=4, flip=True), head_start=160_000, trunks=16, images=2560,
+        recipe=Recipe(batch_size=128, crop=4, flip=True), trunks=24, images=2560, compute=1_280_000,
     ),
 }  # fmt: skip
 COPIES = 8
@@ -186,14 +187,9 @@ class World:
         )
 
     @property
-    def compute(self) -> int:
-        """C."""
-        return 3 * self.searched
-
-    @property
     def searched(self) -> int:
-        """Training images of a search."""
-        return self.data.head_start + COPIES * self.data.trunks * self.data.images
+        """Training images of a search's copies."""
+        return COPIES * self.data.trunks * self.data.images
 
 
 def world_of(data: str, task: str, seed: int) -> World:
