@@ -198,12 +198,12 @@ def log_likelihood(logits: Float[Tensor, "n k"], labels: Int64[Tensor, " n"]) ->
 def calibrated_log_likelihood(logits: Float[Tensor, "n k"], labels: Int64[Tensor, " n"]) -> float:
     """The log-likelihood at the temperature that makes it largest (Guo et al., ICML 2017): how well, not how surely.
 
-    The log-likelihood is concave in the inverse temperature; its derivative is bisected between 1/64 and 64.
+    The log-likelihood is concave in the inverse temperature; its derivative is bisected between 2^-20 and 2^20.
     """
     scores, right = logits.double(), labels.to(logits.device)[:, None]
     hit = scores.gather(1, right).mean()
-    low, high = -6.0, 6.0
-    for _ in range(40):
+    low, high = -20.0, 20.0
+    for _ in range(48):
         middle = (low + high) / 2
         expected = (F.softmax(scores * 2.0**middle, dim=1) * scores).sum(dim=1).mean()
         low, high = (middle, high) if hit > expected else (low, middle)

@@ -28,7 +28,7 @@ from components.online import (
     sequential,
     train_trunk,
 )
-from components.training import State, base_augment, compose, cross_entropy
+from components.training import State, base_augment, compose, cross_entropy, initial_state
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +107,7 @@ def search_augmentation(
             seed=seed,
         )
         if after is None
-        else after.state,
+        else initial_state(network_on(devices, make)),
         train=TrainCopy(
             make=make,
             split=train,

@@ -51,6 +51,7 @@ from components.training import (
     compose,
     cross_entropy,
     device_of,
+    initial_state,
     load_state,
     split_tensors,
 )
@@ -95,7 +96,7 @@ class World:
                 seed=self.seed,
             )
             if after is None
-            else after.state,
+            else initial_state(network_on(self.devices, self.make)),
             train=self.train_copy,
             score=self.score_copy,
             slope=self.slope_copy,

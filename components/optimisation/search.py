@@ -37,7 +37,7 @@ from components.online import (
     train_trunk,
 )
 from components.params import Online, Recipe, require
-from components.training import Augment, State, base_augment, compose, cross_entropy
+from components.training import Augment, State, base_augment, compose, cross_entropy, initial_state
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +78,7 @@ class World:
                 seed=self.seed,
             )
             if after is None
-            else after.state,
+            else initial_state(network_on(self.devices, self.make)),
             train=self.train_copy,
             score=self.score_copy,
             slope=self.slope_copy,

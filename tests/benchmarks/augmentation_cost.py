@@ -31,12 +31,13 @@ RUNS = ((2, 1, "sequential"), (4, 1, "sequential"), (8, 1, "sequential"), (8, 2,
 
 
 def rows() -> Iterator[Row]:
-    """Each search is preceded by one of a trunk that is not counted: workers start, pages are read."""
+    """All are preceded by a trunk that is not counted: workers start, pages are read, kernels are chosen."""
     torch.set_num_threads(1)
     data = "cifar10" if PARQUET.exists() else "digits"
     for seed in SEEDS:
         world = world_of(data, "none", seed)
         pairs = augment_pairs(ELEMENTS, np.random.default_rng(seed).integers(len(ELEMENTS), size=(2, 2)).tolist())
+        train_network(world, world.train, pairs, IMAGES)
         one = spent(train_network, world, world.train, pairs, TRUNKS * IMAGES)
         yield row(data, seed, (1, 1, "none"), one, one)
         for run in RUNS:

@@ -99,7 +99,15 @@ def scale_rows(chosen: argparse.Namespace) -> Iterator[Row]:
     train, val, test = splits(chosen)
     trunks = chosen.trunks or max(1, round(EPOCHS * chosen.fraction))
     outer, inner = METHODS[chosen.method]
-    online = Online(**{"trunks": trunks, "copies": chosen.copies, "images": len(train.labels), **inner})
+    online = Online(
+        **{
+            "trunks": trunks,
+            "copies": chosen.copies,
+            "images": len(train.labels),
+            "warmup_trunks": trunks // 2,
+            **inner,
+        }
+    )
     distribution = first_distribution(Augmentation(online=online, **outer))
     network = build(chosen.network, chosen.seed, device)
     world = World(

@@ -66,7 +66,7 @@ def played(
 def test_rewards_of_noise_leave_the_bandits_theta_at_most_standard_normal(trunks: int, copies: int) -> None:
     theta = np.stack([played(Bandit(rate=1.0), np.zeros(KINDS), trunks, seed, copies).theta for seed in range(20)])
     assert 0.1 < theta.std() < 1.1
-    assert abs(theta.mean()) < 0.1
+    assert abs(theta.mean()) < 0.2
 
 
 def test_on_noise_reinforce_drifts_with_the_number_of_trunks() -> None:
