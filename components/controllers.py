@@ -72,11 +72,10 @@ class Reinforce:
     def update(
         self, distribution: Distribution[S], samples: Sequence[S], rewards: Float64[np.ndarray, " n"]
     ) -> tuple["Reinforce", Distribution[S]]:
-        alive = np.isfinite(rewards)
-        if not informative(rewards[alive]):
+        drawn, got = survivors(samples, rewards)
+        if not informative(got):
             return self, distribution
-        drawn = [distribution.score_gradient(sample) for sample, lives in zip(samples, alive, strict=True) if lives]
-        gradient = advantages(rewards[alive]) @ np.stack(drawn) / len(drawn)
+        gradient = advantages(got) @ np.stack([distribution.score_gradient(sample) for sample in drawn]) / len(drawn)
         steps = self.steps + 1
         first = BETAS[0] * self.first + (1 - BETAS[0]) * gradient
         second = BETAS[1] * self.second + (1 - BETAS[1]) * gradient**2
@@ -105,17 +104,17 @@ class Bandit:
     def update(
         self, distribution: Distribution[S], samples: Sequence[S], rewards: Float64[np.ndarray, " n"]
     ) -> tuple["Bandit", Distribution[S]]:
-        alive = np.isfinite(rewards)
-        if not informative(rewards[alive]):
+        drawn, got = survivors(samples, rewards)
+        if not informative(got):
             return self, distribution
-        x = np.stack([distribution.features(sample) for sample, lives in zip(samples, alive, strict=True) if lives])
+        x = np.stack([distribution.features(sample) for sample in drawn])
         x = x - x.mean(axis=0)
         start = distribution.theta if self.start is None else self.start
         learned = replace(
             self,
             start=start,
             precision=self.precision + x.T @ x,
-            response=self.response + standardised(rewards[alive]) @ x,
+            response=self.response + standardised(got) @ x,
         )
         return learned, distribution.at(start + self.rate * learned.certainty(distribution.prior()))
 
@@ -133,6 +132,12 @@ CONTROLLERS: dict[str, type[Null] | type[Reinforce] | type[Bandit]] = {
     "reinforce": Reinforce,
     "bandit": Bandit,
 }
+
+
+def survivors(samples: Sequence[S], rewards: Float64[np.ndarray, " n"]) -> tuple[list[S], Float64[np.ndarray, " m"]]:
+    """The samples and rewards of the copies that did not lose the trunk."""
+    alive = np.isfinite(rewards)
+    return [sample for sample, lives in zip(samples, alive, strict=True) if lives], rewards[alive]
 
 
 def informative(rewards: Float64[np.ndarray, " n"]) -> bool:

@@ -57,7 +57,7 @@ Devices = tuple[torch.device, ...]
 
 CPU: Devices = (torch.device("cpu"),)
 
-SAMPLING, TRAINING, _, HEAD_START = range(4)
+SAMPLING, TRAINING, MATCHING, HEAD_START = range(4)
 """What a stream of random numbers is for."""
 SCORE_BATCH = 64
 """Images scored at a time: on one thread, batches that stay in the cache are three times as fast as 512 (32 pixels)."""
@@ -415,7 +415,6 @@ def train_trunk(
     rows = torch.cat(batches).numpy()  # only these leave the memory map
     chosen = Split(images=split.images[rows], labels=split.labels[rows])
     images, labels = (part.to(device_of(network)) for part in split_tensors(chosen))
-    ahead = head_steps(settings, recipe)
     with one_thread():
         return train_steps(
             network,
@@ -423,8 +422,8 @@ def train_trunk(
             images,
             labels,
             batches=torch.arange(len(rows)).split(len(batches[0])),
-            rate=schedule(recipe, ahead + steps * settings.trunks),
-            first_step=ahead + steps * trunk,
+            rate=whole_schedule(settings, recipe),
+            first_step=head_steps(settings, recipe) + steps * trunk,
             augment=augment,
             criterion=criterion,
             recipe=recipe,
@@ -441,12 +440,16 @@ def head_start(
     recipe: Recipe,
     settings: Online,
     seed: int,
+    after: Trunk[Any] | None = None,
 ) -> State:
     """The network after `settings.head_start` images, on one thread: where the first trunk's copies start from.
 
-    Copies that all start from noise learn the same whatever they draw, N times over.
+    Copies that all start from noise learn the same whatever they draw, N times over. `after` a recorded trunk nothing
+    is trained: the search goes on from that trunk's state.
     """
-    steps, rng = head_steps(settings, recipe), numpy_rng(seed, 0, 0, HEAD_START)
+    if after is not None:
+        return initial_state(network)
+    rng = numpy_rng(seed, 0, 0, HEAD_START)
     images, labels = split_tensors(split)
     with one_thread():
         return train_steps(
@@ -454,8 +457,8 @@ def head_start(
             initial_state(network),
             images,
             labels,
-            batches=batches_of(len(labels), recipe.batch_size, steps, rng),
-            rate=schedule(recipe, steps + steps_in(settings.images, recipe) * settings.trunks),
+            batches=batches_of(len(labels), recipe.batch_size, head_steps(settings, recipe), rng),
+            rate=whole_schedule(settings, recipe),
             first_step=0,
             augment=augment,
             criterion=criterion,
@@ -466,6 +469,11 @@ def head_start(
 
 def head_steps(settings: Online, recipe: Recipe) -> int:
     return settings.head_start // recipe.batch_size
+
+
+def whole_schedule(settings: Online, recipe: Recipe) -> Callable[[int], float]:
+    """Learning rate over the head start and all trunks."""
+    return schedule(recipe, head_steps(settings, recipe) + steps_in(settings.images, recipe) * settings.trunks)
 
 
 def score_state(network: nn.Module, state: State, split: Split, settings: Online) -> float:

@@ -28,7 +28,7 @@ from components.online import (
     sequential,
     train_trunk,
 )
-from components.training import State, base_augment, compose, cross_entropy, initial_state
+from components.training import State, base_augment, compose, cross_entropy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,9 +105,8 @@ def search_augmentation(
             recipe=recipe,
             settings=online,
             seed=seed,
-        )
-        if after is None
-        else initial_state(network_on(devices, make)),
+            after=after,
+        ),
         train=TrainCopy(
             make=make,
             split=train,

@@ -25,6 +25,7 @@ from components.gaussian import Gaussian, Sample
 from components.loss.family import SearchedLoss, decode
 from components.online import (
     CPU,
+    MATCHING,
     Devices,
     Make,
     Parallel,
@@ -51,7 +52,6 @@ from components.training import (
     compose,
     cross_entropy,
     device_of,
-    initial_state,
     load_state,
     split_tensors,
 )
@@ -59,8 +59,6 @@ from components.training import (
 LARGEST = 4.0
 """Most that matching multiplies or divides a loss by (ours): one whose gradient vanishes stays slow instead of
 being blown up on the few images that still have one, which made training from scratch diverge."""
-MATCHING = 2
-"""What a stream of random numbers is for, beside the engine's own purposes."""
 
 
 def start(settings: Loss) -> Gaussian:
@@ -94,9 +92,8 @@ class World:
                 recipe=self.recipe,
                 settings=self.settings.online,
                 seed=self.seed,
-            )
-            if after is None
-            else initial_state(network_on(self.devices, self.make)),
+                after=after,
+            ),
             train=self.train_copy,
             score=self.score_copy,
             slope=self.slope_copy,

@@ -37,7 +37,7 @@ from components.online import (
     train_trunk,
 )
 from components.params import Online, Recipe, require
-from components.training import Augment, State, base_augment, compose, cross_entropy, initial_state
+from components.training import Augment, State, base_augment, compose, cross_entropy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,9 +76,8 @@ class World:
                 recipe=self.recipe,
                 settings=self.settings,
                 seed=self.seed,
-            )
-            if after is None
-            else initial_state(network_on(self.devices, self.make)),
+                after=after,
+            ),
             train=self.train_copy,
             score=self.score_copy,
             slope=self.slope_copy,

@@ -14,7 +14,7 @@ from components.data.store import open_split, read_classes, read_statistics
 from components.gaussian import Sample
 from components.loss.family import KNOWN, SearchedLoss
 from components.loss.search import World
-from components.online import Trunk
+from components.online import Trunk, model_of
 from components.params import Params
 from components.training import State, initial_state
 from flows import files, paths
@@ -67,7 +67,7 @@ def world_of(params: Params) -> World:
 def scaled_weights(trunk: Trunk[Sample], trunks: int) -> State:
     """The weights, without momentum, after one of the `SCALED_AT` evenly spaced trunks, the last among them."""
     scaled = (trunk.index + 1) * SCALED_AT // trunks > trunk.index * SCALED_AT // trunks
-    return {name: value for name, value in trunk.state.items() if scaled and name.startswith("model.")}
+    return model_of(trunk.state) if scaled else {}
 
 
 def copy_rows(trunk: Trunk[Sample]) -> Iterator[dict[str, object]]:
