@@ -8,7 +8,8 @@ of it with its scores, the final training what is left):
     oracle                       our space cut down to the planted family and Identity: what can be won
     ohl                          the search with the presets' controller, reward and score
     shuffled                     the same, its rewards given to the wrong copies
-    paper                        own score, best of N, REINFORCE, sigmoid (Lin et al.), in the factored space
+    paper                        own score, best of N, REINFORCE, sigmoid (Lin et al.), in the factored space; unlike
+                                 the paper theta moves from half of the trunks on only, as in `ohl`: a handicap for it
     *_model                      a network trained on train alone with 38 % of C: by the search itself, by one whose
                                  controller never moves (`null`: averaging alone), without copies under the uniform
                                  policy (`uniform`)
