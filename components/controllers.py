@@ -33,6 +33,10 @@ class Distribution(Protocol[S]):
         """One sample for each of `count` copies."""
         ...
 
+    def probes(self, count: int, rng: np.random.Generator) -> tuple[S, ...]:
+        """What the reward `alignment` tries: samples that tell all of theta's coordinates apart, or `count` drawn."""
+        ...
+
     def score_gradient(self, sample: S) -> Float64[np.ndarray, " p"]:
         """d log p_theta(sample) / d theta, divided by the number of draws that the sample holds."""
         ...

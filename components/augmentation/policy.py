@@ -82,6 +82,14 @@ class FactoredPairs:
         columns = [rng.choice(len(p), size=(count, self.pairs), p=p) for p in self.marginals()]
         return committed(np.stack(columns, axis=2))
 
+    def probes(self, count: int, rng: np.random.Generator) -> tuple[Pairs, ...]:
+        """Every element alone, beside Identity in both orders."""
+        alone = [k for k, element in enumerate(self.elements) if element.operation == "Identity"]
+        params.require(
+            alone != [], "reward alignment tries every element beside Identity; add it, or use reward leave_one_out"
+        )
+        return tuple(((k, alone[0]), (alone[0], k)) for k in range(len(self.elements)))
+
     def score_gradient(self, sample: Pairs) -> Float64[np.ndarray, " p"]:
         halves = zip(self.halves(), np.split(self.features(sample), 2), strict=True)
         return np.concatenate([log_gradient(theta, shares, self.normalisation) for theta, shares in halves])
@@ -123,6 +131,11 @@ class LiteralPairs:
         p = probabilities(self.theta, self.normalisation)
         drawn = rng.choice(len(p), size=(count, self.pairs), p=p)
         return committed(np.stack(np.divmod(drawn, len(self.elements)), axis=2))
+
+    def probes(self, count: int, rng: np.random.Generator) -> tuple[Pairs, ...]:
+        """Every pair."""
+        kinds = range(len(self.elements))
+        return tuple(((i, j),) for i in kinds for j in kinds)
 
     def score_gradient(self, sample: Pairs) -> Float64[np.ndarray, " p"]:
         return log_gradient(self.theta, self.features(sample), self.normalisation)

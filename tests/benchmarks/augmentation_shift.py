@@ -30,7 +30,8 @@ from components.augmentation.operations import ELEMENTS, Element
 from components.augmentation.policy import Elements, FactoredPairs, Pairs, augment_pairs, policy_of
 from components.augmentation.search import search_augmentation
 from components.data.store import Split
-from components.online import Trunk, first_controller, learn, sequential
+from components.online import Trunk, first_controller, learn
+from components.parallel import sequential
 from components.params import Augmentation, Online
 from components.training import Augment, compose
 from tests.benchmarks.harness import Row, markdown, spread

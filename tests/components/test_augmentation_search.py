@@ -13,11 +13,11 @@ from torch import Tensor, nn
 
 from components.augmentation.operations import Element
 from components.augmentation.policy import Pairs, first_distribution, policy_of
-from components.augmentation.search import OnVal, TrainCopy, search_augmentation
+from components.augmentation.search import PairsWorld, search_augmentation
 from components.data.store import Split
-from components.online import TRAINING, State, Trunk, numpy_rng, search
+from components.online import TRAINING, Trunk, numpy_rng, search
 from components.params import Augmentation, Online, Recipe
-from components.training import initial_state
+from components.training import State, initial_state
 
 RECIPE = Recipe(batch_size=16, learning_rate=0.05)
 
@@ -114,10 +114,13 @@ def searched(
     )
 
 
-def copy_of(broadcast: str, **changes: Any) -> TrainCopy:
+def world(broadcast: str = "average", val: Split | None = None, **changes: Any) -> PairsWorld:
     chosen = settings(broadcast=broadcast, **changes)
     elements = first_distribution(chosen).elements
-    return TrainCopy(make=small, split=bars(160, 0), elements=elements, recipe=RECIPE, settings=chosen.online, seed=0)
+    val = val or bars(80, 1)
+    return PairsWorld(
+        make=small, train=bars(160, 0), val=val, elements=elements, recipe=RECIPE, settings=chosen, seed=0
+    )
 
 
 def same(first: State, second: State) -> bool:
@@ -160,7 +163,7 @@ def test_val_never_reaches_the_weights_or_samples_when_nothing_is_selected() -> 
 
 def test_copies_share_batches_when_the_best_goes_on_and_have_their_own_when_averaged() -> None:
     state, sample = initial_state(small()), ((3, 7),)
-    best, average = copy_of("best"), copy_of("average")
+    best, average = world("best").train_copy, world("average").train_copy
     assert same(best(state, sample, 0, 0), best(state, sample, 0, 1))
     assert not same(best(state, sample, 0, 0), best(state, sample, 1, 0))
     assert not same(average(state, sample, 0, 0), average(state, sample, 0, 1))
@@ -168,7 +171,7 @@ def test_copies_share_batches_when_the_best_goes_on_and_have_their_own_when_aver
 
 def test_the_learning_rate_follows_the_whole_search_not_the_trunk() -> None:
     """After its peak the rate falls towards 0, so the last trunk moves the weights less than an early one."""
-    state, train = initial_state(small()), copy_of("best", trunks=20)
+    state, train = initial_state(small()), world("best", trunks=20).train_copy
 
     def moved(trunk: int) -> float:
         after = train(state, ((0, 0),), trunk, 0)
@@ -178,11 +181,11 @@ def test_the_learning_rate_follows_the_whole_search_not_the_trunk() -> None:
 
 
 def test_the_sampled_pairs_are_what_the_copy_trains_with() -> None:
-    state, train = initial_state(small()), copy_of("best")
-    names = [str(element) for element in train.elements]
+    state, here = initial_state(small()), world("best")
+    names = [str(element) for element in here.elements]
 
     def trained_with(name: str) -> State:
-        return train(state, ((names.index(name), names.index(name)),), 0, 0)
+        return here.train_copy(state, ((names.index(name), names.index(name)),), 0, 0)
 
     assert same(trained_with("Identity"), trained_with("Invert"))  # twice inverted is as before
     assert not same(trained_with("Identity"), trained_with("Rotate 30"))
@@ -191,9 +194,9 @@ def test_the_sampled_pairs_are_what_the_copy_trains_with() -> None:
 def test_a_score_reads_only_the_images_it_is_given() -> None:
     val, state = bars(80, 1), initial_state(small())
     first = Split(images=val.images[:30], labels=val.labels[:30])
-    part = OnVal(make=small, split=val, settings=settings(score_images=30).online).score(state)
-    assert part == OnVal(make=small, split=first, settings=settings().online).score(state)
-    assert part != OnVal(make=small, split=val, settings=settings().online).score(state)
+    part = world(val=val, score_images=30).score(state)
+    assert part == world(val=first).score(state)
+    assert part != world(val=val).score(state)
 
 
 def test_a_rate_that_makes_every_copy_diverge_is_one_sentence() -> None:

@@ -1,0 +1,165 @@
+"""Rewards of the copies of a trunk, from what can be measured on val.
+
+    w_n  copy n's model        mean  the mean of the copies' models        R_n  its reward, nan for one that is lost
+
+`own` is the paper's (Lin et al., ICCV 2019); the others are ours (methods.md section 0). Of three of them the sample is
+a trunk of training; `alignment` needs a single gradient.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float64
+
+from components.averaging import mean_state
+from components.parallel import Parallel, WorkerDied
+from components.training import State
+
+Score = Callable[[State], float]
+Slope = Callable[[State], State]
+"""state -> gradient of val's mean log-likelihood by every parameter, under the state's keys `model.<name>`."""
+Pull = Callable[[State, Any, int, int], State]
+"""(state, sample or None, trunk, copy) -> where a step of training pulls the model: minus the gradient of the loss on a
+few training images, under the sample or as training is without one. The same images for all of a trunk."""
+
+
+@dataclass(frozen=True)
+class Val:
+    """What can be measured on val."""
+
+    score: Score
+    slope: Slope | None
+
+
+Vector = Float64[np.ndarray, " n"]
+Copies = Sequence[State | None]
+Faults = Mapping[int, str]
+"""copy -> why it has no reward"""
+NOT_FINITE = "its score on val is not finite"
+
+
+class Unscored(Exception):
+    """The workers that scored these copies died."""
+
+    def __init__(self, faults: Faults) -> None:
+        super().__init__(faults)
+        self.faults = faults
+
+
+def own(copies: Copies, val: Val, parallel: Parallel) -> tuple[Vector, Vector]:
+    """Each copy's own score, as in the paper."""
+    scores = scores_of(dict(enumerate(copies)), len(copies), val, parallel)
+    return scores, scores
+
+
+def leave_one_out(copies: Copies, val: Val, parallel: Parallel) -> tuple[Vector, Vector]:
+    """Minus the score of the mean of the *other* copies: the lower that is, the more the copy contributes.
+
+    A lone survivor gets its own score.
+    """
+    alive = alive_among(copies)
+    if len(alive) < 2:
+        return own(copies, val, parallel)
+    models = {n: model_of(copy) for n, copy in alive.items()}  # momentum is not scored
+    others = {n: mean_state([model for m, model in models.items() if m != n]) for n in models}
+    scores = scores_of(others, len(copies), val, parallel)
+    return -scores, scores
+
+
+def first_order(copies: Copies, val: Val, parallel: Parallel) -> tuple[Vector, Vector]:
+    """<gradient of val's log-likelihood at the mean of the copies, w_n - mean>: one backward pass for all copies."""
+    assert val.slope is not None
+    rewards = np.full(len(copies), np.nan)
+    if alive := alive_among(copies):
+        mean = mean_state(list(alive.values()))
+        gradient = val.slope(mean)
+        rewards[list(alive)] = [along(gradient, copy, mean) for copy in alive.values()]
+    return rewards, rewards
+
+
+REWARDS: dict[str, Callable[[Copies, Val, Parallel], tuple[Vector, Vector]]] = {
+    "own": own,
+    "leave_one_out": leave_one_out,
+    "first_order": first_order,
+}
+
+
+def judge(rule: str, copies: Copies, val: Val, parallel: Parallel) -> tuple[Vector, Vector, Faults]:
+    """Rewards and scores by the rule; copies that are excluded: one that spoils the others', found by its own score,
+    and one whose worker died while scoring."""
+    alive = alive_among(copies)
+    try:
+        rewards, scores = REWARDS[rule](copies, val, parallel)
+        if np.isfinite(rewards[list(alive)]).all():
+            return rewards, scores, {}
+        unsound = np.flatnonzero(~np.isfinite(own(copies, val, parallel)[0])).tolist()
+        faults = {n: NOT_FINITE for n in alive if n in unsound}
+        if not faults:  # each copy alone is sound and their means are not: no copy can be blamed
+            return np.full(len(copies), np.nan), scores, dict.fromkeys(alive, NOT_FINITE)
+    except Unscored as unscored:
+        faults = dict(unscored.faults)
+    left = [None if n in faults else copy for n, copy in enumerate(copies)]
+    rewards, scores, more = judge(rule, left, val, parallel)
+    return rewards, scores, faults | dict(more)
+
+
+def alignments(
+    state: State, samples: Sequence[Any], trunk: int, *, pull: Pull, slope: Slope, parallel: Parallel
+) -> tuple[Vector, Faults]:
+    """Of each sample the `alignment` at the state; nan, and why, where there is none."""
+    model = model_of(state)
+    plain, up = pull(model, None, trunk, 0), slope(model)
+    results = parallel(alignment, [(pull, model, sample, trunk, n, plain, up) for n, sample in enumerate(samples)])
+    faults = {n: result.reason for n, result in enumerate(results) if isinstance(result, WorkerDied)}
+    rewards = np.array([np.nan if isinstance(result, WorkerDied) else result for result in results])
+    unsound = dict.fromkeys(np.flatnonzero(~np.isfinite(rewards)).tolist(), "its gradient is not finite")
+    return rewards, unsound | faults
+
+
+def alignment(pull: Pull, state: State, sample: Any, trunk: int, copy: int, plain: State, up: State) -> float:
+    """Cosine between what the sample adds to a step of training and the way up val's log-likelihood.
+
+    To first order in the step this is the sample's contribution to val, whatever its strength, without the step that
+    training takes anyway, and with no noise but the images'. 0 for a sample that adds nothing.
+    """
+    pulled = pull(state, sample, trunk, copy)
+    added = {key: pulled[key].to(value.device).double() - value.double() for key, value in plain.items()}
+    size = norm(added) * norm(up)
+    return inner(added, up) / size if size != 0 else 0.0
+
+
+def alive_among(copies: Copies) -> dict[int, State]:
+    return {n: copy for n, copy in enumerate(copies) if copy is not None}
+
+
+def scores_of(states: Mapping[int, State | None], count: int, val: Val, parallel: Parallel) -> Vector:
+    """Of `count` copies, the scores of those that have a state. Raises `Unscored`."""
+    present = {n: state for n, state in states.items() if state is not None}
+    results = dict(zip(present, parallel(val.score, [(state,) for state in present.values()]), strict=True))
+    if dead := {n: result.reason for n, result in results.items() if isinstance(result, WorkerDied)}:
+        raise Unscored(dead)
+    scores = np.full(count, np.nan)
+    scores[list(results)] = list(results.values())
+    return np.where(np.isfinite(scores), scores, np.nan)
+
+
+def model_of(state: State) -> State:
+    """Parameters and buffers alone."""
+    return {key: value for key, value in state.items() if key.startswith("model.")}
+
+
+def along(gradient: State, state: State, origin: State) -> float:
+    """Inner product of the gradient with the step from the origin to the state."""
+    return inner(gradient, {key: state[key].double() - origin[key].double() for key in gradient})
+
+
+def inner(one: State, other: State) -> float:
+    """Inner product, over the keys of the first."""
+    return sum(float((value.double() * other[key].double()).sum()) for key, value in one.items())
+
+
+def norm(one: State) -> float:
+    return math.sqrt(inner(one, one))
