@@ -5,8 +5,9 @@
     s_n      what copy n drew from p_theta             x_n  features of s_n (p): what a linear model sees of it
     beta     effect of each feature on the reward (p)
 
-One interface, three rules: `Reinforce` is the paper's (Lin et al., ICCV 2019, eq. 5 and 6), `Bandit` reads all rewards
-so far with one linear model (ours), `Null` never moves: the control of every claim.
+One interface, four rules: `Reinforce` is the paper's (Lin et al., ICCV 2019, eq. 5 and 6), `Bandit` reads all rewards
+so far with one linear model (ours), `Matching` the gradients behind the reward `alignment` (ours), `Null` never moves:
+the control of every claim.
 """
 
 from collections.abc import Sequence
@@ -20,6 +21,10 @@ S = TypeVar("S")
 
 BETAS = (0.5, 0.999)
 EPSILON = 1e-8
+RIDGE = 0.3
+"""Penalty of `Matching` (ours), where a lone direction has 1: 0.1 is as good, without it few samples take all."""
+SWEEPS = 1000
+"""At most, of `nonnegative`."""
 
 
 @runtime_checkable
@@ -51,6 +56,11 @@ class Distribution(Protocol[S]):
 
     def at(self, theta: Float64[np.ndarray, " p"]) -> "Distribution[S]": ...
 
+    def toward(self, shares: Float64[np.ndarray, " n"], rate: float) -> "Distribution[S]":
+        """A share `rate` of the way to where each of the `probes` makes up its share of the training; what they leave
+        of 1 is trained without what is searched."""
+        ...
+
 
 @dataclass(frozen=True, kw_only=True)
 class Null:
@@ -59,7 +69,11 @@ class Null:
     rate: float = 0.0
 
     def update(
-        self, distribution: Distribution[S], samples: Sequence[S], rewards: Float64[np.ndarray, " n"]
+        self,
+        distribution: Distribution[S],
+        samples: Sequence[S],
+        rewards: Float64[np.ndarray, " n"],
+        gram: Float64[np.ndarray, "m m"] | None = None,
     ) -> tuple["Null", Distribution[S]]:
         return self, distribution
 
@@ -74,7 +88,11 @@ class Reinforce:
     second: Float64[np.ndarray, " p"] | float = 0.0
 
     def update(
-        self, distribution: Distribution[S], samples: Sequence[S], rewards: Float64[np.ndarray, " n"]
+        self,
+        distribution: Distribution[S],
+        samples: Sequence[S],
+        rewards: Float64[np.ndarray, " n"],
+        gram: Float64[np.ndarray, "m m"] | None = None,
     ) -> tuple["Reinforce", Distribution[S]]:
         drawn, got = survivors(samples, rewards)
         if not informative(got):
@@ -106,7 +124,11 @@ class Bandit:
     """Sum of x R."""
 
     def update(
-        self, distribution: Distribution[S], samples: Sequence[S], rewards: Float64[np.ndarray, " n"]
+        self,
+        distribution: Distribution[S],
+        samples: Sequence[S],
+        rewards: Float64[np.ndarray, " n"],
+        gram: Float64[np.ndarray, "m m"] | None = None,
     ) -> tuple["Bandit", Distribution[S]]:
         drawn, got = survivors(samples, rewards)
         if not informative(got):
@@ -130,11 +152,87 @@ class Bandit:
         return z
 
 
-Controller = Null | Reinforce | Bandit
-CONTROLLERS: dict[str, type[Null] | type[Reinforce] | type[Bandit]] = {
+@dataclass(frozen=True, kw_only=True)
+class Matching:
+    """The mixture of samples whose gradients together answer what val asks for; a share `rate` of the way to it.
+
+        u_n  direction of what sample n adds to the pull      v  direction of what val asks for (components.rewards)
+        w_n  its weight in the mixture, none below 0
+
+        w = argmin |sum_n w_n u_n - v|^2 + RIDGE |w|^2, inner products averaged over the trunks so far
+
+    Rewards alone, the cosines <u_n, v>, give one strong direction to many alike samples; here samples that answer the
+    same share its weight, and what they leave open goes to others (GRAD-MATCH, Killamsetty et al., ICML 2021, does so
+    with training images). How much of training the mixture should make up comes from the lengths, before they were
+    divided out. Needs the reward `alignment` and the same samples in every trunk.
+    """
+
+    rate: float
+    start: Float64[np.ndarray, " p"] | None = None
+    trunks: int = 0
+    overlaps: Float64[np.ndarray, "n n"] | float = 0.0
+    """Sum of <u_n, u_m>; of a sample that was lost in a trunk, 0 there."""
+    rewards: Float64[np.ndarray, " n"] | float = 0.0
+    """Sum of <u_n, v>."""
+    ratios: Float64[np.ndarray, " n"] | float = 0.0
+    """Sum of log(|asked| / |added_n|), 0 for a sample that adds nothing."""
+
+    def update(
+        self,
+        distribution: Distribution[S],
+        samples: Sequence[S],
+        rewards: Float64[np.ndarray, " n"],
+        gram: Float64[np.ndarray, "m m"] | None = None,
+    ) -> tuple["Matching", Distribution[S]]:
+        assert gram is not None, "params let `matching` through with `alignment` only"
+        sizes = np.sqrt(np.diag(gram))
+        adds = np.isfinite(rewards) & (sizes[:-1] > 0)
+        if not informative(rewards[adds]):
+            return self, distribution
+        sound = np.where(adds, sizes[:-1], 1.0)
+        overlaps = np.where(np.outer(adds, adds), gram[:-1, :-1] / np.outer(sound, sound), 0.0)
+        start = distribution.theta if self.start is None else self.start
+        learned = replace(
+            self,
+            start=start,
+            trunks=self.trunks + 1,
+            overlaps=self.overlaps + overlaps,
+            rewards=self.rewards + np.where(adds, rewards, 0.0),
+            ratios=self.ratios + np.where(adds, np.log(sizes[-1] / sound), 0.0),
+        )
+        return learned, distribution.at(start).toward(learned.weights(), self.rate)
+
+    def weights(self) -> Float64[np.ndarray, " n"]:
+        """Share of a training step that each sample should make up."""
+        overlaps, rewards, ratios = (
+            np.asarray(each) / self.trunks for each in (self.overlaps, self.rewards, self.ratios)
+        )
+        directions = nonnegative(overlaps, rewards)
+        shares: Float64[np.ndarray, " n"] = directions / max(directions.sum(), EPSILON)
+        shares *= directions @ np.exp(ratios)
+        return shares
+
+
+def nonnegative(overlaps: Float64[np.ndarray, "n n"], targets: Float64[np.ndarray, " n"]) -> Float64[np.ndarray, " n"]:
+    """argmin over w >= 0 of w' overlaps w - 2 targets w + RIDGE |w|^2, one coordinate after the other until none moves
+    (scipy's nnls does the same; a GPU machine has no scipy)."""
+    w = np.zeros(len(targets))
+    for _ in range(SWEEPS):
+        before = w.copy()
+        for n in range(len(w)):
+            rest = targets[n] - overlaps[n] @ w + overlaps[n, n] * w[n]
+            w[n] = max(0.0, rest / (overlaps[n, n] + RIDGE))
+        if np.abs(w - before).max() < 1e-12:
+            break
+    return w
+
+
+Controller = Null | Reinforce | Bandit | Matching
+CONTROLLERS: dict[str, type[Null] | type[Reinforce] | type[Bandit] | type[Matching]] = {
     "null": Null,
     "reinforce": Reinforce,
     "bandit": Bandit,
+    "matching": Matching,
 }
 
 

@@ -25,7 +25,7 @@ from components.averaging import broadcast
 from components.controllers import CONTROLLERS, Controller, Distribution
 from components.parallel import Parallel, WorkerDied, sequential
 from components.params import Online
-from components.rewards import Pull, Score, Slope, Val, alignments, judge
+from components.rewards import Gram, Pull, Score, Slope, Val, alignments, judge
 from components.training import Diverged, State
 
 S = TypeVar("S")
@@ -59,6 +59,8 @@ class Trunk(Generic[S]):
     """That model."""
     controller: Controller = field(repr=False, compare=False)
     """After the update, with what it remembers: with theta and the state all that the next trunk needs."""
+    gram: Gram | None = field(default=None, repr=False, compare=False)
+    """`alignment`: what the rewards are cosines of."""
 
 
 def search(
@@ -92,7 +94,9 @@ def search(
     for index in range(0 if after is None else after.index + 1, settings.trunks):
         played = play(distribution, state, index, settings=settings, seed=seed, parallel=parallel)
         samples, rewards, state = played.samples, played.rewards, played.state
-        controller, distribution = learn(controller, distribution, samples, rewards, index=index, settings=settings)
+        controller, distribution = learn(
+            controller, distribution, samples, rewards, played.gram, index=index, settings=settings
+        )
         yield Trunk(
             index=index,
             samples=samples,
@@ -104,6 +108,7 @@ def search(
             score=score(state),
             state=state,
             controller=controller,
+            gram=played.gram,
         )
 
 
@@ -112,6 +117,7 @@ def learn(
     distribution: Distribution[S],
     samples: Sequence[S],
     rewards: Float64[np.ndarray, " n"],
+    gram: Gram | None = None,
     *,
     index: int,
     settings: Online,
@@ -119,7 +125,7 @@ def learn(
     """What a trunk's rewards teach: nothing after `learn_until`; in warm-up the controller alone learns."""
     if index >= settings.learn_until * settings.trunks:
         return controller, distribution
-    controller, moved = controller.update(distribution, samples, rewards)
+    controller, moved = controller.update(distribution, samples, rewards, gram)
     return controller, moved if index >= settings.warmup_trunks else distribution
 
 
@@ -140,6 +146,7 @@ class Round(Generic[S]):
     scores: Float64[np.ndarray, " n"]
     faults: tuple[str, ...]
     state: State
+    gram: Gram | None = None
 
 
 def round_of(
@@ -199,10 +206,10 @@ def aligned(
     trained, fault = outcome(parallel(attempt, [(train, state, None, index, 0)])[0])
     if trained is None:
         raise extinction(index, len(samples), [fault])
-    rewards, unsound = alignments(trained, samples, index, pull=pull, slope=slope, parallel=parallel)
+    rewards, gram, unsound = alignments(trained, samples, index, pull=pull, slope=slope, parallel=parallel)
     faults = tuple(unsound.get(n, "") for n in range(len(samples)))
     refuse_extinction(index, rewards, faults)
-    return Round(samples=samples, rewards=rewards, scores=rewards, faults=faults, state=trained)
+    return Round(samples=samples, rewards=rewards, scores=rewards, faults=faults, state=trained, gram=gram)
 
 
 # --- copies: training and loss of a trunk

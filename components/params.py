@@ -145,11 +145,13 @@ class Online:
     head_start: int = 0
     """Training images of one network, without what is searched, before the first trunk (ours): from noise, all copies
     learn the same whatever they draw."""
-    controller: Literal["reinforce", "bandit", "null"] = "reinforce"
-    """The paper's, one linear model over all rewards (ours), or never moved: the control of every claim."""
+    controller: Literal["reinforce", "bandit", "matching", "null"] = "reinforce"
+    """The paper's, one linear model over all rewards (ours), the mixture whose gradients match val's (ours), or never
+    moved: the control of every claim."""
     controller_lr: float = 0.2
     """`reinforce`: Adam step of the distribution's parameters (paper: 0.05; 0.2 and more learn at small scale).
-    `bandit`: shift of a parameter for each standard deviation by which its effect differs from 0."""
+    `bandit`: shift of a parameter for each standard deviation by which its effect differs from 0. `matching`: share of
+    the way from the start to the match, 1 for all of it."""
     broadcast: Literal["best", "average", "weighted"] = "average"
     """What the next trunk starts from: the best copy (paper), the copies' mean, or their reward-weighted mean."""
     reward: Literal["own", "leave_one_out", "first_order", "alignment"] = "leave_one_out"
@@ -171,6 +173,11 @@ class Online:
         require(self.trunks >= 1, f"trunks is {self.trunks}; use at least 1")
         require(self.copies >= 2, f"copies is {self.copies}; a reward needs at least 2 copies to compare")
         require(self.images >= 1, f"images is {self.images}; use at least 1")
+        require(
+            self.controller != "matching" or (self.reward == "alignment" and self.controller_lr <= 1),
+            f"controller is matching with reward {self.reward} and controller_lr {self.controller_lr}: matching reads "
+            f"gradients and moves a share of the way; use reward alignment and a controller_lr of at most 1",
+        )
         require(self.probe_images >= 1, f"probe_images is {self.probe_images}; use at least 1")
         require(self.head_start >= 0, f"head_start is {self.head_start}; use 0 or more images")
         require(self.controller_lr >= 0, f"controller_lr is {self.controller_lr}; use 0 or more")

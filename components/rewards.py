@@ -6,13 +6,13 @@
 a trunk of training; `alignment` needs a single gradient.
 """
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float64
+import torch
+from jaxtyping import Float32, Float64
 
 from components.averaging import mean_state
 from components.parallel import Parallel, WorkerDied
@@ -36,6 +36,8 @@ class Val:
 
 Vector = Float64[np.ndarray, " n"]
 Copies = Sequence[State | None]
+Gram = Float64[np.ndarray, "m m"]
+"""Inner products of what n samples add to the pull and, last, of what val asks for (m = n + 1)."""
 Faults = Mapping[int, str]
 """copy -> why it has no reward"""
 NOT_FINITE = "its score on val is not finite"
@@ -108,27 +110,39 @@ def judge(rule: str, copies: Copies, val: Val, parallel: Parallel) -> tuple[Vect
 
 def alignments(
     state: State, samples: Sequence[Any], trunk: int, *, pull: Pull, slope: Slope, parallel: Parallel
-) -> tuple[Vector, Faults]:
-    """Of each sample the `alignment` at the state; nan, and why, where there is none."""
-    model = model_of(state)
-    plain, up = pull(model, None, trunk, 0), slope(model)
-    results = parallel(alignment, [(pull, model, sample, trunk, n, plain, up) for n, sample in enumerate(samples)])
-    faults = {n: result.reason for n, result in enumerate(results) if isinstance(result, WorkerDied)}
-    rewards = np.array([np.nan if isinstance(result, WorkerDied) else result for result in results])
-    unsound = dict.fromkeys(np.flatnonzero(~np.isfinite(rewards)).tolist(), "its gradient is not finite")
-    return rewards, unsound | faults
+) -> tuple[Vector, Gram, Faults]:
+    """Of each sample the cosine between what it adds to the pull at the state and what val asks for; 0 if it adds
+    nothing, nan, and why, where there is none. And the `Gram` of both.
 
-
-def alignment(pull: Pull, state: State, sample: Any, trunk: int, copy: int, plain: State, up: State) -> float:
-    """Cosine between what the sample adds to a step of training and the way up val's log-likelihood.
+        added_n = pull under s_n - plain pull        asked = slope of val's log-likelihood - plain pull
 
     To first order in the step this is the sample's contribution to val, whatever its strength, without the step that
-    training takes anyway, and with no noise but the images'. 0 for a sample that adds nothing.
+    training takes anyway and with no noise but the images'. Unlike GRAD-MATCH (Killamsetty et al., ICML 2021), which
+    weighs training images by how their gradients answer val's, this weighs ways to train on all of them.
     """
-    pulled = pull(state, sample, trunk, copy)
-    added = {key: pulled[key].to(value.device).double() - value.double() for key, value in plain.items()}
-    size = norm(added) * norm(up)
-    return inner(added, up) / size if size != 0 else 0.0
+    model = model_of(state)
+    plain, up = pull(model, None, trunk, 0), slope(model)
+    results = parallel(difference, [(pull, model, sample, trunk, n, plain) for n, sample in enumerate(samples)])
+    faults = {n: result.reason for n, result in enumerate(results) if isinstance(result, WorkerDied)}
+    asked = flat(up) - flat(plain)
+    rows = np.stack([np.full_like(asked, np.nan) if isinstance(row, WorkerDied) else row for row in results] + [asked])
+    gram: Gram = rows.astype(np.float64) @ rows.astype(np.float64).T
+    sizes = np.sqrt(np.diag(gram))
+    within = np.where(sizes > 0, gram[-1] / np.where(sizes > 0, sizes * sizes[-1], 1.0), sizes)  # nan stays
+    rewards = within[:-1]
+    unsound = dict.fromkeys(np.flatnonzero(~np.isfinite(rewards)).tolist(), "its gradient is not finite")
+    return rewards, gram, unsound | faults
+
+
+def difference(pull: Pull, state: State, sample: Any, trunk: int, copy: int, plain: State) -> Float32[np.ndarray, " p"]:
+    """What the sample adds to the pull."""
+    return flat(pull(state, sample, trunk, copy)) - flat(plain)
+
+
+def flat(one: State) -> Float32[np.ndarray, " p"]:
+    """All values in a row."""
+    values: Float32[np.ndarray, " p"] = torch.cat([value.flatten().cpu() for value in one.values()]).float().numpy()
+    return values
 
 
 def alive_among(copies: Copies) -> dict[int, State]:
@@ -153,13 +167,6 @@ def model_of(state: State) -> State:
 
 def along(gradient: State, state: State, origin: State) -> float:
     """Inner product of the gradient with the step from the origin to the state."""
-    return inner(gradient, {key: state[key].double() - origin[key].double() for key in gradient})
-
-
-def inner(one: State, other: State) -> float:
-    """Inner product, over the keys of the first."""
-    return sum(float((value.double() * other[key].double()).sum()) for key, value in one.items())
-
-
-def norm(one: State) -> float:
-    return math.sqrt(inner(one, one))
+    return sum(
+        float((value.double() * (state[key].double() - origin[key].double())).sum()) for key, value in gradient.items()
+    )

@@ -54,6 +54,9 @@ class Choice:
     def at(self, theta: Float64[np.ndarray, " p"]) -> "Choice":
         return replace(self, theta=theta)
 
+    def toward(self, shares: Float64[np.ndarray, " n"], rate: float) -> "Choice":
+        return self.at(np.log((1 - rate) * self.shares() + rate * shares / shares.sum() + 1e-9))
+
 
 @dataclass(frozen=True)
 class Climb:
@@ -420,7 +423,7 @@ def test_a_sample_that_adds_nothing_has_alignment_zero() -> None:
         return {"model.w": torch.full((2,), float(sample == PLANTED), dtype=torch.float64)}
 
     up = {"model.w": torch.tensor([1.0, 0.0], dtype=torch.float64)}
-    rewards, faults = alignments(
+    rewards, _, faults = alignments(
         {"model.w": torch.zeros(2)}, range(KINDS), 0, pull=flat, slope=lambda state: up, parallel=sequential
     )
     assert rewards == pytest.approx([math.sqrt(0.5) if kind == PLANTED else 0.0 for kind in range(KINDS)])
@@ -433,7 +436,7 @@ def test_a_gradient_that_is_not_finite_costs_the_sample_its_trunk_and_no_other()
         return {"model.w": pulled["model.w"] * math.nan} if sample == 3 else pulled
 
     up = {"model.w": torch.tensor([1.0, 0.0], dtype=torch.float64)}
-    rewards, faults = alignments(
+    rewards, _, faults = alignments(
         {"model.w": torch.zeros(2)}, range(KINDS), 0, pull=broken, slope=lambda state: up, parallel=sequential
     )
     assert faults == {3: "its gradient is not finite"}
