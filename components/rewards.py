@@ -136,7 +136,8 @@ def alignments(
 
 def difference(pull: Pull, state: State, sample: Any, trunk: int, copy: int, plain: State) -> Float32[np.ndarray, " p"]:
     """What the sample adds to the pull."""
-    return flat(pull(state, sample, trunk, copy)) - flat(plain)
+    added: Float32[np.ndarray, " p"] = flat(pull(state, sample, trunk, copy)) - flat(plain)
+    return added
 
 
 def flat(one: State) -> Float32[np.ndarray, " p"]:
