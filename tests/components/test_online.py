@@ -445,6 +445,6 @@ def test_a_gradient_that_is_not_finite_costs_the_sample_its_trunk_and_no_other()
 
 @pytest.mark.parametrize("reward", ["first_order", "alignment"])
 def test_a_reward_by_gradients_without_them_is_refused(reward: Any) -> None:
-    chosen = settings(trunks=4, reward=reward)
+    chosen = settings(trunks=4, reward=reward, controller="bandit")
     with pytest.raises(ValueError, match=f"reward {reward} needs the slope"):
         next(iter(search(Choice(theta=np.zeros(KINDS)), start(), train=rising, score=height, settings=chosen, seed=0)))
