@@ -21,6 +21,9 @@ S = TypeVar("S")
 
 BETAS = (0.5, 0.999)
 EPSILON = 1e-8
+NOTHING = 1e-4
+"""Length, as a share of what val asks for, up to which a sample adds nothing (ours): rounding is 1e-7, the mildest
+operation 1e-3."""
 RIDGE = 0.3
 """Penalty of `Matching` (ours), where a lone direction has 1: 0.1 is as good, without it few samples take all."""
 SWEEPS = 1000
@@ -159,12 +162,13 @@ class Matching:
         u_n  direction of what sample n adds to the pull      v  direction of what val asks for (components.rewards)
         w_n  its weight, none below 0                         p  w, summing to 1: the mixture
 
-        w = argmin |sum_n w_n u_n - v|^2 + RIDGE |w|^2        dose = argmin |dose sum_n p_n added_n - asked|^2
+        w = argmin |sum_n w_n u_n - v|^2 + RIDGE |w|^2        dose = |asked| / |sum_n p_n added_n|
 
     Rewards alone, the cosines <u_n, v>, give one strong direction to many alike samples; here samples that answer the
     same share its weight, and what they leave open goes to others (GRAD-MATCH, Killamsetty et al., ICML 2021, does so
     with training images). Mixed by direction, not by length: added gradients differ a thousandfold in length, and the
-    shortest are the mildest operations. The dose, by length, says how much of training the mixture should make up.
+    shortest are the mildest operations. The dose, by length, says how much of training the mixture should make up (the best
+    fit of the length, shorter by the cosine, is too little on strong shifts).
     Inner products are means over the trunks; a sample that adds nothing, or was lost, does not count in that trunk.
     Needs the reward `alignment` and the same samples in every trunk.
     """
@@ -186,10 +190,11 @@ class Matching:
         gram: Float64[np.ndarray, "m m"] | None = None,
     ) -> tuple["Matching", Distribution[S]]:
         assert gram is not None, "params let `matching` through with `alignment` only"
-        adds = np.append(np.nan_to_num(rewards) != 0, True)
-        if adds.sum() < 3:
+        sizes = np.sqrt(np.diag(gram))
+        adds = np.append(np.isfinite(rewards) & (sizes[:-1] > NOTHING * sizes[-1]), True)
+        if not adds[:-1].any():
             return self, distribution
-        sizes = np.where(adds, np.sqrt(np.diag(gram)), 1.0)
+        sizes = np.where(adds, sizes, 1.0)
         units = gram / np.outer(sizes, sizes)
         units[-1, :-1] = units[:-1, -1] = rewards
         counted = np.outer(adds, adds)
@@ -210,8 +215,7 @@ class Matching:
         directions, lengths = np.asarray(self.directions) / counts, np.asarray(self.lengths) / counts
         w = nonnegative(directions[:-1, :-1], directions[-1, :-1])
         mixture: Float64[np.ndarray, " n"] = w / max(w.sum(), EPSILON)
-        answered, length = mixture @ lengths[-1, :-1], mixture @ lengths[:-1, :-1] @ mixture
-        mixture *= max(0.0, answered / max(length, EPSILON))
+        mixture /= max(np.sqrt(mixture @ lengths[:-1, :-1] @ mixture), EPSILON)
         return mixture
 
 

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float64
 
 from components.averaging import mean_state
+from components.controllers import NOTHING
 from components.parallel import Parallel, WorkerDied
 from components.training import Diverged, State
 
@@ -40,9 +41,6 @@ Gram = Float64[np.ndarray, "m m"]
 """Inner products of what n samples add to the pull and, last, of what val asks for (m = n + 1)."""
 Faults = Mapping[int, str]
 """copy -> why it has no reward"""
-NOTHING = 1e-4
-"""Length, as a share of what val asks for, up to which a sample adds nothing (ours): rounding is 1e-7, the mildest
-operation 1e-3."""
 NOT_FINITE = "its score on val is not finite"
 
 
