@@ -167,8 +167,9 @@ class Matching:
     Rewards alone, the cosines <u_n, v>, give one strong direction to many alike samples; here samples that answer the
     same share its weight, and what they leave open goes to others (GRAD-MATCH, Killamsetty et al., ICML 2021, does so
     with training images). Mixed by direction, not by length: added gradients differ a thousandfold in length, and the
-    shortest are the mildest operations. The dose, by length, says how much of training the mixture should make up (the best
-    fit of the length, shorter by the cosine, is too little on strong shifts).
+    shortest are the mildest operations. The dose, by length, says how much of training the mixture should make up (its
+    least-squares fit, shorter by the cosine, is too little where the shift is strong).
+
     Inner products are means over the trunks; a sample that adds nothing, or was lost, does not count in that trunk.
     Needs the reward `alignment` and the same samples in every trunk.
     """
