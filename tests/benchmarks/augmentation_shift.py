@@ -49,8 +49,8 @@ from components.training import Augment, compose
 from tests.benchmarks.harness import Row, markdown, spread
 from tests.benchmarks.shift import COPIES, HARM, World, accuracy_of, make_of, train_network, world_of
 
-SEEDS = (11, 12, 13, 14, 15)  # the settings were chosen on seeds 1, 2 and 3
-FEWER = (11, 12, 13)
+SEEDS = (21, 22, 23, 24, 25)  # the settings were chosen on seeds 1, 2, 3, 11 and 12
+FEWER = (21, 22, 23)
 DATA_TASKS = {
     "digits": (SEEDS, ("rotated", "translated", "translated, sheared", "inverted", "none", "none, harm")),
     "cifar10": (FEWER, ("inverted", "inverted, rotated", "none")),
@@ -237,8 +237,8 @@ def mass(distribution: FactoredPairs, rows: list[int]) -> float:
 
 
 def rank(trunks: Sequence[Trunk[Pairs]], rows: list[int]) -> float | None:
-    """Share of the other elements whose mean reward over the trunks is lower than that of these, on average; none where elements are not
-    tried one by one."""
+    """Share of the other elements whose mean reward over the trunks is lower than that of these, on average; none where
+    elements are not tried one by one."""
     if trunks[0].gram is None:
         return None
     means = np.nanmean([trunk.rewards for trunk in trunks], axis=0)
