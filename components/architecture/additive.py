@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from components.architecture.budget import BINS, Budget
+from components.architecture.budget import BINS, Budget, Limit
 from components.architecture.search import Scored
 from components.architecture.space import Architecture, Space, candidates
 
@@ -93,28 +93,56 @@ def ridge(
     return basis @ (moments / (values + penalty)), variance * inverse
 
 
-def best_ends(budget: Budget, model: Additive) -> list[list[str]]:
-    """[layer][s]: the block of that layer with which the best end within s bins begins (costs are rounded up)."""
-    value_of_rest = np.zeros(BINS + 1)
-    ends: list[list[str]] = []
-    for layer in reversed(range(len(budget.extras))):
-        blocks = list(budget.extras[layer])
-        values = np.full((len(blocks), BINS + 1), -np.inf)
-        for index, block in enumerate(blocks):
-            bins = int(np.ceil(budget.extras[layer][block] / budget.unit))
-            effect = model.effects[model.columns[layer, block]]
-            if bins <= BINS:
-                values[index, bins:] = effect + value_of_rest[: BINS + 1 - bins]
-        ends.append([blocks[index] for index in values.argmax(axis=0)])
-        value_of_rest = values.max(axis=0)
-    return ends[::-1]
+@dataclass(frozen=True, kw_only=True)
+class Ends:
+    """What the model expects of the best ends."""
+
+    effects: list[dict[str, float]]
+    """[layer]: of each block."""
+    values: list[Float[np.ndarray, "limits bins"]]
+    """[layer][k, s]: of the best end from that layer on that takes at most s bins of limit k (rounded up)."""
 
 
-def finish(prefix: Architecture, budget: Budget, ends: Sequence[Sequence[str]]) -> Architecture:
-    """The prefix with the best end that fits."""
-    architecture, spare = prefix, budget.spare(prefix)
-    for layer in range(len(prefix), len(ends)):
-        block = ends[layer][min(BINS, int(spare / budget.unit))]
-        architecture = (*architecture, block)
-        spare -= budget.extras[layer][block]
+def best_ends(budget: Budget, model: Additive) -> Ends:
+    """An exact knapsack for each limit by itself, up to the rounding of costs to bins."""
+    layers = range(len(budget.extras))
+    effects = [{b: float(model.effects[model.columns[layer, b]]) for b in budget.extras[layer]} for layer in layers]
+    values = [np.zeros((len(budget.limits), BINS + 1))]
+    for layer in reversed(layers):
+        best = np.full((len(budget.limits), BINS + 1), -np.inf)
+        for k, limit in enumerate(budget.limits):
+            for block, extra in limit.extras[layer].items():
+                bins = bins_of(extra, limit)
+                if bins <= BINS:
+                    value = effects[layer][block] + values[0][k, : BINS + 1 - bins]
+                    best[k, bins:] = np.maximum(best[k, bins:], value)
+        values.insert(0, best)
+    return Ends(effects=effects, values=values)
+
+
+def bins_of(extra: float, limit: Limit) -> int:
+    return int(np.ceil(extra / limit.bin))
+
+
+def finish(prefix: Architecture, budget: Budget, ends: Ends) -> Architecture:
+    """The prefix, which has a completion within the limits, with the best end that fits.
+
+    Under several limits block by block: of those that leave an end within all limits, the one behind which the limit
+    that promises least promises most.
+    """
+    architecture, left = prefix, budget.left(prefix)
+    for layer in range(len(prefix), len(budget.extras)):
+        after = {block: budget.after(left, layer, block) for block in budget.extras[layer]}
+        fitting = [block for block in after if budget.fits(layer + 1, after[block])]
+        block = max(fitting, key=lambda block: promise(block, layer, left, budget, ends))
+        architecture, left = (*architecture, block), after[block]
     return architecture
+
+
+def promise(block: str, layer: int, left: Float[np.ndarray, " limits"], budget: Budget, ends: Ends) -> float:
+    """The least, over the limits, that is expected of the best end that begins with the block."""
+    promises = []
+    for k, limit in enumerate(budget.limits):
+        bins = limit.bins(float(left[k])) - bins_of(limit.extras[layer][block], limit)
+        promises.append(ends.values[layer + 1][k, bins] if bins >= 0 else -np.inf)
+    return ends.effects[layer][block] + float(min(promises))
