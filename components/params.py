@@ -310,12 +310,18 @@ class Recipe:
 class Train:
     """The final training of the searched network and of the baseline, on train and val together."""
 
+    variants: tuple[str, ...] = ("searched", "baseline")
+    """What is trained: `searched`, `baseline` and, of further budgets in `architecture.latency_ms`, those named here
+    (`budget_2` is the second's)."""
     epochs: int
     ema: float = 0.0
     """Decay a step of the exponential moving average of the weights that ships; 0: the last weights ship."""
     recipe: Recipe
 
     def __post_init__(self) -> None:
+        for name in ("searched", "baseline"):
+            require(name in self.variants, f"train.variants lacks {name}, which `evaluate` compares; add it")
+        require(len(set(self.variants)) == len(self.variants), "train.variants names a variant twice; name each once")
         require(self.epochs >= 1, f"train.epochs is {self.epochs}; use at least 1")
         require(0 <= self.ema < 1, f"train.ema is {self.ema}; use 0 (off) to below 1")
 
@@ -388,3 +394,11 @@ class Params:
     def __post_init__(self) -> None:
         require(self.seed >= 0, f"seed is {self.seed}; use 0 or more")
         require(self.threads >= 1, f"threads is {self.threads}; use at least 1")
+        budgets = len(self.architecture.budgets)
+        known = ("searched", "baseline", *(f"budget_{number}" for number in range(2, budgets + 1)))
+        for name in self.train.variants:
+            require(
+                name in known,
+                f"train.variants names {name!r}; with {budgets} budgets in architecture.latency_ms, known are "
+                f"{', '.join(known)}",
+            )

@@ -36,7 +36,7 @@ from components.architecture.search import (
     Scored,
     World,
     best_first,
-    evaluate,
+    evaluate_all,
     judged,
     mean_and_error,
 )
@@ -57,11 +57,19 @@ def pc_nas(space: Space, world: World, settings: params.Architecture, seed: int)
         dropped += [Candidate(architecture=c, dropped=budget.excess(c)) for c in fresh if not completions[c]]
         alive = [c for c in fresh if completions[c]]
         assert alive, "a network within the limit has a beginning within the limit"
-        scored = {c: [evaluate(world, a, stage) for a in completions[c]] for c in alive}
+        scored = score_completions(world, {c: completions[c] for c in alive}, stage)
         scores += tuple(one for c in alive for one in scored[c])
         kept, outdone = best_first(POTENTIALS[settings.potential](space, budget, scored, scores), settings.pool)
         pool = tuple(c.architecture for c in kept)
         yield PoolUpdate(stage=stage, pool=kept, dropped=(*outdone, *dropped), scores=scores)
+
+
+def score_completions(
+    world: World, completions: Mapping[Architecture, Sequence[Architecture]], stage: int
+) -> dict[Architecture, list[Scored]]:
+    """All of a stage at once, by candidate."""
+    ones = iter(evaluate_all(world, [a for these in completions.values() for a in these], stage))
+    return {c: [next(ones) for _ in these] for c, these in completions.items()}
 
 
 def extend(space: Space, pool: Pool) -> tuple[list[Architecture], list[Candidate]]:

@@ -93,7 +93,7 @@ def test_a_score_uses_statistics_of_that_sub_network_alone(
             module.reset_running_stats()
     network.train()
     with torch.no_grad():
-        for chunk in trained.recalibration_images():
+        for chunk in chunks(trained.recalibration_images()):
             network(chunk)
     shown = trained.val_slice(stage)
     expected = accuracy(predict(network, trained.val_images[shown]), trained.val_labels[shown])
@@ -102,11 +102,11 @@ def test_a_score_uses_statistics_of_that_sub_network_alone(
 
 
 def test_statistics_are_taken_over_the_augmented_slice_in_large_chunks(trained: SharedWeights) -> None:
-    parts = trained.recalibration_images()
+    parts = chunks(trained.recalibration_images())
     assert [len(part) for part in parts] == [128, 128]  # of 300 asked for, 256 images are trained on
     assert [len(part) for part in chunks(digits(0, 300)[0])] == [150, 150]
     assert not torch.equal(torch.cat(parts).sort(0).values, trained.train_images.sort(0).values)
-    assert all(torch.equal(*pair) for pair in zip(parts, trained.recalibration_images(), strict=True))
+    assert all(torch.equal(*pair) for pair in zip(parts, chunks(trained.recalibration_images()), strict=True))
 
 
 def test_the_last_stage_scores_on_all_of_val_and_earlier_ones_on_a_slice_of_their_own(trained: SharedWeights) -> None:
