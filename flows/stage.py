@@ -90,8 +90,8 @@ def fail(code: int, sentence: str) -> int:
 def run_stage(word: str, variant: str | None) -> None:
     """Run a stage under an MLflow run of its own."""
     params = load_params()
-    variants = params.train.variants if word == "train" else (None,)
-    require(variant in variants, f"{word} has no variant {variant}; use {' or '.join(map(str, variants))}")
+    known = params.train.variants if word == "train" else (None,)
+    require(variant in known, f"{variant or 'none'} is no variant of it; use {', '.join(v or 'none' for v in known)}")
     name = f"{word}@{variant}" if variant else word
     before = versions.stage_inputs(name)
     run = StageRun(name, parent_run_id=os.environ.get(PARENT_RUN), tags=lineage_tags(before))

@@ -1,6 +1,7 @@
 """Costs counted without running a network, against the network itself, its file, and cases done by hand."""
 
 import itertools
+from functools import cache
 
 import numpy as np
 import onnx
@@ -64,10 +65,14 @@ def test_the_whole_network_counted_at_once_costs_what_its_parts_cost(architectur
     assert (counted.flops, counted.memory_bytes) == (expected.flops, expected.memory_bytes)
 
 
+@cache
+def exported(architecture: Architecture) -> onnx.ModelProto:
+    return export_network(network(architecture), CLASSES, format_architecture(architecture))
+
+
 @pytest.mark.parametrize("architecture", NETWORKS)
 def test_the_file_is_as_large_as_estimated(architecture: Architecture) -> None:
-    model = export_network(network(architecture), CLASSES, format_architecture(architecture))
-    size = len(model.SerializeToString(deterministic=True))
+    size = len(exported(architecture).SerializeToString(deterministic=True))
     assert costs_of(SPACE, architecture).file_bytes == pytest.approx(size, rel=0.03)
 
 
@@ -138,8 +143,7 @@ def onnx_peak(model: onnx.ModelProto) -> int:
 
 @pytest.mark.parametrize("architecture", NETWORKS)
 def test_peak_memory_is_that_of_the_exported_graph(architecture: Architecture) -> None:
-    model = export_network(network(architecture), CLASSES, format_architecture(architecture))
-    assert costs_of(SPACE, architecture).memory_bytes == onnx_peak(model)
+    assert costs_of(SPACE, architecture).memory_bytes == onnx_peak(exported(architecture))
 
 
 # The limit on memory
