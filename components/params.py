@@ -98,10 +98,19 @@ class Architecture:
     """(channels, layers, stride of the first layer) from input to output."""
     blocks: Blocks
     """Candidates of every layer, the default network's first: mb_k{3,5,7}_e{1..6}[_se], res_k3, identity."""
-    strategy: Literal["pc_nas", "random"] = "pc_nas"
-    """`random` scores as many sampled networks as pc_nas would and takes the best: its control."""
+    strategy: Literal["pc_nas", "random", "evolution", "aging_evolution", "ridge", "enas", "proxyless"] = "pc_nas"
+    """The others are its rivals at as many evaluations; `random` is the control."""
     potential: Literal["mean", "additive"] = "additive"
-    """A partial model's potential: mean over completions (the paper) or one ridge model over all scores (ours)."""
+    """`pc_nas`: a partial model's potential is the mean over completions (the paper) or what one ridge model over all
+    scores expects (ours); `ridge` chooses among its finalists by their own scores or by the model."""
+    population: int = 20
+    """`evolution`: networks a generation (SPOS: 50); `aging_evolution`: networks alive (Real et al.: 100)."""
+    mutation: float = 0.1
+    """`evolution`: probability that a mutant's layer is drawn anew (SPOS: 0.1)."""
+    controller_lr: float = 0.3
+    """`enas`, `proxyless`: Adam step of the path weights (ENAS: 3.5e-4 and ProxylessNAS: 1e-3, of many thousands)."""
+    latency_weight: float = 1.0
+    """`proxyless`: weight of the expected latency, as a share of the limit, in the loss (ours)."""
     pool: int = 5
     """P, partial models kept a stage (paper: 5)."""
     completions: int = 4
@@ -160,10 +169,11 @@ class Architecture:
             )
         require(len(self.blocks) > 0, "architecture.blocks is empty; give at least one block")
         require(len(set(self.blocks)) == len(self.blocks), "architecture.blocks names a block twice; name each once")
-        for name in ("stem", "pool", "completions", "score_images", "recalibration_images"):
+        for name in ("stem", "pool", "completions", "population", "score_images", "recalibration_images"):
             value = getattr(self, name)
             require(value >= 1, f"architecture.{name} is {value}; use at least 1")
-        for name in ("warmup_epochs", "stage_epochs"):
+        require(0 <= self.mutation <= 1, f"architecture.mutation is {self.mutation}; use a probability from 0 to 1")
+        for name in ("controller_lr", "latency_weight", "warmup_epochs", "stage_epochs"):
             value = getattr(self, name)
             require(value >= 0, f"architecture.{name} is {value}; use 0 or more")
         require(

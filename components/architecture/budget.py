@@ -19,7 +19,7 @@ from jaxtyping import Float
 
 from components import params
 from components.architecture.costs import ADDITIVE, costs_of
-from components.architecture.space import Architecture, Space, candidates, format_architecture
+from components.architecture.space import Architecture, Space, candidates, canonical, format_architecture
 
 TOLERANCE = 1e-9
 """Relative slack of a comparison with the limit, for sums that differ in their last digits."""
@@ -222,16 +222,17 @@ def gumbel(rng: np.random.Generator, draws: int, space: Space) -> Float[np.ndarr
 def complete(
     prefix: Architecture, budget: Budget, noise: Float[np.ndarray, "draws layers blocks"], count: int
 ) -> list[Architecture]:
-    """Up to `count` different whole networks that begin with `prefix`, uniform among those within the limit (under
-    several limits about so)."""
+    """Up to `count` whole networks that begin with `prefix`, uniform among those within the limit (about so under several
+    limits), no two of them one network by moved identities."""
     if budget.spare(prefix) < 0:
         return []
-    found: dict[Architecture, None] = {}
+    found: dict[Architecture, Architecture] = {}
     for draw in noise:
-        found[complete_once(prefix, budget, draw)] = None
+        completion = complete_once(prefix, budget, draw)
+        found.setdefault(canonical(budget.space, completion), completion)
         if len(found) == count:
             break
-    return list(found)
+    return list(found.values())
 
 
 def complete_once(prefix: Architecture, budget: Budget, noise: Float[np.ndarray, "layers blocks"]) -> Architecture:

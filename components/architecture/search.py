@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from components import params
-from components.architecture.space import Architecture, Space, candidates
+from components.architecture.space import Architecture, Space, candidates, canonical
 
 Pool = tuple[Architecture, ...]
 
@@ -24,7 +24,8 @@ class World:
     """What a strategy can do."""
 
     train_stage: Callable[[int, Pool], None]
-    """Train the shared weights for a stage (0: warm-up), first layers from the pool's members."""
+    """Train the shared weights for a stage (0: warm-up), first layers from the pool's members. Members that are
+    whole networks leave nothing to draw: the paths are theirs."""
     score: Callable[[Architecture, int], float]
     """A network's accuracy on the stage's slice of val; the last stage's slice is the whole of val."""
     latency: Callable[[Architecture], float]
@@ -74,11 +75,6 @@ class PoolUpdate:
 Strategy = Callable[[Space, World, params.Architecture, int], Iterator[PoolUpdate]]
 
 
-def evaluate(world: World, architecture: Architecture, stage: int) -> Scored:
-    score = world.score(architecture, stage)
-    return Scored(stage=stage, architecture=architecture, score=score, latency=world.latency(architecture))
-
-
 def evaluate_all(
     world: World, architectures: Sequence[Architecture], stage: int, slice_: int | None = None
 ) -> list[Scored]:
@@ -101,6 +97,14 @@ def best_first(judged: Sequence[Candidate], size: int) -> tuple[tuple[Candidate,
         for rank, c in enumerate(ranked[size:], start=size + 1)
     )
     return tuple(ranked[:size]), outdone
+
+
+def best_scored(space: Space, scores: Sequence[Scored], count: int) -> list[Architecture]:
+    """The different networks of the highest scores."""
+    first: dict[Architecture, Architecture] = {}
+    for one in sorted(scores, key=lambda one: -one.score):
+        first.setdefault(canonical(space, one.architecture), one.architecture)
+    return list(first.values())[:count]
 
 
 def known(number: float | None) -> float:
