@@ -148,6 +148,11 @@ class Architecture:
         require(len(set(self.budgets)) == len(self.budgets), "architecture.latency_ms names a budget twice")
         for budget in self.budgets:
             require(budget > 0, f"architecture.latency_ms is {budget}; use a positive number")
+        require(
+            len(self.budgets) == 1 or self.strategy not in ("enas", "proxyless"),
+            f"architecture.latency_ms names {len(self.budgets)} budgets, but {self.strategy} steers the training of "
+            "shared weights towards one; name one, or use another strategy",
+        )
         for name in ("max_parameters", "max_flops", "max_memory_bytes", "max_file_bytes"):
             value = getattr(self, name)
             require(

@@ -222,8 +222,8 @@ def gumbel(rng: np.random.Generator, draws: int, space: Space) -> Float[np.ndarr
 def complete(
     prefix: Architecture, budget: Budget, noise: Float[np.ndarray, "draws layers blocks"], count: int
 ) -> list[Architecture]:
-    """Up to `count` whole networks that begin with `prefix`, uniform among those within the limit (about so under several
-    limits), no two of them one network by moved identities."""
+    """Up to `count` whole networks that begin with `prefix`, uniform among those within the limit (under several about
+    so), no two of them one network by moved identities."""
     if budget.spare(prefix) < 0:
         return []
     found: dict[Architecture, Architecture] = {}

@@ -35,7 +35,7 @@ def search_all(
     if len(alone) == 1:
         yield from zip(search(space, world, alone[0], seed), strict=True)
         return
-    shared = SharedTraining(world, settings.strategy)
+    shared = SharedTraining(world)
     searches = [
         shared.noted(index, search(space, shared.world_of(index), one, seed)) for index, one in enumerate(alone)
     ]
@@ -47,7 +47,6 @@ class SharedTraining:
     """Trains once what every search asks for at the same place, on the pools of all."""
 
     world: World
-    strategy: str
     pools: dict[int, Pool] = field(default_factory=dict)
     """Each search's, after its last stage."""
     done: list[tuple[int, Pool]] = field(default_factory=list)
@@ -62,18 +61,11 @@ class SharedTraining:
         return replace(self.world, train_stage=partial(self.train_stage, index, count()))
 
     def train_stage(self, index: int, calls: "count[int]", stage: int, pool: Pool) -> None:
-        """Raises ValueError for a strategy whose training depends on more than the pools."""
         turn = next(calls)
         if turn == len(self.done):
-            self.require(pool in (NOBODY, self.pools.get(index)))
+            assert pool in (NOBODY, self.pools.get(index)), "the settings refuse strategies that train on other paths"
             members = NOBODY if pool == NOBODY else tuple(dict.fromkeys(chain(*self.pools.values())))
             self.world.train_stage(stage, members)
             self.done.append((stage, members))
-        self.require(self.done[turn][0] == stage and set(pool) <= set(self.done[turn][1]))
-
-    def require(self, condition: bool) -> None:
-        params.require(
-            condition,
-            f"architecture.latency_ms names several budgets, but strategy {self.strategy} steers the training of the "
-            "shared weights towards one; name one budget, or use pc_nas",
-        )
+        assert self.done[turn][0] == stage
+        assert set(pool) <= set(self.done[turn][1])
