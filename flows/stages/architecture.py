@@ -86,7 +86,7 @@ def trained_alone(
     """The settings' number of finalists of each budget, trained unless the file has them already."""
     members = [c.architecture for update in last for c in update.pool[: params.architecture.finalists]]
     finalists = list(dict.fromkeys(members))
-    if not file.exists():
+    if finalists and not file.exists():
         train = TrainAlone(
             make=partial(fresh_network, space, statistics, params.seed),
             train=open_split(paths.TRAIN),
@@ -100,7 +100,7 @@ def trained_alone(
         reached = [result for result in results if not isinstance(result, WorkerDied)]
         require(len(reached) == len(results), "a worker that trained finalists was lost; use fewer parallel.workers")
         files.write_json(file, reached)
-    return dict(zip(finalists, files.read_json(file), strict=True))
+    return dict(zip(finalists, files.read_json(file), strict=True)) if finalists else {}
 
 
 def fresh_network(space: Space, statistics: Statistics, seed: int, architecture: Architecture) -> Network:
