@@ -65,7 +65,7 @@ class Budget:
     space: Space
     limits: tuple[Limit, ...]
     """Latency first."""
-    ends: tuple[Float[np.ndarray, "ends limits"], ...]
+    ends: tuple[Float[np.ndarray, "_ limits"], ...]
     """[l]: what the ends from layer l on take beyond the cheapest, of those that no other end undercuts in all."""
 
     @property
@@ -121,7 +121,7 @@ def budget_of(space: Space, latency: Callable[[Architecture], float], settings: 
     for setting, (unit, cost) in ADDITIVE.items():
         if (value := getattr(settings, setting)) is not None:
             counted = partial(cost_of, space, cost)
-            limits.append(make_limit(space, counted, setting, unit, value, str(value)))
+            limits.append(make_limit(space, counted, setting, unit, float(value), str(value)))
     ends = undercut_by_none(limits, [candidates(space, layer) for layer in range(len(space.layers))])
     if not len(ends[0]):
         named = " and ".join(f"architecture.{limit.setting} {limit.value:.6g}" for limit in limits)
@@ -131,7 +131,7 @@ def budget_of(space: Space, latency: Callable[[Architecture], float], settings: 
 
 
 def cost_of(space: Space, cost: Callable[..., float], architecture: Architecture) -> float:
-    return cost(costs_of(space, architecture))
+    return float(cost(costs_of(space, architecture)))
 
 
 def limit_of(settings: params.Architecture) -> float:
@@ -163,9 +163,7 @@ def cheapest_under(space: Space, limits: Sequence[Limit], limit: Limit) -> str:
     return f"the least {limit.unit} take {' and '.join(takes)}"
 
 
-def undercut_by_none(
-    limits: Sequence[Limit], blocks: Sequence[Sequence[str]]
-) -> list[Float[np.ndarray, "ends limits"]]:
+def undercut_by_none(limits: Sequence[Limit], blocks: Sequence[Sequence[str]]) -> list[Float[np.ndarray, "_ limits"]]:
     """For each layer, and behind the last, what the ends from there on take, of those within the limits that no other
     end undercuts in all."""
     left = np.array([limit.left(()) for limit in limits])

@@ -60,7 +60,7 @@ class SharedTraining:
     def world_of(self, index: int) -> World:
         return replace(self.world, train_stage=partial(self.train_stage, index, count()))
 
-    def train_stage(self, index: int, calls: "count[int]", stage: int, pool: Pool) -> None:
+    def train_stage(self, index: int, calls: Iterator[int], stage: int, pool: Pool) -> None:
         turn = next(calls)
         if turn == len(self.done):
             assert pool in (NOBODY, self.pools.get(index)), "the settings refuse strategies that train on other paths"
