@@ -26,11 +26,26 @@ def accuracy_against_latency(scored: Points, front: Points, chosen: Points, budg
     with matplotlib.rc_context(FIXED):
         figure = Figure(figsize=(6, 4), layout="constrained")
         axes = figure.subplots()
-        axes.scatter(*zip(*scored, strict=True), s=8, color="silver", label="scored")
-        axes.step(*zip(*front, strict=True), where="post", color="black", linewidth=1, label="Pareto front")
+        axes.scatter([ms for ms, _ in scored], [score for _, score in scored], s=8, color="silver", label="scored")
+        axes.step(
+            [ms for ms, _ in front],
+            [score for _, score in front],
+            where="post",
+            color="black",
+            linewidth=1,
+            label="Pareto front",
+        )
         for index, budget in enumerate(budgets):
             axes.axvline(budget, color="tab:red", linewidth=1, linestyle=":", label="" if index else "budget")
-        axes.scatter(*zip(*chosen, strict=True), marker="*", s=120, color="tab:red", zorder=3, label="chosen")
+        axes.scatter(
+            [ms for ms, _ in chosen],
+            [score for _, score in chosen],
+            marker="*",
+            s=120,
+            color="tab:red",
+            zorder=3,
+            label="chosen",
+        )
         axes.set_xlabel("predicted latency, ms")
         axes.set_ylabel("accuracy on val with shared weights")
         axes.legend(frameon=False)

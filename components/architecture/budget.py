@@ -84,7 +84,8 @@ class Budget:
 
     def after(self, left: Float[np.ndarray, " limits"], layer: int, block: str) -> Float[np.ndarray, " limits"]:
         """What is left of that once the layer's block is settled."""
-        return left - np.array([limit.extras[layer][block] for limit in self.limits])
+        after: np.ndarray = left - np.array([limit.extras[layer][block] for limit in self.limits])
+        return after
 
     def spare(self, prefix: Architecture) -> float:
         """What the best completion leaves of the limit that it is nearest to, in that limit's unit; negative: no

@@ -166,7 +166,7 @@ def varying(steps: Iterable[Step], constants: set[int]) -> list[Step]:
 
 def memory_of(value: Tensor) -> int:
     """The piece of memory that a tensor is a view of; no other has that number while the tensor exists."""
-    return value.untyped_storage()._cdata
+    return int(value.untyped_storage()._cdata)
 
 
 def is_node(step: Step) -> bool:

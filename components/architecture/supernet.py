@@ -339,17 +339,23 @@ def fair_rounds(
 ) -> Iterator[Sequence[Architecture]]:
     """FairNAS, Algorithm 1: as many paths as there are candidates, each candidate of each layer on one of them.
 
-    Unlike the paper: a layer with fewer candidates than others (no identity), and the members, are dealt from shuffled
-    decks that last beyond the round, so that each is on as many paths as any other, or on one more.
+    Unlike the paper: of a layer with fewer candidates than others (no identity) some are on two paths, in turns; and
+    the first layers are the members', which take turns as well.
     """
-    decks = [deck(names, rng) for names in layers]
-    dealt = deck(members, rng)
+    size = max(map(len, layers))
+    hands = [deal(names, size, rng) for names in layers]
+    beginnings = deal(members, size, rng)
     while True:
-        paths = []
-        for _ in range(max(map(len, layers))):
-            member, blocks = next(dealt), [next(each) for each in decks]
-            paths.append((*member, *blocks[len(member) :]))
-        yield tuple(paths)
+        endings = zip(*(next(hand) for hand in hands), strict=True)
+        yield tuple((*member, *ending[len(member) :]) for member, ending in zip(next(beginnings), endings, strict=True))
+
+
+def deal(cards: Sequence[T], size: int, rng: np.random.Generator) -> Iterator[list[T]]:
+    """Hands of a size, each card equally often in each; what is left over goes round."""
+    extra = deck(cards, rng)
+    while True:
+        hand = [*cards] * (size // len(cards)) + [next(extra) for _ in range(size % len(cards))]
+        yield [hand[int(index)] for index in rng.permutation(size)]
 
 
 def deck(cards: Sequence[T], rng: np.random.Generator) -> Iterator[T]:
