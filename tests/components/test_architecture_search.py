@@ -16,25 +16,25 @@ from components.architecture.space import Architecture, canonical
 from components.architecture.strategies import search
 from tests.components.architecture_table import NOISY, SIX, Toy, accuracy_of, regrets, settings, space
 
-sixteen = cache(lambda **changes: regrets(16, **changes))
+sixteen = cache(lambda noise, **changes: regrets(16, noise, **changes))
 
 
 # Planted optima
 
 
 def test_pc_nas_beats_random_search_at_no_more_evaluations_when_scores_are_noisy() -> None:
-    additive, random = sixteen(noise=NOISY, potential="additive"), sixteen(noise=NOISY, strategy="random")
+    additive, random = sixteen(NOISY, potential="additive"), sixteen(NOISY, strategy="random")
     assert ttest_rel(additive, random, alternative="less").pvalue < 0.01
     assert np.mean(additive) < 0.7 * np.mean(random)
 
 
 def test_the_additive_potential_reads_noisy_scores_better_than_the_mean() -> None:
-    additive, mean = sixteen(noise=NOISY, potential="additive"), sixteen(noise=NOISY, potential="mean")
+    additive, mean = sixteen(NOISY, potential="additive"), sixteen(NOISY, potential="mean")
     assert ttest_rel(additive, mean, alternative="less").pvalue < 0.05
 
 
 def test_the_mean_potential_beats_random_search_when_scores_are_exact() -> None:
-    mean, random = sixteen(noise=0.0, potential="mean"), sixteen(noise=0.0, strategy="random")
+    mean, random = sixteen(0.0, potential="mean"), sixteen(0.0, strategy="random")
     assert ttest_rel(mean, random, alternative="less").pvalue < 0.01
 
 
