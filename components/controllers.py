@@ -5,8 +5,9 @@
     s_n      what copy n drew from p_theta             x_n  features of s_n (p): what a linear model sees of it
     beta     effect of each feature on the reward (p)
 
-One interface, three rules: `Reinforce` is the paper's (Lin et al., ICCV 2019, eq. 5 and 6), `Bandit` reads all rewards
-so far with one linear model (ours), `Null` never moves: the control of every claim.
+One interface, four rules: `Reinforce` is the paper's (Lin et al., ICCV 2019, eq. 5 and 6), `Bandit` reads all rewards
+so far with one linear model (ours), `Matching` the gradients behind the reward `alignment` (ours), `Null` never moves:
+the control of every claim.
 """
 
 from collections.abc import Sequence
@@ -20,6 +21,13 @@ S = TypeVar("S")
 
 BETAS = (0.5, 0.999)
 EPSILON = 1e-8
+NOTHING = 1e-4
+"""Length, as a share of what val asks for, up to which a sample adds nothing (ours): rounding is 1e-7, the mildest
+operation 1e-3."""
+RIDGE = 0.3
+"""Penalty of `Matching` (ours), where a lone direction has 1: 0.1 is as good, without it few samples take all."""
+SWEEPS = 1000
+"""At most, of `nonnegative`."""
 
 
 @runtime_checkable
@@ -31,6 +39,10 @@ class Distribution(Protocol[S]):
 
     def sample(self, count: int, rng: np.random.Generator) -> tuple[S, ...]:
         """One sample for each of `count` copies."""
+        ...
+
+    def probes(self, count: int, rng: np.random.Generator) -> tuple[S, ...]:
+        """What the reward `alignment` tries: samples that tell all of theta's coordinates apart, or `count` drawn."""
         ...
 
     def score_gradient(self, sample: S) -> Float64[np.ndarray, " p"]:
@@ -47,6 +59,11 @@ class Distribution(Protocol[S]):
 
     def at(self, theta: Float64[np.ndarray, " p"]) -> "Distribution[S]": ...
 
+    def toward(self, shares: Float64[np.ndarray, " n"], rate: float) -> "Distribution[S]":
+        """A share `rate` of the way to where each of the `probes` makes up its share of the training; what they leave
+        of 1 is trained without what is searched."""
+        ...
+
 
 @dataclass(frozen=True, kw_only=True)
 class Null:
@@ -55,7 +72,11 @@ class Null:
     rate: float = 0.0
 
     def update(
-        self, distribution: Distribution[S], samples: Sequence[S], rewards: Float64[np.ndarray, " n"]
+        self,
+        distribution: Distribution[S],
+        samples: Sequence[S],
+        rewards: Float64[np.ndarray, " n"],
+        gram: Float64[np.ndarray, "m m"] | None = None,
     ) -> tuple["Null", Distribution[S]]:
         return self, distribution
 
@@ -70,7 +91,11 @@ class Reinforce:
     second: Float64[np.ndarray, " p"] | float = 0.0
 
     def update(
-        self, distribution: Distribution[S], samples: Sequence[S], rewards: Float64[np.ndarray, " n"]
+        self,
+        distribution: Distribution[S],
+        samples: Sequence[S],
+        rewards: Float64[np.ndarray, " n"],
+        gram: Float64[np.ndarray, "m m"] | None = None,
     ) -> tuple["Reinforce", Distribution[S]]:
         drawn, got = survivors(samples, rewards)
         if not informative(got):
@@ -102,7 +127,11 @@ class Bandit:
     """Sum of x R."""
 
     def update(
-        self, distribution: Distribution[S], samples: Sequence[S], rewards: Float64[np.ndarray, " n"]
+        self,
+        distribution: Distribution[S],
+        samples: Sequence[S],
+        rewards: Float64[np.ndarray, " n"],
+        gram: Float64[np.ndarray, "m m"] | None = None,
     ) -> tuple["Bandit", Distribution[S]]:
         drawn, got = survivors(samples, rewards)
         if not informative(got):
@@ -126,11 +155,91 @@ class Bandit:
         return z
 
 
-Controller = Null | Reinforce | Bandit
-CONTROLLERS: dict[str, type[Null] | type[Reinforce] | type[Bandit]] = {
+@dataclass(frozen=True, kw_only=True)
+class Matching:
+    """The mixture of samples whose gradients together answer what val asks for; a share `rate` of the way to it.
+
+        u_n  direction of what sample n adds to the pull      v  direction of what val asks for (components.rewards)
+        w_n  its weight, none below 0                         p  w, summing to 1: the mixture
+
+        w = argmin |sum_n w_n u_n - v|^2 + RIDGE |w|^2        dose = |asked| / |sum_n p_n added_n|
+
+    Rewards alone, the cosines <u_n, v>, give one strong direction to many alike samples; here samples that answer the
+    same share its weight, and what they leave open goes to others (GRAD-MATCH, Killamsetty et al., ICML 2021, does so
+    with training images). Mixed by direction, not by length: added gradients differ a thousandfold in length, and the
+    shortest are the mildest operations. The dose, by length, says how much of training the mixture should make up (its
+    least-squares fit, shorter by the cosine, is too little where the shift is strong).
+
+    Inner products are means over the trunks; a sample that adds nothing, or was lost, does not count in that trunk.
+    Needs the reward `alignment` and the same samples in every trunk.
+    """
+
+    rate: float
+    start: Float64[np.ndarray, " p"] | None = None
+    counts: Float64[np.ndarray, "m m"] | float = 0.0
+    """Trunks in which both of two rows of the gram counted."""
+    directions: Float64[np.ndarray, "m m"] | float = 0.0
+    """Sum of the grams of u_1..u_n, v."""
+    lengths: Float64[np.ndarray, "m m"] | float = 0.0
+    """Sum of the grams of added_1..added_n, asked, in units of |asked|."""
+
+    def update(
+        self,
+        distribution: Distribution[S],
+        samples: Sequence[S],
+        rewards: Float64[np.ndarray, " n"],
+        gram: Float64[np.ndarray, "m m"] | None = None,
+    ) -> tuple["Matching", Distribution[S]]:
+        assert gram is not None, "params let `matching` through with `alignment` only"
+        sizes = np.sqrt(np.diag(gram))
+        adds = np.append(np.isfinite(rewards) & (sizes[:-1] > NOTHING * sizes[-1]), True)
+        if not adds[:-1].any():
+            return self, distribution
+        sizes = np.where(adds, sizes, 1.0)
+        units = gram / np.outer(sizes, sizes)
+        units[-1, :-1] = units[:-1, -1] = rewards
+        counted = np.outer(adds, adds)
+        lengths = units * np.outer(sizes, sizes) / sizes[-1] ** 2
+        start = distribution.theta if self.start is None else self.start
+        learned = replace(
+            self,
+            start=start,
+            counts=self.counts + counted,
+            directions=self.directions + np.where(counted, units, 0.0),
+            lengths=self.lengths + np.where(counted, lengths, 0.0),
+        )
+        return learned, distribution.at(start).toward(learned.shares(), self.rate)
+
+    def shares(self) -> Float64[np.ndarray, " n"]:
+        """Of each sample, the share of training that it should make up."""
+        counts = np.maximum(self.counts, 1.0)
+        directions, lengths = np.asarray(self.directions) / counts, np.asarray(self.lengths) / counts
+        w = nonnegative(directions[:-1, :-1], directions[-1, :-1])
+        mixture: Float64[np.ndarray, " n"] = w / max(w.sum(), EPSILON)
+        mixture /= max(np.sqrt(mixture @ lengths[:-1, :-1] @ mixture), EPSILON)
+        return mixture
+
+
+def nonnegative(overlaps: Float64[np.ndarray, "n n"], targets: Float64[np.ndarray, " n"]) -> Float64[np.ndarray, " n"]:
+    """argmin over w >= 0 of w' overlaps w - 2 targets w + RIDGE |w|^2, one coordinate after the other until none moves
+    (scipy's nnls does the same; a GPU machine has no scipy)."""
+    w = np.zeros(len(targets))
+    for _ in range(SWEEPS):
+        before = w.copy()
+        for n in range(len(w)):
+            rest = targets[n] - overlaps[n] @ w + overlaps[n, n] * w[n]
+            w[n] = max(0.0, rest / (overlaps[n, n] + RIDGE))
+        if np.abs(w - before).max() < 1e-12:
+            break
+    return w
+
+
+Controller = Null | Reinforce | Bandit | Matching
+CONTROLLERS: dict[str, type[Null] | type[Reinforce] | type[Bandit] | type[Matching]] = {
     "null": Null,
     "reinforce": Reinforce,
     "bandit": Bandit,
+    "matching": Matching,
 }
 
 

@@ -28,6 +28,12 @@ class Gaussian:
         steps = self.sigma * rng.standard_normal((count // 2, len(self.theta)))
         return tuple(tuple((self.theta + sign * step).tolist()) for step in steps for sign in (1, -1))
 
+    def probes(self, count: int, rng: np.random.Generator) -> tuple[Sample, ...]:
+        return self.sample(count, rng)
+
+    def toward(self, shares: Float64[np.ndarray, " n"], rate: float) -> "Gaussian":
+        raise ValueError("controller matching needs the same samples in every trunk, a Gaussian has none; use bandit")
+
     def score_gradient(self, sample: Sample) -> Float64[np.ndarray, " p"]:
         gradient: Float64[np.ndarray, " p"] = (np.asarray(sample) - self.theta) / self.sigma**2
         return gradient

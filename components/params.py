@@ -198,18 +198,23 @@ class Online:
     images: int
     """Training images each copy sees in a trunk (paper: one epoch)."""
     head_start: int = 0
-    """Training images of one network, under the distribution that the search starts from, before its copies part
-    (ours): from noise, all copies learn the same whatever they draw."""
-    controller: Literal["reinforce", "bandit", "null"] = "reinforce"
-    """The paper's, one linear model over all rewards (ours), or never moved: the control of every claim."""
+    """Training images of one network, without what is searched, before the first trunk (ours): from noise, all copies
+    learn the same whatever they draw."""
+    controller: Literal["reinforce", "bandit", "matching", "null"] = "reinforce"
+    """The paper's, one linear model over all rewards (ours), the mixture whose gradients match val's (ours), or never
+    moved: the control of every claim."""
     controller_lr: float = 0.2
     """`reinforce`: Adam step of the distribution's parameters (paper: 0.05; 0.2 and more learn at small scale).
-    `bandit`: shift of a parameter for each standard deviation by which its effect differs from 0."""
+    `bandit`: shift of a parameter for each standard deviation by which its effect differs from 0. `matching`: share of
+    the way from the start to the match, 1 for all of it."""
     broadcast: Literal["best", "average", "weighted"] = "average"
     """What the next trunk starts from: the best copy (paper), the copies' mean, or their reward-weighted mean."""
-    reward: Literal["own", "leave_one_out", "first_order"] = "leave_one_out"
+    reward: Literal["own", "leave_one_out", "first_order", "alignment"] = "leave_one_out"
     """A copy's score (paper), its marginal contribution to the average of the copies, or that to first order: the
-    change of val's log-likelihood along its step (ours)."""
+    change of val's log-likelihood along its step (ours). `alignment` (ours) trains one model instead of N copies and
+    asks every sample how far its gradient points where val's does."""
+    probe_images: int = 256
+    """`alignment`: training images of a sample's gradient."""
     metric: Literal["accuracy", "log_likelihood", "calibrated_log_likelihood"] = "log_likelihood"
     """What is measured on val; calibrated: at the best temperature, so that mere doubt earns nothing (ours)."""
     warmup_trunks: int = 2
@@ -223,6 +228,17 @@ class Online:
         require(self.trunks >= 1, f"trunks is {self.trunks}; use at least 1")
         require(self.copies >= 2, f"copies is {self.copies}; a reward needs at least 2 copies to compare")
         require(self.images >= 1, f"images is {self.images}; use at least 1")
+        require(
+            self.controller != "matching" or (self.reward == "alignment" and self.controller_lr <= 1),
+            f"controller is matching with reward {self.reward} and controller_lr {self.controller_lr}: matching reads "
+            f"gradients and moves a share of the way; use reward alignment and a controller_lr of at most 1",
+        )
+        require(
+            self.controller != "reinforce" or self.reward != "alignment",
+            "controller is reinforce with reward alignment, whose samples are not drawn from the distribution; "
+            "use matching or bandit",
+        )
+        require(self.probe_images >= 1, f"probe_images is {self.probe_images}; use at least 1")
         require(self.head_start >= 0, f"head_start is {self.head_start}; use 0 or more images")
         require(self.controller_lr >= 0, f"controller_lr is {self.controller_lr}; use 0 or more")
         require(self.warmup_trunks >= 0, f"warmup_trunks is {self.warmup_trunks}; use 0 or more")

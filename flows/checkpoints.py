@@ -28,6 +28,8 @@ Keep = Callable[[Trunk[S]], State]
 """What the stage needs of a trunk's state when all trunks are done."""
 
 CONTROLLER = "controller."
+NOT_IN_JSON = {"state", "theta", "gram"}
+"""Written elsewhere or, the gram, of no use once the controller has read it."""
 
 
 class Search(Protocol[S]):
@@ -70,7 +72,7 @@ def write_trunk(folder: Path, trunk: Trunk[S], kept: State) -> None:
     """The record last; then the state of the trunk before is of no more use."""
     values = {field.name: getattr(trunk.controller, field.name) for field in fields(trunk.controller)}
     arrays = {name: value for name, value in values.items() if isinstance(value, np.ndarray)}
-    record = {field.name: getattr(trunk, field.name) for field in fields(trunk) if field.name not in ("state", "theta")}
+    record = {field.name: getattr(trunk, field.name) for field in fields(trunk) if field.name not in NOT_IN_JSON}
     record["theta"] = trunk.theta.tolist()
     record["controller"] = {name: value for name, value in values.items() if name not in arrays}
     if kept:

@@ -21,7 +21,7 @@ import torch
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 from components import params
-from components.online import Parallel, WorkerDied
+from components.parallel import Parallel, WorkerDied
 from flows.devices import be_deterministic
 from flows.observer import Observer
 

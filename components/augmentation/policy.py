@@ -29,6 +29,10 @@ Vector = Float64[np.ndarray, " k"]
 
 DRAWS = 7
 """Uniform numbers an image takes: one for its pair, three for each element (sign and place)."""
+PLACES = 2
+"""Elements of a pair."""
+EVER = 1e-6
+"""Least share that a logit stands for."""
 ALIKE = 0.5
 """Prior correlation (ours) of the effects of an operation's magnitudes, and of an element in the two places."""
 
@@ -60,13 +64,21 @@ def probabilities(theta: Vector, normalisation: str) -> Vector:
     return shares
 
 
+def logits(shares: Vector, normalisation: str) -> Vector:
+    """The inverse of `probabilities`, for shares above EVER."""
+    some = np.clip(shares, EVER, 1 - EVER)
+    some /= some.sum()
+    theta: Vector = np.log(some) if normalisation == "softmax" else np.log(some / (1 - some))
+    return theta
+
+
 def log_gradient(theta: Vector, shares: Vector, normalisation: str) -> Vector:
     """Gradient of the mean log probability of draws of which `shares` fell on each index."""
     gradient: Vector = SLOPES[normalisation](theta) * (shares - probabilities(theta, normalisation))
     return gradient
 
 
-# --- the distributions: each a `components.online.Distribution[Pairs]`
+# --- the distributions: each a `components.controllers.Distribution[Pairs]`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +93,19 @@ class FactoredPairs:
     def sample(self, count: int, rng: np.random.Generator) -> tuple[Pairs, ...]:
         columns = [rng.choice(len(p), size=(count, self.pairs), p=p) for p in self.marginals()]
         return committed(np.stack(columns, axis=2))
+
+    def probes(self, count: int, rng: np.random.Generator) -> tuple[Pairs, ...]:
+        """Every element alone, beside Identity in both orders."""
+        alone = self.identity()
+        return tuple(((k, alone), (alone, k)) for k in range(len(self.elements)))
+
+    def identity(self) -> int:
+        """Where Identity stands."""
+        found = [k for k, element in enumerate(self.elements) if element.operation == "Identity"]
+        params.require(
+            found != [], "reward alignment tries every element beside Identity; add it, or use reward leave_one_out"
+        )
+        return found[0]
 
     def score_gradient(self, sample: Pairs) -> Float64[np.ndarray, " p"]:
         halves = zip(self.halves(), np.split(self.features(sample), 2), strict=True)
@@ -97,6 +122,13 @@ class FactoredPairs:
 
     def at(self, theta: Float64[np.ndarray, " p"]) -> "FactoredPairs":
         return replace(self, theta=theta)
+
+    def toward(self, shares: Float64[np.ndarray, " k"], rate: float) -> "FactoredPairs":
+        """Both places alike; the two draws of a pair make up at most an image's whole training each."""
+        wanted = shares / max(PLACES, shares.sum())
+        wanted[self.identity()] += 1 - wanted.sum()
+        mixed = [(1 - rate) * marginal + rate * wanted for marginal in self.marginals()]
+        return self.at(np.concatenate([logits(shares, self.normalisation) for shares in mixed]))
 
     def joint(self) -> Float64[np.ndarray, "k k"]:
         return np.outer(*self.marginals())
@@ -124,6 +156,11 @@ class LiteralPairs:
         drawn = rng.choice(len(p), size=(count, self.pairs), p=p)
         return committed(np.stack(np.divmod(drawn, len(self.elements)), axis=2))
 
+    def probes(self, count: int, rng: np.random.Generator) -> tuple[Pairs, ...]:
+        """Every pair."""
+        kinds = range(len(self.elements))
+        return tuple(((i, j),) for i in kinds for j in kinds)
+
     def score_gradient(self, sample: Pairs) -> Float64[np.ndarray, " p"]:
         return log_gradient(self.theta, self.features(sample), self.normalisation)
 
@@ -140,6 +177,14 @@ class LiteralPairs:
 
     def at(self, theta: Float64[np.ndarray, " p"]) -> "LiteralPairs":
         return replace(self, theta=theta)
+
+    def toward(self, shares: Float64[np.ndarray, " p"], rate: float) -> "LiteralPairs":
+        """Every pair by its share; there is no pair that leaves an image as it is. Without any share it stays."""
+        if not shares.any():
+            return self
+        wanted = shares / max(EVER, shares.sum())
+        mixed = (1 - rate) * probabilities(self.theta, self.normalisation) + rate * wanted
+        return self.at(logits(mixed, self.normalisation))
 
     def joint(self) -> Float64[np.ndarray, "k k"]:
         return probabilities(self.theta, self.normalisation).reshape(len(self.elements), -1)

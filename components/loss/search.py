@@ -12,7 +12,7 @@ nothing. Rewards are measured on val and never use a searched loss.
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import numpy as np
@@ -23,38 +23,20 @@ from torch import Tensor, nn
 from components.data.store import Split
 from components.gaussian import Gaussian, Sample
 from components.loss.family import SearchedLoss, decode
-from components.online import (
-    CPU,
-    MATCHING,
-    Devices,
-    Make,
-    Parallel,
-    Trunk,
-    head_start,
-    network_on,
-    numpy_rng,
-    one_thread,
-    score_slope,
-    score_state,
-    search,
-    sequential,
-    torch_rng,
-    train_trunk,
-)
-from components.params import Loss, Recipe
+from components.online import MATCHING, Trunk, numpy_rng, torch_rng
+from components.parallel import Parallel, sequential
+from components.params import Loss, Online
 from components.training import (
-    Augment,
     Classifier,
     Criterion,
     Diverged,
     State,
-    base_augment,
-    compose,
     cross_entropy,
     device_of,
     load_state,
     split_tensors,
 )
+from components.world import Treatment, World, network_on, one_thread
 
 LARGEST = 4.0
 """Most that matching multiplies or divides a loss by (ours): one whose gradient vanishes stays slow instead of
@@ -67,72 +49,26 @@ def start(settings: Loss) -> Gaussian:
 
 
 @dataclass(frozen=True, kw_only=True)
-class World:
-    """Where losses are tried: the chosen network, under the augmentation found before. Workers get it whole."""
+class LossWorld(World):
+    """Where losses are tried: the chosen network, under the augmentation found before."""
 
-    make: Make
-    train: Split
-    val: Split
-    augment: Augment
-    """The augmentation found before; the recipe's crop and flip come first."""
     settings: Loss
-    recipe: Recipe
-    seed: int
-    devices: Devices = CPU
+
+    @property
+    def online(self) -> Online:
+        return self.settings.online
 
     def search(self, parallel: Parallel = sequential, after: Trunk[Sample] | None = None) -> Iterator[Trunk[Sample]]:
         """Train the network while learning the loss, from cross-entropy or a recorded trunk on; one record a trunk."""
-        yield from search(
-            start(self.settings),
-            head_start(
-                network_on(self.devices, self.make),
-                self.train,
-                augment=self.pipeline(),
-                criterion=cross_entropy(self.recipe.label_smoothing),
-                recipe=self.recipe,
-                settings=self.settings.online,
-                seed=self.seed,
-                after=after,
-            ),
-            train=self.train_copy,
-            score=self.score_copy,
-            slope=self.slope_copy,
-            settings=self.settings.online,
-            seed=self.seed,
-            parallel=parallel,
-            after=after,
-        )
+        yield from self.search_from(start(self.settings), parallel, after)
 
-    def train_copy(self, state: State, sample: Sample, trunk: int, copy: int) -> State:
-        """One copy through one trunk under the sampled loss, matched to cross-entropy first."""
-        network = network_on(self.devices, self.make, copy)
-        loss = self.loss(sample).to(device_of(network))
-        return train_trunk(
-            network,
-            state,
-            self.train,
-            augment=self.pipeline(),
-            criterion=loss.at_scale(self.matching_scale(loss, state, trunk, copy)),
-            recipe=self.recipe,
-            settings=self.settings.online,
-            seed=self.seed,
-            trunk=trunk,
-            copy=copy,
-        )
-
-    def score_copy(self, state: State) -> float:
-        """The metric of the plain logits on val."""
-        return score_state(network_on(self.devices, self.make), state, self.val, self.settings.online)
-
-    def slope_copy(self, state: State) -> State:
-        """The plain log-likelihood's gradient on val."""
-        return score_slope(network_on(self.devices, self.make), state, self.val, self.settings.online)
+    def treatment(self, sample: Sample, state: State, trunk: int, copy: int) -> Treatment:
+        """Training under the sampled loss, matched to cross-entropy first."""
+        loss = self.loss(sample).to(self.devices[copy % len(self.devices)])
+        return replace(self.plain(), criterion=loss.at_scale(self.matching_scale(loss, state, trunk, copy)))
 
     def loss(self, theta: Sequence[float] | Float64[np.ndarray, " p"]) -> SearchedLoss:
         return decode(np.asarray(theta), self.recipe.label_smoothing)
-
-    def pipeline(self) -> Augment:
-        return compose(base_augment(self.recipe), self.augment)
 
     def matching_scale(self, loss: Criterion, state: State, trunk: int, copy: int = 0) -> float:
         """g(cross-entropy) / g(loss) at the state on one augmented batch, the same one for all copies of the trunk.
@@ -147,7 +83,7 @@ class World:
         images, labels = (part.to(device_of(network)) for part in split_tensors(chosen))
         criteria = cross_entropy(self.recipe.label_smoothing), loss
         with one_thread():
-            wanted, got = gradient_norms(network, state, self.pipeline()(images, torch_rng(rng)), labels, criteria)
+            wanted, got = gradient_norms(network, state, self.plain().augment(images, torch_rng(rng)), labels, criteria)
         if not (math.isfinite(wanted) and math.isfinite(got)):
             raise Diverged(f"gradient norm {got} of the sampled loss, {wanted} of cross-entropy: no scale between them")
         scale = wanted / got if got > 0 else LARGEST

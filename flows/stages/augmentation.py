@@ -17,7 +17,7 @@ from components.augmentation.policy import (
 from components.augmentation.search import search_augmentation
 from components.data.store import open_split, read_classes, read_statistics
 from components.online import Trunk
-from components.params import Params
+from components.params import Augmentation, Params
 from flows import files, paths
 from flows.checkpoints import resumed
 from flows.devices import devices_of
@@ -51,9 +51,9 @@ def run(params: Params, observe: Observer, checkpoint: Path) -> None:
     copies, shares = [], []
     for trunk in observe.progress(trunks, settings.online.trunks, "augmentation"):
         distribution = distribution.at(trunk.theta)
-        copies += list(copy_rows(distribution, trunk))
+        copies += list(copy_rows(distribution, trunk, settings))
         shares += list(share_rows(distribution, trunk.index))
-        observe.metrics(trunk_metrics(distribution, trunk), step=trunk.index)
+        observe.metrics(trunk_metrics(distribution, trunk, settings), step=trunk.index)
     files.write_json(paths.AUGMENTATION / "augmentation.json", policy_of(distribution).to_json())
     files.write_csv(paths.AUGMENTATION / "trunks.csv", copies)
     files.write_csv(paths.AUGMENTATION / "distribution.csv", shares)
@@ -61,11 +61,14 @@ def run(params: Params, observe: Observer, checkpoint: Path) -> None:
         observe.file(paths.AUGMENTATION / name)
 
 
-def copy_rows(distribution: FactoredPairs | LiteralPairs, trunk: Trunk[Pairs]) -> Iterator[dict[str, object]]:
+def copy_rows(
+    distribution: FactoredPairs | LiteralPairs, trunk: Trunk[Pairs], settings: Augmentation
+) -> Iterator[dict[str, object]]:
+    names = reward_names(distribution, trunk, settings)
     for copy, sample in enumerate(trunk.samples):
         yield {
             "trunk": trunk.index,
-            "copy": copy,
+            "copy": names[copy],
             "sample": format_pairs(distribution.elements, sample),
             "reward": trunk.rewards[copy],
             "score": trunk.scores[copy],
@@ -81,10 +84,20 @@ def share_rows(distribution: FactoredPairs | LiteralPairs, trunk: int) -> Iterat
             yield {"trunk": trunk, "position": position, "element": str(element), "probability": share}
 
 
-def trunk_metrics(distribution: FactoredPairs | LiteralPairs, trunk: Trunk[Pairs]) -> dict[str, float]:
-    rewards = {f"augmentation/reward/copy_{copy}": reward for copy, reward in enumerate(trunk.rewards)}
+def trunk_metrics(
+    distribution: FactoredPairs | LiteralPairs, trunk: Trunk[Pairs], settings: Augmentation
+) -> dict[str, float]:
+    named = zip(reward_names(distribution, trunk, settings), trunk.rewards, strict=True)
+    rewards = {f"augmentation/reward/{name}": reward for name, reward in named}
     return rewards | {
         "augmentation/reward/best": trunk.rewards[trunk.best],
         "augmentation/score": trunk.score,
         "augmentation/entropy_bits": policy_of(distribution).entropy(),
     }
+
+
+def reward_names(distribution: FactoredPairs | LiteralPairs, trunk: Trunk[Pairs], settings: Augmentation) -> list[str]:
+    """What a reward belongs to: an element, where each is tried alone beside Identity, else a copy."""
+    if settings.online.reward == "alignment" and isinstance(distribution, FactoredPairs):
+        return [str(element) for element in distribution.elements]
+    return [f"copy_{copy}" for copy in range(len(trunk.samples))]

@@ -13,9 +13,10 @@ from components.data.store import open_split, read_classes, read_statistics
 from components.gaussian import Sample
 from components.loss.chart import loss_curves
 from components.loss.family import KNOWN, SearchedLoss
-from components.loss.search import World
-from components.online import Trunk, model_of
+from components.loss.search import LossWorld
+from components.online import Trunk
 from components.params import Params
+from components.rewards import model_of
 from components.training import State, initial_state
 from flows import files, paths
 from flows.checkpoints import resumed
@@ -46,13 +47,13 @@ def run(params: Params, observe: Observer, checkpoint: Path) -> None:
         observe.file(paths.LOSS / name)
 
 
-def world_of(params: Params) -> World:
+def world_of(params: Params) -> LossWorld:
     """The network and the augmentation that the searches before this one found."""
     devices = devices_of(params.device)
     classes, statistics = read_classes(paths.CLASSES), read_statistics(paths.STATISTICS)
     space = space_of(params.architecture, classes)
     architecture = parse_architecture(space, files.read_json(paths.ARCHITECTURE / "architecture.json")["architecture"])
-    return World(
+    return LossWorld(
         make=partial(build_network, space, architecture, statistics.mean, statistics.std, seed=params.seed),
         train=open_split(paths.TRAIN),
         val=open_split(paths.VAL),
@@ -75,7 +76,7 @@ def copy_rows(trunk: Trunk[Sample]) -> Iterator[dict[str, object]]:
     for copy, sample in enumerate(trunk.samples):
         row = {
             "trunk": trunk.index,
-            "copy": copy,
+            "copy": f"copy_{copy}",
             "reward": trunk.rewards[copy],
             "score": trunk.scores[copy],
             "fault": trunk.faults[copy],

@@ -5,9 +5,10 @@
 Needs `components`, torch, torchvision, numpy, jaxtyping, Pillow and pyarrow; no orchestrator, no tracker. The images of
 an epoch go to the device once for a copy and are augmented there. The result file is written anew after every trunk.
 
-    paper  1,296 pair logits, a pair an image, own accuracy, best of N, REINFORCE with step 0.05; Cutout always on
-    ours   the project's defaults
-    null   those with a controller that never moves
+    paper      1,296 pair logits, a pair an image, own accuracy, best of N, REINFORCE with step 0.05; Cutout always on
+    matching   the presets: gradients of one model; its policy is for a second training
+    copies     8 averaged copies, leave-one-out rewards, linear bandit
+    null       those with a controller that never moves
 
 Batch size, learning rate and reflected crops are ours: the paper's text that can be reached does not give them.
 """
@@ -18,7 +19,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -30,13 +31,15 @@ import torch
 from torch import nn
 
 from components.augmentation.operations import Element
-from components.augmentation.policy import Elements, Pairs, augment_pairs, first_distribution, policy_of
+from components.augmentation.policy import Pairs, augment_pairs, first_distribution, policy_of
+from components.augmentation.search import PairsWorld
 from components.data.images import decode, to_array
 from components.data.parquet import open_parquet
 from components.data.store import Split
-from components.online import Trunk, score_state, search, train_trunk
+from components.online import Trunk
 from components.params import Augmentation, Data, Online, Recipe
-from components.training import State, base_augment, compose, cross_entropy, initial_state
+from components.training import State, compose
+from components.world import Treatment, score_state
 from tests.benchmarks.cifar_networks import NETWORKS, build
 from tests.benchmarks.harness import RESULTS, ROOT, Row, git, hardware, markdown
 
@@ -51,38 +54,26 @@ PAPER: dict[str, Any] = {
     "learn_until": 1.0,
 }  # fmt: skip
 OURS: dict[str, Any] = {"controller": "bandit", "controller_lr": 1.0, "metric": "calibrated_log_likelihood"}
+GRADIENTS: dict[str, Any] = {
+    "reward": "alignment", "controller": "matching", "controller_lr": 1.0, "metric": "calibrated_log_likelihood",
+    "warmup_trunks": 0, "learn_until": 1.0,
+}  # fmt: skip
 METHODS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "paper": ({"settings": "literal", "pairs_per_trunk": None, "normalisation": "sigmoid"}, PAPER),
-    "ours": ({"normalisation": "softmax"}, OURS),
+    "matching": ({"normalisation": "softmax"}, GRADIENTS),
+    "copies": ({"normalisation": "softmax"}, OURS),
     "null": ({"normalisation": "softmax"}, OURS | {"controller": "null"}),
 }
 """Of each method: settings of the distribution, settings of the engine."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class World:
-    """One copy's training and scoring; copies run one after the other in the same network."""
+class WithCutout(PairsWorld):
+    """The paper's pipeline: Cutout after the pair, always."""
 
-    network: nn.Module
-    train: Split
-    val: Split
-    elements: Elements
-    settings: Online
-    method: str
-    seed: int
-
-    def train_copy(self, state: State, sample: Pairs, trunk: int, copy: int) -> State:
-        always = [CUTOUT] if self.method == "paper" else []
-        return train_trunk(
-            self.network, state, self.train, augment=compose(base_augment(RECIPE), self.drawn(sample), *always),
-            criterion=cross_entropy(), recipe=RECIPE, settings=self.settings, seed=self.seed, trunk=trunk, copy=copy,
-        )  # fmt: skip
-
-    def drawn(self, sample: Pairs) -> Any:
-        return augment_pairs(self.elements, sample)
-
-    def score_copy(self, state: State) -> float:
-        return score_state(self.network, state, self.val, self.settings)
+    def treatment(self, sample: Pairs, state: State, trunk: int, copy: int) -> Treatment:
+        treatment = super().treatment(sample, state, trunk, copy)
+        return replace(treatment, augment=compose(treatment.augment, CUTOUT))
 
 
 # --- measuring
@@ -108,17 +99,15 @@ def scale_rows(chosen: argparse.Namespace) -> Iterator[Row]:
             **inner,
         }
     )
-    distribution = first_distribution(Augmentation(online=online, **outer))
+    settings = Augmentation(online=online, **outer)
+    distribution = first_distribution(settings)
     network = build(chosen.network, chosen.seed, device)
-    world = World(
-        network=network, train=train, val=val, elements=distribution.elements, settings=online, method=chosen.method,
-        seed=chosen.seed,
+    world = (WithCutout if chosen.method == "paper" else PairsWorld)(
+        make=lambda: network, train=train, val=val, elements=distribution.elements, settings=settings, recipe=RECIPE,
+        seed=chosen.seed, devices=(device,),
     )  # fmt: skip
-    state = initial_state(network)
     started = time.perf_counter()
-    for trunk in search(
-        distribution, state, train=world.train_copy, score=world.score_copy, settings=online, seed=chosen.seed
-    ):
+    for trunk in world.search_from(distribution):
         seconds, started = time.perf_counter() - started, time.perf_counter()
         last = trunk.index == trunks - 1
         yield {
@@ -224,7 +213,7 @@ def arguments_of(command: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--data", type=Path, default=beside, help="Parquet file or folder of shards: image, label")
     parser.add_argument("--test", type=Path, help="the test split; without it a sixth of --data")
     parser.add_argument("--network", choices=NETWORKS, default="resnet18")
-    parser.add_argument("--method", choices=METHODS, default="ours")
+    parser.add_argument("--method", choices=METHODS, default="copies")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--copies", type=int, default=8)
     parser.add_argument("--fraction", type=float, default=1.0, help=f"of the paper's {EPOCHS} trunks of one epoch")

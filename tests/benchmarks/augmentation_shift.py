@@ -1,21 +1,25 @@
 """Does the augmentation search learn what only val can tell? Planted shifts, at equal compute, against its nulls.
 
-See `shift.py` for the worlds. Methods, all with compute C and a final training on train and val (a search takes 42 %
-of it with its scores, the final training what is left):
+See `shift.py` for the worlds. Methods, all with compute C and a final training on train and val (a search leaves it
+what it has not spent):
 
-    crop rand_9 trivial auto     no search: the recipe's crop (and flip), then a published policy
-    uniform                      our whole space, evenly, without a search
-    oracle                       our space cut down to the planted family and Identity: what can be won
-    ohl                          the search with the presets' controller, reward and score
-    shuffled                     the same, its rewards given to the wrong copies
-    paper                        own score, best of N, REINFORCE, sigmoid (Lin et al.), in the factored space; unlike
-                                 the paper theta moves from half of the trunks on only, as in `ohl`: a handicap for it
-    *_model                      a network trained on train alone with 38 % of C: by the search itself, by one whose
-                                 controller never moves (`null`: averaging alone), without copies under the uniform
-                                 policy (`uniform`)
+    crop cutout rand_* trivial auto   no search: the recipe's crop (and flip), then a published policy
+    uniform, uniform_half             our whole space, evenly, without a search; half of the time Identity in each place
+    oracle                            our space cut down to the planted family and Identity: what can be won
+    ohl                               the search with the presets' reward and controller: one model, gradients
+    shuffled                          the same, what each element adds credited to another one, in all trunks the same
+    step_0                            what is left when the controller never moves: the uniform policy on as few images
+    copies                            8 copies, averaged; leave-one-out rewards, linear bandit; 12 trunks
+    paper                             8 copies, own score, best of N, REINFORCE with step 0.2, sigmoid (Lin et al.), in
+                                      the factored space; 12 trunks
+    *_model                           the network at the end of such a search, trained on train alone; `null`: its
+                                      controller never moves (averaging alone); `uniform`: one network under the uniform
+                                      policy on as many images
 
-    planted_mass                 probability of the planted family, 1 for uniform
-    null_01, null_99             percentiles of the same when each trunk's recorded rewards are permuted and replayed
+    planted_mass                      probability of the planted family, 1 for uniform
+    planted_rank                      share of the other elements whose mean reward is lower, mean over the family
+    null_01, null_99                  percentiles of the mass when the rewards are permuted and replayed (`alignment`:
+                                      one permutation for all trunks, for it asks the same of the same elements)
 """
 
 import time
@@ -27,36 +31,55 @@ import numpy as np
 
 from components.augmentation.fixed import auto_augment_cifar10, rand_augment, trivial_augment_wide
 from components.augmentation.operations import ELEMENTS, Element
-from components.augmentation.policy import Elements, FactoredPairs, Pairs, augment_pairs, policy_of
+from components.augmentation.policy import (
+    Elements,
+    FactoredPairs,
+    Pairs,
+    augment_pairs,
+    first_distribution,
+    policy_of,
+)
 from components.augmentation.search import search_augmentation
 from components.data.store import Split
-from components.online import Trunk, first_controller, learn, sequential
+from components.online import Trunk, first_controller, learn
+from components.parallel import sequential
 from components.params import Augmentation, Online
+from components.rewards import pulled
 from components.training import Augment, compose
 from tests.benchmarks.harness import Row, markdown, spread
 from tests.benchmarks.shift import COPIES, HARM, World, accuracy_of, make_of, train_network, world_of
 
-SEEDS = (11, 12, 13)  # the settings were chosen on seeds 1 and 2
-DATA_TASKS = {"digits": ("rotated", "translated", "translated, sheared", "none", "none, harm")}
+SEEDS = (11, 12, 13, 14, 15)  # the settings were chosen on seeds 1, 2 and 3
+FEWER = (11, 12, 13)
+DATA_TASKS = {
+    "digits": (SEEDS, ("rotated", "translated", "translated, sheared", "inverted", "none", "none, harm")),
+    "cifar10": (FEWER, ("inverted", "inverted, rotated", "none")),
+}
 PERMUTATIONS = 200
 WORKERS = 2
 
-SEARCHES: dict[str, dict[str, Any]] = {  # what differs from the preset
-    "ohl": {},
-    "shuffled": {},
-    "null": {"controller": "null"},
-    "paper": {
-        "controller": "reinforce",
-        "controller_lr": 0.2,
-        "reward": "own",
-        "broadcast": "best",
-        "metric": "accuracy",
+ALIGNED: dict[str, Any] = {
+    "reward": "alignment", "controller": "matching", "controller_lr": 1.0, "metric": "calibrated_log_likelihood",
+    "warmup_trunks": 0, "learn_until": 1.0,
+}  # fmt: skip
+RACED: dict[str, Any] = {"copies": COPIES, "controller": "bandit", "controller_lr": 1.0, "learn_until": 1.0}
+SEARCHES: dict[str, dict[str, Any]] = {
+    "ohl": ALIGNED,
+    "shuffled": ALIGNED,
+    "copies": RACED | {"reward": "leave_one_out", "metric": "calibrated_log_likelihood"},
+    "null": RACED | {"reward": "leave_one_out", "controller": "null"},
+    "paper": RACED
+    | {
+        "controller": "reinforce", "controller_lr": 0.2, "reward": "own", "broadcast": "best", "metric": "accuracy",
+        "warmup_trunks": 0,
     },
-}
+}  # fmt: skip
+BY_COPIES = {"digits": ("rotated", "translated", "translated, sheared")}
+"""Where the searches by copies run as well: they cost most and find least."""
 
 
 def rows() -> Iterator[Row]:
-    cells = [(data, task, seed) for seed in SEEDS for data, tasks in DATA_TASKS.items() for task in tasks]
+    cells = [(data, task, seed) for data, (seeds, tasks) in DATA_TASKS.items() for seed in seeds for task in tasks]
     run = joblib.Parallel(n_jobs=WORKERS, return_as="generator", batch_size=1)
     for measured in run(joblib.delayed(cell)(*each) for each in cells):
         yield from measured
@@ -74,9 +97,17 @@ def cell(data: str, task: str, seed: int) -> list[Row]:
     fixed = [
         trained_row(world, name, augment, world.both, world.data.compute) for name, augment in policies(world).items()
     ]
-    alone = trained_row(world, "uniform_model", everything(), world.train, world.searched)
-    searched = [row for name in SEARCHES for row in searched_rows(world, name)]
-    return [where | row for row in (*fixed, alone, *searched)]
+    step_0 = trained_row(
+        world,
+        "step_0",
+        everything(),
+        world.both,
+        world.data.compute - spent_images(world, settings_of(world, "ohl").online),
+    )
+    names = tuple(SEARCHES) if task in BY_COPIES.get(data, ()) else ("ohl", "shuffled")
+    alone = [trained_row(world, "uniform_model", everything(), world.train, world.raced)] if "null" in names else []
+    searched = [row for name in names for row in searched_rows(world, name)]
+    return [where | row for row in (*fixed, step_0, *alone, *searched)]
 
 
 # --- without a search
@@ -86,16 +117,27 @@ def policies(world: World) -> dict[str, Augment]:
     size = world.train.images.shape[1]
     searchless = {
         "crop": compose(),
+        "cutout": augment_pairs((Element("Cutout", 0.5), Element("Identity")), [(0, 1)]),
+        "rand_5": rand_augment(size, magnitude=5),
         "rand_9": rand_augment(size, magnitude=9),
         "trivial": trivial_augment_wide(32),  # translations by shares of a CIFAR image
         "auto": auto_augment_cifar10(size),
         "uniform": everything(),
+        "uniform_half": half_identity(),
     }
     return searchless | ({"oracle": evenly((*world.task.planted, Element("Identity")))} if world.task.shifts else {})
 
 
 def everything() -> Augment:
     return evenly(ELEMENTS)
+
+
+def half_identity() -> Augment:
+    """Where the line's own search starts from."""
+    online = Online(trunks=1, images=1, warmup_trunks=0)
+    return policy_of(
+        first_distribution(Augmentation(online=online, identity_share=0.5, normalisation="softmax"))
+    ).augment()
 
 
 def evenly(elements: Elements) -> Augment:
@@ -114,10 +156,9 @@ def trained_row(world: World, name: str, augment: Augment, split: Split, images:
 
 
 def settings_of(world: World, name: str) -> Augmentation:
-    chosen = {"controller": "bandit", "controller_lr": 1.0, "metric": "calibrated_log_likelihood"}
-    trunks = world.data.trunks
-    chosen |= {"warmup_trunks": trunks // 2, "learn_until": 0.9} | SEARCHES[name]
-    online = Online(trunks=trunks, images=world.data.images, copies=COPIES, **chosen)
+    chosen = SEARCHES[name]
+    size = world.data.aligned if chosen["reward"] == "alignment" else world.data.copies
+    online = Online(**{"warmup_trunks": size["trunks"] // 2} | size | chosen)
     return Augmentation(normalisation="sigmoid" if name == "paper" else "softmax", online=online)
 
 
@@ -129,13 +170,13 @@ def searched_rows(world: World, name: str) -> Iterator[Row]:
     trunks = list(
         search_augmentation(
             make_of(world), world.train, world.val, settings=settings, recipe=world.data.recipe, seed=world.seed,
-            distribution=begin, parallel=misdirected(world.seed) if name == "shuffled" else sequential,
+            distribution=begin, parallel=misdirected(world) if name == "shuffled" else sequential,
         )
     )  # fmt: skip
     model = trunks[-1].state
-    yield outcome(
-        f"{name}_model", accuracy_of(world, model, world.test), start, val=accuracy_of(world, model, world.val)
-    )
+    if settings.online.reward != "alignment":
+        val = accuracy_of(world, model, world.val)
+        yield outcome(f"{name}_model", accuracy_of(world, model, world.test), start, val=val)
     if name == "null":
         return
     found = begin.at(trunks[-1].theta)
@@ -147,14 +188,20 @@ def searched_rows(world: World, name: str) -> Iterator[Row]:
     masses = [mass(replay(begin, trunks, settings, seed), planted) for seed in range(PERMUTATIONS)] if planted else []
     if planted:
         final |= {"planted_mass": round(mass(found, planted), 3)}
+        final |= {"planted_rank": rank(trunks, planted)}
         final |= {f"null_{percent:02d}": round(float(np.percentile(masses, percent)), 3) for percent in (1, 99)}
     yield final
 
 
 def spent_images(world: World, online: Online) -> int:
-    """Training images of a search, and a third of those scored: of each copy or the others' mean, and the next."""
-    scored = (online.copies + 1) * len(world.val.labels)
-    return online.trunks * (online.copies * online.images + scored // 3)
+    """Training images of a search, and a third of those scored: of each copy or the others' mean, and the next. A
+    gradient costs what a training step does."""
+    val = len(world.val.labels)
+    if online.reward == "alignment":
+        trunk = online.images + (len(world.task.elements) + 1) * online.probe_images + val + val // 3
+    else:
+        trunk = online.copies * online.images + (online.copies + 1) * val // 3
+    return online.head_start + online.trunks * trunk
 
 
 def uniform(world: World, settings: Augmentation) -> FactoredPairs:
@@ -164,15 +211,16 @@ def uniform(world: World, settings: Augmentation) -> FactoredPairs:
     )
 
 
-def misdirected(seed: int) -> Callable[..., list[Any]]:
-    """A `Parallel` that hands the copies' scores to the wrong copies; training is left alone."""
-    rng = np.random.default_rng((seed, 3))
+def misdirected(world: World) -> Callable[..., list[Any]]:
+    """A `Parallel` that credits what every element adds to the gradient to another one, in all trunks the same;
+    Identity, which adds nothing, and training are left alone."""
+    moving = [row for row, element in enumerate(world.task.elements) if element.operation != "Identity"]
+    order = np.arange(len(world.task.elements))
+    order[moving] = np.random.default_rng((world.seed, 3)).permutation(moving)
 
     def run(function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
         results = sequential(function, arguments)
-        if not all(isinstance(result, float) for result in results):
-            return results
-        return [results[k] for k in rng.permutation(len(results))]
+        return [results[k] for k in order] if function is pulled else results
 
     return run
 
@@ -188,14 +236,36 @@ def mass(distribution: FactoredPairs, rows: list[int]) -> float:
     return float(np.mean([shares[place][rows].mean() for place in shares]) * len(distribution.elements))
 
 
-def replay(begin: FactoredPairs, trunks: Sequence[Trunk[Pairs]], settings: Augmentation, seed: int) -> FactoredPairs:
-    """The controller on the recorded samples, each trunk's rewards permuted: what chance would have found."""
-    rng = np.random.default_rng((seed, 4))
+def rank(trunks: Sequence[Trunk[Pairs]], rows: list[int]) -> float | None:
+    """Share of the other elements whose mean reward over the trunks is lower than that of these, on average; none where elements are not
+    tried one by one."""
+    if trunks[0].gram is None:
+        return None
+    means = np.nanmean([trunk.rewards for trunk in trunks], axis=0)
+    others = np.delete(means, rows)
+    return round(float(np.mean([np.mean(others < means[row]) for row in rows])), 3)
+
+
+def replay(
+    begin: FactoredPairs, trunks: Sequence[Trunk[Pairs]], settings: Augmentation, seed: int | None
+) -> FactoredPairs:
+    """The controller on the recorded samples with permuted rewards: what chance would have found. Without a seed, with
+    the rewards as they were.
+
+    Copies draw other samples every trunk, and every trunk's rewards are permuted anew. Elements that are asked the same
+    in every trunk answer alike, and one permutation holds for all; Identity keeps its nothing.
+    """
+    rng = np.random.default_rng((seed or 0, 4))
     controller, distribution = first_controller(settings.online), begin
+    order = None
     for trunk in trunks:
-        rewards = rng.permutation(np.array(trunk.rewards))
+        rewards = np.array(trunk.rewards)
+        moving = np.flatnonzero(rewards != 0) if trunk.gram is not None else np.arange(len(rewards))
+        if order is None or trunk.gram is None:
+            order = moving if seed is None else rng.permutation(moving)
+        rewards[np.sort(order)] = rewards[order]
         controller, distribution = learn(
-            controller, distribution, trunk.samples, rewards, index=trunk.index, settings=settings.online
+            controller, distribution, trunk.samples, rewards, trunk.gram, index=trunk.index, settings=settings.online
         )
     return distribution
 
@@ -207,6 +277,7 @@ def outcome(method: str, test: float, start: float, val: float | None = None) ->
         "val_accuracy": None if val is None else round(val, 5),
         "cpu_seconds": round(time.process_time() - start, 1),
         "planted_mass": None,
+        "planted_rank": None,
         "null_01": None,
         "null_99": None,
     }
@@ -214,7 +285,7 @@ def outcome(method: str, test: float, start: float, val: float | None = None) ->
 
 # --- the tables
 
-SEARCHLESS = ("crop", "rand_9", "trivial", "auto", "uniform")
+SEARCHLESS = ("crop", "cutout", "rand_5", "rand_9", "trivial", "auto", "uniform", "uniform_half")
 
 
 def table(rows: Sequence[Row]) -> str:
@@ -222,18 +293,36 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def accuracy_table(rows: Sequence[Row]) -> str:
-    """Test accuracy of the final network, the share of the oracle's lead that the search closes, the planted mass."""
-    shown = ("uniform", "oracle", "ohl", "shuffled", "paper")
+    """Test accuracy of the final network, the share of the oracle's lead that the search closes, the planted family."""
+    shown = ("uniform", "oracle", "ohl", "shuffled", "step_0", "copies", "paper")
     lines = []
     for where, of in groups(rows):
         best = max(SEARCHLESS, key=lambda name: average(of(name)) if of(name) else 0.0)
         accuracies = [cell_of(of(name)) for name in shown]
         gap = average(of("oracle")) - average(of(best))
         closed = f"{(average(of('ohl')) - average(of(best))) / gap:.0%} of {gap:.1f}" if gap > 0 else ""
-        masses, low, high = (of("ohl", what, 1.0) for what in ("planted_mass", "null_01", "null_99"))
-        mass = f"{spread(masses, 2)} ({average(low):.2f} to {average(high):.2f})" if masses else ""
-        lines.append([where, f"{best} {cell_of(of(best))}" if of(best) else "", *accuracies, closed, mass])
-    return markdown(["data, task", "best searchless", *shown, "gap closed", "planted mass (null: 1 to 99 %)"], lines)
+        leads = [lead(of("ohl"), of(rival)) for rival in (best, "shuffled")]
+        masses, low, high, ranks = (
+            of("ohl", what, 1.0) for what in ("planted_mass", "null_01", "null_99", "planted_rank")
+        )
+        family = f"{spread(masses, 2)} ({average(low):.2f} to {average(high):.2f})" if masses else ""
+        fixed = f"{best} {cell_of(of(best))}" if of(best) else ""
+        lines.append([where, fixed, *accuracies, closed, *leads, family, f"{average(ranks):.2f}" if ranks else ""])
+    header = ["data, task", "best searchless", *shown, "gap closed", "ohl - best", "ohl - shuffled"]
+    return markdown([*header, "planted mass (null: 1 to 99 %)", "planted rank"], lines)
+
+
+def lead(ours: Sequence[float], theirs: Sequence[float]) -> str:
+    """Mean difference within the seeds, and its 95 % bootstrap interval; of fewer than 5 seeds the smallest and the
+    largest."""
+    if not ours or not theirs:
+        return ""
+    differences = np.subtract(ours, theirs)
+    low, high = differences.min(), differences.max()
+    if len(differences) >= 5:
+        drawn = np.random.default_rng(0).choice(differences, size=(10_000, len(differences))).mean(axis=1)
+        low, high = np.percentile(drawn, [2.5, 97.5])
+    return f"{differences.mean():+.1f} [{low:+.1f}, {high:+.1f}]"
 
 
 def average(values: Sequence[float]) -> float:
@@ -246,10 +335,11 @@ def cell_of(values: Sequence[float]) -> str:
 
 
 def parts_table(rows: Sequence[Row]) -> str:
-    """Networks trained on train alone with half of the compute: what averaging gives, what learning adds."""
-    names = ("uniform_model", "null_model", "ohl_model", "shuffled_model", "paper_model")
-    header = ["data, task (train alone)", "uniform, one copy", "null: averaging", "ohl", "shuffled", "paper"]
-    return markdown(header, [[where, *(cell_of(of(name)) for name in names)] for where, of in groups(rows)])
+    """Networks trained on train alone on as many images: what averaging gives, what learning adds."""
+    names = ("uniform_model", "null_model", "copies_model", "paper_model")
+    header = ["data, task (train alone)", "uniform, one network", "8 copies: averaging", "copies: learning", "paper"]
+    lines = [[where, *(cell_of(of(name)) for name in names)] for where, of in groups(rows) if of("null_model")]
+    return markdown(header, lines)
 
 
 Values = Callable[..., list[float]]
@@ -263,6 +353,7 @@ def groups(rows: Sequence[Row]) -> Iterator[tuple[str, Values]]:
 
 def values_of(rows: Sequence[Row]) -> Values:
     def of(method: str, what: str = "test_accuracy", scale: float = 100.0) -> list[float]:
-        return [scale * float(str(row[what])) for row in rows if row["method"] == method and row.get(what) is not None]
+        chosen = sorted((row for row in rows if row["method"] == method), key=lambda row: int(str(row["seed"])))
+        return [scale * float(str(row[what])) for row in chosen if row.get(what) is not None]
 
     return of

@@ -85,6 +85,7 @@ HARM = Element("Posterize", 0.0)
 
 TASKS = {
     "rotated": Task(shifts=(moved("Rotate", 60.0),), planted=elements_of("Rotate")),
+    "inverted, rotated": Task(shifts=(inverted, moved("Rotate", 45.0)), planted=elements_of("Invert", "Rotate")),
     "translated": Task(
         shifts=(moved("TranslateX", 0.4), moved("TranslateY", 0.4)), planted=elements_of("TranslateX", "TranslateY")
     ),
@@ -123,11 +124,11 @@ def read_digits() -> Split:
 
 
 def read_cifar10() -> Split:
-    """The first 15,000 images of the CIFAR-10 parquet."""
+    """The first 10,000 images of the CIFAR-10 parquet."""
     import pyarrow.parquet
 
     table = pyarrow.parquet.ParquetFile(PARQUET)
-    batch = next(table.iter_batches(batch_size=15_000))
+    batch = next(table.iter_batches(batch_size=10_000))
     image, label = (batch.column(name) for name in batch.schema.names[:2])
     images = [np.asarray(Image.open(io.BytesIO(each["bytes"])).convert("RGB")) for each in image.to_pylist()]
     return Split(images=np.stack(images), labels=np.array(label.to_pylist(), dtype=np.int64))
@@ -142,9 +143,9 @@ class DataSet:
     widths: tuple[int, int, int]
     strides: tuple[int, int, int]
     recipe: Recipe
-    trunks: int
-    images: int
-    """The search: trunks of so many images a copy."""
+    aligned: dict[str, int]
+    copies: dict[str, int]
+    """Sizes of a search by gradients of one model, and of one by copies."""
     compute: int
     """C."""
 
@@ -152,11 +153,15 @@ class DataSet:
 DATA = {
     "digits": DataSet(
         read=read_digits, train=600, val=120, widths=(16, 32, 64), strides=(2, 2, 1),
-        recipe=Recipe(batch_size=128, crop=1), trunks=24, images=512, compute=256_000,
+        recipe=Recipe(batch_size=128, crop=1),
+        aligned={"head_start": 8192, "trunks": 4, "images": 2048, "probe_images": 128},
+        copies={"trunks": 12, "images": 512}, compute=128_000,
     ),
     "cifar10": DataSet(
-        read=read_cifar10, train=8000, val=2000, widths=(32, 64, 128), strides=(2, 2, 2),
-        recipe=Recipe(batch_size=128, crop=4, flip=True), trunks=24, images=2560, compute=1_280_000,
+        read=read_cifar10, train=5000, val=500, widths=(16, 32, 64), strides=(2, 2, 2),
+        recipe=Recipe(batch_size=128, crop=4, flip=True),
+        aligned={"head_start": 12_288, "trunks": 4, "images": 2048, "probe_images": 128},
+        copies={"trunks": 12, "images": 512}, compute=120_000,
     ),
 }  # fmt: skip
 COPIES = 8
@@ -187,9 +192,9 @@ class World:
         )
 
     @property
-    def searched(self) -> int:
-        """Training images of a search's copies."""
-        return COPIES * self.data.trunks * self.data.images
+    def raced(self) -> int:
+        """Training images of the copies of a search by copies."""
+        return COPIES * self.data.copies["trunks"] * self.data.copies["images"]
 
 
 def world_of(data: str, task: str, seed: int) -> World:

@@ -20,7 +20,7 @@ from components.augmentation.policy import (
     format_pairs,
     policy_of,
 )
-from components.online import Distribution
+from components.controllers import Distribution
 from components.params import Augmentation, Online
 
 KINDS = [(settings, normalisation) for settings in ("factored", "literal") for normalisation in ("sigmoid", "softmax")]

@@ -1,7 +1,7 @@
 """The augmentation search on a planted effect, and on a small network and images."""
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
@@ -13,11 +13,11 @@ from torch import Tensor, nn
 
 from components.augmentation.operations import Element
 from components.augmentation.policy import Pairs, first_distribution, policy_of
-from components.augmentation.search import OnVal, TrainCopy, search_augmentation
+from components.augmentation.search import PairsWorld, search_augmentation
 from components.data.store import Split
-from components.online import TRAINING, State, Trunk, numpy_rng, search
+from components.online import TRAINING, Trunk, numpy_rng, search
 from components.params import Augmentation, Online, Recipe
-from components.training import initial_state
+from components.training import Diverged, State, initial_state
 
 RECIPE = Recipe(batch_size=16, learning_rate=0.05)
 
@@ -114,10 +114,13 @@ def searched(
     )
 
 
-def copy_of(broadcast: str, **changes: Any) -> TrainCopy:
+def world(broadcast: str = "average", val: Split | None = None, **changes: Any) -> PairsWorld:
     chosen = settings(broadcast=broadcast, **changes)
     elements = first_distribution(chosen).elements
-    return TrainCopy(make=small, split=bars(160, 0), elements=elements, recipe=RECIPE, settings=chosen.online, seed=0)
+    val = val or bars(80, 1)
+    return PairsWorld(
+        make=small, train=bars(160, 0), val=val, elements=elements, recipe=RECIPE, settings=chosen, seed=0
+    )
 
 
 def same(first: State, second: State) -> bool:
@@ -139,13 +142,21 @@ def test_same_seed_same_records_and_weights() -> None:
     assert first != other
 
 
-@pytest.mark.parametrize(("reward", "broadcast"), [("own", "best"), ("leave_one_out", "average")])
-def test_a_search_goes_on_after_any_trunk_to_the_same_records_and_weights(reward: str, broadcast: str) -> None:
+@pytest.mark.parametrize(
+    "rules",
+    [
+        {"reward": "own", "broadcast": "best"},
+        {"reward": "leave_one_out", "broadcast": "average"},
+        {"reward": "alignment", "controller": "matching", "controller_lr": 1.0},
+    ],
+)
+def test_a_search_goes_on_after_any_trunk_to_the_same_records_and_weights(rules: dict[str, Any]) -> None:
     """Momentum, batch-norm statistics, the controller's memory and the learning rate are all where they were."""
-    whole = searched(reward=reward, broadcast=broadcast)
+    whole = searched(**rules)
     for last in (0, 2, 3):
-        rest = searched(reward=reward, broadcast=broadcast, after=whole[last])
+        rest = searched(**rules, after=whole[last])
         assert rest == whole[last + 1 :]
+        assert [trunk.theta.tolist() for trunk in rest] == [trunk.theta.tolist() for trunk in whole[last + 1 :]]
         assert all(same(ours.state, theirs.state) for ours, theirs in zip(rest, whole[last + 1 :], strict=True))
 
 
@@ -160,7 +171,7 @@ def test_val_never_reaches_the_weights_or_samples_when_nothing_is_selected() -> 
 
 def test_copies_share_batches_when_the_best_goes_on_and_have_their_own_when_averaged() -> None:
     state, sample = initial_state(small()), ((3, 7),)
-    best, average = copy_of("best"), copy_of("average")
+    best, average = world("best").train_copy, world("average").train_copy
     assert same(best(state, sample, 0, 0), best(state, sample, 0, 1))
     assert not same(best(state, sample, 0, 0), best(state, sample, 1, 0))
     assert not same(average(state, sample, 0, 0), average(state, sample, 0, 1))
@@ -168,7 +179,7 @@ def test_copies_share_batches_when_the_best_goes_on_and_have_their_own_when_aver
 
 def test_the_learning_rate_follows_the_whole_search_not_the_trunk() -> None:
     """After its peak the rate falls towards 0, so the last trunk moves the weights less than an early one."""
-    state, train = initial_state(small()), copy_of("best", trunks=20)
+    state, train = initial_state(small()), world("best", trunks=20).train_copy
 
     def moved(trunk: int) -> float:
         after = train(state, ((0, 0),), trunk, 0)
@@ -178,11 +189,11 @@ def test_the_learning_rate_follows_the_whole_search_not_the_trunk() -> None:
 
 
 def test_the_sampled_pairs_are_what_the_copy_trains_with() -> None:
-    state, train = initial_state(small()), copy_of("best")
-    names = [str(element) for element in train.elements]
+    state, here = initial_state(small()), world("best")
+    names = [str(element) for element in here.elements]
 
     def trained_with(name: str) -> State:
-        return train(state, ((names.index(name), names.index(name)),), 0, 0)
+        return here.train_copy(state, ((names.index(name), names.index(name)),), 0, 0)
 
     assert same(trained_with("Identity"), trained_with("Invert"))  # twice inverted is as before
     assert not same(trained_with("Identity"), trained_with("Rotate 30"))
@@ -191,9 +202,9 @@ def test_the_sampled_pairs_are_what_the_copy_trains_with() -> None:
 def test_a_score_reads_only_the_images_it_is_given() -> None:
     val, state = bars(80, 1), initial_state(small())
     first = Split(images=val.images[:30], labels=val.labels[:30])
-    part = OnVal(make=small, split=val, settings=settings(score_images=30).online).score(state)
-    assert part == OnVal(make=small, split=first, settings=settings().online).score(state)
-    assert part != OnVal(make=small, split=val, settings=settings().online).score(state)
+    part = world(val=val, score_images=30).score(state)
+    assert part == world(val=first).score(state)
+    assert part != world(val=val).score(state)
 
 
 def test_a_rate_that_makes_every_copy_diverge_is_one_sentence() -> None:
@@ -219,3 +230,50 @@ def test_a_head_start_is_one_training_that_all_copies_go_on_from() -> None:
     for one, other in zip(ahead[1:], resumed, strict=True):
         assert one == other
         assert same(one.state, other.state)
+
+
+ALIGNED = {
+    "reward": "alignment",
+    "controller": "matching",
+    "controller_lr": 1.0,
+    "warmup_trunks": 0,
+    "learn_until": 1.0,
+}
+
+
+def test_alignment_finds_what_was_done_to_val() -> None:
+    """Val's bars are inverted: training images are dark with a bright bar, val's bright with a dark one."""
+    val = bars(80, 1)
+    inverted = Split(images=255 - val.images, labels=val.labels)
+    trunks = searched(val=inverted, head_start=1024, images=256, probe_images=128, **ALIGNED)
+    policy = policy_of(first_distribution(settings()).at(trunks[-1].theta))
+    shares = policy.operation_shares()
+    assert shares["Invert"] > 4 / len(shares)
+    assert np.mean([trunk.rewards[policy.elements.index(Element("Invert"))] for trunk in trunks]) > 0.5
+
+
+def test_alignment_leaves_the_network_as_training_without_augmentation_would() -> None:
+    ours, theirs = searched(**ALIGNED), searched(val=bars(80, 2), **ALIGNED)
+    assert same(ours[-1].state, theirs[-1].state)
+    assert ours[-1].rewards != theirs[-1].rewards
+
+
+def test_identity_adds_nothing_and_has_reward_0() -> None:
+    elements = first_distribution(settings()).elements
+    identity = [element.operation for element in elements].index("Identity")
+    assert all(trunk.rewards[identity] == 0 for trunk in searched(**ALIGNED))
+
+
+def test_a_sample_whose_gradient_fails_is_recorded_and_the_search_goes_on() -> None:
+    class Failing(PairsWorld):
+        def pull(self, state: State, sample: Any, trunk: int, copy: int) -> State:
+            if copy == 5 and sample is not None:
+                raise Diverged("the loss is nan")
+            return super().pull(state, sample, trunk, copy)
+
+    here = world(trunks=3, **ALIGNED)
+    failing = Failing(**{field.name: getattr(here, field.name) for field in fields(here)})
+    trunks = list(failing.search_from(first_distribution(here.settings)))
+    assert [trunk.faults[5] for trunk in trunks] == ["the loss is nan"] * 3
+    assert all(np.isfinite(np.delete(trunk.rewards, 5)).all() for trunk in trunks)
+    assert np.isfinite(trunks[-1].theta).all()

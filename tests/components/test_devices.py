@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from components.architecture.supernet import SharedWeights, build_supernet
 from components.augmentation.policy import AugmentPairs, first_distribution, policy_of
 from components.augmentation.search import search_augmentation
-from components.loss.search import World
-from components.online import CPU, Devices, Trunk, mean_state, score_state, train_trunk
+from components.averaging import mean_state
+from components.loss.search import LossWorld
+from components.online import Trunk
 from components.params import Augmentation, Loss, Online, Recipe, Train
 from components.training import (
     State,
@@ -25,9 +26,10 @@ from components.training import (
     split_tensors,
     train_steps,
 )
+from components.world import CPU, Devices, Treatment, score_state, train_trunk
 from tests.components import test_architecture_supernet as supernets
 from tests.components import test_optimisation_search as optimisation
-from tests.components.test_augmentation_search import bars, copy_of, small
+from tests.components.test_augmentation_search import bars, small, world
 from tests.elsewhere import There, elsewhere
 
 RECIPE = Recipe(batch_size=16, learning_rate=0.05, crop=2, flip=True)
@@ -49,9 +51,7 @@ def trained(device: torch.device | str, state: State | None = None, trunk: int =
         network,
         state or initial_state(network),
         bars(160, 0),
-        augment=compose(base_augment(RECIPE), policy()),
-        criterion=cross_entropy(0.1),
-        recipe=RECIPE,
+        Treatment(augment=compose(base_augment(RECIPE), policy()), criterion=cross_entropy(0.1), recipe=RECIPE),
         settings=ONLINE,
         seed=0,
         trunk=trunk,
@@ -199,8 +199,8 @@ def augmentation_search(devices: Devices, online: Online, after: Any = None) -> 
     return list(trunks)
 
 
-def loss_world(devices: Devices, online: Online) -> World:
-    return World(
+def loss_world(devices: Devices, online: Online) -> LossWorld:
+    return LossWorld(
         make=small, train=bars(160, 0), val=bars(80, 1), augment=compose(), settings=Loss(knots=4, online=online),
         recipe=RECIPE, seed=0, devices=devices,
     )  # fmt: skip
@@ -248,11 +248,11 @@ def test_a_search_read_on_the_cpu_goes_on_on_the_first_device(search: Searching)
 
 def test_the_index_of_a_copy_says_where_it_trains() -> None:
     state, sample = initial_state(small()), ((3, 7),)
-    augmenting, losing = replace(copy_of("average"), devices=TWO), loss_world(TWO, SHORT)
+    augmenting, losing = replace(world(), devices=TWO), loss_world(TWO, SHORT)
     tuning = replace(optimisation.world(), devices=TWO)
     with elsewhere():
-        for train, drawn in ((augmenting, sample), (losing.train_copy, (0.5,) * 8), (tuning.train_copy, (0.1, 0.1))):
-            trained = [train(state, drawn, 0, copy) for copy in range(3)]
+        for there, drawn in ((augmenting, sample), (losing, (0.5,) * 8), (tuning, (0.1, 0.1))):
+            trained = [there.train_copy(state, drawn, 0, copy) for copy in range(3)]
             assert [copy["model.classifier.weight"].device for copy in trained] == [TWO[0], TWO[1], TWO[0]]
 
 

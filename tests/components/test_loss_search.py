@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from components.data.store import Split
 from components.gaussian import Sample
 from components.loss.family import KNOWN, closest, decode
-from components.loss.search import LARGEST, MATCHING, World, gradient_norms, start
-from components.online import numpy_rng, search, torch_rng
+from components.loss.search import LARGEST, LossWorld, gradient_norms, start
+from components.online import MATCHING, numpy_rng, search, torch_rng
 from components.params import Loss, Online, Recipe
 from components.training import Diverged, State, cross_entropy, initial_state, load_state, split_tensors
 
@@ -133,8 +133,8 @@ SAMPLE = tuple(np.linspace(-0.5, 1, 2 * KNOTS).tolist())
 RECIPE = Recipe(batch_size=16, learning_rate=0.1, crop=1)
 
 
-def world(**changes: object) -> tuple[World, State]:
-    made = World(
+def world(**changes: object) -> tuple[LossWorld, State]:
+    made = LossWorld(
         make=make_tiny,
         train=split(128, 0),
         val=split(64, 1),
@@ -153,7 +153,7 @@ def test_a_matched_loss_has_the_gradient_norm_of_cross_entropy() -> None:
     rng = numpy_rng(made.seed, 3, 0, MATCHING)
     batch = rng.permutation(128)[:16]
     images, labels = split_tensors(Split(images=made.train.images[batch], labels=made.train.labels[batch]))
-    images = made.pipeline()(images, torch_rng(rng))
+    images = made.plain().augment(images, torch_rng(rng))
     wanted, got, unmatched = gradient_norms(make_tiny(), state, images, labels, (cross_entropy(), matched, loss))
     assert got == pytest.approx(wanted, rel=1e-5)
     assert abs(unmatched / wanted - 1) > 0.02

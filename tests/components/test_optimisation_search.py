@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from components.gaussian import Gaussian, Sample
-from components.online import State, Trunk, numpy_rng, search
-from components.optimisation.search import World
+from components.online import Trunk, numpy_rng, search
+from components.optimisation.search import MultiplierWorld
 from components.params import Online, Recipe
-from components.training import compose, initial_state
+from components.training import State, compose, initial_state
 from tests.components.test_augmentation_search import bars, small
 
 PLANTED = (math.log(3.0), math.log(0.5))
@@ -60,8 +60,8 @@ LOW = Recipe(batch_size=16, learning_rate=0.0005, warmup=0.0)
 """A hundredth of what this network likes."""
 
 
-def world(seed: int = 0, **changes: Any) -> World:
-    return World(
+def world(seed: int = 0, **changes: Any) -> MultiplierWorld:
+    return MultiplierWorld(
         make=small,
         train=bars(160, 0),
         val=bars(160, 1),

@@ -19,9 +19,9 @@ from components.architecture.space import default_architecture, format_architect
 from components.augmentation.policy import first_distribution, policy_of
 from components.controllers import CONTROLLERS
 from components.data.store import Classes, Statistics, write_classes, write_split, write_statistics
-from components.online import State, Trunk, search
+from components.online import Trunk, search
 from components.params import Params
-from components.training import Diverged
+from components.training import Diverged, State
 from flows import files, paths
 from flows.checkpoints import nothing, resumed
 from flows.settings import load_params

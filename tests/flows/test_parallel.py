@@ -22,9 +22,10 @@ from components.architecture.network import build_network
 from components.architecture.space import default_architecture, space_of
 from components.augmentation.search import search_augmentation
 from components.data.store import Classes, Split, open_split, write_split
-from components.online import Make, Parallel, WorkerDied, sequential
+from components.parallel import Parallel, WorkerDied, sequential
 from components.params import Architecture, Augmentation, Online, Recipe
 from components.params import Parallel as ParallelSettings
+from components.world import Make
 from flows.observer import Silent
 from flows.parallel import joblib_parallel
 

@@ -1,0 +1,189 @@
+"""Rewards of the copies of a trunk, from what can be measured on val.
+
+    w_n  copy n's model        mean  the mean of the copies' models        R_n  its reward, nan for one that is lost
+
+`own` is the paper's (Lin et al., ICCV 2019); the others are ours (methods.md section 0). Of three of them the sample is
+a trunk of training; `alignment` needs a single gradient.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float64
+
+from components.averaging import mean_state
+from components.controllers import NOTHING
+from components.parallel import Parallel, WorkerDied
+from components.training import Diverged, State
+
+Score = Callable[[State], float]
+Slope = Callable[[State], State]
+"""state -> minus the gradient of the loss on val by every parameter, under the state's keys `model.<name>`."""
+Pull = Callable[[State, Any, int, int], State]
+"""(state, sample or None, trunk, copy) -> where a step of training pulls the model: minus the gradient of the loss on a
+few training images, under the sample or as training is without one. The same images for all of a trunk."""
+
+
+@dataclass(frozen=True)
+class Val:
+    """What can be measured on val."""
+
+    score: Score
+    slope: Slope | None
+
+
+Vector = Float64[np.ndarray, " n"]
+Copies = Sequence[State | None]
+Gram = Float64[np.ndarray, "m m"]
+"""Inner products of what n samples add to the pull and, last, of what val asks for (m = n + 1)."""
+Faults = Mapping[int, str]
+"""copy -> why it has no reward"""
+NOT_FINITE = "its score on val is not finite"
+
+
+class Unscored(Exception):
+    """The workers that scored these copies died."""
+
+    def __init__(self, faults: Faults) -> None:
+        super().__init__(faults)
+        self.faults = faults
+
+
+def own(copies: Copies, val: Val, parallel: Parallel) -> tuple[Vector, Vector]:
+    """Each copy's own score, as in the paper."""
+    scores = scores_of(dict(enumerate(copies)), len(copies), val, parallel)
+    return scores, scores
+
+
+def leave_one_out(copies: Copies, val: Val, parallel: Parallel) -> tuple[Vector, Vector]:
+    """Minus the score of the mean of the *other* copies: the lower that is, the more the copy contributes.
+
+    A lone survivor gets its own score.
+    """
+    alive = alive_among(copies)
+    if len(alive) < 2:
+        return own(copies, val, parallel)
+    models = {n: model_of(copy) for n, copy in alive.items()}  # momentum is not scored
+    others = {n: mean_state([model for m, model in models.items() if m != n]) for n in models}
+    scores = scores_of(others, len(copies), val, parallel)
+    return -scores, scores
+
+
+def first_order(copies: Copies, val: Val, parallel: Parallel) -> tuple[Vector, Vector]:
+    """<slope on val at the mean of the copies, w_n - mean>: one backward pass for all copies."""
+    assert val.slope is not None
+    rewards = np.full(len(copies), np.nan)
+    if alive := alive_among(copies):
+        mean = mean_state(list(alive.values()))
+        gradient = val.slope(mean)
+        rewards[list(alive)] = [along(gradient, copy, mean) for copy in alive.values()]
+    return rewards, rewards
+
+
+REWARDS: dict[str, Callable[[Copies, Val, Parallel], tuple[Vector, Vector]]] = {
+    "own": own,
+    "leave_one_out": leave_one_out,
+    "first_order": first_order,
+}
+
+
+def judge(rule: str, copies: Copies, val: Val, parallel: Parallel) -> tuple[Vector, Vector, Faults]:
+    """Rewards and scores by the rule; copies that are excluded: one that spoils the others', found by its own score,
+    and one whose worker died while scoring."""
+    alive = alive_among(copies)
+    try:
+        rewards, scores = REWARDS[rule](copies, val, parallel)
+        if np.isfinite(rewards[list(alive)]).all():
+            return rewards, scores, {}
+        unsound = np.flatnonzero(~np.isfinite(own(copies, val, parallel)[0])).tolist()
+        faults = {n: NOT_FINITE for n in alive if n in unsound}
+        if not faults:  # each copy alone is sound and their means are not: no copy can be blamed
+            return np.full(len(copies), np.nan), scores, dict.fromkeys(alive, NOT_FINITE)
+    except Unscored as unscored:
+        faults = dict(unscored.faults)
+    left = [None if n in faults else copy for n, copy in enumerate(copies)]
+    rewards, scores, more = judge(rule, left, val, parallel)
+    return rewards, scores, faults | dict(more)
+
+
+def alignments(
+    state: State, samples: Sequence[Any], trunk: int, *, pull: Pull, slope: Slope, parallel: Parallel
+) -> tuple[Vector, Gram, Faults]:
+    """Of each sample the cosine between what it adds to the pull at the state and what val asks for; 0 if it adds
+    next to nothing, nan, and why, where there is none. And the `Gram` of both.
+
+        added_n = pull under s_n - plain pull        asked = slope on val - plain pull
+
+    To first order in the step this is the sample's contribution to val, whatever its strength, without the step that
+    training takes anyway and with no noise but the images'. Unlike GRAD-MATCH (Killamsetty et al., ICML 2021), which
+    weighs training images by how their gradients answer val's, this weighs ways to train on all of them.
+    """
+    model = model_of(state)
+    plain = flat(pull(model, None, trunk, 0))
+    asked = flat(slope(model)) - plain
+    results = parallel(pulled, [(pull, model, sample, trunk, n) for n, sample in enumerate(samples)])
+    faults = {n: why for n, result in enumerate(results) if (why := fault_of(result))}
+    rows = [np.full_like(asked, np.nan) if n in faults else result - plain for n, result in enumerate(results)]
+    every = np.stack([*rows, asked])
+    gram: Gram = every @ every.T  # of one array with itself: the same bits for any number of threads
+    return cosines(gram), gram, faults
+
+
+def pulled(pull: Pull, state: State, sample: Any, trunk: int, copy: int) -> Float64[np.ndarray, " p"] | str:
+    """The pull under the sample, or why there is none."""
+    try:
+        values = flat(pull(state, sample, trunk, copy))
+    except Diverged as error:
+        return str(error)
+    return values if np.isfinite(values).all() else "its gradient is not finite"
+
+
+def fault_of(result: Float64[np.ndarray, " p"] | str | WorkerDied) -> str:
+    """Why there is no pull; empty if there is one."""
+    if isinstance(result, WorkerDied):
+        return result.reason
+    return result if isinstance(result, str) else ""
+
+
+def cosines(gram: Gram) -> Vector:
+    """Of each row but the last with the last."""
+    sizes = np.sqrt(np.diag(gram))
+    small = sizes[:-1] <= NOTHING * sizes[-1]
+    divisor = np.where(small, 1.0, sizes[:-1] * sizes[-1])
+    return np.where(small, 0.0, gram[-1, :-1] / divisor)
+
+
+def flat(one: State) -> Float64[np.ndarray, " p"]:
+    """All values in a row."""
+    values: Float64[np.ndarray, " p"] = torch.cat([value.flatten().cpu().double() for value in one.values()]).numpy()
+    return values
+
+
+def alive_among(copies: Copies) -> dict[int, State]:
+    return {n: copy for n, copy in enumerate(copies) if copy is not None}
+
+
+def scores_of(states: Mapping[int, State | None], count: int, val: Val, parallel: Parallel) -> Vector:
+    """Of `count` copies, the scores of those that have a state. Raises `Unscored`."""
+    present = {n: state for n, state in states.items() if state is not None}
+    results = dict(zip(present, parallel(val.score, [(state,) for state in present.values()]), strict=True))
+    if dead := {n: result.reason for n, result in results.items() if isinstance(result, WorkerDied)}:
+        raise Unscored(dead)
+    scores = np.full(count, np.nan)
+    scores[list(results)] = list(results.values())
+    return np.where(np.isfinite(scores), scores, np.nan)
+
+
+def model_of(state: State) -> State:
+    """Parameters and buffers alone."""
+    return {key: value for key, value in state.items() if key.startswith("model.")}
+
+
+def along(gradient: State, state: State, origin: State) -> float:
+    """Inner product of the gradient with the step from the origin to the state."""
+    return sum(
+        float((value.double() * (state[key].double() - origin[key].double())).sum()) for key, value in gradient.items()
+    )

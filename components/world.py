@@ -1,0 +1,262 @@
+"""A search's world for any image classifier: what the engine asks for, from a network, two splits and a recipe.
+
+A search says, by `treatment`, what a sample changes of training; all else is the same for all of them.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar, cast
+
+import torch
+from jaxtyping import Int64, UInt8
+from torch import Tensor, nn
+
+from components.controllers import Distribution
+from components.data.store import Split
+from components.online import HEAD_START, PROBING, TRAINING, Trunk, numpy_rng, search, torch_rng
+from components.parallel import Parallel, sequential
+from components.params import Online, Recipe
+from components.training import (
+    METRICS,
+    Augment,
+    Classifier,
+    Criterion,
+    State,
+    base_augment,
+    batches_of,
+    compose,
+    cross_entropy,
+    device_of,
+    initial_state,
+    load_state,
+    predict,
+    schedule,
+    split_tensors,
+    steps_in,
+    train_steps,
+)
+
+S = TypeVar("S")
+Make = Callable[[], nn.Module]
+"""Builds the network (a `Classifier`), the same first weights every time; picklable, for copies in other processes."""
+Devices = tuple[torch.device, ...]
+"""Where copies train, in turns; scores are taken, and copies meet, on the first."""
+
+CPU: Devices = (torch.device("cpu"),)
+UNCHANGED = compose()
+SCORE_BATCH = 64
+"""Images scored at a time: on one thread, batches that stay in the cache are three times as fast as 512 (32 pixels)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Treatment:
+    """How a copy trains."""
+
+    augment: Augment
+    """Crop and flip included."""
+    criterion: Criterion
+    recipe: Recipe
+
+
+@dataclass(frozen=True, kw_only=True)
+class World(ABC):
+    """Where samples are tried. Workers get it whole."""
+
+    make: Make
+    train: Split
+    val: Split
+    augment: Augment = UNCHANGED
+    """The augmentation found before; the recipe's crop and flip come first."""
+    recipe: Recipe
+    seed: int
+    devices: Devices = CPU
+
+    @property
+    @abstractmethod
+    def online(self) -> Online:
+        """The engine's settings."""
+
+    @abstractmethod
+    def treatment(self, sample: Any, state: State, trunk: int, copy: int) -> Treatment:
+        """Of a copy that starts the trunk from the state."""
+
+    def plain(self) -> Treatment:
+        """Training without what is searched."""
+        augment = compose(base_augment(self.recipe), self.augment)
+        return Treatment(augment=augment, criterion=cross_entropy(self.recipe.label_smoothing), recipe=self.recipe)
+
+    def search_from(
+        self, distribution: Distribution[S], parallel: Parallel = sequential, after: Trunk[S] | None = None
+    ) -> Iterator[Trunk[S]]:
+        """Train the network while learning the distribution; `after` a recorded trunk of the same search, go on."""
+        yield from search(
+            distribution,
+            self.begin() if after is None else initial_state(network_on(self.devices, self.make)),
+            train=self.train_copy,
+            score=self.score,
+            slope=self.slope,
+            pull=self.pull,
+            settings=self.online,
+            seed=self.seed,
+            parallel=parallel,
+            after=after,
+        )
+
+    def begin(self) -> State:
+        """The network after the head start, trained as it is, on one thread: where the first trunk starts from."""
+        rng, plain = numpy_rng(self.seed, 0, 0, HEAD_START), self.plain()
+        images, labels = split_tensors(self.train)
+        network, steps = network_on(self.devices, self.make), head_steps(self.online, self.recipe)
+        with one_thread():
+            return train_steps(
+                network,
+                initial_state(network),
+                images,
+                labels,
+                batches=batches_of(len(labels), self.recipe.batch_size, steps, rng),
+                rate=whole_schedule(self.online, self.recipe),
+                first_step=0,
+                augment=plain.augment,
+                criterion=plain.criterion,
+                recipe=self.recipe,
+                rng=torch_rng(rng),
+            )
+
+    def train_copy(self, state: State, sample: Any, trunk: int, copy: int) -> State:
+        """One copy through one trunk; without a sample as training is. Raises `Diverged`."""
+        treatment = self.plain() if sample is None else self.treatment(sample, state, trunk, copy)
+        return train_trunk(
+            network_on(self.devices, self.make, copy),
+            state,
+            self.train,
+            treatment,
+            settings=self.online,
+            seed=self.seed,
+            trunk=trunk,
+            copy=copy,
+        )
+
+    def score(self, state: State) -> float:
+        """The metric of the plain logits on val, in evaluation mode."""
+        return score_state(network_on(self.devices, self.make), state, self.val, self.online)
+
+    def slope(self, state: State) -> State:
+        """Minus the gradient of training's own loss on val."""
+        images, labels = score_tensors(self.val, self.online)
+        return descent(network_on(self.devices, self.make), state, images, labels, self.plain().criterion)
+
+    def pull(self, state: State, sample: Any, trunk: int, copy: int) -> State:
+        """Minus the gradient of the loss under the sample, on `probe_images` training images of the trunk."""
+        treatment = self.plain() if sample is None else self.treatment(sample, state, trunk, copy)
+        rng = numpy_rng(self.seed, trunk, 0, PROBING)
+        rows = rng.permutation(len(self.train.labels))[: self.online.probe_images]
+        images, labels = split_tensors(Split(images=self.train.images[rows], labels=self.train.labels[rows]))
+        network = network_on(self.devices, self.make, copy)
+        moved = treatment.augment(images.to(device_of(network)), torch_rng(rng))
+        return descent(network, state, moved, labels, treatment.criterion)
+
+
+def network_on(devices: Devices, make: Make, copy: int = 0) -> nn.Module:
+    """A network for the copy, whose index alone says where: records never depend on the worker."""
+    return make().to(devices[copy % len(devices)])
+
+
+def train_trunk(
+    network: nn.Module,
+    state: State,
+    split: Split,
+    treatment: Treatment,
+    *,
+    settings: Online,
+    seed: int,
+    trunk: int,
+    copy: int,
+) -> State:
+    """One copy through one trunk, on one thread; the learning rate follows the step of the whole search.
+
+    Common random numbers when the best copy is broadcast (all copies see the same batches, so rewards differ by the
+    sample alone); own batches when copies are averaged (so that their work adds up). The trunk's images go to the
+    network's device at once. Raises `Diverged`.
+    """
+    recipe = treatment.recipe
+    stream = 0 if settings.broadcast == "best" else copy
+    rng = numpy_rng(seed, trunk, stream, TRAINING)
+    steps = steps_in(settings.images, recipe)
+    batches = list(batches_of(len(split.labels), recipe.batch_size, steps, rng))
+    rows = torch.cat(batches).numpy()  # only these leave the memory map
+    chosen = Split(images=split.images[rows], labels=split.labels[rows])
+    images, labels = (part.to(device_of(network)) for part in split_tensors(chosen))
+    with one_thread():
+        return train_steps(
+            network,
+            state,
+            images,
+            labels,
+            batches=torch.arange(len(rows)).split(len(batches[0])),
+            rate=whole_schedule(settings, recipe),
+            first_step=head_steps(settings, recipe) + steps * trunk,
+            augment=treatment.augment,
+            criterion=treatment.criterion,
+            recipe=recipe,
+            rng=torch_rng(rng),
+        )
+
+
+def head_steps(settings: Online, recipe: Recipe) -> int:
+    return settings.head_start // recipe.batch_size
+
+
+def whole_schedule(settings: Online, recipe: Recipe) -> Callable[[int], float]:
+    """Learning rate over the head start and all trunks."""
+    return schedule(recipe, head_steps(settings, recipe) + steps_in(settings.images, recipe) * settings.trunks)
+
+
+def score_state(network: nn.Module, state: State, split: Split, settings: Online) -> float:
+    """The metric of the model on val (its first `score_images` images), in evaluation mode, on one thread."""
+    images, labels = score_tensors(split, settings)
+    load_state(network, state)
+    with one_thread():
+        return METRICS[settings.metric](predict(network, images, batch_size=SCORE_BATCH), labels)
+
+
+def descent(
+    network: nn.Module,
+    state: State,
+    images: UInt8[Tensor, "n c h w"],
+    labels: Int64[Tensor, " n"],
+    criterion: Criterion,
+) -> State:
+    """Minus the gradient of the mean loss by every parameter (`model.<name>`), in evaluation mode, on one thread."""
+    load_state(network, state)
+    network.eval()
+    names, parameters = zip(*network.named_parameters(), strict=True)
+    device, classifier = device_of(network), cast(Classifier, network)
+    total = {f"model.{name}": torch.zeros_like(parameter) for name, parameter in zip(names, parameters, strict=True)}
+    with one_thread():
+        for batch, answer in zip(images.split(SCORE_BATCH), labels.split(SCORE_BATCH), strict=True):
+            features = classifier.features(batch.to(device))
+            loss = criterion(features, classifier.classifier.weight, answer.to(device))
+            share = len(answer) / -len(labels)
+            for name, gradient in zip(total, torch.autograd.grad(share * loss, parameters), strict=True):
+                total[name] += gradient
+    return total
+
+
+def score_tensors(split: Split, settings: Online) -> tuple[UInt8[Tensor, "n c h w"], Int64[Tensor, " n"]]:
+    """The images that rewards are measured on."""
+    return split_tensors(
+        Split(images=split.images[: settings.score_images], labels=split.labels[: settings.score_images])
+    )
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """One torch thread inside: the same sums in the same order on every worker."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
