@@ -12,7 +12,6 @@ from components import params
 from components.architecture.search import Candidate, PoolUpdate
 from components.architecture.space import Architecture
 from components.data.store import Split
-from components.online import CPU, Devices, one_thread
 from components.training import (
     Diverged,
     accuracy,
@@ -23,6 +22,7 @@ from components.training import (
     predict,
     split_tensors,
 )
+from components.world import CPU, Devices, one_thread
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,7 +21,7 @@ from components import params
 from components.architecture.network import Stem, build_block, pool, seeded
 from components.architecture.search import Pool, World
 from components.architecture.space import Architecture, Space, candidates
-from components.online import Devices, Parallel, WorkerDied, one_thread, sequential
+from components.parallel import Parallel, WorkerDied, sequential
 from components.training import (
     Diverged,
     State,
@@ -37,6 +37,7 @@ from components.training import (
     schedule,
     steps_in,
 )
+from components.world import Devices, one_thread
 
 T = TypeVar("T")
 Images = UInt8[Tensor, "_ c h w"]

@@ -18,7 +18,7 @@ from components.architecture.space import Architecture, Space, format_architectu
 from components.architecture.supernet import SharedWeights, build_supernet
 from components.charts import accuracy_against_latency
 from components.data.store import Statistics, open_split, read_classes, read_statistics
-from components.online import Parallel, WorkerDied
+from components.parallel import Parallel, WorkerDied
 from components.params import Params, require
 from components.training import split_tensors
 from flows import files, paths
