@@ -121,12 +121,17 @@ def gate(params: Params, measure: Callable[[bytes, Params], float] = measured_p5
         accuracy, reference, against = float(right.mean()), metrics["baseline"]["accuracy"], "the baseline"
     checks = (
         Check(name="accuracy", value=accuracy, rule="at least", threshold=reference - params.publish.accuracy_margin),
-        Check(
-            name="latency_ms", value=measure(model, params), rule="at most", threshold=params.architecture.latency_ms
-        ),
+        Check(name="latency_ms", value=measure(model, params), rule="at most", threshold=params.architecture.budget),
         Check(name="parity", value=parity_of(metrics), rule="at most", threshold=params.publish.parity),
+        *size_check(model, params),
     )
     return GateReport(md5=md5, champion=number, against=against, checks=checks)
+
+
+def size_check(model: bytes, params: Params) -> tuple[Check, ...]:
+    """The search estimated the file; now it is there."""
+    most = params.architecture.max_file_bytes
+    return () if most is None else (Check(name="file_bytes", value=len(model), rule="at most", threshold=most),)
 
 
 def read_result(path: Path) -> bytes:
@@ -307,7 +312,7 @@ def summary(params: Params, published: Published) -> str:
         f"accuracy  searched {searched['accuracy']:.2%} ({searched['accuracy_low']:.2%} to "
         f"{searched['accuracy_high']:.2%}), baseline {baseline['accuracy']:.2%}, on {metrics['images']} test images",
         f"latency   measured {measured['p50_ms']:.3f} ms, predicted {measured['predicted_ms']:.3f} ms, "
-        f"budget {params.architecture.latency_ms:.3f} ms",
+        f"budget {params.architecture.budget:.3f} ms",
         *[f"gate      {'passed' if check.passed else 'REFUSED'}: {check}" for check in report.checks],
         f"gate      compared with {report.against}",
         "look      mlflow/serve, then http://127.0.0.1:5000",

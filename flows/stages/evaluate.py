@@ -26,7 +26,7 @@ def run(params: Params, observe: Observer) -> None:
     classes, test = read_classes(paths.CLASSES), open_split(paths.TEST)
     table = LatencyTable.from_json(files.read_json(paths.LATENCY / "table.json"))
     metrics: dict[str, object] = {"images": len(test.labels)}
-    latency: dict[str, Any] = {"limit_ms": params.architecture.latency_ms}
+    latency: dict[str, Any] = {"limit_ms": params.architecture.budget}
     rows: list[dict[str, object]] = []
     predictions = {"actual": [classes.names[label] for label in test.labels]}
     for variant in observe.progress(VARIANTS, len(VARIANTS), "evaluate"):

@@ -36,7 +36,7 @@ def run(params: Params, observe: Observer, variant: str) -> None:
     """Train on train and val together, and write weights, the ONNX file and the curve."""
     device, *_ = devices_of(params.device)
     classes, statistics = read_classes(paths.CLASSES), read_statistics(paths.STATISTICS)
-    architecture, augment, criterion = RECIPES[variant](params, classes)
+    architecture, augment, criterion = recipe_of(params, classes, variant)
     images, labels = training_images()
     space = space_of(params.architecture, classes)
     network = build_network(space, architecture, statistics.mean, statistics.std, seed=params.seed).to(device)
@@ -65,9 +65,18 @@ def training_images() -> tuple[Tensor, Tensor]:
     return split_tensors(both)
 
 
-def searched(params: Params, classes: Classes) -> tuple[Architecture, Augment, Criterion]:
-    """What the three searches found."""
-    found = files.read_json(paths.ARCHITECTURE / "architecture.json")
+Recipe = tuple[Architecture, Augment, Criterion]
+
+
+def recipe_of(params: Params, classes: Classes, variant: str) -> Recipe:
+    """`searched`, `baseline`, or `budget_<n>`: what was searched, with the network of the n-th budget."""
+    kind, _, number = variant.partition("_")
+    return RECIPES[kind](params, classes, int(number or 1))
+
+
+def searched(params: Params, classes: Classes, number: int) -> Recipe:
+    """What the three searches found; augmentation and loss on the network of the first budget."""
+    found = files.read_json(paths.ARCHITECTURE / "architecture.json")["budgets"][number - 1]
     policy = Policy.from_json(files.read_json(paths.AUGMENTATION / "augmentation.json"))
     architecture = parse_architecture(space_of(params.architecture, classes), found["architecture"])
     return (
@@ -77,11 +86,11 @@ def searched(params: Params, classes: Classes) -> tuple[Architecture, Augment, C
     )
 
 
-def baseline(params: Params, classes: Classes) -> tuple[Architecture, Augment, Criterion]:
+def baseline(params: Params, classes: Classes, number: int) -> Recipe:
     """What one would train without a search: the space's default network, the base pipeline, cross-entropy."""
     recipe = params.train.recipe
     architecture = default_architecture(space_of(params.architecture, classes))
     return architecture, base_augment(recipe), cross_entropy(recipe.label_smoothing)
 
 
-RECIPES = {"searched": searched, "baseline": baseline}
+RECIPES = {"searched": searched, "baseline": baseline, "budget": searched}

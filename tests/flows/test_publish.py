@@ -104,6 +104,16 @@ def test_the_first_model_ships_only_if_every_check_against_baseline_and_budget_p
     assert aliases(params) == (None if refused else "1", "1")
 
 
+@pytest.mark.parametrize(("spare", "outcome"), [(0, "published"), (-1, "refused")])
+def test_a_file_over_its_limit_does_not_ship(params: Params, spare: int, outcome: str) -> None:
+    write_results(PERFECT, 1.0)
+    limit = len(PERFECT) + spare
+    limited = dataclasses.replace(params.architecture, max_file_bytes=limit)
+    published = ship(dataclasses.replace(params, architecture=limited))
+    assert published.outcome == outcome
+    assert [check.threshold for check in published.report.checks if check.name == "file_bytes"] == [limit]
+
+
 def test_the_next_model_must_not_be_worse_than_the_champion_on_the_same_images(params: Params) -> None:
     write_results(PERFECT, 1.0)
     assert ship(params).outcome == "published"
