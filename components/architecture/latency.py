@@ -380,9 +380,13 @@ def whole_model(
     exported: Mapping[str, onnx.ModelProto], space: Space, export: Export, architecture: Architecture
 ) -> onnx.ModelProto:
     """The whole network in the precision that ships; random images give the ranges if it needs any."""
+    composed = compose(exported, tuple(str(layer) for layer in space.layers), architecture)
+    return convert(composed, random_images(space), export)
+
+
+def random_images(space: Space) -> UInt8[np.ndarray, "n h w c"]:
     shape = (RANDOM_IMAGES, space.size, space.size, space.channels)
-    images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-    return convert(compose(exported, tuple(str(layer) for layer in space.layers), architecture), images, export)
+    return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
 
 
 def float_parts(exported: dict[str, onnx.ModelProto], space: Space, export: Export) -> dict[str, onnx.ModelProto]:
