@@ -78,10 +78,20 @@ class Latency:
 class Architecture:
     """The space of networks and PC-NAS (Li et al., CVPR 2020), methods.md section 2."""
 
-    latency_ms: float
-    """The budget: milliseconds an inference of the shipped ONNX file may take on the target."""
+    latency_ms: float | tuple[float, ...]
+    """The budget: milliseconds an inference of the shipped ONNX file may take on the target. A list: a network for each
+    budget from one supernet; the line goes on with the first."""
     margin: float = 0.05
     """Share of the budget kept free during the search, for the table's prediction error (ours)."""
+    max_parameters: int | None = None
+    """Limit on trained numbers; null: none. This one and the next three are counted as components/architecture/costs.py
+    says, and hold together with the budget."""
+    max_flops: int | None = None
+    """Limit on FLOPs an image: multiply-adds times 2; null: none."""
+    max_memory_bytes: int | None = None
+    """Limit on the peak memory of float32 activations, one image; null: none."""
+    max_file_bytes: int | None = None
+    """Limit on the float32 ONNX file, estimated within a few percent; the gate weighs the file; null: none."""
     stem: int
     """Channels after the first 3x3 convolution."""
     stem_stride: int
@@ -102,15 +112,45 @@ class Architecture:
     """Epochs of the whole supernet, paths uniform, before stage 1."""
     stage_epochs: float
     """Epochs of the shrinking supernet in each stage."""
+    sampling: Literal["uniform", "fair"] = "uniform"
+    """A random path a batch (SPOS), or FairNAS's rounds: paths that together hold every candidate of every layer, one
+    update of them all."""
     score_images: int = 500
     """Images of val a completion is scored on; the last stage uses all of val."""
     recalibration_images: int = 512
     """Train images that re-estimate a sub-network's batch-norm statistics (at least 512 in methods.md)."""
     max_images: int | None = None
     """Train the supernet on at most so many images; all if null."""
+    finalists: int = 0
+    """Networks of the last pool that are trained alone on train, and scored on val, before the choice (ours)."""
+    finalist_epochs: int = 1
+    """Epochs a finalist is trained."""
+
+    @property
+    def budget(self) -> float:
+        """Milliseconds: the budget that the line goes on with."""
+        return self.budgets[0]
+
+    @property
+    def budgets(self) -> tuple[float, ...]:
+        """Milliseconds, the one that the line goes on with first."""
+        return self.latency_ms if isinstance(self.latency_ms, tuple) else (self.latency_ms,)
 
     def __post_init__(self) -> None:
-        require(self.latency_ms > 0, f"architecture.latency_ms is {self.latency_ms}; use a positive number")
+        require(self.budgets != (), "architecture.latency_ms is empty; give at least one budget")
+        require(len(set(self.budgets)) == len(self.budgets), "architecture.latency_ms names a budget twice")
+        for budget in self.budgets:
+            require(budget > 0, f"architecture.latency_ms is {budget}; use a positive number")
+        for name in ("max_parameters", "max_flops", "max_memory_bytes", "max_file_bytes"):
+            value = getattr(self, name)
+            require(
+                value is None or value >= 1, f"architecture.{name} is {value}; use at least 1, or null for no limit"
+            )
+        require(
+            0 <= self.finalists <= self.pool,
+            f"architecture.finalists is {self.finalists}; use 0 to architecture.pool ({self.pool})",
+        )
+        require(self.finalist_epochs >= 1, f"architecture.finalist_epochs is {self.finalist_epochs}; use at least 1")
         require(0 <= self.margin < 1, f"architecture.margin is {self.margin}; use 0 to below 1")
         require(self.stem_stride in (1, 2), f"architecture.stem_stride is {self.stem_stride}; use 1 or 2")
         require(len(self.stages) > 0, "architecture.stages is empty; give at least one [channels, layers, stride]")
