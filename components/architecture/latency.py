@@ -263,7 +263,14 @@ def measure(space: Space, settings: Latency, export: Export, rng: np.random.Gene
 
     `rng` picks the calibration networks. Raises ValueError if ONNX Runtime cannot compute on the target.
     """
-    exported, layers = export_parts(space), tuple(str(layer) for layer in space.layers)
+    return measure_parts(export_parts(space), space, settings, export, rng)
+
+
+def measure_parts(
+    exported: dict[str, onnx.ModelProto], space: Space, settings: Latency, export: Export, rng: np.random.Generator
+) -> LatencyTable:
+    """The same from parts that are exported already."""
+    layers = tuple(str(layer) for layer in space.layers)
     models = PARTS[export.quantize](exported, space, export)
     reference = whole_model(exported, space, export, full_architecture(space))
     part_turns = time_models(models | {REFERENCE: reference}, settings)

@@ -11,6 +11,7 @@ first is the noise floor. The FLOPs proxy is the least-squares line through the 
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
 
 import numpy as np
 import onnx
@@ -23,7 +24,7 @@ from components.architecture.latency import (
     LatencyTable,
     export_parts,
     full_architecture,
-    measure,
+    measure_parts,
     medians,
     random_images,
     shift,
@@ -73,7 +74,7 @@ def rows() -> Iterator[Row]:
     for seed in SEEDS:
         exported = export_parts(space)
         for precision, export in PRECISIONS.items():
-            measured = measure(space, TARGET, export, np.random.default_rng(seed))
+            measured = measure_parts(exported, space, TARGET, export, np.random.default_rng(seed))
             known = {whole.architecture for whole in measured.wholes}
             held_out = draw(space, known, np.random.default_rng([seed, 1]))
             networks = dict.fromkeys(sorted(known), CALIBRATION) | dict.fromkeys(held_out, UNSEEN)
@@ -127,6 +128,7 @@ def model_of(
     return convert(exported_whole(space, architecture), random_images(space), export)
 
 
+@cache
 def exported_whole(space: Space, architecture: Architecture) -> onnx.ModelProto:
     """As `train` does it, without the training."""
     network = build_network(space, architecture, (0.5,) * space.channels, (0.25,) * space.channels)

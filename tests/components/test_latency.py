@@ -12,7 +12,6 @@ import torch
 from torch import nn
 
 from components import params
-from components.architecture import latency
 from components.architecture.latency import (
     EMPTY,
     HEAD,
@@ -30,6 +29,7 @@ from components.architecture.latency import (
     int8_parts,
     measure,
     measure_model,
+    measure_parts,
     part_modules,
     parts,
     quiet_pace,
@@ -219,11 +219,8 @@ def test_a_table_names_the_processor_and_not_the_machine(measured: LatencyTable)
     assert device_of(params.Latency(threads=2)).clock == "wall"
 
 
-def test_a_table_of_int8_blocks_says_so_and_covers_its_space(
-    models: dict[str, onnx.ModelProto], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(latency, "export_parts", lambda space: models)
-    table = measure(space(), FAST, INT8, np.random.default_rng(0))
+def test_a_table_of_int8_blocks_says_so_and_covers_its_space(models: dict[str, onnx.ModelProto]) -> None:
+    table = measure_parts(models, space(), FAST, INT8, np.random.default_rng(0))
     assert table.quantize == "int8"
     assert table.predict(ARCHITECTURE) > 0
     assert {one.name for one in table.entries} == {*models, REFERENCE}
