@@ -60,9 +60,11 @@ class Latency:
     on the core's other hyper-thread: the quietest quarter of the runs counts)."""
     batch: int = 1
     """Images an inference."""
+    optimisation: Literal["all", "extended", "basic", "none"] = "all"
+    """ONNX Runtime's graph optimisation level; `all` is its own default, and what a service runs with."""
     repeats: int = 60
     """Timed runs of each block; the median of the quietest quarter counts."""
-    calibration: int = 8
+    calibration: int = 10
     """Whole networks measured to fit the line from sums of block latencies to network latency."""
 
     def __post_init__(self) -> None:
@@ -358,6 +360,23 @@ class Train:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Export:
+    """The precision of the ONNX file that ships; block latencies are measured in the same one."""
+
+    quantize: Literal["none", "int8"] = "none"
+    """`int8`: static quantisation of the trained network, activations uint8, weights int8 (Jacob et al., CVPR 2018)."""
+    calibration_images: int = 512
+    """Train images that the ranges of the activations are taken from."""
+    reduce_range: bool | None = None
+    """Weights of 7 bits, so that sums cannot saturate on x86 processors without VNNI; null: where this machine's is one
+    (then the machine is part of the result: set it, where several must give the same bytes)."""
+
+    def __post_init__(self) -> None:
+        count = self.calibration_images
+        require(count >= 1, f"export.calibration_images is {count}; use at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Evaluate:
     """What is measured once, on the test split, of the very file that ships."""
 
@@ -419,6 +438,7 @@ class Params:
     augmentation: Augmentation
     loss: Loss
     train: Train
+    export: Export
     evaluate: Evaluate
     publish: Publish
 
@@ -433,3 +453,8 @@ class Params:
                 f"train.variants names {name!r}; with {budgets} budgets in architecture.latency_ms, known are "
                 f"{', '.join(known)}",
             )
+        require(
+            self.export.quantize == "none" or self.latency.provider == "cpu",
+            f"export.quantize is {self.export.quantize} and latency.provider {self.latency.provider}: ONNX Runtime "
+            "computes this file in integers on the CPU only; set export.quantize none, or latency.provider cpu",
+        )
