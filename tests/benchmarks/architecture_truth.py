@@ -1,18 +1,18 @@
 """Is the ranking to be trusted, and the choice better than simpler searches make? Against a truth trained exhaustively.
 
 See `truth.py` for the space; its networks' accuracies alone are means over two seeds. Every strategy has its real
-supernet, as many supernet steps and at most as many evaluations; what a strategy shares with another is computed once and
-charged to both. Limits: latencies within which a third, a half, three quarters of the networks are.
+supernet, as many supernet steps and at most as many evaluations; what strategies share is computed once and charged to
+each. Limits: latencies within which a third, a half, three quarters of the networks are.
 
     regret  points of accuracy between the best network that fits and the chosen one
     tau     Kendall's, of the n networks that fit, between what is believed of them and their accuracies alone
 
 Rows, by strategy:
-    <strategy>                  the network it chooses; tau of the scores by its final weights, on the whole of val
-    <strategy>: additive model  the network of which one additive model of all its scores expects most; tau of that model
-    all scored                  every network that fits is scored by uniformly trained weights
+    <strategy>                      the network it chooses; tau of the scores by its final weights on the whole of val
+    <strategy>: additive model      the network that one additive model of all its scores prefers; tau of that model
+    all scored                      every network that fits is scored by uniformly trained weights
     all scored, shared statistics   the same without re-estimated batch-norm statistics
-    shrunk: <strategy>          the scores within the pool of half of the stages by the weights that are trained on it
+    shrunk: <strategy>              scores within the pool that half of the stages leave, by weights trained on it
     shrunk: uniform (<strategy>)    within the same pool, by uniformly trained weights after as many steps
 Floors, which need no supernet: networks in the order of their layers that are no identity, FLOPs, parameters, and
 latency (the largest that fits); `any`: a network drawn from those that fit.
@@ -53,8 +53,9 @@ VARIANTS: dict[str, dict[str, object]] = {
 
 def rows() -> Iterator[Row]:
     for name in SPACES:
-        for limit in read_truth(name).limits(SHARES):
-            yield from floors(name, limit)
+        truth = read_truth(name)
+        for limit in truth.limits(SHARES):
+            yield from floors(name, truth, limit)
     run = joblib.Parallel(n_jobs=WORKERS, return_as="generator", batch_size=1)
     for measured in run(joblib.delayed(cell)(name, seed) for name in SPACES for seed in SEEDS):
         yield from measured
@@ -95,8 +96,8 @@ def highest(beliefs: Mapping[Architecture, float]) -> list[Architecture]:
     return [a for a, belief in beliefs.items() if belief == most]
 
 
-def floors(name: str, limit: float) -> Iterator[Row]:
-    truth = read_truth(name)
+def floors(name: str, truth: Truth, limit: float) -> Iterator[Row]:
+    """Guesses that cost nothing."""
     fitting = truth.within(limit)
     predictors = {
         "layers": {a: float(sum(block != IDENTITY for block in a)) for a in fitting},

@@ -1,4 +1,4 @@
-"""Train every network of a small space alone and write what each reaches: `python -m tests.benchmarks.make_truth digits`.
+"""Train every network of a small space alone: `python -m tests.benchmarks.make_truth digits`.
 
 One line a network goes into `truth/<space>.partial`, so that an interrupted run goes on where it stood. Networks come
 in random order: the reliability printed on the way (the correlation of two seeds' accuracies over networks: 1 less

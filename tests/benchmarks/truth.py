@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from jaxtyping import UInt8
 
+from components.architecture.budget import TOLERANCE
 from components.architecture.latency import LatencyTable
 from components.architecture.network import build_network
 from components.architecture.space import (
@@ -198,7 +199,7 @@ class Truth:
 
     def within(self, latency_ms: float) -> list[Architecture]:
         """The networks that fit."""
-        return [a for a, known in self.known.items() if known.latency_ms <= latency_ms]
+        return [a for a, known in self.known.items() if known.latency_ms <= latency_ms * (1 + TOLERANCE)]
 
     def limits(self, shares: tuple[float, ...]) -> list[float]:
         """Latencies within which such shares of the networks are."""
