@@ -16,10 +16,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
-from components.architecture.costs import costs_of
 from components.architecture.latency import LatencyTable, measure
-from components.architecture.space import Architecture, Space, format_architecture
+from components.architecture.network import build_network
+from components.architecture.space import Architecture, Space, format_architecture, parse_architecture
 from components.params import Latency
 from tests.benchmarks.harness import protocol_of
 from tests.benchmarks.ranking import kendall
@@ -89,10 +90,13 @@ def write(name: str, path: Path, lines: Sequence[Line]) -> None:
 
 
 def row(space: Space, line: Line) -> list[object]:
-    """Architecture, accuracies, parameters, FLOPs."""
-    architecture = tuple(str(line["architecture"]).split("|"))
-    costs = costs_of(space, architecture)
-    return [line["architecture"], *np.atleast_1d(np.array(line["accuracies"])).tolist(), costs.parameters, costs.flops]
+    """Architecture, accuracies, parameters, FLOPs of an image."""
+    text, accuracies = str(line["architecture"]), np.array(line["accuracies"]).tolist()
+    blank = (0.5,) * space.channels
+    network = build_network(space, parse_architecture(space, text), blank, blank).eval()
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network(torch.zeros((1, space.channels, space.size, space.size), dtype=torch.uint8))
+    return [text, *accuracies, sum(p.numel() for p in network.parameters()), counter.get_total_flops()]
 
 
 def measured(space: Space) -> LatencyTable:

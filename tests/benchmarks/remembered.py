@@ -105,7 +105,9 @@ class Remembered:
             self.loaded = (*history, (-1, ()))  # the statistics are no history's
         weights = self.weights
         step = through if own_statistics else forward_only
-        start = step([weights.supernet.stem], weights.recalibration_images(), chunks(weights.val_images))
+        shown = weights.recalibration_images()
+        x = chunks(shown) if isinstance(shown, Tensor) else shown
+        start = step([weights.supernet.stem], x, chunks(weights.val_images))
         return dict(walk(weights, sorted(networks), 0, *start, step))
 
 
