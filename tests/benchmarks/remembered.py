@@ -33,15 +33,16 @@ class Remembered:
         self.weights = weights
         self.trained: dict[History, tuple[State, float]] = {(): (self.state(), 0.0)}
         self.scored: dict[tuple[History, Architecture, int], tuple[float, float]] = {}
-        self.loaded: History = ()
+        self.ranked: dict[tuple[History, bool], dict[Architecture, tuple[float, float]]] = {}
+        self.loaded: History | None = ()
         self.history: History = ()
         self.charged = 0.0
-        """CPU seconds that the present search would have taken alone."""
+        """CPU seconds that what was asked for since `world` would have taken alone."""
         self.paid = 0.0
-        """CPU seconds that were really spent on it."""
+        """CPU seconds that it really took."""
 
     def world(self, latency: Callable[[Architecture], float]) -> World:
-        """A fresh search's."""
+        """For a search that begins with fresh weights."""
         self.history, self.charged, self.paid = (), 0.0, 0.0
         return World(train_stage=self.train_stage, score=self.score, latency=latency)
 
@@ -100,15 +101,26 @@ class Remembered:
         `own_statistics`: batch-norm statistics are re-estimated for each network; else all share those of random paths.
         """
         self.follow(history)
-        if not own_statistics:
-            share_statistics(self.weights)
-            self.loaded = (*history, (-1, ()))  # the statistics are no history's
+        known = self.ranked.setdefault((history, own_statistics), {})
+        start = time.process_time()
+        unknown = sorted({*networks} - {*known})
+        scores = dict(self.walk_all(unknown, own_statistics)) if unknown else {}
+        seconds = time.process_time() - start
+        known |= {architecture: (score, seconds / len(unknown)) for architecture, score in scores.items()}
+        self.paid += seconds
+        self.charged += sum(known[architecture][1] for architecture in networks)
+        return {architecture: known[architecture][0] for architecture in networks}
+
+    def walk_all(self, networks: Sequence[Architecture], own_statistics: bool) -> Iterator[tuple[Architecture, float]]:
+        """Scores by the weights that are loaded."""
         weights = self.weights
-        step = through if own_statistics else forward_only
+        if not own_statistics:
+            share_statistics(weights)
+            self.loaded = None  # these statistics are no history's
         shown = weights.recalibration_images()
         x = chunks(shown) if isinstance(shown, Tensor) else shown
-        start = step([weights.supernet.stem], x, chunks(weights.val_images))
-        return dict(walk(weights, sorted(networks), 0, *start, step))
+        step = through if own_statistics else forward_only
+        yield from walk(weights, networks, 0, *step([weights.supernet.stem], x, chunks(weights.val_images)), step)
 
 
 Step = Callable[[Sequence[nn.Module], Sequence[Tensor], Sequence[Tensor]], tuple[list[Tensor], list[Tensor]]]
