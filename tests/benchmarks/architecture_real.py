@@ -50,7 +50,7 @@ class Scale:
     train: int = 8000
     val: int = 2000
     test: int = 5000
-    epochs: int = 6
+    epochs: int = 10
     """Of the training that is compared."""
     search: tuple[tuple[str, object], ...] = (("completions", 2), ("max_images", None))
     """What the search's settings differ in from the preset's."""
@@ -79,7 +79,9 @@ def rows() -> Iterator[Row]:
 def compare(scale: Scale, seeds: Sequence[int]) -> Iterator[Row]:
     """Searches, then latencies on an otherwise idle machine, then trainings."""
     run = joblib.Parallel(n_jobs=WORKERS, batch_size=1)
-    chosen: list[Shape] = run(joblib.delayed(searched)(scale, seed) for seed in seeds)
+    settings = replace(preset().architecture, **dict(scale.search))  # type: ignore[arg-type]
+    table = measure(space_of(settings, classes()), preset().latency, np.random.default_rng(0))
+    chosen: list[Shape] = run(joblib.delayed(searched)(scale, settings, table.predict, seed) for seed in seeds)
     networks = [named_networks(each) for each in chosen]
     latencies = [in_turns(each) for each in networks]
     places = [(seed, name) for seed in range(len(seeds)) for name in networks[seed]]
@@ -121,18 +123,16 @@ def parts(scale: Scale) -> tuple[Split, Split, Split]:
 # --- the networks
 
 
-def searched(scale: Scale, seed: int) -> Shape:
-    """What the preset's search chooses."""
+def searched(scale: Scale, settings: Settings, latency: Callable[[Architecture], float], seed: int) -> Shape:
+    """What the search chooses."""
     torch.set_num_threads(1)
-    settings = replace(preset().architecture, **dict(scale.search))  # type: ignore[arg-type]
     space = space_of(settings, classes())
     train, val, _ = parts(scale)
     weights = SharedWeights(
         build_supernet(space, MEAN, STD, seed), settings, preset().train.recipe, split_tensors(train),
         split_tensors(val), seed,
     )  # fmt: skip
-    table = measure(space, preset().latency, np.random.default_rng(seed))
-    *_, last = search(space, weights.world(table.predict), settings, seed)
+    *_, last = search(space, weights.world(latency), settings, seed)
     architecture = last.pool[0].architecture
     return Shape(space=space, architecture=architecture, form=format_architecture(architecture))
 
@@ -192,13 +192,13 @@ def in_turns(networks: dict[str, Shape]) -> dict[str, float]:
 def train(scale: Scale, shape: Shape, seed: int) -> tuple[float, float]:
     """Test accuracy and CPU seconds of the training."""
     torch.set_num_threads(1)
-    start = time.process_time()
     first, second, test = parts(scale)
     both = Split(
         images=np.concatenate([first.images, second.images]), labels=np.concatenate([first.labels, second.labels])
     )
     recipe = preset().train.recipe
     network = shape.build(seed)
+    start = time.process_time()
     *_, last = fit(
         network, *split_tensors(both), settings=Train(epochs=scale.epochs, recipe=recipe),
         augment=base_augment(recipe), criterion=cross_entropy(recipe.label_smoothing), seed=seed,

@@ -1,9 +1,9 @@
 """Train every network of a small space alone: `python -m tests.benchmarks.make_truth digits`.
 
 One line a network goes into `truth/<space>.partial`, so that an interrupted run goes on where it stood. Networks come
-in random order: the reliability printed on the way (the correlation of two seeds' accuracies over networks: 1 less
-the share of noise in a single training) is an estimate of the whole space's. At the end the latency table is measured
-and everything goes into `truth/<space>.json`.
+in random order, so that what is printed on the way estimates the whole space's: the reliability (the correlation of two
+seeds' accuracies over networks: 1 less the share of noise in a single training) and what layers and FLOPs know. At the
+end the latency table is measured and everything goes into `truth/<space>.json`.
 """
 
 import json
@@ -11,7 +11,6 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from components.architecture.latency import LatencyTable, measure
 from components.architecture.network import build_network
-from components.architecture.space import Architecture, Space, format_architecture, parse_architecture
+from components.architecture.space import IDENTITY, Architecture, Space, format_architecture
 from components.params import Latency
 from tests.benchmarks.harness import protocol_of
 from tests.benchmarks.ranking import kendall
@@ -41,13 +40,12 @@ def make(name: str, path: Path, seeds: Sequence[int] = SEEDS, count: int | None 
     every = list(networks(space))
     order = np.random.default_rng(ORDER_SEED).permutation(len(every))[:count]
     path.parent.mkdir(exist_ok=True)
-    for place in order:
-        text = format_architecture(every[place])
-        if text not in done:
-            lines.append(trained(name, every[place], seeds))
+    for architecture in (every[place] for place in order):
+        if format_architecture(architecture) not in done:
+            lines.append(trained(name, architecture, seeds))
             with path.open("a") as file:
                 file.write(json.dumps(lines[-1]) + "\n")
-            print(f"{len(lines)} of {len(order)}: {text} {lines[-1]['accuracies']} {reliability(lines)}", flush=True)
+            print(f"{len(lines)} of {len(order)}: {lines[-1]} {figures(lines)}", flush=True)
     return lines
 
 
@@ -55,48 +53,55 @@ def trained(name: str, architecture: Architecture, seeds: Sequence[int]) -> Line
     start = time.process_time()
     accuracies = [round(train_alone(name, architecture, seed), 5) for seed in seeds]
     seconds = round((time.process_time() - start) / len(seeds), 2)
-    return {"architecture": format_architecture(architecture), "accuracies": accuracies, "cpu_seconds": seconds}
+    parameters, flops = size_of(truth_space(name), architecture)
+    return {
+        "architecture": format_architecture(architecture),
+        "accuracies": accuracies,
+        "parameters": parameters,
+        "flops": flops,
+        "cpu_seconds": seconds,
+    }
 
 
-def reliability(lines: Sequence[Line]) -> dict[str, float]:
-    """How far two trainings agree, and how much of what they differ in is noise; accuracies in points."""
+def size_of(space: Space, architecture: Architecture) -> tuple[int, int]:
+    """Parameters, and FLOPs of an image."""
+    blank = (0.5,) * space.channels
+    network = build_network(space, architecture, blank, blank).eval()
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network(torch.zeros((1, space.channels, space.size, space.size), dtype=torch.uint8))
+    return sum(p.numel() for p in network.parameters()), counter.get_total_flops()
+
+
+def figures(lines: Sequence[Line]) -> dict[str, float]:
+    """How far two trainings agree, how much of what they differ in is noise (points), and what the floors know."""
     both = 100 * np.array([line["accuracies"] for line in lines], dtype=float)
     if len(both) < 3 or both.shape[1] < 2:
         return {}
-    first, second = both[:, 0], both[:, 1]
+    first, second, truth = both[:, 0], both[:, 1], both.mean(axis=1)
+    layers = [sum(block != IDENTITY for block in str(line["architecture"]).split("|")) for line in lines]
     return {
         "reliability": round(float(np.corrcoef(first, second)[0, 1]), 3),
-        "kendall_tau_of_seeds": round(kendall(first, second).tau, 3),
-        "spread_points": round(float(both.mean(axis=1).std(ddof=1)), 2),
+        "tau_of_seeds": round(kendall(first, second).tau, 3),
+        "spread_points": round(float(truth.std(ddof=1)), 2),
         "noise_points": round(float(np.sqrt(np.mean((first - second) ** 2) / 2)), 2),
+        "tau_of_layers": round(kendall(layers, truth).tau, 3),
+        "tau_of_flops": round(kendall([float(str(line["flops"])) for line in lines], truth).tau, 3),
     }
 
 
 def write(name: str, path: Path, lines: Sequence[Line]) -> None:
     """The file that benchmarks read, with its protocol."""
-    space, task = truth_space(name), TASKS[name]
     protocol = protocol_of(name, SEEDS) | {
         "command": f"python -m tests.benchmarks.make_truth {name}",
-        "date": datetime.now(UTC).date().isoformat(),
-        "training_images": task.images,
+        "training_images": TASKS[name].images,
         "cpu_seconds": round(len(SEEDS) * sum(float(str(line["cpu_seconds"])) for line in lines)),
     }
-    rows = [row(space, line) for line in sorted(lines, key=lambda line: str(line["architecture"]))]
-    table = measured(space)
-    record = {"name": name, "protocol": protocol | reliability(lines), "networks": [], "latency": table.to_json()}
-    head = json.dumps(record, indent=1)
-    body = ",\n".join(json.dumps(each) for each in rows)
-    path.write_text(head.replace('"networks": []', f'"networks": [\n{body}\n]') + "\n")
-
-
-def row(space: Space, line: Line) -> list[object]:
-    """Architecture, accuracies, parameters, FLOPs of an image."""
-    text, accuracies = str(line["architecture"]), np.array(line["accuracies"]).tolist()
-    blank = (0.5,) * space.channels
-    network = build_network(space, parse_architecture(space, text), blank, blank).eval()
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        network(torch.zeros((1, space.channels, space.size, space.size), dtype=torch.uint8))
-    return [text, *accuracies, sum(p.numel() for p in network.parameters()), counter.get_total_flops()]
+    ordered = sorted(lines, key=lambda line: str(line["architecture"]))
+    keys = ("architecture", "accuracies", "parameters", "flops")
+    body = ",\n".join(json.dumps({key: line[key] for key in keys}) for line in ordered)
+    table = measured(truth_space(name)).to_json()
+    record = {"name": name, "protocol": protocol | figures(lines), "networks": [], "latency": table}
+    path.write_text(json.dumps(record, indent=1).replace('"networks": []', f'"networks": [\n{body}\n]') + "\n")
 
 
 def measured(space: Space) -> LatencyTable:

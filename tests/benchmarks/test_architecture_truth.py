@@ -117,7 +117,10 @@ def planted(folder: Path, accuracies: Mapping[Architecture, float]) -> truth.Tru
     table = LatencyTable(
         device=device, layers=layers, overhead_ms=0.0, slope=1.0, intercept_ms=0.0, entries=entries, wholes=()
     )
-    networks = [[format_architecture(a), one, one, 10, 20] for a, one in accuracies.items()]
+    networks = [
+        {"architecture": format_architecture(a), "accuracies": [one, one], "parameters": 10, "flops": 20}
+        for a, one in accuracies.items()
+    ]
     record = {"name": "tiny", "protocol": {}, "networks": networks, "latency": table.to_json()}
     (folder / "tiny.json").write_text(json.dumps(record))
     return truth.read_truth("tiny")

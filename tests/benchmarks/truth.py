@@ -115,7 +115,7 @@ class Task:
 TASKS = {
     "digits": Task(
         data=distorted_digits, stem=16, stem_stride=2, stages=((16, 3, 1), (32, 3, 2)),
-        blocks=("res_k3", "mb_k3_e1", "identity"),
+        blocks=("mb_k5_e2", "mb_k3_e4", "identity"),
         recipe=Recipe(batch_size=128, learning_rate=0.2, crop=1), images=16_000, supernet_images=80_000,
     ),
 }  # fmt: skip
@@ -214,10 +214,11 @@ def read_truth(name: str) -> Truth:
     record = json.loads(path.read_text(encoding="utf-8"))
     space, table = truth_space(name), LatencyTable.from_json(record["latency"])
     known = {}
-    for text, *accuracies, parameters, flops in record["networks"]:
-        a = parse_architecture(space, text)
+    for one in record["networks"]:
+        a = parse_architecture(space, one["architecture"])
         known[a] = Known(
-            accuracies=tuple(accuracies), parameters=parameters, flops=flops, latency_ms=table.predict(a)
+            accuracies=tuple(one["accuracies"]), parameters=one["parameters"], flops=one["flops"],
+            latency_ms=table.predict(a),
         )  # fmt: skip
     if set(known) != set(networks(space)):
         raise ValueError(f"{path.name} speaks of another space; train the networks anew: delete it and run make_truth")
