@@ -1,6 +1,6 @@
 """What an architecture search costs, as a multiple of one training of its choice, by layers, candidates and pool.
 
-Digits at 16 pixels; half the epochs of the preset, in the search and in the training that it is compared with; no limit
+Digits at 16 pixels; a third of the preset's epochs, in the search and in the training that it is compared with; no limit
 binds. `train` is the shared weights' training, `score` all evaluations: images that re-estimate statistics and images
 of val through a network. A search of L layers scores up to P C S networks a stage, in L stages.
 """
@@ -27,7 +27,7 @@ SEEDS = (1, 2)
 TRAIN, VAL = 1078, 359
 """Images, as the digits preset splits them."""
 RECIPE = Recipe(batch_size=64, learning_rate=0.1, crop=1)
-WARMUP_EPOCHS, STAGE_EPOCHS, FINAL_EPOCHS = 5.0, 1.5, 15
+WARMUP_EPOCHS, STAGE_EPOCHS, FINAL_EPOCHS = 10 / 3, 1.0, 10
 COMPLETIONS = 3
 MEAN, STD = (0.3,), (0.36,)
 BLOCKS = ("mb_k3_e3", "mb_k5_e3", "mb_k3_e4", "mb_k5_e2", "mb_k3_e2", "mb_k7_e2")
