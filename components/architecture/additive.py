@@ -12,7 +12,7 @@ from jaxtyping import Float
 
 from components.architecture.budget import BINS, Budget
 from components.architecture.search import Scored
-from components.architecture.space import Architecture, Space, candidates, canonical
+from components.architecture.space import Architecture, Space, candidates
 
 PENALTIES = tuple(10.0**power for power in np.arange(-2, 3.1, 0.5))
 """Ridge penalties that generalised cross-validation chooses from (ours)."""
@@ -118,23 +118,3 @@ def finish(prefix: Architecture, budget: Budget, ends: Sequence[Sequence[str]]) 
         architecture = (*architecture, block)
         spare -= budget.extras[layer][block]
     return architecture
-
-
-def best_networks(budget: Budget, model: Additive, count: int) -> list[Architecture]:
-    """Up to `count` networks within the limit of which the model expects most, best first, no two of them one network
-    by moved identities.
-
-    Layer by layer, the `count` beginnings with the best completions stay: a network is among the best only if each of
-    its beginnings is.
-    """
-    ends = best_ends(budget, model)
-    beginnings: list[Architecture] = [()]
-    for extra in budget.extras:
-        grown = [(*prefix, block) for prefix in beginnings for block in extra]
-        within = [prefix for prefix in grown if budget.spare(prefix) >= 0]
-        within.sort(key=lambda prefix: -model.predict(finish(prefix, budget, ends))[0])
-        different: dict[Architecture, Architecture] = {}
-        for prefix in within:
-            different.setdefault(canonical(budget.space, prefix), prefix)
-        beginnings = list(different.values())[:count]
-    return beginnings

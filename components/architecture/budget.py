@@ -41,6 +41,10 @@ class Budget:
         taken = sum(extra[block] for extra, block in zip(self.extras, prefix, strict=False))
         return self.limit * (1 + TOLERANCE) - self.base - taken
 
+    def left(self, prefix: Architecture) -> float:
+        """What `choices` is asked with."""
+        return self.spare(prefix)
+
     def excess(self, prefix: Architecture) -> str:
         """Why a partial model has no completion."""
         least = self.limit - self.spare(prefix)

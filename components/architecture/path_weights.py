@@ -40,7 +40,7 @@ from components.architecture.search import (
     World,
     best_first,
     best_scored,
-    evaluate,
+    evaluate_all,
     evaluations,
 )
 from components.architecture.space import Architecture, Space, candidates, canonical
@@ -79,8 +79,8 @@ class Paths:
         """d log p_theta(a) / d theta: in every layer what was drawn less what was to be expected there."""
         gradient = np.zeros_like(self.theta)
         for layer, drawn in enumerate(architecture):
-            spare = self.budget.spare(architecture[:layer])
-            blocks, weights = zip(*self.budget.choices(layer, spare), strict=True)
+            left = self.budget.left(architecture[:layer])
+            blocks, weights = zip(*self.budget.choices(layer, left), strict=True)
             places = [self.budget.space.blocks.index(block) for block in blocks]
             gradient[layer, places] -= softmax(np.log(weights) + self.theta[layer, places])
             gradient[layer, self.budget.space.blocks.index(drawn)] += 1
@@ -155,7 +155,7 @@ def with_path_weights(
     settings: params.Architecture,
     seed: int,
 ) -> Iterator[PoolUpdate]:
-    """One record a stage: the pool is the best of the stage's networks."""
+    """One record a stage: the pool is the best so far, each by its newest score; the dropped are those it outdoes."""
     budget = budget_of(space, world.latency, settings)
     term = latency_term(space, world, settings, weight)
     paths, adam = Paths(budget=budget, theta=uniform(space)), Adam(rate=settings.controller_lr)
@@ -163,14 +163,16 @@ def with_path_weights(
     last = len(planned) + 1
     scores: tuple[Scored, ...] = ()
     pool: tuple[Candidate, ...] = ()
+    held: dict[Architecture, list[Scored]] = {}
     world.train_stage(0, ((),))
     for stage, count in enumerate(planned, start=1):
         rng = np.random.default_rng([seed, stage])
         world.train_stage(stage, trained_on(paths, PATHS, rng))
         fresh, paths, adam = learn(world, paths, adam, term, stage, count, rng)
         scores += fresh
-        judged = mean_potential(space, budget, {one.architecture: [one] for one in fresh}, scores)
-        pool, outdone = best_first(judged, settings.pool)
+        held |= {one.architecture: [one] for one in fresh}
+        pool, outdone = best_first(mean_potential(space, budget, held, scores), settings.pool)
+        held = {c.architecture: held[c.architecture] for c in pool}
         yield PoolUpdate(stage=stage, pool=pool, dropped=outdone, scores=scores)
     rng = np.random.default_rng([seed, last])
     world.train_stage(last, trained_on(paths, PATHS, rng))
@@ -182,19 +184,21 @@ def learn(
     world: World, paths: Paths, adam: Adam, term: LatencyTerm, stage: int, count: int, rng: np.random.Generator
 ) -> tuple[tuple[Scored, ...], Paths, Adam]:
     """Up to `count` evaluations, theta moving after every few draws."""
+    space = paths.budget.space
     found: dict[Architecture, Scored] = {}
     for _ in range(PATIENCE * -(-count // DRAWS)):
-        drawn: list[Architecture] = []
-        for a in paths.sample(DRAWS, rng):
-            form = canonical(paths.budget.space, a)
-            if form not in found and len(found) < count:
-                found[form] = evaluate(world, a, stage, SLICE)
-            if form in found:
-                drawn.append(a)
-        rewards = np.array([found[canonical(paths.budget.space, a)].score for a in drawn])
+        drawn = [(a, canonical(space, a)) for a in paths.sample(DRAWS, rng)]
+        fresh: dict[Architecture, Architecture] = {}
+        for a, form in drawn:
+            if form not in found and len(found) + len(fresh) < count:
+                fresh.setdefault(form, a)
+        found |= zip(fresh, evaluate_all(world, list(fresh.values()), stage, SLICE), strict=True)
+        judged = [(a, found[form].score) for a, form in drawn if form in found]
+        rewards = np.array([score for _, score in judged])
         gradient = -term.gradient(paths.theta)
         if informative(rewards):
-            gradient += np.tensordot(advantages(rewards), [paths.score_gradient(a) for a in drawn], 1) / len(drawn)
+            gradients = np.array([paths.score_gradient(a) for a, _ in judged])
+            gradient += np.tensordot(advantages(rewards), gradients, 1) / len(judged)
         adam, theta = adam.step(paths.theta, gradient)
         paths = replace(paths, theta=theta)
         if len(found) == count:

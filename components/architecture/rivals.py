@@ -20,7 +20,7 @@ from itertools import chain, islice
 import numpy as np
 
 from components import params
-from components.architecture.additive import best_networks, fit_additive
+from components.architecture.additive import Additive, best_ends, finish, fit_additive
 from components.architecture.budget import Budget, budget_of, complete, complete_once, gumbel
 from components.architecture.pc_nas import POTENTIALS, Potential, mean_potential
 from components.architecture.search import (
@@ -30,7 +30,7 @@ from components.architecture.search import (
     World,
     best_first,
     best_scored,
-    evaluate,
+    evaluate_all,
     evaluations,
 )
 from components.architecture.space import Architecture, Space, candidates, canonical
@@ -56,6 +56,26 @@ def best_so_far(budget: Budget, scores: Sequence[Scored], count: int) -> list[Ar
 
 def best_expected(budget: Budget, scores: Sequence[Scored], count: int) -> list[Architecture]:
     return best_networks(budget, fit_additive(budget.space, scores), count)
+
+
+def best_networks(budget: Budget, model: Additive, count: int) -> list[Architecture]:
+    """Up to `count` networks within the limit of which the model expects most, best first, no two of them one network
+    by moved identities.
+
+    Layer by layer, the `count` beginnings with the best completions stay: a network is among the best only if each of
+    its beginnings is.
+    """
+    ends = best_ends(budget, model)
+    beginnings: list[Architecture] = [()]
+    for extra in budget.extras:
+        grown = [(*prefix, block) for prefix in beginnings for block in extra]
+        within = [prefix for prefix in grown if budget.spare(prefix) >= 0]
+        within.sort(key=lambda prefix: -model.predict(finish(prefix, budget, ends))[0])
+        different: dict[Architecture, Architecture] = {}
+        for prefix in within:
+            different.setdefault(canonical(budget.space, prefix), prefix)
+        beginnings = list(different.values())[:count]
+    return beginnings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,7 +150,7 @@ def verify(
 ) -> PoolUpdate:
     """The last stage: the chosen on the whole of val; members of the last pool that are not among them are dropped."""
     stage = len(budget.space.layers)
-    scored = {a: [evaluate(world, a, stage)] for a in chosen}
+    scored = {one.architecture: [one] for one in evaluate_all(world, chosen, stage)}
     scores += tuple(one for ones in scored.values() for one in ones)
     kept, outdone = best_first(potential(budget.space, budget, scored, scores), settings.pool)
     missed = [
@@ -173,7 +193,7 @@ def explore(
                 break
         if not admitted:
             break  # the limit leaves no other network
-        fresh += [evaluate(world, a, stage, SLICE) for a in admitted]
+        fresh += evaluate_all(world, admitted, stage, SLICE)
     return tuple(fresh), tuple(over.values())
 
 
