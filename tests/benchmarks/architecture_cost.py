@@ -1,8 +1,8 @@
 """What an architecture search costs, as a multiple of one training of its choice, by layers, candidates and pool.
 
-Digits at 16 pixels; a third of the preset's epochs, in the search and in the training that it is compared with; no limit
-binds. `train` is the shared weights' training, `score` all evaluations: images that re-estimate statistics and images
-of val through a network. A search of L layers scores up to P C S networks a stage, in L stages.
+Digits at 16 pixels; a third of the preset's epochs, in the search and in the training that it is compared with; no
+limit binds. Shared weights are trained, and networks scored: images that re-estimate statistics and images of val go
+through each. A search of L layers scores up to P C S networks a stage, in L stages.
 """
 
 import time

@@ -19,9 +19,10 @@ from statistics import mean
 
 import joblib
 import numpy as np
+import onnx
 import torch
 
-from components.architecture.latency import REFERENCE, measure, measure_model, medians, time_models
+from components.architecture.latency import REFERENCE, measure, medians, time_models
 from components.architecture.network import Network, build_network
 from components.architecture.space import Architecture, Space, format_architecture, space_of
 from components.architecture.strategies import search
@@ -29,7 +30,7 @@ from components.architecture.supernet import SharedWeights, build_supernet
 from components.data.store import Classes, Split
 from components.export import export_network
 from components.params import Architecture as Settings
-from components.params import Latency, Params, Train
+from components.params import Params, Train
 from components.training import accuracy, base_augment, cross_entropy, fit, load_state, predict, split_tensors
 from flows.settings import PRESETS, load_params
 from tests.benchmarks.cifar_networks import MEAN, STD
@@ -38,8 +39,6 @@ from tests.benchmarks.shift import whole
 
 SEEDS = (1, 2, 3)
 WORKERS = 2
-REPEATS = 60
-"""Timed runs of a width that is tried."""
 WIDEST = 64
 
 
@@ -68,8 +67,8 @@ class Shape:
     def build(self, seed: int) -> Network:
         return build_network(self.space, self.architecture, MEAN, STD, seed)
 
-    def file(self) -> bytes:
-        return export_network(self.build(0), classes(), format_architecture(self.architecture)).SerializeToString()
+    def model(self) -> onnx.ModelProto:
+        return export_network(self.build(0), classes(), format_architecture(self.architecture))
 
 
 def rows() -> Iterator[Row]:
@@ -83,7 +82,7 @@ def compare(scale: Scale, seeds: Sequence[int]) -> Iterator[Row]:
     table = measure(space_of(settings, classes()), preset().latency, np.random.default_rng(0))
     chosen: list[Shape] = run(joblib.delayed(searched)(scale, settings, table.predict, seed) for seed in seeds)
     networks = [named_networks(each) for each in chosen]
-    latencies = [in_turns(each) for each in networks]
+    latencies = [in_turns({name: shape.model() for name, shape in each.items()}) for each in networks]
     places = [(seed, name) for seed in range(len(seeds)) for name in networks[seed]]
     trained = run(joblib.delayed(train)(scale, networks[place][name], seeds[place]) for place, name in places)
     for (place, name), (test_accuracy, seconds) in zip(places, trained, strict=True):
@@ -161,32 +160,29 @@ def designed(
 
 def named_networks(chosen: Shape) -> dict[str, Shape]:
     """The chosen network and its rivals at its latency."""
-    limit = measured_ms(chosen.file())
-    return {"chosen": chosen} | {name: DESIGNED[name](narrowest(name, limit)) for name in DESIGNED}
+    model = chosen.model()
+    return {"chosen": chosen} | {name: DESIGNED[name](narrowest(name, model)) for name in DESIGNED}
 
 
-def narrowest(name: str, latency_ms: float) -> int:
-    """The least even width at which the network takes so long."""
+def narrowest(name: str, chosen: onnx.ModelProto) -> int:
+    """The least even width at which the network takes as long as the chosen one; each width is timed beside it, so
+    that a neighbour on the machine disturbs both."""
     low, high = 1, WIDEST // 2
     while low < high:
         middle = (low + high) // 2
-        low, high = (low, middle) if width_ms(name, 2 * middle) >= latency_ms else (middle + 1, high)
+        times = in_turns({name: widened(name, 2 * middle), "chosen": chosen})
+        low, high = (low, middle) if times[name] >= times["chosen"] else (middle + 1, high)
     return 2 * low
 
 
 @cache
-def width_ms(name: str, width: int) -> float:
-    return measured_ms(DESIGNED[name](width).file())
+def widened(name: str, width: int) -> onnx.ModelProto:
+    return DESIGNED[name](width).model()
 
 
-def measured_ms(model: bytes) -> float:
-    return measure_model(model, preset().latency, REPEATS).p50_ms
-
-
-def in_turns(networks: dict[str, Shape]) -> dict[str, float]:
+def in_turns(models: dict[str, onnx.ModelProto]) -> dict[str, float]:
     """Milliseconds of each, on a machine that is disturbed for all alike."""
-    models = {name: export_network(each.build(0), classes(), name) for name, each in networks.items()}
-    return medians(time_models(models | {REFERENCE: models["chosen"]}, Latency()))
+    return medians(time_models(models | {REFERENCE: models["chosen"]}, preset().latency))
 
 
 def train(scale: Scale, shape: Shape, seed: int) -> tuple[float, float]:
