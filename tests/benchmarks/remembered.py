@@ -117,8 +117,7 @@ class Remembered:
         if not own_statistics:
             share_statistics(weights)
             self.loaded = None  # these statistics are no history's
-        shown = weights.recalibration_images()
-        x = chunks(shown) if isinstance(shown, Tensor) else shown
+        x = chunks(weights.recalibration_images())
         step = through if own_statistics else forward_only
         yield from walk(weights, networks, 0, *step([weights.supernet.stem], x, chunks(weights.val_images)), step)
 

@@ -22,7 +22,7 @@ from components.architecture.rivals import best_networks, of_the_best, of_the_yo
 from components.architecture.search import Scored, World, evaluations
 from components.architecture.space import Architecture, candidates, canonical
 from components.architecture.strategies import STRATEGIES, search
-from tests.components.architecture_table import SIX, Toy, regrets, run, settings, space
+from tests.components.architecture_table import NOISY, SIX, Toy, regrets, run, settings, space
 
 ROOT = Path(__file__).resolve().parents[2]
 UNIFORM = ("random", "evolution", "aging_evolution", "ridge")
