@@ -60,9 +60,11 @@ class Latency:
     on the core's other hyper-thread: the quietest quarter of the runs counts)."""
     batch: int = 1
     """Images an inference."""
+    optimisation: Literal["all", "extended", "basic", "none"] = "all"
+    """ONNX Runtime's graph optimisation level; `all` is its own default, and what a service runs with."""
     repeats: int = 60
     """Timed runs of each block; the median of the quietest quarter counts."""
-    calibration: int = 8
+    calibration: int = 10
     """Whole networks measured to fit the line from sums of block latencies to network latency."""
 
     def __post_init__(self) -> None:
@@ -76,10 +78,20 @@ class Latency:
 class Architecture:
     """The space of networks and PC-NAS (Li et al., CVPR 2020), methods.md section 2."""
 
-    latency_ms: float
-    """The budget: milliseconds an inference of the shipped ONNX file may take on the target."""
+    latency_ms: float | tuple[float, ...]
+    """The budget: milliseconds an inference of the shipped ONNX file may take on the target. A list: a network for each
+    budget from one supernet; the line goes on with the first."""
     margin: float = 0.05
     """Share of the budget kept free during the search, for the table's prediction error (ours)."""
+    max_parameters: int | None = None
+    """Limit on trained numbers; null: none. This one and the next three are counted as components/architecture/costs.py
+    says, and hold together with the budget."""
+    max_flops: int | None = None
+    """Limit on FLOPs an image: multiply-adds times 2; null: none."""
+    max_memory_bytes: int | None = None
+    """Limit on the peak memory of float32 activations, one image; null: none."""
+    max_file_bytes: int | None = None
+    """Limit on the float32 ONNX file, estimated within a few percent; the gate weighs the file; null: none."""
     stem: int
     """Channels after the first 3x3 convolution."""
     stem_stride: int
@@ -100,15 +112,45 @@ class Architecture:
     """Epochs of the whole supernet, paths uniform, before stage 1."""
     stage_epochs: float
     """Epochs of the shrinking supernet in each stage."""
+    sampling: Literal["uniform", "fair"] = "uniform"
+    """A random path a batch (SPOS), or FairNAS's rounds: paths that together hold every candidate of every layer, one
+    update of them all."""
     score_images: int = 500
     """Images of val a completion is scored on; the last stage uses all of val."""
     recalibration_images: int = 512
     """Train images that re-estimate a sub-network's batch-norm statistics (at least 512 in methods.md)."""
     max_images: int | None = None
     """Train the supernet on at most so many images; all if null."""
+    finalists: int = 0
+    """Networks of the last pool that are trained alone on train, and scored on val, before the choice (ours)."""
+    finalist_epochs: int = 1
+    """Epochs a finalist is trained."""
+
+    @property
+    def budget(self) -> float:
+        """Milliseconds: the budget that the line goes on with."""
+        return self.budgets[0]
+
+    @property
+    def budgets(self) -> tuple[float, ...]:
+        """Milliseconds, the one that the line goes on with first."""
+        return self.latency_ms if isinstance(self.latency_ms, tuple) else (self.latency_ms,)
 
     def __post_init__(self) -> None:
-        require(self.latency_ms > 0, f"architecture.latency_ms is {self.latency_ms}; use a positive number")
+        require(self.budgets != (), "architecture.latency_ms is empty; give at least one budget")
+        require(len(set(self.budgets)) == len(self.budgets), "architecture.latency_ms names a budget twice")
+        for budget in self.budgets:
+            require(budget > 0, f"architecture.latency_ms is {budget}; use a positive number")
+        for name in ("max_parameters", "max_flops", "max_memory_bytes", "max_file_bytes"):
+            value = getattr(self, name)
+            require(
+                value is None or value >= 1, f"architecture.{name} is {value}; use at least 1, or null for no limit"
+            )
+        require(
+            0 <= self.finalists <= self.pool,
+            f"architecture.finalists is {self.finalists}; use 0 to architecture.pool ({self.pool})",
+        )
+        require(self.finalist_epochs >= 1, f"architecture.finalist_epochs is {self.finalist_epochs}; use at least 1")
         require(0 <= self.margin < 1, f"architecture.margin is {self.margin}; use 0 to below 1")
         require(self.stem_stride in (1, 2), f"architecture.stem_stride is {self.stem_stride}; use 1 or 2")
         require(len(self.stages) > 0, "architecture.stages is empty; give at least one [channels, layers, stride]")
@@ -292,6 +334,23 @@ class Train:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Export:
+    """The precision of the ONNX file that ships; block latencies are measured in the same one."""
+
+    quantize: Literal["none", "int8"] = "none"
+    """`int8`: static quantisation of the trained network, activations uint8, weights int8 (Jacob et al., CVPR 2018)."""
+    calibration_images: int = 512
+    """Train images that the ranges of the activations are taken from."""
+    reduce_range: bool | None = None
+    """Weights of 7 bits, so that sums cannot saturate on x86 processors without VNNI; null: where this machine's is one
+    (then the machine is part of the result: set it, where several must give the same bytes)."""
+
+    def __post_init__(self) -> None:
+        count = self.calibration_images
+        require(count >= 1, f"export.calibration_images is {count}; use at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Evaluate:
     """What is measured once, on the test split, of the very file that ships."""
 
@@ -353,9 +412,15 @@ class Params:
     augmentation: Augmentation
     loss: Loss
     train: Train
+    export: Export
     evaluate: Evaluate
     publish: Publish
 
     def __post_init__(self) -> None:
         require(self.seed >= 0, f"seed is {self.seed}; use 0 or more")
         require(self.threads >= 1, f"threads is {self.threads}; use at least 1")
+        require(
+            self.export.quantize == "none" or self.latency.provider == "cpu",
+            f"export.quantize is {self.export.quantize} and latency.provider {self.latency.provider}: ONNX Runtime "
+            "computes this file in integers on the CPU only; set export.quantize none, or latency.provider cpu",
+        )

@@ -2,8 +2,9 @@
 
 The gate measures the very file that would ship, here and now: its accuracy beside the champion's on the same test
 images, its latency on this machine (a recorded one may come from another machine, or from before a slower library),
-and reads what `evaluate` found for the parity with torch. Whatever it says, the model is registered once (by the md5
-of its bytes) and becomes `challenger`; only a passed gate moves `champion`, after the registry has given back the
+and reads what `evaluate` found for the parity with torch (of the float file, from which a quantised one is made: that
+one must be as accurate as the float file, up to the margin). Whatever it says, the model is registered once (by the
+md5 of its bytes) and becomes `challenger`; only a passed gate moves `champion`, after the registry has given back the
 same model.
 
 Exit codes: 0 published or already champion, 1 the registry cannot be used, 2 bad input, 3 refused by the gate.
@@ -28,6 +29,7 @@ from components.data.store import Split, open_split, read_classes
 from components.evaluation import onnx_logits
 from components.export import read_metadata
 from components.params import Params
+from components.quantisation import QUANTIZE
 from flows import paths, tracking
 from flows.files import read_json
 from flows.settings import load_params
@@ -124,7 +126,8 @@ def gate(params: Params, measure: Callable[[bytes, Params], float] = measured_p5
         Check(
             name="latency_ms", value=measure(model, params), rule="at most", threshold=params.architecture.latency_ms
         ),
-        Check(name="parity", value=parity_of(metrics), rule="at most", threshold=params.publish.parity),
+        Check(name="parity", value=recorded(metrics, "parity"), rule="at most", threshold=params.publish.parity),
+        *quantisation_checks(model, metrics, float(right.mean()), params.publish.accuracy_margin),
     )
     return GateReport(md5=md5, champion=number, against=against, checks=checks)
 
@@ -175,9 +178,17 @@ def require_fresh(metrics: dict[str, Any], accuracy: float) -> None:
         )
 
 
-def parity_of(metrics: dict[str, Any]) -> float:
-    """Largest difference between torch's and ONNX Runtime's logits; nan, which no gate passes, if not recorded."""
-    return float(metrics["searched"].get("parity", math.nan))
+def recorded(metrics: dict[str, Any], name: str) -> float:
+    """What `evaluate` found for the searched model; nan, which no gate passes, if it did not look."""
+    return float(metrics["searched"].get(name, math.nan))
+
+
+def quantisation_checks(model: bytes, metrics: dict[str, Any], accuracy: float, margin: float) -> tuple[Check, ...]:
+    """A quantised file beside the float file it was made from: the baseline, quantised too, cannot tell."""
+    if QUANTIZE not in read_metadata(model):
+        return ()
+    threshold = recorded(metrics, "float_accuracy") - margin
+    return (Check(name="quantisation", value=accuracy, rule="at least", threshold=threshold),)
 
 
 def beside_champion(
@@ -308,11 +319,22 @@ def summary(params: Params, published: Published) -> str:
         f"{searched['accuracy_high']:.2%}), baseline {baseline['accuracy']:.2%}, on {metrics['images']} test images",
         f"latency   measured {measured['p50_ms']:.3f} ms, predicted {measured['predicted_ms']:.3f} ms, "
         f"budget {params.architecture.latency_ms:.3f} ms",
+        *quantisation_lines(searched, measured),
         *[f"gate      {'passed' if check.passed else 'REFUSED'}: {check}" for check in report.checks],
         f"gate      compared with {report.against}",
         "look      mlflow/serve, then http://127.0.0.1:5000",
     ]
     return "\n".join(lines)
+
+
+def quantisation_lines(searched: dict[str, Any], measured: dict[str, Any]) -> list[str]:
+    """What a quantised file gained and lost; nothing for a float one."""
+    if "agreement" not in searched:
+        return []
+    return [
+        f"int8      float accuracy {searched['float_accuracy']:.2%}, float latency {measured['float_p50_ms']:.3f} ms, "
+        f"the same class on {searched['agreement']:.2%} of the images"
+    ]
 
 
 def main(arguments: list[str] | None = None) -> int:

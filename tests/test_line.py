@@ -20,6 +20,7 @@ import yaml
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
+from components.export import read_metadata
 from tests.clones import ROOT, environment, fresh_clone, run
 
 pytestmark = pytest.mark.timeout(900)  # a fixture's time counts for the first test that uses it
@@ -171,6 +172,23 @@ def test_the_model_is_registered_as_champion_and_is_the_file_that_was_evaluated(
     champion = client.get_model_version_by_alias("tiny-digits", "champion")
     lock = yaml.safe_load((by_flow / "dvc.lock").read_text())["stages"]["train@searched"]["outs"]
     assert champion.tags["md5"] in {out["md5"] for out in lock}
+
+
+def test_an_int8_file_ships_and_is_judged_beside_the_float_file_it_was_made_from(by_dvc: Path) -> None:
+    results = by_dvc / "results"
+    metrics, latency = (
+        json.loads((results / "evaluate" / f"{name}.json").read_text()) for name in ("metrics", "latency")
+    )
+    assert json.loads((results / "latency" / "table.json").read_text())["quantize"] == "int8"
+    for variant in ("searched", "baseline"):
+        shipped = read_metadata((results / "train" / variant / "model.onnx").read_bytes())
+        assert shipped["quantize"] == "int8"
+        assert "quantize" not in read_metadata((results / "train" / variant / "float.onnx").read_bytes())
+        figures = metrics[variant]
+        assert figures["parity"] < 1e-3
+        assert figures["agreement"] > 0.9
+        assert abs(figures["accuracy"] - figures["float_accuracy"]) <= 1 - figures["agreement"]
+        assert 0 < latency[variant]["float_p50_ms"] <= latency[variant]["float_p99_ms"]
 
 
 def test_the_flow_a_second_time_runs_nothing_and_registers_nothing(by_flow: Path) -> None:

@@ -3,9 +3,11 @@
 import warnings
 from collections.abc import Iterator
 
+from components.architecture.budget import limit_of
 from components.architecture.latency import LatencyTable, device_of
-from components.architecture.search import PoolUpdate, limit_of, search
+from components.architecture.search import PoolUpdate
 from components.architecture.space import format_architecture, space_of
+from components.architecture.strategies import search
 from components.architecture.supernet import SharedWeights, build_supernet
 from components.data.store import open_split, read_classes, read_statistics
 from components.params import Params

@@ -1,6 +1,7 @@
 """train: the searched network and the baseline, from one definition and with the same budget."""
 
 import numpy as np
+from jaxtyping import UInt8
 from safetensors.torch import save
 from torch import Tensor
 
@@ -17,6 +18,7 @@ from components.data.store import Classes, Split, open_split, read_classes, read
 from components.export import export_network
 from components.loss.family import read_loss
 from components.params import Params
+from components.quantisation import convert
 from components.training import (
     Augment,
     Criterion,
@@ -33,7 +35,7 @@ from flows.observer import Observer
 
 
 def run(params: Params, observe: Observer, variant: str) -> None:
-    """Train on train and val together, and write weights, the ONNX file and the curve."""
+    """Train on train and val together, and write weights, the float and the shipped ONNX file, and the curve."""
     device, *_ = devices_of(params.device)
     classes, statistics = read_classes(paths.CLASSES), read_statistics(paths.STATISTICS)
     architecture, augment, criterion = RECIPES[variant](params, classes)
@@ -53,7 +55,9 @@ def run(params: Params, observe: Observer, variant: str) -> None:
         folder / "weights.safetensors", save({k: v.contiguous() for k, v in network.state_dict().items()})
     )
     exported = export_network(network, classes, format_architecture(architecture))
-    files.write_bytes(folder / "model.onnx", exported.SerializeToString(deterministic=True))
+    shipped = convert(exported, calibration_images(params), params.export)
+    files.write_bytes(folder / "float.onnx", exported.SerializeToString(deterministic=True))
+    files.write_bytes(folder / "model.onnx", shipped.SerializeToString(deterministic=True))
     observe.file(folder / "epochs.csv")
     observe.file(folder / "model.onnx")
 
@@ -63,6 +67,14 @@ def training_images() -> tuple[Tensor, Tensor]:
     train, val = open_split(paths.TRAIN), open_split(paths.VAL)
     both = Split(images=np.concatenate([train.images, val.images]), labels=np.concatenate([train.labels, val.labels]))
     return split_tensors(both)
+
+
+def calibration_images(params: Params) -> UInt8[np.ndarray, "n h w c"]:
+    """Train images that a quantised file takes its ranges from, drawn without repetition."""
+    images = open_split(paths.TRAIN).images
+    count = min(params.export.calibration_images, len(images))
+    chosen = np.random.default_rng(params.seed).choice(len(images), size=count, replace=False)
+    return np.asarray(images[np.sort(chosen)])
 
 
 def searched(params: Params, classes: Classes) -> tuple[Architecture, Augment, Criterion]:

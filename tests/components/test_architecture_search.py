@@ -14,23 +14,12 @@ import pytest
 from scipy.stats import ttest_rel
 
 from components import params
-from components.architecture.search import (
-    TRIES,
-    Pool,
-    PoolUpdate,
-    Scored,
-    World,
-    best_ends,
-    budget_of,
-    complete,
-    evaluations,
-    extend,
-    finish,
-    fit_additive,
-    gumbel,
-    search,
-)
+from components.architecture.additive import best_ends, finish, fit_additive
+from components.architecture.budget import TRIES, budget_of, complete, gumbel
+from components.architecture.pc_nas import extend
+from components.architecture.search import Pool, PoolUpdate, Scored, World, evaluations
 from components.architecture.space import Architecture, Space, space_of
+from components.architecture.strategies import search
 from components.data.store import Classes
 
 ROOT = Path(__file__).resolve().parents[2]

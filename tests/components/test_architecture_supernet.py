@@ -9,8 +9,8 @@ from torch import nn
 
 from components import params
 from components.architecture.network import build_network
-from components.architecture.search import search
 from components.architecture.space import Architecture, candidates, space_of
+from components.architecture.strategies import search
 from components.architecture.supernet import SharedWeights, build_supernet, chunks, random_path
 from components.data.store import Classes
 from components.training import accuracy, predict

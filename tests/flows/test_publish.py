@@ -8,10 +8,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 from components.data.store import Classes, write_classes, write_split
+from components.export import read_metadata
 from components.params import Params
+from components.quantisation import QUANTIZE
 from flows import files, paths, publish, settings, tracking
 from flows.publish import Published, RegistryError
 from tests.flows.test_tracking import SIDE, linear_model
@@ -102,6 +105,27 @@ def test_the_first_model_ships_only_if_every_check_against_baseline_and_budget_p
     assert {check.name for check in published.report.checks if not check.passed} == refused
     assert published.outcome == ("refused" if refused else "published")
     assert aliases(params) == (None if refused else "1", "1")
+
+
+@pytest.mark.parametrize(
+    ("searched", "refused"),
+    [
+        ({"float_accuracy": 0.75}, set()),
+        ({"float_accuracy": 0.76}, set()),  # exactly at its threshold
+        ({"float_accuracy": 0.77}, {"quantisation"}),
+        ({}, {"quantisation"}),
+    ],
+)
+def test_a_quantised_file_ships_only_if_it_is_as_accurate_as_its_float_file(
+    params: Params, searched: dict[str, float], refused: set[str]
+) -> None:
+    model = onnx.load_from_string(THREE_QUARTERS)
+    onnx.helper.set_model_props(model, read_metadata(THREE_QUARTERS) | {QUANTIZE: "int8"})
+    write_results(model.SerializeToString(), 0.75)
+    edit_metrics(**searched)
+    report = publish.gate(params, measure=lambda model, params: 0.5)
+    assert {check.name for check in report.checks} == {"accuracy", "latency_ms", "parity", "quantisation"}
+    assert {check.name for check in report.checks if not check.passed} == refused
 
 
 def test_the_next_model_must_not_be_worse_than_the_champion_on_the_same_images(params: Params) -> None:

@@ -92,6 +92,7 @@ def test_an_unknown_key_or_wrong_type_is_refused_with_its_path_and_what_to_do(
         ("architecture.latency_ms", 0, ": architecture.latency_ms is 0.0; use a positive number"),
         ("augmentation.online.trunks", 0, ": augmentation.online.trunks is 0; use at least 1"),
         ("loss.online.copies", 3, ": loss.online.copies is 3; samples come in antithetic pairs"),
+        ("export.calibration_images", 0, ": export.calibration_images is 0; use at least 1"),
         ("train.recipe.batch_size", 1, ": train.recipe.batch_size is 1; batch norm needs at least 2"),
     ],
 )
@@ -99,6 +100,13 @@ def test_an_impossible_value_is_refused_with_its_path_and_what_to_do(
     tmp_path: Path, key: str, value: Any, said: str
 ) -> None:
     assert refusal(written(tmp_path, key, value)).startswith(said)
+
+
+def test_an_int8_file_for_a_gpu_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    text = (settings.PRESETS / "digits.yaml").read_text()
+    path.write_text(text.replace("provider: cpu", "provider: cuda").replace("quantize: none", "quantize: int8"))
+    assert refusal(path).startswith(": export.quantize is int8 and latency.provider cuda: ONNX Runtime computes this")
 
 
 @pytest.mark.parametrize(
