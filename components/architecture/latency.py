@@ -380,6 +380,7 @@ def compose(
     whole: onnx.ModelProto = first
     for part in rest:
         whole = onnx.compose.merge_models(whole, part, io_map=[(whole.graph.output[0].name, part.graph.input[0].name)])
+    del whole.opset_import[len(first.opset_import) :]  # it lists every part's, all the same
     return whole
 
 
