@@ -461,14 +461,19 @@ def alias_version(name: str, alias: str) -> str | None:
 def load_by_alias(name: str, alias: str) -> Shipped | None:
     """What `models:/<name>@<alias>` gives a user now, None if the alias points nowhere."""
     version = alias_version(name, alias)
-    if version is None:
-        return None
+    return None if version is None else load_model(name, version, f"models:/{name}@{alias}")
+
+
+def load_version(name: str, version: str) -> Shipped:
+    """A version's file."""
+    return load_model(name, version, f"models:/{name}/{version}")
+
+
+def load_model(name: str, version: str, uri: str) -> Shipped:
     client = connect()
     tags = client.get_model_version(name, version).tags
     with tempfile.TemporaryDirectory() as folder:
-        mlflow.artifacts.download_artifacts(
-            artifact_uri=f"models:/{name}@{alias}", dst_path=folder, tracking_uri=tracking_uri()
-        )
+        mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=folder, tracking_uri=tracking_uri())
         flavour = Model.load(folder).flavors["onnx"]
         return Shipped(version=version, md5=tags.get("md5", ""), model=(Path(folder) / flavour["data"]).read_bytes())
 
@@ -482,9 +487,26 @@ def move_alias(name: str, alias: str, version: str) -> None:
     connect().set_registered_model_alias(name, alias, version)
 
 
+def drop_alias(name: str, alias: str) -> None:
+    """Let the alias point nowhere."""
+    connect().delete_registered_model_alias(name, alias)
+
+
+def version_tags(name: str, version: str) -> dict[str, str]:
+    return dict(connect().get_model_version(name, version).tags)
+
+
 def tag_version(name: str, version: str, tags: Mapping[str, str]) -> None:
     for key, value in tags.items():
         connect().set_model_version_tag(name, version, key, value)
+
+
+def retag_version(name: str, version: str, tags: Mapping[str, str], prefix: str) -> None:
+    """Set the tags, and remove others that begin with `prefix`: what an earlier decision said."""
+    for key in version_tags(name, version):
+        if key.startswith(prefix) and key not in tags:
+            connect().delete_model_version_tag(name, version, key)
+    tag_version(name, version, tags)
 
 
 def log_json(run_id: str, value: Any, name: str) -> None:

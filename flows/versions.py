@@ -119,7 +119,12 @@ def changed(before: Lock, after: Lock) -> list[str]:
 
 def lock_digest() -> str | None:
     """sha256 of dvc.lock, None before the first stage ran."""
-    return hashlib.sha256(LOCK.read_bytes()).hexdigest() if LOCK.exists() else None
+    return digest(LOCK) if LOCK.exists() else None
+
+
+def digest(file: Path) -> str:
+    """sha256 of a file."""
+    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def git(*arguments: str) -> str | None:
