@@ -369,8 +369,8 @@ class Gate:
     """What a model must show on the test split and on this machine before it may ship."""
 
     test: Literal["mcnemar", "bootstrap"] = "mcnemar"
-    """`mcnemar`: refused if it is worse beyond chance (exact, one-sided). `bootstrap`: refused unless the images show that
-    it loses no more than the margin: the burden of proof is the new model's, and a small test split proves little."""
+    """`mcnemar`: refused if it is worse beyond chance (exact, one-sided). `bootstrap`: refused unless the images show
+    that it loses no more than the margin: the burden of proof is the new model's, and few test images prove little."""
     alpha: float = 0.05
     """Chance of error of the paired test; 0 turns it off, and the margin alone decides."""
     margin: float = 0.01

@@ -81,6 +81,8 @@ class GateReport:
 
     def to_markdown(self) -> str:
         """A table for people."""
+        if not self.checks:
+            return "The champion already: nothing to decide."
         rows = [
             f"| {check.name} | {shown(check.value)} | {check.rule} {shown(check.threshold)} | "
             f"{'passed' if check.passed else '**REFUSED**'} | {check.detail} |"

@@ -38,7 +38,7 @@ from flows.gate import GateReport
 from flows.registry import CHALLENGER, CHAMPION, RegistryError
 from flows.settings import load_params
 
-MODEL = paths.TRAINED / "searched" / "model.onnx"
+MODEL = paths.MODEL
 BASELINE = paths.TRAINED / "baseline" / "model.onnx"
 METRICS = paths.EVALUATE / "metrics.json"
 ARCHIVED = (paths.PARAMS, Path("dvc.yaml"), versions.LOCK, paths.RAW_DVC)
@@ -261,6 +261,9 @@ def record(run: str, name: str, number: str, report: GateReport) -> None:
     """The decision on the run that it was made in."""
     tracking.log_json(run, report.to_json(), "gate.json")
     tracking.tag_run(run, {"model": name, "model.version": number, "gate": verdict(report)})
+    tracking.describe(
+        run, f"Model [{name} version {number}](#/models/{name}/versions/{number})\n\n{report.to_markdown()}"
+    )
 
 
 def through_the_alias(model: bytes, params: Params) -> tuple[gate.Check, ...]:

@@ -26,7 +26,7 @@ import numpy as np
 import onnx
 from jaxtyping import UInt8
 from mlflow import MlflowClient
-from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelOutput, Metric, Param, RunTag
+from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelOutput, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
 from mlflow.types import ColSpec, Schema, TensorSpec
@@ -323,6 +323,27 @@ def find_run(tag: str, value: str) -> str | None:
     return str(runs[0].info.run_id) if runs else None
 
 
+def finished_runs(tag: str, value: str) -> list[Run]:
+    """Every FINISHED run that carries the tag, the newest first."""
+    client = connect()
+    where = f"tags.`{tag}` = '{value}' and attributes.status = 'FINISHED'"
+    return list(client.search_runs([experiment_id(client)], where, order_by=["attributes.end_time DESC"]))
+
+
+def artifact(run_id: str, name: str) -> bytes | None:
+    """A file that was kept with the run, None if it was not, or the run is gone."""
+    with tempfile.TemporaryDirectory() as folder, suppress(*ERRORS):
+        return Path(connect().download_artifacts(run_id, name, folder)).read_bytes()
+    return None
+
+
+def data_digests(run_id: str) -> list[str]:
+    """DVC's md5 of each data set that the run took in."""
+    with suppress(*ERRORS):
+        return [str(one.dataset.digest) for one in connect().get_run(run_id).inputs.dataset_inputs]
+    return []
+
+
 def link_stage(parent: str | None, name: str, lock: versions.Lock | None) -> None:
     """Say on the parent which run made a stage's results: its own, or an earlier one that DVC reused."""
     if parent is None or lock is None:
@@ -492,6 +513,11 @@ def drop_alias(name: str, alias: str) -> None:
     connect().delete_registered_model_alias(name, alias)
 
 
+def has_version(name: str, version: str) -> bool:
+    found = connect().search_model_versions(f"name = '{name}'")
+    return version in {str(one.version) for one in found}
+
+
 def version_tags(name: str, version: str) -> dict[str, str]:
     return dict(connect().get_model_version(name, version).tags)
 
@@ -507,6 +533,26 @@ def retag_version(name: str, version: str, tags: Mapping[str, str], prefix: str)
         if key.startswith(prefix) and key not in tags:
             connect().delete_model_version_tag(name, version, key)
     tag_version(name, version, tags)
+
+
+def describe(run_id: str, text: str) -> None:
+    """What the UI shows of the run: a text, then a link to the run behind each stage."""
+    client = connect()
+    run = client.get_run(run_id)
+    tags, experiment = run.data.tags, run.info.experiment_id
+    stages = [key.removesuffix(".run") for key in tags if key.startswith("stage.") and key.endswith(".run")]
+    rows = [
+        f"| {stage.removeprefix('stage.')} | {tags.get(stage, '')} | "
+        f"[{tags[f'{stage}.run']}](#/experiments/{experiment}/runs/{tags[f'{stage}.run']}) |"
+        for stage in stages
+    ]
+    table = ["", "| stage | | run |", "| --- | --- | --- |", *rows] if rows else []
+    client.set_tag(run_id, "mlflow.note.content", "\n".join([text, *table]))
+
+
+def log_text(run_id: str, text: str, name: str) -> None:
+    """A text artifact of the run."""
+    connect().log_text(run_id, text, name)
 
 
 def log_json(run_id: str, value: Any, name: str) -> None:
