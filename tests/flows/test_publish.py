@@ -192,7 +192,7 @@ def test_with_another_class_list_champion_and_model_are_compared_on_the_shared_c
 
 def test_a_champion_for_images_of_another_size_is_named_and_not_replaced(params: Params) -> None:
     write_images(5)
-    write_results(model_of(*NAMES, side=5), 1.0)
+    write_results(model_of(*NAMES, side=5), 1.0, baseline=model_of("a", side=5))
     assert ship(params).outcome == "published"
     write_images(4)
     with pytest.raises(ValueError, match=r"model\.onnx takes images of 5x5x1, data/prepared/test has 4x4x1"):
