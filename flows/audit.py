@@ -195,9 +195,10 @@ def reproduce(records: Records) -> Finding:
     with tempfile.TemporaryDirectory(prefix="reproduce-") as folder:
         checkout = Path(folder) / "checkout"
         versions.check_out(records.tags.get("git.commit", NONE), checkout)
-        for key in records.tags:
-            if key.startswith(PREFIX) and (content := records.archived(key.removeprefix(PREFIX))) is not None:
-                (checkout / key.removeprefix(PREFIX)).write_bytes(content)
+        for name in (key.removeprefix(PREFIX) for key in records.tags if key.startswith(PREFIX)):
+            if (content := records.archived(name)) is not None:
+                (checkout / name).parent.mkdir(parents=True, exist_ok=True)
+                (checkout / name).write_bytes(content)
         pull(checkout, records.objects.cache)
         run_in(checkout, "repro", STAGE)
         found = tracking.md5_of((checkout / paths.MODEL).read_bytes())

@@ -154,13 +154,11 @@ def check_out(commit: str, folder: Path) -> None:
     root = git("rev-parse", "--show-toplevel")
     if root is None:
         raise VersionsError("this folder is no git repository; a commit cannot be checked out of it")
-    for arguments in (
-        ["clone", "--quiet", "--shared", "--no-checkout", root, str(folder)],
-        ["-C", str(folder), "checkout", "--quiet", "--detach", commit],
-    ):
+    clone = ["clone", "--quiet", "--shared", "--no-checkout", root, str(folder)]
+    for arguments in (clone, ["-C", str(folder), "checkout", "--quiet", "--detach", commit]):
         done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)
         if done.returncode != 0:
-            raise VersionsError(f"`git {arguments[-3]} ...` failed: {done.stderr.strip()}")
+            raise VersionsError(f"git cannot check out commit {commit}: {done.stderr.strip()}")
 
 
 def lock_digest() -> str | None:
