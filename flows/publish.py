@@ -47,6 +47,8 @@ STALE = 0.005
 """How far a recorded accuracy may be from the one measured again on another machine (ours)."""
 EXAMPLES = 2
 """Real images that show how the registered model is called."""
+LISTED = 10
+"""Class names that a sentence holds; gate.json has them all."""
 COMPARED = 64
 """Test images whose logits must be the same through the registry."""
 
@@ -204,7 +206,7 @@ def compare(
     rng = np.random.default_rng(params.seed)
     added, removed = tuple(sorted(set(names) - set(known))), tuple(sorted(set(known) - set(names)))
     changed = "".join(
-        f"; classes {what}: {', '.join(classes)}"
+        f"; classes {what}: {listed(classes)}"
         for what, classes in (("it does not know", added), ("the data no longer has", removed))
         if classes
     )
@@ -214,6 +216,12 @@ def compare(
         removed=removed,
         checks=gate.accuracy_checks(right[shared], answers[shared], actual[shared], params.gate, rng),
     )
+
+
+def listed(classes: tuple[str, ...]) -> str:
+    """The first few names."""
+    more = f" and {len(classes) - LISTED} more" if len(classes) > LISTED else ""
+    return ", ".join(classes[:LISTED]) + more
 
 
 def size_of(model: bytes) -> tuple[int, int, int] | None:
