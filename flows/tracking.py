@@ -8,6 +8,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import sqlite3
 import tempfile
 import time
@@ -539,12 +540,12 @@ def describe(run_id: str, text: str) -> None:
     """What the UI shows of the run: a text, then a link to the run behind each stage."""
     client = connect()
     run = client.get_run(run_id)
-    tags, experiment = run.data.tags, run.info.experiment_id
-    stages = [key.removesuffix(".run") for key in tags if key.startswith("stage.") and key.endswith(".run")]
+    tags, folder = run.data.tags, f"#/experiments/{run.info.experiment_id}/runs"
+    stages = {key.removesuffix(".run"): made for key, made in tags.items() if re.fullmatch(r"stage\..+\.run", key)}
     rows = [
         f"| {stage.removeprefix('stage.')} | {tags.get(stage, '')} | "
-        f"[{tags[f'{stage}.run']}](#/experiments/{experiment}/runs/{tags[f'{stage}.run']}) |"
-        for stage in stages
+        f"{made if made == 'none' else f'[{made}]({folder}/{made})'} |"
+        for stage, made in stages.items()
     ]
     table = ["", "| stage | | run |", "| --- | --- | --- |", *rows] if rows else []
     client.set_tag(run_id, "mlflow.note.content", "\n".join([text, *table]))

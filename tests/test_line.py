@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -199,6 +200,19 @@ def test_an_int8_file_ships_and_is_judged_beside_the_float_file_it_was_made_from
         assert figures["agreement"] > 0.9
         assert abs(figures["accuracy"] - figures["float_accuracy"]) <= 1 - figures["agreement"]
         assert 0 < latency[variant]["float_p50_ms"] <= latency[variant]["float_p99_ms"]
+
+
+def test_the_parent_run_and_prefect_show_the_decision_and_the_run_links_its_model_and_stages(by_flow: Path) -> None:
+    client, parent = parent_of(by_flow)
+    shown, tags = parent.data.tags["mlflow.note.content"], parent.data.tags
+    assert "#/models/tiny-digits/versions/1" in shown
+    runs = [tags["stage." + name.replace("@", ".") + ".run"] for name in COMPUTED]
+    assert all(f"/runs/{run_id})" in shown for run_id in runs)
+    kept = {file.path for file in client.list_artifacts(parent.info.run_id)}
+    assert {"gate.json", "dvc.lock", "dvc.yaml", "params.yaml", "raw.dvc"} <= kept
+    database = sqlite3.connect(by_flow / ".prefect-home" / "prefect.db")
+    artifacts = database.execute("SELECT data FROM artifact WHERE key = 'gate'").fetchall()
+    assert any("latency_p50_ms" in data for (data,) in artifacts)
 
 
 def test_the_flow_a_second_time_runs_nothing_and_registers_nothing(by_flow: Path) -> None:
