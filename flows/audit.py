@@ -29,6 +29,8 @@ PREFIX = "archived."
 """Tags of a model version: the sha256 of every file that its decision's run keeps."""
 STAGE = "train@searched"
 """Writes the model."""
+UNREADABLE = (KeyError, TypeError, AttributeError, ValueError, yaml.YAMLError)
+"""What a record that somebody edited makes its reader raise."""
 RECORDED = (paths.RAW_DVC.as_posix(), "latency")
 """What a reproduction is given: the images, and times, which no machine measures twice."""
 
@@ -54,8 +56,9 @@ class Records:
         subject, noted = "the registry's file", self.tags.get("md5", NONE)
         try:
             found = tracking.md5_of(tracking.load_version(self.name, self.version).model)
-        except tracking.ERRORS as error:
-            return Finding(verdict="gap", subject=subject, said=str(error).splitlines()[0])
+        except (*tracking.ERRORS, *UNREADABLE) as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            return Finding(verdict="gap", subject=subject, said=f"cannot be loaded ({reason})")
         return compared(subject, found, noted)
 
     def archived_files(self) -> Iterator[Finding]:
@@ -86,9 +89,9 @@ class Records:
 
     @cached_property
     def lock(self) -> Mapping[str, Any]:
-        """Stages of the archived dvc.lock; none if it cannot be read."""
+        """Stages of the archived dvc.lock that can be read."""
         found = mapping(self.archived(versions.LOCK.as_posix())).get("stages")
-        return found if isinstance(found, Mapping) else {}
+        return {name: lock for name, lock in found.items() if readable(lock)} if isinstance(found, Mapping) else {}
 
     def locked(self, stage: str) -> versions.Lock | None:
         return self.lock.get(stage)
@@ -145,9 +148,10 @@ class Records:
 
     def data(self, md5: str) -> tuple[Finding, ...]:
         """The data version as data/raw.dvc and the run's input name it."""
-        pointer = mapping(self.archived(paths.RAW_DVC.as_posix())).get("outs", [{}])[0].get("md5", NONE)
+        pointer = mapping(self.archived(paths.RAW_DVC.as_posix()))
+        noted = versions.hashes(pointer, "outs") if readable(pointer) else {}
         inputs = tracking.data_digests(self.tags.get("gate.run", NONE))
-        named = compared(f"the archived {paths.RAW_DVC}", str(pointer), md5)
+        named = compared(f"the archived {paths.RAW_DVC}", noted.get(paths.RAW.name, NONE), md5)
         return (named, *(compared("the data set of the run", one, md5) for one in inputs))
 
 
@@ -170,17 +174,23 @@ def mapping(content: bytes | None) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
 
-def stage_run(run: tracking.Run) -> StageRun:
-    tags = run.data.tags
+def readable(lock: Any) -> bool:
+    """Whether it lists hashes as DVC does."""
+    try:
+        return isinstance(lock, Mapping) and all(len(versions.hashes(lock, part)) >= 0 for part in ("deps", "outs"))
+    except UNREADABLE:
+        return False
 
+
+def stage_run(run: tracking.Finished) -> StageRun:
     def hashes(prefix: str) -> dict[str, str]:
-        return {key.removeprefix(prefix): md5 for key, md5 in tags.items() if key.startswith(prefix)}
+        return {key.removeprefix(prefix): md5 for key, md5 in run.tags.items() if key.startswith(prefix)}
 
     return StageRun(
-        run=run.info.run_id,
-        name=run.info.run_name,
-        key=tags.get("stage_key", NONE),
-        commit=tags.get("git.commit", NONE),
+        run=run.run_id,
+        name=run.name,
+        key=run.tags.get("stage_key", NONE),
+        commit=run.tags.get("git.commit", NONE),
         deps=hashes("dvc.dep."),
         outs=hashes("dvc.out."),
     )

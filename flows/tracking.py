@@ -27,7 +27,7 @@ import numpy as np
 import onnx
 from jaxtyping import UInt8
 from mlflow import MlflowClient
-from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelOutput, Metric, Param, Run, RunTag
+from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelOutput, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
 from mlflow.types import ColSpec, Schema, TensorSpec
@@ -324,11 +324,21 @@ def find_run(tag: str, value: str) -> str | None:
     return str(runs[0].info.run_id) if runs else None
 
 
-def finished_runs(tag: str, value: str) -> list[Run]:
+@dataclass(frozen=True, kw_only=True)
+class Finished:
+    """A run that ended well."""
+
+    run_id: str
+    name: str
+    tags: Mapping[str, str]
+
+
+def finished_runs(tag: str, value: str) -> list[Finished]:
     """Every FINISHED run that carries the tag, the newest first."""
     client = connect()
     where = f"tags.`{tag}` = '{value}' and attributes.status = 'FINISHED'"
-    return list(client.search_runs([experiment_id(client)], where, order_by=["attributes.end_time DESC"]))
+    found = client.search_runs([experiment_id(client)], where, order_by=["attributes.end_time DESC"])
+    return [Finished(run_id=run.info.run_id, name=run.info.run_name, tags=run.data.tags) for run in found]
 
 
 def artifact(run_id: str, name: str) -> bytes | None:
@@ -341,7 +351,8 @@ def artifact(run_id: str, name: str) -> bytes | None:
 def data_digests(run_id: str) -> list[str]:
     """DVC's md5 of each data set that the run took in."""
     with suppress(*ERRORS):
-        return [str(one.dataset.digest) for one in connect().get_run(run_id).inputs.dataset_inputs]
+        inputs = connect().get_run(run_id).inputs
+        return [str(one.dataset.digest) for one in inputs.dataset_inputs] if inputs else []
     return []
 
 

@@ -275,8 +275,8 @@ def test_nothing_is_judged_beside_a_champion_whose_registered_file_is_damaged(pa
 def registered_file(params: Params, number: str) -> Path:
     """Where the version's ONNX file lies."""
     client = tracking.connect()
-    model_id = client.get_model_version(params.publish.model, number).model_id
-    location = client.get_logged_model(str(model_id)).artifact_location
+    model_id = client.get_model_version(params.publish.model, number).source.removeprefix("models:/")
+    location = client.get_logged_model(model_id).artifact_location
     return Path(location.removeprefix("file://")) / "model.onnx"
 
 
