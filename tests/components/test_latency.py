@@ -33,6 +33,8 @@ from components.architecture.latency import (
     part_modules,
     parts,
     quiet_pace,
+    random_images,
+    shift,
     timed_run,
     whole_model,
 )
@@ -40,9 +42,11 @@ from components.architecture.network import build_network
 from components.architecture.space import Space, space_of
 from components.data.store import Classes
 from components.export import export_network
+from components.quantisation import convert
 
 CLASSES = Classes(names=("a", "b", "c"), size=8, channels=1)
 FAST = params.Latency(repeats=3, calibration=3)
+INT8 = params.Export(quantize="int8")
 ARCHITECTURE = ("res_k3", "identity", "mb_k3_e2_se", "mb_k3_e2_se", "identity")
 
 
@@ -157,17 +161,17 @@ def test_a_composed_network_computes_what_its_modules_compute(models: dict[str, 
 def test_a_composed_network_has_the_operators_of_the_exported_one(models: dict[str, onnx.ModelProto]) -> None:
     composed = compose(models, tuple(str(layer) for layer in space().layers), ARCHITECTURE)
     network = build_network(space(), ARCHITECTURE, (0.5,), (0.5,))
+    shift([network])
     exported = export_network(network, CLASSES, "|".join(ARCHITECTURE))
 
-    def operators(model: onnx.ModelProto) -> list[str]:
-        return sorted(node.op_type for node in model.graph.node if node.op_type != "Identity")
+    def operators(model: onnx.ModelProto) -> list[tuple[str, int]]:
+        return sorted((node.op_type, len(node.input)) for node in model.graph.node if node.op_type != "Identity")
 
     assert operators(composed) == operators(exported)
+    in_int8 = [convert(model, random_images(space()), INT8) for model in (composed, exported)]
+    assert operators(in_int8[0]) == operators(in_int8[1])
     assert [len(model.graph.output) for model in (composed, exported)] == [2, 2]
     assert composed.graph.input[0].type.tensor_type.shape.dim[0].dim_param == "batch"
-
-
-INT8 = params.Export(quantize="int8")
 
 
 def test_int8_parts_are_together_the_quantised_network(models: dict[str, onnx.ModelProto]) -> None:
