@@ -10,7 +10,9 @@ Exit codes: 0 everything is as recorded, 1 something differs or is missing (each
 
 import argparse
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -229,11 +231,18 @@ def pull(checkout: Path, cache: Path) -> None:
 
 
 def run_in(folder: Path, *arguments: str) -> None:
-    """DVC in another checkout, whose stages log to a store of their own."""
+    """DVC in another checkout, whose stages log to a store of their own; whatever ends us ends them."""
     own = {"MLFLOW_TRACKING_URI": f"sqlite:///{(folder / paths.STORE / 'mlflow.db').as_posix()}"}
-    done = subprocess.run(versions.dvc(*arguments), cwd=folder, env=versions.stage_environment() | own, check=False)
-    if done.returncode != 0:
-        raise versions.VersionsError(f"`dvc {' '.join(arguments)}` failed in {folder}; what it printed is above")
+    environment = versions.stage_environment() | own
+    process = subprocess.Popen(versions.dvc(*arguments), cwd=folder, env=environment, start_new_session=True)
+    try:
+        code = process.wait()
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGTERM)
+            process.wait()
+    if code != 0:
+        raise versions.VersionsError(f"`dvc {' '.join(arguments)}` failed in {folder.name}; what it printed is above")
 
 
 def first_difference(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
