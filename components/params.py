@@ -391,20 +391,40 @@ class Evaluate:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Publish:
-    """The registry and the gate before it."""
+class Gate:
+    """What a model must show on the test split and on this machine before it may ship."""
 
-    model: str
-    """Name of the registered model in MLflow."""
-    accuracy_margin: float = 0.01
-    """How far below the champion's test accuracy (the baseline's, for the first model) a model may be, and ship."""
+    test: Literal["mcnemar", "bootstrap"] = "mcnemar"
+    """`mcnemar`: refused if it is worse beyond chance (exact, one-sided). `bootstrap`: refused unless the images show
+    that it loses no more than the margin: the burden of proof is the new model's, and few test images prove little."""
+    alpha: float = 0.05
+    """Chance of error of the paired test; 0 turns it off, and the margin alone decides."""
+    margin: float = 0.01
+    """How far below the champion's accuracy (the baseline's, for the first model) a model may be, and ship."""
+    max_class_drop: float = 0.1
+    """How far below the champion's share of right answers a model may be on any one class, and ship."""
+    p99: float = 2.0
+    """The 99th percentile of its latency may be so many times the budget, which its median must meet."""
     parity: float = 1.0e-3
     """Largest difference between torch's and ONNX Runtime's logits."""
 
     def __post_init__(self) -> None:
+        require(0 <= self.alpha < 1, f"gate.alpha is {self.alpha}; use 0 (off) to below 1")
+        require(0 <= self.margin < 1, f"gate.margin is {self.margin}; use 0 to below 1")
+        require(0 <= self.max_class_drop <= 1, f"gate.max_class_drop is {self.max_class_drop}; use 0 to 1")
+        require(self.p99 >= 1, f"gate.p99 is {self.p99}; use at least 1")
+        require(self.parity > 0, f"gate.parity is {self.parity}; use a positive number")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Publish:
+    """The registry."""
+
+    model: str
+    """Name of the registered model in MLflow."""
+
+    def __post_init__(self) -> None:
         require(self.model != "", "publish.model is empty; name the registered model")
-        require(0 <= self.accuracy_margin < 1, f"publish.accuracy_margin is {self.accuracy_margin}; use 0 to below 1")
-        require(self.parity > 0, f"publish.parity is {self.parity}; use a positive number")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -440,6 +460,7 @@ class Params:
     train: Train
     export: Export
     evaluate: Evaluate
+    gate: Gate
     publish: Publish
 
     def __post_init__(self) -> None:
