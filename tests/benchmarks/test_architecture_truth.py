@@ -113,9 +113,18 @@ def planted(folder: Path, accuracies: Mapping[Architecture, float]) -> truth.Tru
     entries = tuple(
         Entry(name=name, ms=ms, spread_ms=0.0, samples=(), references=()) for name, ms in times.items()
     )  # fmt: skip
-    device = Device(processor="planted", provider="cpu", threads=1, batch=1, onnxruntime="none", clock="none")
+    device = Device(
+        processor="planted", provider="cpu", threads=1, batch=1, optimisation="none", onnxruntime="none", clock="none"
+    )
     table = LatencyTable(
-        device=device, layers=layers, overhead_ms=0.0, slope=1.0, intercept_ms=0.0, entries=entries, wholes=()
+        device=device,
+        quantize="none",
+        layers=layers,
+        overhead_ms=0.0,
+        slope=1.0,
+        intercept_ms=0.0,
+        entries=entries,
+        wholes=(),
     )
     networks = [
         {"architecture": format_architecture(a), "accuracies": [one, one], "parameters": 10, "flops": 20}

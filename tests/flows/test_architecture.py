@@ -42,6 +42,7 @@ def table(space: Space, params: Params) -> LatencyTable:
     entries = tuple(Entry(name=n, ms=ms, spread_ms=0.0, samples=(), references=()) for n, ms in names.items())
     return LatencyTable(
         device=device_of(params.latency),
+        quantize="none",
         layers=tuple(map(str, space.layers)),
         overhead_ms=0.0,
         slope=1.0,
