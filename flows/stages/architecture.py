@@ -35,11 +35,12 @@ Found = dict[float, tuple[PoolUpdate, tuple[Finalist, ...]]]
 
 def run(params: Params, observe: Observer, checkpoint: Path) -> None:
     """Write a network for each budget, every pool, every evaluation, the finalists and the Pareto front."""
+    devices = devices_of(params.device)
     settings, statistics, table = params.architecture, read_statistics(paths.STATISTICS), table_of(params)
     space = within_memory(space_of(settings, read_classes(paths.CLASSES)), settings)
     parallel = joblib_parallel(params.parallel, observe)
     weights = shared_weights(params, space, statistics)
-    world = replayed(weights.world(table.predict, parallel, devices_of(params.device)), weights, checkpoint)
+    world = replayed(weights.world(table.predict, parallel, devices), weights, checkpoint)
     last: tuple[PoolUpdate, ...] = ()
     rows: list[dict[str, object]] = []
     searches = search_all(space, world, settings, params.seed)
