@@ -8,21 +8,27 @@ Li et al., "AM-LFS: AutoML for Loss Function Search", ICCV 2019, Algorithm 1 (me
 Unlike the paper: samples come in antithetic pairs (components.gaussian); and every sampled loss is scaled to
 g(cross-entropy) at the state it starts from, or a loss with twice the gradient, a doubled learning rate, would win for
 nothing. Rewards are measured on val and never use a searched loss.
+
+The reward `alignment` compares directions alone: a loss earns what it turns a training step towards val's gradient.
+That gradient is of a smooth form of the metric. Of accuracy it is the mean probability of the label, whose gradient
+wrong labels shorten but do not turn if they are even over the classes (Ghosh et al., "Robust loss functions under
+label noise", AAAI 2017): so val may have wrong labels too.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import cast
 
 import numpy as np
 import torch
-from jaxtyping import Float64, Int64, UInt8
+import torch.nn.functional as F
+from jaxtyping import Float, Float64, Int64, UInt8
 from torch import Tensor, nn
 
 from components.data.store import Split
 from components.gaussian import Gaussian, Sample
-from components.loss.family import SearchedLoss, decode
+from components.loss.family import PARAMETRISATIONS, Member
 from components.online import MATCHING, Trunk, numpy_rng, torch_rng
 from components.parallel import Parallel, sequential
 from components.params import Loss, Online
@@ -34,9 +40,10 @@ from components.training import (
     cross_entropy,
     device_of,
     load_state,
+    predict,
     split_tensors,
 )
-from components.world import Treatment, World, network_on, one_thread
+from components.world import SCORE_BATCH, Make, Treatment, World, network_on, one_thread, score_tensors
 
 LARGEST = 4.0
 """Most that matching multiplies or divides a loss by (ours): one whose gradient vanishes stays slow instead of
@@ -45,7 +52,13 @@ being blown up on the few images that still have one, which made training from s
 
 def start(settings: Loss) -> Gaussian:
     """Around cross-entropy."""
-    return Gaussian(theta=np.zeros(2 * settings.knots), sigma=settings.sigma)
+    curves = PARAMETRISATIONS[settings.parametrisation].length(settings.knots)
+    return Gaussian(theta=np.zeros(curves + 2 * settings.class_margins), sigma=settings.sigma)
+
+
+FAR = 10.0
+"""How long `alignment` takes val's direction to be, beside pulls of length 1 (ours): so long that what a sample adds is
+asked to point there, not to make up for what cross-entropy's own pull misses in length."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,8 +80,24 @@ class LossWorld(World):
         loss = self.loss(sample).to(self.devices[copy % len(self.devices)])
         return replace(self.plain(), criterion=loss.at_scale(self.matching_scale(loss, state, trunk, copy)))
 
-    def loss(self, theta: Sequence[float] | Float64[np.ndarray, " p"]) -> SearchedLoss:
-        return decode(np.asarray(theta), self.recipe.label_smoothing)
+    def slope(self, state: State) -> State:
+        """Direction in which val's metric, in its smooth form, rises fastest; `FAR` long."""
+        images, labels = score_tensors(self.val, self.online)
+        network = network_on(self.devices, self.make)
+        return of_length(ascent(network, state, images, labels, SMOOTH[self.online.metric]), FAR)
+
+    def pull(self, state: State, sample: Sample | None, trunk: int, copy: int) -> State:
+        """Direction, of length 1, of a step under the sample, or under cross-entropy without one."""
+        treatment = self.plain()
+        if sample is not None:
+            treatment = replace(treatment, criterion=self.loss(sample).to(self.devices[copy % len(self.devices)]))
+        return of_length(self.pull_under(treatment, state, trunk, copy), 1.0)
+
+    def loss(self, theta: Sequence[float] | Float64[np.ndarray, " p"]) -> Member:
+        """Class margins are those of the training images."""
+        chosen, labels = PARAMETRISATIONS[self.settings.parametrisation], self.train.labels
+        counts = np.bincount(labels, minlength=classes_of(self.make)) if self.settings.class_margins else None
+        return chosen.decode(np.asarray(theta), self.recipe.label_smoothing, counts)
 
     def matching_scale(self, loss: Criterion, state: State, trunk: int, copy: int = 0) -> float:
         """g(cross-entropy) / g(loss) at the state on one augmented batch, the same one for all copies of the trunk.
@@ -89,7 +118,7 @@ class LossWorld(World):
         scale = wanted / got if got > 0 else LARGEST
         return min(max(scale, 1 / LARGEST), LARGEST)
 
-    def found(self, theta: Float64[np.ndarray, " p"], states: Sequence[State]) -> SearchedLoss:
+    def found(self, theta: Float64[np.ndarray, " p"], states: Sequence[State]) -> Member:
         """The loss at theta as an artifact, with one constant scale for a whole training.
 
         The scale is the geometric mean of the matching scales at the states, taken along the search's own training.
@@ -120,3 +149,72 @@ def gradient_norms(
         gradients = torch.autograd.grad(loss, parameters, retain_graph=True)
         norms.append(math.sqrt(sum(gradient.double().square().sum().item() for gradient in gradients)))
     return norms
+
+
+def classes_of(make: Make) -> int:
+    return len(cast(Classifier, make()).classifier.weight)
+
+
+# --- which way is up on val
+
+
+def label_probability(logits: Float[Tensor, "n k"], labels: Int64[Tensor, " n"]) -> Float[Tensor, ""]:
+    """Accuracy, smooth: the mean probability of the label."""
+    return logits.softmax(dim=1).gather(1, labels[:, None]).mean()
+
+
+def balanced_probability(logits: Float[Tensor, "n k"], labels: Int64[Tensor, " n"]) -> Float[Tensor, ""]:
+    """Balanced accuracy, smooth: the same, each class that occurs counting once."""
+    counts = torch.bincount(labels, minlength=logits.shape[1])
+    shares = 1 / (counts[labels] * (counts > 0).sum())
+    return (shares * logits.softmax(dim=1).gather(1, labels[:, None]).squeeze(1)).sum()
+
+
+def soft_f1(logits: Float[Tensor, "n k"], labels: Int64[Tensor, " n"]) -> Float[Tensor, ""]:
+    """Macro F1, smooth: probabilities count as shares of answers; over the classes that occur."""
+    shares = logits.softmax(dim=1)
+    truth = F.one_hot(labels, logits.shape[1]).to(shares.dtype)
+    scores = 2 * (shares * truth).sum(dim=0) / (shares + truth).sum(dim=0)
+    return scores[truth.sum(dim=0) > 0].mean()
+
+
+def mean_log_likelihood(logits: Float[Tensor, "n k"], labels: Int64[Tensor, " n"]) -> Float[Tensor, ""]:
+    return -F.cross_entropy(logits, labels)
+
+
+Smooth = Callable[[Float[Tensor, "n k"], Int64[Tensor, " n"]], Float[Tensor, ""]]
+SMOOTH: dict[str, Smooth] = {
+    "accuracy": label_probability,
+    "balanced_accuracy": balanced_probability,
+    "macro_f1": soft_f1,
+    "log_likelihood": mean_log_likelihood,
+    "calibrated_log_likelihood": mean_log_likelihood,
+}
+"""Of each metric what `alignment` climbs in its stead."""
+
+
+def ascent(
+    network: nn.Module,
+    state: State,
+    images: UInt8[Tensor, "n c h w"],
+    labels: Int64[Tensor, " n"],
+    smooth: Smooth,
+) -> State:
+    """Gradient of the smooth metric by every parameter (`model.<name>`), in evaluation mode, on one thread."""
+    load_state(network, state)
+    names, parameters = zip(*network.named_parameters(), strict=True)
+    total = {f"model.{name}": torch.zeros_like(parameter) for name, parameter in zip(names, parameters, strict=True)}
+    with one_thread():
+        logits = predict(network, images, batch_size=SCORE_BATCH).requires_grad_()
+        (slopes,) = torch.autograd.grad(smooth(logits, labels.to(logits.device)), logits)
+        for batch, slope in zip(images.split(SCORE_BATCH), slopes.split(SCORE_BATCH), strict=True):
+            gradients = torch.autograd.grad(network(batch.to(slope.device)), parameters, grad_outputs=slope)
+            for name, gradient in zip(total, gradients, strict=True):
+                total[name] += gradient
+    return total
+
+
+def of_length(one: State, length: float) -> State:
+    """The same direction; zero stays zero."""
+    size = math.sqrt(sum(value.double().square().sum().item() for value in one.values()))
+    return {name: value * (length / size) if size > 0 else value for name, value in one.items()}
