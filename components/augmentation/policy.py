@@ -78,7 +78,7 @@ def log_gradient(theta: Vector, shares: Vector, normalisation: str) -> Vector:
     return gradient
 
 
-# --- the distributions: each a `components.online.Distribution[Pairs]`
+# --- the distributions: each a `components.controllers.Distribution[Pairs]`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,7 +179,9 @@ class LiteralPairs:
         return replace(self, theta=theta)
 
     def toward(self, shares: Float64[np.ndarray, " p"], rate: float) -> "LiteralPairs":
-        """Every pair by its share; there is no pair that leaves an image as it is."""
+        """Every pair by its share; there is no pair that leaves an image as it is. Without any share it stays."""
+        if not shares.any():
+            return self
         wanted = shares / max(EVER, shares.sum())
         mixed = (1 - rate) * probabilities(self.theta, self.normalisation) + rate * wanted
         return self.at(logits(mixed, self.normalisation))
