@@ -150,10 +150,6 @@ class World(ABC):
     def pull(self, state: State, sample: Any, trunk: int, copy: int) -> State:
         """Minus the gradient of the loss under the sample, on `probe_images` training images of the trunk."""
         treatment = self.plain() if sample is None else self.treatment(sample, state, trunk, copy)
-        return self.pull_under(treatment, state, trunk, copy)
-
-    def pull_under(self, treatment: Treatment, state: State, trunk: int, copy: int) -> State:
-        """The same under the treatment."""
         rng = numpy_rng(self.seed, trunk, 0, PROBING)
         rows = rng.permutation(len(self.train.labels))[: self.online.probe_images]
         images, labels = split_tensors(Split(images=self.train.images[rows], labels=self.train.labels[rows]))

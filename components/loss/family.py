@@ -276,9 +276,7 @@ def decode(
     )
 
 
-def class_margins(
-    theta: Float64[np.ndarray, " p"], counts: Int64[np.ndarray, " k"]
-) -> tuple[float, list[float]]:
+def class_margins(theta: Float64[np.ndarray, " p"], counts: Int64[np.ndarray, " k"]) -> tuple[float, list[float]]:
     """a, and b log n_c without its mean over classes (which the softmax cancels); a class without images counts 1."""
     a, b = theta.tolist()
     logs = np.log(np.maximum(counts, 1))

@@ -9,10 +9,11 @@ Unlike the paper: samples come in antithetic pairs (components.gaussian); and ev
 g(cross-entropy) at the state it starts from, or a loss with twice the gradient, a doubled learning rate, would win for
 nothing. Rewards are measured on val and never use a searched loss.
 
-The reward `alignment` compares directions alone: a loss earns what it turns a training step towards val's gradient.
-That gradient is of a smooth form of the metric. Of accuracy it is the mean probability of the label, whose gradient
-wrong labels shorten but do not turn if they are even over the classes (Ghosh et al., "Robust loss functions under
-label noise", AAAI 2017): so val may have wrong labels too.
+The reward `alignment` compares directions alone: a loss earns what it turns a step of the classifier towards val's
+gradient. The classifier alone (as in GRAD-MATCH, Killamsetty et al., ICML 2021), so that a trunk's samples share the
+features, and one more of them costs nothing. Val's gradient is of a smooth form of the metric. Of accuracy it is the
+mean probability of the label, whose gradient wrong labels shorten but do not turn if they are even over the classes
+(Ghosh et al., "Robust loss functions under label noise", AAAI 2017): so val may have wrong labels too.
 """
 
 import math
@@ -29,7 +30,7 @@ from torch import Tensor, nn
 from components.data.store import Split
 from components.gaussian import Gaussian, Sample
 from components.loss.family import PARAMETRISATIONS, Member
-from components.online import MATCHING, Trunk, numpy_rng, torch_rng
+from components.online import MATCHING, PROBING, Trunk, numpy_rng, torch_rng
 from components.parallel import Parallel, sequential
 from components.params import Loss, Online
 from components.training import (
@@ -40,7 +41,6 @@ from components.training import (
     cross_entropy,
     device_of,
     load_state,
-    predict,
     split_tensors,
 )
 from components.world import SCORE_BATCH, Make, Treatment, World, network_on, one_thread, score_tensors
@@ -56,6 +56,7 @@ def start(settings: Loss) -> Gaussian:
     return Gaussian(theta=np.zeros(curves + 2 * settings.class_margins), sigma=settings.sigma)
 
 
+CLASSIFIER = "model.classifier.weight"
 FAR = 10.0
 """How long `alignment` takes val's direction to be, beside pulls of length 1 (ours): so long that what a sample adds is
 asked to point there, not to make up for what cross-entropy's own pull misses in length."""
@@ -81,17 +82,24 @@ class LossWorld(World):
         return replace(self.plain(), criterion=loss.at_scale(self.matching_scale(loss, state, trunk, copy)))
 
     def slope(self, state: State) -> State:
-        """Direction in which val's metric, in its smooth form, rises fastest; `FAR` long."""
+        """Direction of the classifier in which val's metric, in its smooth form, rises fastest; `FAR` long."""
         images, labels = score_tensors(self.val, self.online)
-        network = network_on(self.devices, self.make)
-        return of_length(ascent(network, state, images, labels, SMOOTH[self.online.metric]), FAR)
+        smooth, features = SMOOTH[self.online.metric], features_of(network_on(self.devices, self.make), state, images)
+        return direction(lambda weight: smooth(features @ weight.T, labels), state, FAR)
 
     def pull(self, state: State, sample: Sample | None, trunk: int, copy: int) -> State:
-        """Direction, of length 1, of a step under the sample, or under cross-entropy without one."""
-        treatment = self.plain()
-        if sample is not None:
-            treatment = replace(treatment, criterion=self.loss(sample).to(self.devices[copy % len(self.devices)]))
-        return of_length(self.pull_under(treatment, state, trunk, copy), 1.0)
+        """Direction, of length 1, of the classifier's step under the sample, or under cross-entropy without one."""
+        criterion = cross_entropy(self.recipe.label_smoothing) if sample is None else self.loss(sample)
+        features, labels = self.probed(state, trunk)
+        return direction(lambda weight: -criterion(features, weight, labels), state, 1.0)
+
+    def probed(self, state: State, trunk: int) -> tuple[Float[Tensor, "n d"], Int64[Tensor, " n"]]:
+        """Features and labels of the trunk's `probe_images`, the same for all of its samples."""
+        rng = numpy_rng(self.seed, trunk, 0, PROBING)
+        rows = rng.permutation(len(self.train.labels))[: self.online.probe_images]
+        images, labels = split_tensors(Split(images=self.train.images[rows], labels=self.train.labels[rows]))
+        moved = self.plain().augment(images, torch_rng(rng))
+        return remembered_features(network_on(self.devices, self.make), state, moved), labels
 
     def loss(self, theta: Sequence[float] | Float64[np.ndarray, " p"]) -> Member:
         """Class margins are those of the training images."""
@@ -193,28 +201,36 @@ SMOOTH: dict[str, Smooth] = {
 """Of each metric what `alignment` climbs in its stead."""
 
 
-def ascent(
-    network: nn.Module,
-    state: State,
-    images: UInt8[Tensor, "n c h w"],
-    labels: Int64[Tensor, " n"],
-    smooth: Smooth,
-) -> State:
-    """Gradient of the smooth metric by every parameter (`model.<name>`), in evaluation mode, on one thread."""
-    load_state(network, state)
-    names, parameters = zip(*network.named_parameters(), strict=True)
-    total = {f"model.{name}": torch.zeros_like(parameter) for name, parameter in zip(names, parameters, strict=True)}
+def direction(rises: Callable[[Tensor], Tensor], state: State, length: float) -> State:
+    """Where the function of the classifier's weight rises fastest, so long; zero stays zero. On the CPU."""
+    weight = state[CLASSIFIER].detach().cpu().requires_grad_()
     with one_thread():
-        logits = predict(network, images, batch_size=SCORE_BATCH).requires_grad_()
-        (slopes,) = torch.autograd.grad(smooth(logits, labels.to(logits.device)), logits)
-        for batch, slope in zip(images.split(SCORE_BATCH), slopes.split(SCORE_BATCH), strict=True):
-            gradients = torch.autograd.grad(network(batch.to(slope.device)), parameters, grad_outputs=slope)
-            for name, gradient in zip(total, gradients, strict=True):
-                total[name] += gradient
-    return total
+        (gradient,) = torch.autograd.grad(rises(weight), weight)
+    size = torch.linalg.vector_norm(gradient.double()).item()
+    return {CLASSIFIER: gradient * (length / size) if size > 0 else gradient}
 
 
-def of_length(one: State, length: float) -> State:
-    """The same direction; zero stays zero."""
-    size = math.sqrt(sum(value.double().square().sum().item() for value in one.values()))
-    return {name: value * (length / size) if size > 0 else value for name, value in one.items()}
+@torch.no_grad()
+def features_of(network: nn.Module, state: State, images: UInt8[Tensor, "n c h w"]) -> Float[Tensor, "n d"]:
+    """In evaluation mode, on one thread; on the CPU."""
+    load_state(network, state)
+    network.eval()
+    classifier, device = cast(Classifier, network), device_of(network)
+    with one_thread():
+        return torch.cat([classifier.features(batch.to(device)).cpu() for batch in images.split(SCORE_BATCH)])
+
+
+MEMORY: list[tuple[State, UInt8[Tensor, "n c h w"], Float[Tensor, "n d"]]] = []
+"""The last answer of `remembered_features` and what it was asked, in this process."""
+
+
+def remembered_features(network: nn.Module, state: State, images: UInt8[Tensor, "n c h w"]) -> Float[Tensor, "n d"]:
+    """`features_of`, computed once while the same is asked: all samples of a trunk need them."""
+    if MEMORY and equal(MEMORY[0][0], state) and torch.equal(MEMORY[0][1], images):
+        return MEMORY[0][2]
+    MEMORY[:] = [(state, images, features_of(network, state, images))]
+    return MEMORY[0][2]
+
+
+def equal(one: State, other: State) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(value, other[key]) for key, value in one.items())

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from components.data.store import Split
 from components.gaussian import Sample
 from components.loss.family import KNOWN, closest, decode
-from components.loss.search import LARGEST, LossWorld, gradient_norms, start
+from components.loss.search import CLASSIFIER, FAR, LARGEST, SMOOTH, LossWorld, gradient_norms, start
 from components.online import MATCHING, numpy_rng, search, torch_rng
 from components.params import Loss, Online, Recipe
-from components.training import Diverged, State, cross_entropy, initial_state, load_state, split_tensors
+from components.training import METRICS, Diverged, State, cross_entropy, initial_state, load_state, split_tensors
 
 KNOTS = 6
 
@@ -134,6 +134,7 @@ RECIPE = Recipe(batch_size=16, learning_rate=0.1, crop=1)
 
 
 def world(**changes: object) -> tuple[LossWorld, State]:
+    """`changes` to the engine's settings."""
     made = LossWorld(
         make=make_tiny,
         train=split(128, 0),
@@ -252,3 +253,102 @@ def test_training_sees_no_val_image_and_scores_see_no_train_image() -> None:
     images, labels = split_tensors(made.val)
     plain = -nn.functional.cross_entropy(network.eval()(images).double(), labels)
     assert first.rewards[2] == pytest.approx(plain.item(), rel=1e-6)
+
+
+# --- alignment: which way val points
+
+
+ALIGNED = {"reward": "alignment", "controller": "bandit", "metric": "accuracy", "probe_images": 128}
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "balanced_accuracy", "macro_f1"])
+def test_the_smooth_form_of_a_metric_is_the_metric_where_the_network_is_sure(metric: str) -> None:
+    answers, labels = torch.tensor([0, 0, 0, 1, 2, 2]), torch.tensor([0, 0, 1, 1, 2, 0])
+    sure = 100 * nn.functional.one_hot(answers, 3).float()
+    assert SMOOTH[metric](sure, labels).item() == pytest.approx(METRICS[metric](sure, labels), rel=1e-5)
+
+
+def test_even_wrong_labels_shorten_the_slope_of_accuracy_and_do_not_turn_it() -> None:
+    """The expectation over labels that move to each other class with the same probability, by hand."""
+    logits = torch.randn(20, 4, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    labels = torch.arange(20) % 4
+
+    def slope(kind: str, noise: float) -> Tensor:
+        moved = sum(SMOOTH[kind](logits, (labels + step) % 4) for step in (1, 2, 3))
+        (gradient,) = torch.autograd.grad((1 - noise) * SMOOTH[kind](logits, labels) + noise / 3 * moved, logits)
+        return gradient.flatten()
+
+    for kind, turned in (("accuracy", False), ("log_likelihood", True)):
+        cosine = nn.functional.cosine_similarity(slope(kind, 0.0), slope(kind, 0.4), dim=0).item()
+        assert (cosine < 0.99) == turned
+        assert turned or cosine == pytest.approx(1, abs=1e-5)
+
+
+def test_the_slope_is_the_gradient_of_the_smooth_metric_by_the_classifier() -> None:
+    made, state = world(**ALIGNED | {"metric": "macro_f1"})
+    images, labels = split_tensors(made.val)
+    network = make_tiny().eval()
+    SMOOTH["macro_f1"](network(images), labels).backward()
+    wanted = network.classifier.weight.grad
+    assert wanted is not None
+    torch.testing.assert_close(made.slope(state)[CLASSIFIER], FAR * wanted / wanted.norm(), rtol=1e-4, atol=1e-6)
+
+
+def test_a_pull_is_the_direction_of_the_classifiers_step_on_the_images_of_the_trunk() -> None:
+    made, state = world(**ALIGNED)  # as many probe images as training images: all of them, cropped
+    later = made.train_copy(state, None, 0, 0)
+    pulls = [made.pull(where, sample, trunk, 0)[CLASSIFIER] for where, sample, trunk in (
+        (state, None, 0), (state, (0.0,) * 2 * KNOTS, 0), (state, SAMPLE, 0), (state, None, 1), (later, None, 0),
+    )]  # fmt: skip
+    assert all(pull.norm().item() == pytest.approx(1, rel=1e-5) for pull in pulls)
+    torch.testing.assert_close(pulls[0], pulls[1], rtol=1e-4, atol=1e-6)
+    assert all(not torch.allclose(pulls[0], other, atol=1e-4) for other in pulls[2:]), "nothing is remembered too long"
+
+
+def mislabelled(made: LossWorld, share: float) -> LossWorld:
+    labels = made.train.labels.copy()
+    labels[: int(share * len(labels))] += 1
+    return replace(made, train=Split(images=made.train.images, labels=labels % 4))
+
+
+def test_wrong_labels_raise_the_start_of_tau_and_their_absence_does_not() -> None:
+    """Start of tau at theta's middle: above 0 the gradient of hopeless images vanishes."""
+    starts = []
+    for share in (0.4, 0.0):
+        made, _ = world(**ALIGNED, trunks=6, copies=24, controller_lr=0.25, images=128, head_start=512)
+        *_, last = mislabelled(made, share).search()
+        starts.append(last.theta[KNOTS])
+    assert starts[0] > 0.2
+    assert starts[1] < 0.5 * starts[0]
+
+
+def test_class_margins_are_searched_from_the_training_images_counts() -> None:
+    made, _ = world(**ALIGNED)
+    made = replace(made, settings=replace(made.settings, class_margins=True))
+    *_, last = made.search()
+    assert len(last.theta) == 2 * KNOTS + 2
+    few = replace(made, train=Split(images=made.train.images[:40], labels=np.repeat([0, 1, 2, 3], [30, 5, 4, 1])))
+    class_logits = few.loss([0.0] * (2 * KNOTS + 1) + [1.0]).class_logits
+    assert class_logits is not None
+    np.testing.assert_allclose(class_logits[0] - class_logits[3], np.log(30), rtol=1e-6)
+
+
+@pytest.mark.parametrize("reward", ["leave_one_out", "alignment"])
+def test_a_literal_search_loses_copies_says_why_and_goes_on(reward: str) -> None:
+    made, _ = world(**(ALIGNED | {"reward": reward, "trunks": 4, "copies": 8}))
+    made = replace(made, settings=replace(made.settings, parametrisation="literal", sigma=0.15))
+    trunks = list(made.search())
+    lost = [fault for trunk in trunks for fault in trunk.faults if fault]
+    assert 0 < len(lost) < 32
+    assert all(("gradient" in fault) or ("loss" in fault) for fault in lost)
+    assert np.isfinite(trunks[-1].theta).all()
+    assert trunks[-1].theta.any()
+
+
+def test_alignment_goes_on_after_a_trunk_to_the_same_records_and_weights() -> None:
+    made, _ = world(**ALIGNED)
+    whole = list(made.search())
+    rest = list(made.search(after=whole[0]))
+    assert rest == whole[1:]
+    np.testing.assert_array_equal(rest[-1].theta, whole[-1].theta)
+    assert all(torch.equal(rest[-1].state[key], whole[-1].state[key]) for key in rest[-1].state)
