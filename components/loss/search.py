@@ -82,7 +82,10 @@ class LossWorld(World):
         return replace(self.plain(), criterion=loss.at_scale(self.matching_scale(loss, state, trunk, copy)))
 
     def slope(self, state: State) -> State:
-        """Direction of the classifier in which val's metric, in its smooth form, rises fastest; `FAR` long."""
+        """Direction of the classifier in which val's metric, in its smooth form, rises fastest; `FAR` long. For
+        `first_order` the world's: of all parameters, and as long as it is."""
+        if self.online.reward != "alignment":
+            return super().slope(state)
         images, labels = score_tensors(self.val, self.online)
         smooth, features = SMOOTH[self.online.metric], features_of(network_on(self.devices, self.make), state, images)
         return direction(lambda weight: smooth(features @ weight.T, labels), state, FAR)
@@ -127,15 +130,16 @@ class LossWorld(World):
         return min(max(scale, 1 / LARGEST), LARGEST)
 
     def found(self, theta: Float64[np.ndarray, " p"], states: Sequence[State]) -> Member:
-        """The loss at theta as an artifact, with one constant scale for a whole training.
+        """The loss at theta as an artifact, with one constant scale for a whole training, at most 1.
 
-        The scale is the geometric mean of the matching scales at the states, taken along the search's own training.
-        Matched at initialisation alone, a loss that weighs hard images less would be scaled up for all the later
-        training, where few images are hard, and a larger learning rate would pass for a better loss.
+        The scale is the geometric mean of the matching scales at the states, taken along the search's own training, so
+        that no larger learning rate passes for a better loss. A loss that ignores hopeless images has a smaller
+        gradient because it ignores them; as large as cross-entropy's it would be trained too fast, and remember wrong
+        labels after all: such a loss keeps scale 1, where an image that is recognised weighs about as always.
         """
         loss = self.loss(theta).to(self.devices[0])
         logs = [math.log(self.matching_scale(loss, state, trunk)) for trunk, state in enumerate(states)]
-        return loss.at_scale(math.exp(sum(logs) / len(logs)))
+        return loss.at_scale(min(1.0, math.exp(sum(logs) / len(logs))))
 
 
 def gradient_norms(

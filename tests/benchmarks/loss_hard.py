@@ -57,8 +57,8 @@ S = 16.0
 """Scale of AM-softmax's cosines."""
 
 ALIGNED: dict[str, Any] = {
-    "reward": "alignment", "controller": "bandit", "controller_lr": 0.25, "metric": "accuracy", "copies": 16,
-    "trunks": 4, "warmup_trunks": 0, "learn_until": 1.0, "probe_images": 128,
+    "reward": "alignment", "controller": "bandit", "controller_lr": 0.1, "metric": "accuracy", "copies": 128,
+    "trunks": 4, "warmup_trunks": 0, "learn_until": 1.0, "probe_images": 512,
 }  # fmt: skip
 RACED: dict[str, Any] = {"copies": 4, "trunks": 16, "controller": "bandit", "controller_lr": 0.25, "images": 256}
 SEARCHES: dict[str, dict[str, Any]] = {
@@ -229,25 +229,32 @@ def world_of(hard: Hard, settings: Loss) -> LossWorld:
 
 def found(hard: Hard, name: str) -> Found:
     """The searched loss; its class margins are those of the images that the last network trains on."""
+    theta, scale = searched(hard, name)
     settings = settings_of(hard, name)
-    world = world_of(hard, settings)
-    trunks = list(world.search(misdirected(hard.seed) if name == "shuffled" else sequential))
-    states = [model_of(trunk.state) for trunk in trunks]
-    loss = replace(world, train=hard.final).loss(trunks[-1].theta)
-    criterion = loss.at_scale(world.found(trunks[-1].theta, states).scale)
+    loss = replace(world_of(hard, settings), train=hard.final).loss(theta)
     return Found(
-        criterion=criterion,
+        criterion=loss.at_scale(scale),
         images=spent_images(hard, settings.online),
         tau_0=float(loss.curve("tau", np.zeros(1))[0]),
     )
 
 
+def searched(hard: Hard, name: str) -> tuple[list[float], float]:
+    """theta, and the scale that matches its loss to cross-entropy along the search."""
+    world = world_of(hard, settings_of(hard, name))
+    trunks = list(world.search(misdirected(hard.seed) if name == "shuffled" else sequential))
+    theta = trunks[-1].theta
+    return theta.tolist(), world.found(theta, [model_of(trunk.state) for trunk in trunks]).scale
+
+
 def spent_images(hard: Hard, online: Online) -> int:
-    """Training images of a search, and a third of those scored. A gradient costs what a training step does; val's by
-    parts twice the scoring, and every trunk's loss is matched on a batch at the end."""
+    """Training images of a search, and a third of those that went through the network without a gradient: scored, or
+    turned into features (once for cross-entropy and all samples). A gradient costs what a training step does: of two
+    losses on a batch, for every matching."""
     val, batch = len(hard.val.labels), hard.data.recipe.batch_size
     if online.reward == "alignment":
-        trunk = online.images + (online.copies + 1) * online.probe_images + val + 2 * val // 3 + 2 * batch
+        probed = min(online.probe_images, len(hard.train.labels))
+        trunk = online.images + (probed + 2 * val) // 3 + 2 * batch
     else:
         trunk = online.copies * (online.images + 2 * batch) + (online.copies + 1) * val // 3 + 2 * batch
     return online.head_start + online.trunks * trunk
