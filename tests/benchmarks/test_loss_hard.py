@@ -71,14 +71,14 @@ def test_a_search_and_the_training_after_it_spend_c(name: str, monkeypatch: pyte
     monkeypatch.setattr(searches, "gradient_norms", counting_norms)
     monkeypatch.setattr(searches, "features_of", counting_features)
     if name == "copies":
-        small_race = benchmark.RACED | {"trunks": 2, "images": 128, "reward": "leave_one_out"}
+        small_race = benchmark.RACED | {"trunks": 2, "images": 128, "reward": "leave_one_out", "warmup_trunks": 0}
         monkeypatch.setitem(benchmark.SEARCHES, name, small_race | {"metric": "log_likelihood"})
     found = benchmark.found(here, name)
     total = spent["trained"] + spent["matched"] + spent["forward"] / 3
     assert found.images == pytest.approx(total, rel=0.005)
     hards.train_network(here, here.final, found.criterion, here.data.compute - found.images)
     total = spent["trained"] + spent["matched"] + spent["forward"] / 3
-    assert here.data.compute * 0.985 <= total <= here.data.compute
+    assert here.data.compute * 0.985 <= total <= here.data.compute * 1.001
 
 
 def test_shuffled_trains_the_same_network_and_hands_out_the_same_rewards_to_others() -> None:

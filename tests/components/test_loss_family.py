@@ -16,6 +16,7 @@ from torch import Tensor
 from components.charts import loss_curves
 from components.loss.family import (
     KNOWN,
+    RARITY,
     LiteralLoss,
     SearchedLoss,
     closest,
@@ -226,7 +227,7 @@ COUNTS = np.array([100, 30, 10, 3, 1])
 
 
 def with_margins(a: float, b: float) -> SearchedLoss:
-    return decode(np.append(CROSS_ENTROPY, [a, b]), counts=COUNTS)
+    return decode(np.append(CROSS_ENTROPY, [a, b / RARITY]), counts=COUNTS)
 
 
 def test_b_of_1_is_balanced_softmax_and_0_is_cross_entropy() -> None:
