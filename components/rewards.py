@@ -38,7 +38,8 @@ class Val:
 Vector = Float64[np.ndarray, " n"]
 Copies = Sequence[State | None]
 Gram = Float64[np.ndarray, "m m"]
-"""Inner products of what n samples add to the pull and, last, of what val asks for (m = n + 1)."""
+"""Inner products of what n samples add to the pull and, last two, of what val asks for and of the plain pull
+(m = n + 2)."""
 Faults = Mapping[int, str]
 """copy -> why it has no reward"""
 NOT_FINITE = "its score on val is not finite"
@@ -127,7 +128,7 @@ def alignments(
     results = parallel(pulled, [(pull, model, sample, trunk, n) for n, sample in enumerate(samples)])
     faults = {n: why for n, result in enumerate(results) if (why := fault_of(result))}
     rows = [np.full_like(asked, np.nan) if n in faults else result - plain for n, result in enumerate(results)]
-    every = np.stack([*rows, asked])
+    every = np.stack([*rows, asked, plain])
     gram: Gram = every @ every.T  # of one array with itself: the same bits for any number of threads
     return cosines(gram), gram, faults
 
@@ -149,11 +150,11 @@ def fault_of(result: Float64[np.ndarray, " p"] | str | WorkerDied) -> str:
 
 
 def cosines(gram: Gram) -> Vector:
-    """Of each row but the last with the last."""
+    """Of what each sample adds with what val asks for."""
     sizes = np.sqrt(np.diag(gram))
-    small = sizes[:-1] <= NOTHING * sizes[-1]
-    divisor = np.where(small, 1.0, sizes[:-1] * sizes[-1])
-    return np.where(small, 0.0, gram[-1, :-1] / divisor)
+    added, asked = sizes[:-2], sizes[-2]
+    small = added <= NOTHING * asked
+    return np.where(small, 0.0, gram[-2, :-2] / np.where(small, 1.0, added * asked))
 
 
 def flat(one: State) -> Float64[np.ndarray, " p"]:

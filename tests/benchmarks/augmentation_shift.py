@@ -49,8 +49,8 @@ from components.training import Augment, compose
 from tests.benchmarks.harness import Row, markdown, spread
 from tests.benchmarks.shift import COPIES, HARM, World, accuracy_of, make_of, train_network, world_of
 
-SEEDS = (11, 12, 13, 14, 15)  # the settings were chosen on seeds 1, 2 and 3
-FEWER = (11, 12, 13)
+SEEDS = (21, 22, 23, 24, 25)  # the settings were chosen on seeds 1, 2, 3, 11 and 12
+FEWER = (21, 22, 23)
 DATA_TASKS = {
     "digits": (SEEDS, ("rotated", "translated", "translated, sheared", "inverted", "none", "none, harm")),
     "cifar10": (FEWER, ("inverted", "inverted, rotated", "none")),
@@ -188,7 +188,7 @@ def searched_rows(world: World, name: str) -> Iterator[Row]:
     masses = [mass(replay(begin, trunks, settings, seed), planted) for seed in range(PERMUTATIONS)] if planted else []
     if planted:
         final |= {"planted_mass": round(mass(found, planted), 3)}
-        final |= {"planted_rank": round(rank(trunks, planted), 3)}
+        final |= {"planted_rank": rank(trunks, planted)}
         final |= {f"null_{percent:02d}": round(float(np.percentile(masses, percent)), 3) for percent in (1, 99)}
     yield final
 
@@ -236,13 +236,14 @@ def mass(distribution: FactoredPairs, rows: list[int]) -> float:
     return float(np.mean([shares[place][rows].mean() for place in shares]) * len(distribution.elements))
 
 
-def rank(trunks: Sequence[Trunk[Pairs]], rows: list[int]) -> float:
-    """Share of the other elements whose mean reward over the trunks is lower than that of these, on average."""
-    if any(len(trunk.samples) != len(trunks[0].samples) or trunk.gram is None for trunk in trunks):
-        return float("nan")
+def rank(trunks: Sequence[Trunk[Pairs]], rows: list[int]) -> float | None:
+    """Share of the other elements whose mean reward over the trunks is lower than that of these, on average; none where
+    elements are not tried one by one."""
+    if trunks[0].gram is None:
+        return None
     means = np.nanmean([trunk.rewards for trunk in trunks], axis=0)
     others = np.delete(means, rows)
-    return float(np.mean([np.mean(others < means[row]) for row in rows]))
+    return round(float(np.mean([np.mean(others < means[row]) for row in rows])), 3)
 
 
 def replay(

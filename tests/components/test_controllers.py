@@ -120,9 +120,12 @@ def test_what_is_alike_by_the_prior_is_learned_together() -> None:
     assert moved.theta[row["Rotate 10"]] > moved.theta[row["Rotate 30"]] > 0 > moved.theta[row["ShearX 0.1"]]
 
 
-def directions(*rows: list[float], asked: list[float]) -> tuple[Float64[np.ndarray, " n"], Float64[np.ndarray, "m m"]]:
-    """Cosines and gram of what samples add, and what is asked for."""
-    every = np.array([*rows, asked], dtype=np.float64)
+def directions(
+    *rows: list[float], asked: list[float], plain: list[float] | None = None
+) -> tuple[Float64[np.ndarray, " n"], Float64[np.ndarray, "m m"]]:
+    """Cosines and gram of what samples add, and what is asked for. Unless said, training pulls as much as val would
+    have it: there is no room."""
+    every = np.array([*rows, asked, plain or [1e9 * value for value in asked]], dtype=np.float64)
     gram = every @ every.T
     return cosines(gram), gram
 
@@ -131,7 +134,7 @@ def matched(*trunks: tuple[Float64[np.ndarray, " n"], Float64[np.ndarray, "m m"]
     controller, distribution = Matching(rate=1.0), Choice(theta=np.zeros(len(trunks[0][0])))
     for rewards, gram in trunks:
         controller, _ = controller.update(distribution, range(len(rewards)), rewards, gram)
-    return controller.shares()
+    return controller.shares(places=2)
 
 
 def test_matching_gives_a_direction_its_share_whether_one_sample_or_three_point_along_it() -> None:
@@ -149,9 +152,16 @@ def test_matching_never_uses_a_sample_that_points_away_even_where_it_would_help_
     assert (shares[:2] > 0).all()
 
 
-def test_the_dose_is_what_the_mixture_lacks_in_length() -> None:
+def test_the_dose_is_what_the_mixture_lacks_in_length_and_at_most_all_places() -> None:
     assert matched(directions([2.0, 0.0], [0.0, 1.0], asked=[1.0, 0.0])).sum() == pytest.approx(0.5)
-    assert matched(directions([0.1, 0.0], [0.0, 1.0], asked=[1.0, 0.0])).sum() == pytest.approx(10.0)
+    assert matched(directions([0.1, 0.0], [0.0, 1.0], asked=[1.0, 0.0])).sum() == pytest.approx(2.0)
+
+
+def test_a_network_that_has_learned_the_images_as_they_are_takes_the_mixture_in_all_places() -> None:
+    rows = [2.0, 0.0], [0.0, 1.0]
+    assert matched(directions(*rows, asked=[1.0, 0.0], plain=[0.0, 0.0])).sum() == pytest.approx(2.0)
+    half = matched(directions(*rows, asked=[1.0, 0.0], plain=[1.0, 0.0])).sum()  # |plain| is half of |slope|
+    assert half == pytest.approx((0.5 + 2.0) / 2)
 
 
 def test_a_sample_lost_in_a_trunk_counts_in_the_others() -> None:

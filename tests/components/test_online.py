@@ -54,6 +54,10 @@ class Choice:
     def at(self, theta: Float64[np.ndarray, " p"]) -> "Choice":
         return replace(self, theta=theta)
 
+    @property
+    def places(self) -> int:
+        return 2
+
     def toward(self, shares: Float64[np.ndarray, " n"], rate: float) -> "Choice":
         return self.at(np.log((1 - rate) * self.shares() + rate * shares / max(shares.sum(), 1e-9) + 1e-9))
 
