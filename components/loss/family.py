@@ -169,8 +169,9 @@ class SearchedLoss(Member):
         return torch.where(p < width, first, beyond)
 
     def curve(self, part: str, at: Float64[np.ndarray, " g"]) -> Float64[np.ndarray, " g"]:
-        values = self.knots[part]
-        return np.interp(at, np.linspace(LOWEST[part], 1, len(values)), values)
+        knots = self.knots[part]
+        values: Float64[np.ndarray, " g"] = np.interp(at, np.linspace(LOWEST[part], 1, len(knots)), knots)
+        return values
 
     def shape(self) -> dict[str, Any]:
         return dict(self.knots)
