@@ -20,14 +20,14 @@ from types import FrameType
 
 from filelock import FileLock, Timeout
 
-from components.params import Params
+from components.params import Params, require
 from flows import files, paths, versions
 from flows.settings import load_params
 from flows.tracking import StageRun, Status
 
 WORDS = ("prepare", "latency", "architecture", "augmentation", "loss", "train", "evaluate")
-SEARCHED_ONLINE = ("augmentation", "loss")
-"""Stages that go on at the trunk where they were killed."""
+SEARCHES = ("architecture", "augmentation", "loss")
+"""Stages that go on where they were killed: at a stage of the search, or at a trunk."""
 REPORT = "ASSEMBLY_LINE_REPORT"
 """Environment variable: the file in which a failing stage leaves its exit code and sentence for the flow."""
 PARENT_RUN = "ASSEMBLY_LINE_PARENT_RUN"
@@ -59,7 +59,7 @@ def main(arguments: list[str] | None = None) -> int:
         epilog="example: python -m flows.stage train searched",
     )
     parser.add_argument("word", choices=WORDS)
-    parser.add_argument("variant", nargs="?", choices=("searched", "baseline"), help="of the stage train")
+    parser.add_argument("variant", nargs="?", help="of the stage train: one of train.variants in params.yaml")
     chosen = parser.parse_args(arguments)
     signal.signal(signal.SIGTERM, terminate)
     try:
@@ -90,6 +90,8 @@ def fail(code: int, sentence: str) -> int:
 def run_stage(word: str, variant: str | None) -> None:
     """Run a stage under an MLflow run of its own."""
     params = load_params()
+    known = params.train.variants if word == "train" else (None,)
+    require(variant in known, f"{variant or 'none'} is no variant of it; use {', '.join(v or 'none' for v in known)}")
     name = f"{word}@{variant}" if variant else word
     before = versions.stage_inputs(name)
     run = StageRun(name, parent_run_id=os.environ.get(PARENT_RUN), tags=lineage_tags(before))
@@ -111,7 +113,7 @@ def run_stage(word: str, variant: str | None) -> None:
 
 @contextmanager
 def checkpoint_folder(name: str, key: str) -> Iterator[Path]:
-    """Where a search leaves its finished trunks until all are done; what other inputs left there goes first.
+    """Where a search leaves what is finished of it until all is done; what other inputs left there goes first.
 
     Other versions of torch and numpy are other inputs. Raises `ValueError` while another process runs the stage here.
     """
@@ -140,7 +142,7 @@ def compute(word: str, variant: str | None, params: Params, run: StageRun, check
     torch.set_num_threads(params.threads)
     be_deterministic(True)
     stage = importlib.import_module(f"flows.stages.{word}")
-    own = [checkpoint] if word in SEARCHED_ONLINE else [variant] if variant else []
+    own = [checkpoint] if word in SEARCHES else [variant] if variant else []
     stage.run(params, run, *own)
 
 
