@@ -38,10 +38,10 @@ SLOWEST = 1e-4
 MARGIN = 0.1
 """Cosine a unit of theta adds to t (ours): norms of about 20 make a logit of 2 of it."""
 BENDING = 0.3
-"""Of theta that bends t, where tau takes all of it (ours): logits multiply by norms of about 20 what t does. As mobile
-as tau, t learned what a small val has by chance, and cost 3 points under wrong labels."""
+"""Of theta that bends t, where tau takes all of it (ours): logits multiply by norms of about 20 what t does. With t as
+mobile as tau, the last network was 3 points worse than without t's part (40 % wrong labels, one seed)."""
 RARITY = 2.0
-"""b for a unit of theta (ours): with 1 the search went 0.4 of the way to balanced softmax under imbalance 1:50."""
+"""b for a unit of theta (ours): with 1 the search went 0.4 of the way to balanced softmax (1:50, one seed)."""
 LOWEST = {"t": -1.0, "tau": 0.0}
 """Where each curve begins; both end at 1."""
 SHORTEST = 1e-12

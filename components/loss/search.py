@@ -19,6 +19,7 @@ mean probability of the label, whose gradient wrong labels shorten but do not tu
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from typing import cast
 
 import numpy as np
@@ -72,6 +73,11 @@ class LossWorld(World):
     def online(self) -> Online:
         return self.settings.online
 
+    @cached_property
+    def classes(self) -> int:
+        """Known from the network; built once, for every sample asks."""
+        return len(cast(Classifier, self.make()).classifier.weight)
+
     def search(self, parallel: Parallel = sequential, after: Trunk[Sample] | None = None) -> Iterator[Trunk[Sample]]:
         """Train the network while learning the loss, from cross-entropy or a recorded trunk on; one record a trunk."""
         yield from self.search_from(start(self.settings), parallel, after)
@@ -102,12 +108,12 @@ class LossWorld(World):
         rows = rng.permutation(len(self.train.labels))[: self.online.probe_images]
         images, labels = split_tensors(Split(images=self.train.images[rows], labels=self.train.labels[rows]))
         moved = self.plain().augment(images, torch_rng(rng))
-        return remembered_features(network_on(self.devices, self.make), state, moved), labels
+        return remembered_features(partial(network_on, self.devices, self.make), state, moved), labels
 
     def loss(self, theta: Sequence[float] | Float64[np.ndarray, " p"]) -> Member:
         """Class margins are those of the training images."""
         chosen, labels = PARAMETRISATIONS[self.settings.parametrisation], self.train.labels
-        counts = np.bincount(labels, minlength=classes_of(self.make)) if self.settings.class_margins else None
+        counts = np.bincount(labels, minlength=self.classes) if self.settings.class_margins else None
         return chosen.decode(np.asarray(theta), self.recipe.label_smoothing, counts)
 
     def matching_scale(self, loss: Criterion, state: State, trunk: int, copy: int = 0) -> float:
@@ -134,8 +140,8 @@ class LossWorld(World):
 
         The scale is the geometric mean of the matching scales at the states, taken along the search's own training, so
         that no larger learning rate passes for a better loss. A loss that ignores hopeless images has a smaller
-        gradient because it ignores them; as large as cross-entropy's it would be trained too fast, and remember wrong
-        labels after all: such a loss keeps scale 1, where an image that is recognised weighs about as always.
+        gradient because it ignores them; made as large as cross-entropy's, the others would weigh more than always. It
+        keeps scale 1 (which was 8 points better under 40 % wrong labels, on one seed).
         """
         loss = self.loss(theta).to(self.devices[0])
         logs = [math.log(self.matching_scale(loss, state, trunk)) for trunk, state in enumerate(states)]
@@ -161,10 +167,6 @@ def gradient_norms(
         gradients = torch.autograd.grad(loss, parameters, retain_graph=True)
         norms.append(math.sqrt(sum(gradient.double().square().sum().item() for gradient in gradients)))
     return norms
-
-
-def classes_of(make: Make) -> int:
-    return len(cast(Classifier, make()).classifier.weight)
 
 
 # --- which way is up on val
@@ -228,11 +230,11 @@ MEMORY: list[tuple[State, UInt8[Tensor, "n c h w"], Float[Tensor, "n d"]]] = []
 """The last answer of `remembered_features` and what it was asked, in this process."""
 
 
-def remembered_features(network: nn.Module, state: State, images: UInt8[Tensor, "n c h w"]) -> Float[Tensor, "n d"]:
-    """`features_of`, computed once while the same is asked: all samples of a trunk need them."""
+def remembered_features(make: Make, state: State, images: UInt8[Tensor, "n c h w"]) -> Float[Tensor, "n d"]:
+    """`features_of` such a network, computed once while the same is asked: all samples of a trunk need them."""
     if MEMORY and equal(MEMORY[0][0], state) and torch.equal(MEMORY[0][1], images):
         return MEMORY[0][2]
-    MEMORY[:] = [(state, images, features_of(network, state, images))]
+    MEMORY[:] = [(state, images, features_of(make(), state, images))]
     return MEMORY[0][2]
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from jaxtyping import Float, Int64, UInt8
+from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 from components.data.store import Split
@@ -15,7 +16,21 @@ from components.loss.family import KNOWN, RARITY, closest, decode
 from components.loss.search import CLASSIFIER, FAR, LARGEST, SMOOTH, LossWorld, gradient_norms, start
 from components.online import MATCHING, numpy_rng, search, torch_rng
 from components.params import Loss, Online, Recipe
-from components.training import METRICS, Diverged, State, cross_entropy, initial_state, load_state, split_tensors
+from components.training import (
+    METRICS,
+    Criterion,
+    Diverged,
+    State,
+    accuracy,
+    batches_of,
+    cross_entropy,
+    initial_state,
+    load_state,
+    predict,
+    schedule,
+    split_tensors,
+    train_steps,
+)
 
 KNOTS = 6
 
@@ -262,6 +277,81 @@ def test_training_sees_no_val_image_and_scores_see_no_train_image() -> None:
     images, labels = split_tensors(made.val)
     plain = -nn.functional.cross_entropy(network.eval()(images).double(), labels)
     assert first.rewards[2] == pytest.approx(plain.item(), rel=1e-6)
+
+
+# --- wrong labels
+
+
+class Digits(nn.Module):
+    """A network that learns wrong labels by heart if it is let to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(64, 128), nn.BatchNorm1d(128), nn.ReLU())
+        self.classifier = nn.Linear(128, 10, bias=False)
+
+    def features(self, images: UInt8[Tensor, "b c h w"]) -> Float[Tensor, "b d"]:
+        features: Tensor = self.body(images.flatten(1).float() / 16)
+        return features
+
+    def forward(self, images: UInt8[Tensor, "b c h w"]) -> Float[Tensor, "b k"]:
+        logits: Tensor = self.classifier(self.features(images))
+        return logits
+
+
+def make_digits() -> Digits:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return Digits()
+
+
+def noisy_digits(seed: int) -> tuple[Split, Split, Split]:
+    """800 train and 200 val images, 40 % of whose labels moved to another class, and 797 test images as they are."""
+    rng, data = np.random.default_rng(seed), load_digits()
+    rows = rng.permutation(1797)
+    images, labels = data.images[rows, :, :, None].astype(np.uint8), data.target[rows].astype(np.int64)
+    moved = (labels + rng.integers(1, 10, 1797)) % 10
+    given = np.where((rng.random(1797) < 0.4) & (np.arange(1797) < 1000), moved, labels)
+    parts = (slice(0, 800), slice(800, 1000), slice(1000, None))
+    train, val, test = (Split(images=images[part], labels=given[part]) for part in parts)
+    return train, val, test
+
+
+def trained_accuracy(made: LossWorld, criterion: Criterion, test: Split, images: int) -> float:
+    """Of a network from scratch under the criterion, on the search's training images."""
+    pixels, labels = split_tensors(made.train)
+    network, steps = make_digits(), images // made.recipe.batch_size
+    state = train_steps(
+        network, initial_state(network), pixels, labels,
+        batches=batches_of(len(labels), made.recipe.batch_size, steps, np.random.default_rng(0)),
+        rate=schedule(made.recipe, steps), first_step=0, augment=unchanged, criterion=criterion, recipe=made.recipe,
+        rng=torch.Generator().manual_seed(0),
+    )  # fmt: skip
+    load_state(network, state)
+    seen, right = split_tensors(test)
+    return accuracy(predict(network, seen), right)
+
+
+GRADIENTS = Online(
+    trunks=4, copies=128, images=1024, head_start=2048, reward="alignment", probe_images=512, controller="bandit",
+    controller_lr=0.1, metric="accuracy", warmup_trunks=0, learn_until=1.0,
+)  # fmt: skip
+"""As in the presets."""
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_wrong_labels_are_found_though_val_has_as_many(seed: int) -> None:
+    """The loss rises less than half as much as cross-entropy between p = .2 and .02, and frozen it trains better."""
+    train, val, test = noisy_digits(seed)
+    made = LossWorld(
+        make=make_digits, train=train, val=val, settings=Loss(online=GRADIENTS), recipe=Recipe(), seed=seed
+    )
+    trunks = list(made.search())
+    loss = made.found(trunks[-1].theta, [trunk.state for trunk in trunks])
+    hard, easier = loss.curve("tau", np.array([0.02, 0.2]))
+    assert np.log(easier / hard) < 0.5 * np.log(10)
+    found, plain = (trained_accuracy(made, criterion, test, 40_000) for criterion in (loss, cross_entropy()))
+    assert found > plain + 0.1
 
 
 # --- alignment: which way val points
