@@ -31,9 +31,10 @@ from torch import Tensor, nn
 from components.data.store import Split
 from components.gaussian import Gaussian, Sample
 from components.loss.family import PARAMETRISATIONS, Member
-from components.online import MATCHING, PROBING, Trunk, numpy_rng, torch_rng
+from components.online import MATCHING, Trunk, numpy_rng, torch_rng
 from components.parallel import Parallel, sequential
 from components.params import Loss, Online
+from components.rewards import Request
 from components.training import (
     Classifier,
     Criterion,
@@ -58,9 +59,6 @@ def start(settings: Loss) -> Gaussian:
 
 
 CLASSIFIER = "model.classifier.weight"
-FAR = 10.0
-"""How long `alignment` takes val's direction to be, beside pulls of length 1 (ours): so long that what a sample adds is
-asked to point there, not to make up for what cross-entropy's own pull misses in length."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,26 +85,27 @@ class LossWorld(World):
         loss = self.loss(sample).to(self.devices[copy % len(self.devices)])
         return replace(self.plain(), criterion=loss.at_scale(self.matching_scale(loss, state, trunk, copy)))
 
-    def slope(self, state: State) -> State:
-        """Direction of the classifier in which val's metric, in its smooth form, rises fastest; `FAR` long. For
-        `first_order` the world's: of all parameters, and as long as it is."""
-        if self.online.reward != "alignment":
-            return super().slope(state)
+    def ask(self, state: State, trunk: int) -> Request:
+        """Where in the classifier's weight each half of val would have its metric, in its smooth form, rise fastest.
+        No room: `matching`, which asks for it, needs the same samples in every trunk."""
         images, labels = score_tensors(self.val, self.online)
         smooth, features = SMOOTH[self.online.metric], features_of(network_on(self.devices, self.make), state, images)
-        return direction(lambda weight: smooth(features @ weight.T, labels), state, FAR)
+
+        def rise(half: slice) -> State:
+            return slope_at(lambda weight: smooth(features[half] @ weight.T, labels[half]), state)
+
+        return Request(halves=(rise(slice(0, None, 2)), rise(slice(1, None, 2))), room=0.0)
 
     def pull(self, state: State, sample: Sample | None, trunk: int, copy: int) -> State:
         """Direction, of length 1, of the classifier's step under the sample, or under cross-entropy without one."""
         criterion = cross_entropy(self.recipe.label_smoothing) if sample is None else self.loss(sample)
         features, labels = self.probed(state, trunk)
-        return direction(lambda weight: -criterion(features, weight, labels), state, 1.0)
+        return unit(slope_at(lambda weight: -criterion(features, weight, labels), state))
 
     def probed(self, state: State, trunk: int) -> tuple[Float[Tensor, "n d"], Int64[Tensor, " n"]]:
         """Features and labels of the trunk's `probe_images`, the same for all of its samples."""
-        rng = numpy_rng(self.seed, trunk, 0, PROBING)
-        rows = rng.permutation(len(self.train.labels))[: self.online.probe_images]
-        images, labels = split_tensors(Split(images=self.train.images[rows], labels=self.train.labels[rows]))
+        order, rng = self.order(trunk)
+        images, labels = self.training_images(order[: self.online.probe_images])
         moved = self.plain().augment(images, torch_rng(rng))
         return remembered_features(partial(network_on, self.devices, self.make), state, moved), labels
 
@@ -207,13 +206,18 @@ SMOOTH: dict[str, Smooth] = {
 """Of each metric what `alignment` climbs in its stead."""
 
 
-def direction(rises: Callable[[Tensor], Tensor], state: State, length: float) -> State:
-    """Where the function of the classifier's weight rises fastest, so long; zero stays zero. On the CPU."""
+def slope_at(rises: Callable[[Tensor], Tensor], state: State) -> State:
+    """Gradient of the function of the classifier's weight. On the CPU, on one thread."""
     weight = state[CLASSIFIER].detach().cpu().requires_grad_()
     with one_thread():
         (gradient,) = torch.autograd.grad(rises(weight), weight)
-    size = torch.linalg.vector_norm(gradient.double()).item()
-    return {CLASSIFIER: gradient * (length / size) if size > 0 else gradient}
+    return {CLASSIFIER: gradient}
+
+
+def unit(slope: State) -> State:
+    """Of length 1; zero stays zero."""
+    size = torch.linalg.vector_norm(slope[CLASSIFIER].double()).item()
+    return {CLASSIFIER: slope[CLASSIFIER] / size} if size > 0 else slope
 
 
 @torch.no_grad()
