@@ -217,7 +217,9 @@ class Online:
     asks every sample how far its gradient points where val's does."""
     probe_images: int = 256
     """`alignment`: training images of a sample's gradient."""
-    metric: Literal["accuracy", "log_likelihood", "calibrated_log_likelihood"] = "log_likelihood"
+    metric: Literal["accuracy", "balanced_accuracy", "macro_f1", "log_likelihood", "calibrated_log_likelihood"] = (
+        "log_likelihood"
+    )
     """What is measured on val; calibrated: at the best temperature, so that mere doubt earns nothing (ours)."""
     warmup_trunks: int = 2
     """Trunks before the distribution first moves; the controller learns from their rewards already."""
@@ -296,11 +298,21 @@ class Loss:
     """Values of t and of tau that are searched (10 or more represent ArcFace and A-softmax)."""
     sigma: float = 0.2
     """Standard deviation of the Gaussian over unconstrained knots (paper: 0.2)."""
+    parametrisation: Literal["monotone", "literal"] = "monotone"
+    """Rising curves by their values at knots (ours), or a free slope and intercept in each of knots - 1 intervals (the
+    paper), for which most samples are lost: tau turns negative."""
+    class_margins: bool = False
+    """Search a margin a + b log n_c of class c too, from its n_c training images; t and tau are shared by all classes
+    (ours)."""
     online: Online
 
     def __post_init__(self) -> None:
         require(self.knots >= 2, f"loss.knots is {self.knots}; use at least 2")
         require(self.sigma > 0, f"loss.sigma is {self.sigma}; use a positive number")
+        require(
+            not self.class_margins or self.parametrisation == "monotone",
+            "loss.class_margins needs loss.parametrisation monotone; set one of them back",
+        )
         require(
             self.online.copies % 2 == 0,
             f"loss.online.copies is {self.online.copies}; samples come in antithetic pairs, use an even number",

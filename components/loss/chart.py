@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from components.charts import FIXED, svg
-from components.loss.family import KNOWN, Curve, SearchedLoss
+from components.loss.family import KNOWN, LOWEST, Curve, Member
 
 BESIDE = {
     "t": {"cross-entropy": "softmax", "AM-softmax": "am_softmax", "ArcFace": "arcface"},
@@ -17,21 +17,21 @@ BESIDE = {
 LABELS = {"t": ("cosine of image and class", "t"), "tau": ("probability p of the label", "τ")}
 
 
-def loss_curves(loss: SearchedLoss) -> str:
+def loss_curves(loss: Member) -> str:
     """t and tau of a found loss beside known ones, as SVG text."""
     with matplotlib.rc_context(FIXED):
         figure = Figure(figsize=(8, 3.6), layout="constrained")
-        for axes, part, low in zip(figure.subplots(1, 2), BESIDE, (-1.0, 0.0), strict=True):
-            draw_curves(axes, part, low, loss.knots[part])
+        for axes, part in zip(figure.subplots(1, 2), BESIDE, strict=True):
+            draw_curves(axes, part, loss)
     return svg(figure)
 
 
-def draw_curves(axes: Axes, part: str, low: float, found: list[float]) -> None:
-    grid = np.linspace(low, 1, 201)
+def draw_curves(axes: Axes, part: str, loss: Member) -> None:
+    grid = np.linspace(LOWEST[part], 1, 201)
     for label, name in BESIDE[part].items():
         curve: Curve = getattr(KNOWN[name], part)
         axes.plot(grid, curve(grid), label=label, linewidth=1)
-    axes.plot(np.linspace(low, 1, len(found)), found, label="found", color="black", marker="o", markersize=3)
+    axes.plot(grid, loss.curve(part, grid), label="found", color="black")
     axes.set_xlabel(LABELS[part][0])
     axes.set_ylabel(LABELS[part][1])
     axes.legend(frameon=False)

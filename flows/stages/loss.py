@@ -12,7 +12,7 @@ from components.augmentation.policy import Policy
 from components.data.store import open_split, read_classes, read_statistics
 from components.gaussian import Sample
 from components.loss.chart import loss_curves
-from components.loss.family import KNOWN, SearchedLoss
+from components.loss.family import KNOWN, Member
 from components.loss.search import LossWorld
 from components.online import Trunk
 from components.params import Params
@@ -87,13 +87,13 @@ def copy_rows(trunk: Trunk[Sample]) -> Iterator[dict[str, object]]:
         yield row | tried | {f"theta_{knot}": value for knot, value in enumerate(trunk.theta.tolist())}
 
 
-def curve_rows(loss: SearchedLoss) -> Iterator[dict[str, object]]:
+def curve_rows(loss: Member) -> Iterator[dict[str, object]]:
     """101 points of t over [-1, 1] and of tau over [0, 1], of the found loss and the known ones."""
     shares = np.linspace(0, 1, 101)
     cosines = 2 * shares - 1
-    columns = {"cosine": cosines, "t": np.interp(cosines, np.linspace(-1, 1, len(loss.knots["t"])), loss.knots["t"])}
+    columns = {"cosine": cosines, "t": loss.curve("t", cosines)}
     columns |= {f"t_{name}": KNOWN[name].t(cosines) for name in ("softmax", "am_softmax", "arcface")}
-    columns |= {"p": shares, "tau": np.interp(shares, np.linspace(0, 1, len(loss.knots["tau"])), loss.knots["tau"])}
+    columns |= {"p": shares, "tau": loss.curve("tau", shares)}
     columns |= {f"tau_{name}": KNOWN[name].tau(shares) for name in ("softmax", "focal")}
     for row in zip(*(column.tolist() for column in columns.values()), strict=True):
         yield dict(zip(columns, row, strict=True))

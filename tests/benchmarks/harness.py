@@ -94,7 +94,9 @@ def with_tables(text: str) -> str:
 
 
 def block(name: str) -> str:
-    """A table and the line that says how it was measured."""
+    """A table and the line that says how it was measured; before there is a result, how to get one."""
+    if not (RESULTS / f"{name}.json").exists():
+        return f"Not measured yet: `make bench NAME={name}`."
     measured = result(name)
     protocol = measured["protocol"]
     seeds = ", ".join(map(str, protocol["seeds"]))

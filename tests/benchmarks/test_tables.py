@@ -37,3 +37,9 @@ def test_a_stale_table_is_written_anew(tmp_path: Path, monkeypatch: pytest.Monke
     assert "stale" not in new
     assert new.endswith("\n<!-- end -->\nafter")
     assert harness.with_tables(new) == new
+
+
+def test_a_table_without_a_result_says_how_to_get_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(harness, "RESULTS", tmp_path)
+    new = harness.with_tables("<!-- table: line_overhead -->\n| stale |\n<!-- end -->")
+    assert new == "<!-- table: line_overhead -->\nNot measured yet: `make bench NAME=line_overhead`.\n<!-- end -->"

@@ -2,6 +2,8 @@
 
 import json
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +16,12 @@ from torch import Tensor
 from components.loss.chart import loss_curves
 from components.loss.family import (
     KNOWN,
+    RARITY,
+    LiteralLoss,
     SearchedLoss,
     closest,
     decode,
+    decode_literal,
     fit_knots,
     increments,
     read_loss,
@@ -26,6 +31,7 @@ from components.loss.family import (
 from components.training import Criterion
 
 KNOTS = 10
+ROOT = Path(__file__).resolve().parents[2]
 CROSS_ENTROPY = np.zeros(2 * KNOTS)
 
 Problem = tuple[Float[Tensor, "b d"], Float[Tensor, "k d"], Int64[Tensor, " b"]]
@@ -212,3 +218,89 @@ def test_the_chart_has_the_same_bytes_every_time_and_shows_every_curve() -> None
     assert drawn != loss_curves(decode(CROSS_ENTROPY))
     for label in ("found", "cross-entropy", "ArcFace", "AM-softmax", "focal"):
         assert f">{label}</text>" in drawn
+
+
+# --- class margins
+
+
+COUNTS = np.array([100, 30, 10, 3, 1])
+
+
+def with_margins(a: float, b: float) -> SearchedLoss:
+    return decode(np.append(CROSS_ENTROPY, [a, b / RARITY]), counts=COUNTS)
+
+
+def test_b_of_1_is_balanced_softmax_and_0_is_cross_entropy() -> None:
+    x, w, y = problem(64, 8, 5)
+    balanced = F.cross_entropy(x @ w.T + torch.from_numpy(np.log(COUNTS)).float(), y)
+    torch.testing.assert_close(with_margins(0.0, 1.0)(x, w, y), balanced)
+    torch.testing.assert_close(with_margins(0.0, 0.0)(x, w, y), F.cross_entropy(x @ w.T, y))
+
+
+def test_a_joins_the_logit_of_the_label_alone() -> None:
+    x, w, y = problem(64, 8, 5)
+    wanted = F.cross_entropy(x @ w.T - 0.7 * F.one_hot(y, 5), y)
+    torch.testing.assert_close(with_margins(-0.7, 0.0)(x, w, y), wanted)
+
+
+def test_a_class_without_images_has_a_finite_margin() -> None:
+    loss = decode(np.append(CROSS_ENTROPY, [0.0, 1.0]), counts=np.array([5, 0, 1]))
+    assert loss.class_logits is not None
+    assert loss.class_logits.isfinite().all()
+    assert loss.class_logits[1] == loss.class_logits[2]
+
+
+def test_margins_survive_json_and_another_scale(tmp_path: Path) -> None:
+    loss = with_margins(-0.2, 0.8).at_scale(1.5)
+    path = tmp_path / "loss.json"
+    path.write_text(json.dumps(loss.to_json()))
+    data = problem(16, 8, 5)
+    assert torch.equal(read_loss(str(path))(*data), loss(*data))
+    torch.testing.assert_close(loss(*data), 1.5 * with_margins(-0.2, 0.8)(*data))
+
+
+# --- the paper's parametrisation
+
+
+def test_literal_theta_zero_is_cross_entropy_where_p_does_not_underflow() -> None:
+    data = problem(64, 32, 10)
+    loss = decode_literal(np.zeros(24))
+    torch.testing.assert_close(loss(*data), smoothed_cross_entropy(0.0)(*data), rtol=1e-5, atol=1e-6)
+
+
+def test_literal_values_by_hand(tmp_path: Path) -> None:
+    """Two intervals; cosine .5 lies in the second of t: 2 x .5 - 1.2 = -.2; p = .4502 in the first of tau."""
+    loss = LiteralLoss(t=[[1.0, 0.0], [2.0, -1.2]], tau=[[0.5, 0.1], [1.0, 0.0]])
+    x = torch.tensor([[0.5, 0.75**0.5, 0.0]])
+    w = torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
+    p = 1 / (1 + np.exp(0.2))
+    assert loss(x, w, torch.tensor([0])).item() == pytest.approx(-np.log(0.5 * p + 0.1), rel=1e-5)
+    np.testing.assert_allclose(loss.curve("t", np.array([-0.5, 0.5])), [-0.5, -0.2])
+    path = tmp_path / "loss.json"
+    path.write_text(json.dumps(loss.to_json()))
+    assert isinstance(read_loss(path), LiteralLoss)
+
+
+def test_a_literal_tau_below_zero_gives_no_number_and_no_monotone_one_does() -> None:
+    data = problem(64, 32, 10)
+    rng = np.random.default_rng(0)
+    literal = [decode_literal(0.2 * rng.standard_normal(24))(*data).isfinite().item() for _ in range(50)]
+    ours = [decode(0.2 * rng.standard_normal(14))(*data).isfinite().item() for _ in range(50)]
+    assert 0.1 < np.mean(literal) < 0.9
+    assert all(ours)
+
+
+def test_the_artifact_needs_neither_the_flows_nor_their_libraries(tmp_path: Path) -> None:
+    """One line in another project: a fresh process that trains a network of its own under the loss."""
+    path = tmp_path / "loss.json"
+    path.write_text(json.dumps(with_margins(0.1, 0.5).to_json()))
+    code = f"""
+import sys, torch
+from components.loss.family import read_loss
+loss = read_loss({str(path)!r})
+head = torch.nn.Linear(8, 5, bias=False)
+loss(torch.randn(4, 8), head.weight, torch.tensor([0, 1, 2, 3])).backward()
+assert head.weight.grad.isfinite().all() and isinstance(loss, torch.nn.Module)
+assert not {{"flows", "mlflow", "prefect", "dvc", "pydantic"}} & set(sys.modules)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

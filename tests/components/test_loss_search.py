@@ -7,15 +7,30 @@ import numpy as np
 import pytest
 import torch
 from jaxtyping import Float, Int64, UInt8
+from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 from components.data.store import Split
 from components.gaussian import Sample
-from components.loss.family import KNOWN, closest, decode
-from components.loss.search import LARGEST, LossWorld, gradient_norms, start
+from components.loss.family import KNOWN, RARITY, closest, decode
+from components.loss.search import CLASSIFIER, LARGEST, SMOOTH, LossWorld, gradient_norms, start
 from components.online import MATCHING, numpy_rng, search, torch_rng
 from components.params import Loss, Online, Recipe
-from components.training import Diverged, State, cross_entropy, initial_state, load_state, split_tensors
+from components.training import (
+    METRICS,
+    Criterion,
+    Diverged,
+    State,
+    accuracy,
+    batches_of,
+    cross_entropy,
+    initial_state,
+    load_state,
+    predict,
+    schedule,
+    split_tensors,
+    train_steps,
+)
 
 KNOTS = 6
 
@@ -36,12 +51,15 @@ def test_the_search_starts_at_cross_entropy() -> None:
 # --- a planted optimum
 
 
-PLANTED = {part: closest(KNOWN[name], KNOTS).knots[part] for part, name in (("t", "am_softmax"), ("tau", "focal"))}
+PLANTED = {
+    "t": (np.linspace(-1, 1, KNOTS) - 0.2).tolist(),
+    "tau": closest(KNOWN["focal"], KNOTS).knots["tau"],
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Planted:
-    """A trunk's result is how near the sampled curves are to AM-softmax's t and focal's tau, and luck."""
+    """A trunk's result is how near the sampled curves are to AM-softmax's t (m = .2) and focal's tau, and luck."""
 
     noise: float
     seed: int
@@ -134,6 +152,7 @@ RECIPE = Recipe(batch_size=16, learning_rate=0.1, crop=1)
 
 
 def world(**changes: object) -> tuple[LossWorld, State]:
+    """`changes` to the engine's settings."""
     made = LossWorld(
         make=make_tiny,
         train=split(128, 0),
@@ -187,13 +206,19 @@ def test_cross_entropy_keeps_scale_one_as_a_sample_and_as_the_artifact() -> None
     assert found.scale == pytest.approx(1, rel=1e-6)
 
 
-def test_the_artifact_has_the_mean_gradient_norm_of_cross_entropy_along_the_search() -> None:
+def test_the_artifact_has_at_most_the_mean_gradient_norm_of_cross_entropy_along_the_search() -> None:
     made, state = world()
-    later = made.train_copy(state, SAMPLE, 0, 0)
-    found = made.found(np.array(SAMPLE), [state, later])
-    first, second = (made.matching_scale(found, each, trunk) for trunk, each in enumerate((state, later)))
-    assert first != pytest.approx(1, abs=0.003)
+    states = [state, made.train_copy(state, SAMPLE, 0, 0)]
+    rising = np.zeros(2 * KNOTS)
+    rising[1:KNOTS] = 1.0  # t twice as steep: a larger gradient
+    found = made.found(rising, states)
+    first, second = (made.matching_scale(found, each, trunk) for trunk, each in enumerate(states))
+    assert found.scale < 0.95
     assert first * second == pytest.approx(1, rel=1e-5)
+    robust = np.zeros(2 * KNOTS)
+    robust[KNOTS] = 1.0  # hopeless images pull less: a smaller one, which stays so
+    assert made.matching_scale(made.loss(robust), state, 0) > 1
+    assert made.found(robust, states).scale == 1
 
 
 def without_gradient(
@@ -252,3 +277,159 @@ def test_training_sees_no_val_image_and_scores_see_no_train_image() -> None:
     images, labels = split_tensors(made.val)
     plain = -nn.functional.cross_entropy(network.eval()(images).double(), labels)
     assert first.rewards[2] == pytest.approx(plain.item(), rel=1e-6)
+
+
+# --- wrong labels
+
+
+class Digits(nn.Module):
+    """A network that learns wrong labels by heart if it is let to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(64, 128), nn.BatchNorm1d(128), nn.ReLU())
+        self.classifier = nn.Linear(128, 10, bias=False)
+
+    def features(self, images: UInt8[Tensor, "b c h w"]) -> Float[Tensor, "b d"]:
+        features: Tensor = self.body(images.flatten(1).float() / 16)
+        return features
+
+    def forward(self, images: UInt8[Tensor, "b c h w"]) -> Float[Tensor, "b k"]:
+        logits: Tensor = self.classifier(self.features(images))
+        return logits
+
+
+def make_digits() -> Digits:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return Digits()
+
+
+def noisy_digits(seed: int) -> tuple[Split, Split, Split]:
+    """800 train and 200 val images, 40 % of whose labels moved to another class, and 797 test images as they are."""
+    rng, data = np.random.default_rng(seed), load_digits()
+    rows = rng.permutation(1797)
+    images, labels = data.images[rows, :, :, None].astype(np.uint8), data.target[rows].astype(np.int64)
+    moved = (labels + rng.integers(1, 10, 1797)) % 10
+    given = np.where((rng.random(1797) < 0.4) & (np.arange(1797) < 1000), moved, labels)
+    parts = (slice(0, 800), slice(800, 1000), slice(1000, None))
+    train, val, test = (Split(images=images[part], labels=given[part]) for part in parts)
+    return train, val, test
+
+
+def trained_accuracy(made: LossWorld, criterion: Criterion, test: Split, images: int) -> float:
+    """Of a network from scratch under the criterion, on the search's training images."""
+    pixels, labels = split_tensors(made.train)
+    network, steps = make_digits(), images // made.recipe.batch_size
+    state = train_steps(
+        network, initial_state(network), pixels, labels,
+        batches=batches_of(len(labels), made.recipe.batch_size, steps, np.random.default_rng(0)),
+        rate=schedule(made.recipe, steps), first_step=0, augment=unchanged, criterion=criterion, recipe=made.recipe,
+        rng=torch.Generator().manual_seed(0),
+    )  # fmt: skip
+    load_state(network, state)
+    seen, right = split_tensors(test)
+    return accuracy(predict(network, seen), right)
+
+
+GRADIENTS = Online(
+    trunks=4, copies=128, images=1024, head_start=2048, reward="alignment", probe_images=512, controller="bandit",
+    controller_lr=0.1, metric="accuracy", warmup_trunks=0, learn_until=1.0,
+)  # fmt: skip
+"""As in the presets."""
+
+
+def test_wrong_labels_are_found_though_val_has_as_many() -> None:
+    """The loss rises less than half as much as cross-entropy between p = .2 and .02, and frozen it trains better: by 13
+    to 25 points on seeds 1 to 8."""
+    seed = 2
+    train, val, test = noisy_digits(seed)
+    made = LossWorld(
+        make=make_digits, train=train, val=val, settings=Loss(online=GRADIENTS), recipe=Recipe(), seed=seed
+    )
+    trunks = list(made.search())
+    loss = made.found(trunks[-1].theta, [trunk.state for trunk in trunks])
+    hard, easier = loss.curve("tau", np.array([0.02, 0.2]))
+    assert np.log(easier / hard) < 0.5 * np.log(10)
+    found, plain = (trained_accuracy(made, criterion, test, 40_000) for criterion in (loss, cross_entropy()))
+    assert found > plain + 0.1
+
+
+# --- alignment: which way val points
+
+
+ALIGNED = {"reward": "alignment", "controller": "bandit", "metric": "accuracy", "probe_images": 128}
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "balanced_accuracy", "macro_f1"])
+def test_the_smooth_form_of_a_metric_is_the_metric_where_the_network_is_sure(metric: str) -> None:
+    answers, labels = torch.tensor([0, 0, 0, 1, 2, 2]), torch.tensor([0, 0, 1, 1, 2, 0])
+    sure = 100 * nn.functional.one_hot(answers, 3).float()
+    assert SMOOTH[metric](sure, labels).item() == pytest.approx(METRICS[metric](sure, labels), rel=1e-5)
+
+
+def test_even_wrong_labels_shorten_the_slope_of_accuracy_and_do_not_turn_it() -> None:
+    """The expectation over labels that move to each other class with the same probability, by hand."""
+    logits = torch.randn(20, 4, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    labels = torch.arange(20) % 4
+
+    def slope(kind: str, noise: float) -> Tensor:
+        moved = sum(SMOOTH[kind](logits, (labels + step) % 4) for step in (1, 2, 3))
+        (gradient,) = torch.autograd.grad((1 - noise) * SMOOTH[kind](logits, labels) + noise / 3 * moved, logits)
+        return gradient.flatten()
+
+    for kind, turned in (("accuracy", False), ("log_likelihood", True)):
+        cosine = nn.functional.cosine_similarity(slope(kind, 0.0), slope(kind, 0.4), dim=0).item()
+        assert (cosine < 0.99) == turned
+        assert turned or cosine == pytest.approx(1, abs=1e-5)
+
+
+def test_val_asks_for_the_gradient_of_the_smooth_metric_by_the_classifier_on_either_half() -> None:
+    made, state = world(**ALIGNED | {"metric": "macro_f1"})
+    images, labels = split_tensors(made.val)
+    for half, asked in zip((slice(0, None, 2), slice(1, None, 2)), made.ask(state, 0).halves, strict=True):
+        network = make_tiny().eval()
+        SMOOTH["macro_f1"](network(images[half]), labels[half]).backward()
+        torch.testing.assert_close(asked[CLASSIFIER], network.classifier.weight.grad, rtol=1e-4, atol=1e-6)
+
+
+def test_a_pull_is_the_direction_of_the_classifiers_step_on_the_images_of_the_trunk() -> None:
+    made, state = world(**ALIGNED)  # as many probe images as training images: all of them, cropped
+    later = made.train_copy(state, None, 0, 0)
+    pulls = [made.pull(where, sample, trunk, 0)[CLASSIFIER] for where, sample, trunk in (
+        (state, None, 0), (state, (0.0,) * 2 * KNOTS, 0), (state, SAMPLE, 0), (state, None, 1), (later, None, 0),
+    )]  # fmt: skip
+    assert all(pull.norm().item() == pytest.approx(1, rel=1e-5) for pull in pulls)
+    torch.testing.assert_close(pulls[0], pulls[1], rtol=1e-4, atol=1e-6)
+    assert all(not torch.allclose(pulls[0], other, atol=1e-4) for other in pulls[2:]), "nothing is remembered too long"
+
+
+def test_class_margins_are_searched_from_the_training_images_counts() -> None:
+    made, _ = world(**ALIGNED)
+    made = replace(made, settings=replace(made.settings, class_margins=True))
+    *_, last = made.search()
+    assert len(last.theta) == 2 * KNOTS + 2
+    few = replace(made, train=Split(images=made.train.images[:40], labels=np.repeat([0, 1, 2, 3], [30, 5, 4, 1])))
+    class_logits = few.loss([0.0] * (2 * KNOTS + 1) + [1.0]).class_logits
+    assert class_logits is not None
+    np.testing.assert_allclose(class_logits[0] - class_logits[3], RARITY * np.log(30), rtol=1e-6)
+
+
+def test_a_literal_search_loses_copies_says_why_and_goes_on() -> None:
+    made, _ = world(**(ALIGNED | {"reward": "leave_one_out", "trunks": 4, "copies": 8}))
+    made = replace(made, settings=replace(made.settings, parametrisation="literal", sigma=0.15))
+    trunks = list(made.search())
+    lost = [fault for trunk in trunks for fault in trunk.faults if fault]
+    assert 0 < len(lost) < 32
+    assert all(("gradient" in fault) or ("loss" in fault) for fault in lost)
+    assert np.isfinite(trunks[-1].theta).all()
+    assert trunks[-1].theta.any()
+
+
+def test_alignment_goes_on_after_a_trunk_to_the_same_records_and_weights() -> None:
+    made, _ = world(**ALIGNED)
+    whole = list(made.search())
+    rest = list(made.search(after=whole[0]))
+    assert rest == whole[1:]
+    np.testing.assert_array_equal(rest[-1].theta, whole[-1].theta)
+    assert all(torch.equal(rest[-1].state[key], whole[-1].state[key]) for key in rest[-1].state)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from sklearn.metrics import f1_score, recall_score
 from torch import Tensor, nn
 
 from components.params import Recipe, Train
@@ -14,6 +15,7 @@ from components.training import (
     Diverged,
     State,
     accuracy,
+    balanced_accuracy,
     base_augment,
     batches_of,
     calibrated_log_likelihood,
@@ -23,6 +25,7 @@ from components.training import (
     initial_state,
     load_state,
     log_likelihood,
+    macro_f1,
     predict,
     random_crop,
     random_flip,
@@ -230,3 +233,20 @@ def test_calibrated_log_likelihood_of_logits_that_know_nothing_is_that_of_a_gues
     for logits in (torch.zeros(4, 4), backwards, 100 * backwards):
         assert calibrated_log_likelihood(logits, labels) == pytest.approx(-math.log(4), abs=0.03)
     assert calibrated_log_likelihood(-backwards, labels) == pytest.approx(0, abs=1e-9)
+
+
+@pytest.mark.parametrize("occurring", [4, 3])
+def test_balanced_accuracy_and_macro_f1_are_scikit_learns(occurring: int) -> None:
+    """Also where a class occurs as an answer alone."""
+    rng = torch.Generator().manual_seed(0)
+    logits, labels = torch.randn(60, 4, generator=rng), torch.randint(occurring, (60,), generator=rng)
+    answers = logits.argmax(dim=1)
+    recalls = recall_score(labels, answers, average=None, labels=range(occurring))
+    assert balanced_accuracy(logits, labels) == pytest.approx(recalls.mean())
+    assert macro_f1(logits, labels) == pytest.approx(f1_score(labels, answers, average="macro"))
+
+
+def test_a_network_that_always_answers_the_common_class_is_no_better_than_chance_when_balanced() -> None:
+    logits, labels = torch.eye(2)[torch.zeros(10, dtype=torch.int64)], torch.tensor([0] * 9 + [1])
+    assert balanced_accuracy(logits, labels) == 0.5
+    assert macro_f1(logits, labels) == pytest.approx((18 / 19 + 0) / 2)

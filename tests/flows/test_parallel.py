@@ -22,8 +22,9 @@ from components.architecture.network import build_network
 from components.architecture.space import default_architecture, space_of
 from components.augmentation.search import search_augmentation
 from components.data.store import Classes, Split, open_split, write_split
+from components.loss.search import LossWorld
 from components.parallel import Parallel, WorkerDied, sequential
-from components.params import Architecture, Augmentation, Online, Recipe
+from components.params import Architecture, Augmentation, Loss, Online, Recipe
 from components.params import Parallel as ParallelSettings
 from components.world import Make
 from flows.observer import Silent
@@ -205,6 +206,19 @@ def test_a_whole_search_in_another_process_gives_the_same_bytes(data: Path, expe
 
 def test_eight_workers_give_the_same_bytes_as_none(data: Path, expected: str) -> None:
     assert digest(data, run_with("loky", 8)) == expected
+
+
+@pytest.mark.parametrize("reward", ["leave_one_out", "alignment"])
+def test_a_loss_search_gives_the_same_bytes_in_workers(data: Path, reward: Any) -> None:
+    online = Online(trunks=2, copies=4, images=32, warmup_trunks=0, reward=reward, controller="bandit")
+    world = LossWorld(
+        make=MAKE, train=open_split(data / "train"), val=open_split(data / "val"),
+        settings=Loss(online=online), recipe=Recipe(batch_size=16), seed=5,
+    )  # fmt: skip
+    here, there = (list(world.search(parallel)) for parallel in (sequential, run_with("loky")))
+    assert repr(here) == repr(there)
+    assert here[-1].theta.tobytes() == there[-1].theta.tobytes()
+    assert all(torch.equal(here[-1].state[key], there[-1].state[key]) for key in here[-1].state)
 
 
 def test_workers_stay_for_the_next_call() -> None:
