@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Bool, Float
 
-from components.architecture.latency import Measurement
+from components.architecture.timing import Measurement
 from components.comparison import Paired, largest_drop, loss_bound, mcnemar, pair
 from components.params import Gate
 

@@ -26,7 +26,7 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Bool
 
-from components.architecture.latency import PROVIDERS, Measurement, measure_model
+from components.architecture.timing import PROVIDERS, Measurement, measure_model
 from components.data.store import Split, open_split, read_classes
 from components.evaluation import onnx_logits
 from components.export import read_metadata

@@ -20,8 +20,8 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from components import params
-from components.architecture.latency import Head, RawStem
 from components.architecture.network import Stem, build_block
+from components.architecture.parts import Head, RawStem
 from components.architecture.space import (
     Architecture,
     Layer,

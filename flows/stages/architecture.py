@@ -9,13 +9,14 @@ from pathlib import Path
 from components.architecture.budget import limit_of
 from components.architecture.costs import costs_of, within_memory
 from components.architecture.finalists import Alone, Finalist, TrainAlone, best_alone
-from components.architecture.latency import LatencyTable, device_of
+from components.architecture.latency import LatencyTable
 from components.architecture.network import Network, build_network
 from components.architecture.pareto import front, last_scores
 from components.architecture.search import PoolUpdate, Scored
 from components.architecture.several import search_all
 from components.architecture.space import Architecture, Space, format_architecture, space_of
 from components.architecture.supernet import SharedWeights, build_supernet
+from components.architecture.timing import device_of
 from components.charts import accuracy_against_latency
 from components.data.store import Statistics, open_split, read_classes, read_statistics
 from components.parallel import Parallel, WorkerDied

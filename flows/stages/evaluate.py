@@ -7,9 +7,10 @@ import torch
 from jaxtyping import Float, Int64
 from safetensors.torch import load
 
-from components.architecture.latency import LatencyTable, measure_model
+from components.architecture.latency import LatencyTable
 from components.architecture.network import build_network
 from components.architecture.space import Architecture, Space, parse_architecture, space_of
+from components.architecture.timing import measure_model
 from components.data.store import Classes, Split, open_split, read_classes
 from components.evaluation import agreement, confusion_matrix, onnx_logits, per_class, wilson_interval
 from components.export import read_metadata

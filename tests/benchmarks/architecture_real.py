@@ -22,11 +22,12 @@ import numpy as np
 import onnx
 import torch
 
-from components.architecture.latency import REFERENCE, measure, medians, time_models
+from components.architecture.latency import measure
 from components.architecture.network import Network, build_network
 from components.architecture.space import Architecture, Space, format_architecture, space_of
 from components.architecture.strategies import search
 from components.architecture.supernet import SharedWeights, build_supernet
+from components.architecture.timing import REFERENCE, medians, time_models
 from components.data.store import Classes, Split
 from components.export import export_network
 from components.params import Architecture as Settings

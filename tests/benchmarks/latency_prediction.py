@@ -19,19 +19,9 @@ from scipy.stats import kendalltau, spearmanr
 
 from components import params
 from components.architecture.costs import costs_of
-from components.architecture.latency import (
-    REFERENCE,
-    LatencyTable,
-    export_parts,
-    full_architecture,
-    measure_parts,
-    medians,
-    random_images,
-    shift,
-    time_models,
-    whole_model,
-)
+from components.architecture.latency import LatencyTable, measure_parts
 from components.architecture.network import build_network, seeded
+from components.architecture.parts import export_parts, full_architecture, random_images, shift, whole_model
 from components.architecture.space import (
     IDENTITY,
     Architecture,
@@ -41,6 +31,7 @@ from components.architecture.space import (
     parse_architecture,
     space_of,
 )
+from components.architecture.timing import REFERENCE, medians, time_models
 from components.data.store import Classes
 from components.export import export_network
 from components.params import Export, Latency

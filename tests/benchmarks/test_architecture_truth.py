@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 from scipy.stats import kendalltau
 
-from components.architecture.latency import EMPTY, HEAD, STEM, Device, Entry, LatencyTable, part_name
+from components.architecture.latency import LatencyTable
+from components.architecture.parts import EMPTY, HEAD, STEM, part_name
 from components.architecture.search import Pool
 from components.architecture.space import IDENTITY, Architecture, canonical, format_architecture
+from components.architecture.timing import Device, Entry
 from components.params import Recipe
 from tests.benchmarks import architecture_truth, make_truth, truth
 from tests.benchmarks.ranking import kendall

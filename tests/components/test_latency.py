@@ -12,34 +12,33 @@ import torch
 from torch import nn
 
 from components import params
-from components.architecture.latency import (
+from components.architecture.latency import LatencyTable, fit_line, measure, measure_parts
+from components.architecture.network import build_network
+from components.architecture.parts import (
     EMPTY,
     HEAD,
-    REFERENCE,
     STEM,
-    Device,
-    Entry,
-    LatencyTable,
-    Turn,
     compose,
-    device_of,
-    entry_from,
     export_parts,
-    fit_line,
     int8_parts,
-    measure,
-    measure_model,
-    measure_parts,
     part_modules,
     parts,
-    quiet_pace,
     random_images,
     shift,
-    timed_run,
     whole_model,
 )
-from components.architecture.network import build_network
 from components.architecture.space import Space, space_of
+from components.architecture.timing import (
+    REFERENCE,
+    Device,
+    Entry,
+    Turn,
+    device_of,
+    entry_from,
+    measure_model,
+    quiet_pace,
+    timed_run,
+)
 from components.data.store import Classes
 from components.export import export_network
 from components.quantisation import convert

@@ -13,9 +13,11 @@ import pytest
 import torch
 
 from components.architecture.costs import costs_of
-from components.architecture.latency import EMPTY, HEAD, REFERENCE, STEM, Entry, LatencyTable, device_of, part_name
+from components.architecture.latency import LatencyTable
+from components.architecture.parts import EMPTY, HEAD, STEM, part_name
 from components.architecture.space import IDENTITY, Space, candidates, parse_architecture, space_of
 from components.architecture.supernet import SharedWeights
+from components.architecture.timing import REFERENCE, Entry, device_of
 from components.augmentation.policy import first_distribution, policy_of
 from components.data.store import Classes, Statistics, read_classes, write_classes, write_split, write_statistics
 from components.export import read_metadata

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import pytest
 
-from components.architecture.latency import Measurement, device_of
+from components.architecture.timing import Measurement, device_of
 from components.data.store import Classes, write_classes, write_split
 from components.export import read_metadata
 from components.params import Params
