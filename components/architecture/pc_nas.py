@@ -38,7 +38,9 @@ from components.architecture.search import (
     best_first,
     evaluate_all,
     judged,
+    known,
     mean_and_error,
+    rank_correlation,
 )
 from components.architecture.space import Architecture, Space, candidates, canonical, format_architecture
 
@@ -49,6 +51,7 @@ def pc_nas(space: Space, world: World, settings: params.Architecture, seed: int)
     world.train_stage(0, ((),))
     pool: Pool = ((),)
     scores: tuple[Scored, ...] = ()
+    halves: list[list[Scored]] = [[], []]
     for stage in range(1, len(space.layers) + 1):
         world.train_stage(stage, pool)
         fresh, dropped = extend(space, pool)
@@ -59,9 +62,16 @@ def pc_nas(space: Space, world: World, settings: params.Architecture, seed: int)
         assert alive, "a network within the limit has a beginning within the limit"
         scored = score_completions(world, {c: completions[c] for c in alive}, stage)
         scores += tuple(one for c in alive for one in scored[c])
-        kept, outdone = best_first(POTENTIALS[settings.potential](space, budget, scored, scores), settings.pool)
+        potential = POTENTIALS[settings.potential]
+        kept, outdone = best_first(potential(space, budget, scored, scores), settings.pool)
         pool = tuple(c.architecture for c in kept)
-        yield PoolUpdate(stage=stage, pool=kept, dropped=(*outdone, *dropped), scores=scores)
+        yield PoolUpdate(
+            stage=stage,
+            pool=kept,
+            dropped=(*outdone, *dropped),
+            scores=scores,
+            agreement=agreement(potential, space, budget, scored, halves),
+        )
 
 
 def score_completions(
@@ -70,6 +80,23 @@ def score_completions(
     """All of a stage at once, by candidate."""
     ones = iter(evaluate_all(world, [a for these in completions.values() for a in these], stage))
     return {c: [next(ones) for _ in these] for c, these in completions.items()}
+
+
+def agreement(
+    potential: "Potential",
+    space: Space,
+    budget: Budget,
+    scored: Mapping[Architecture, Sequence[Scored]],
+    halves: Sequence[list[Scored]],
+) -> float | None:
+    """Rank correlation of what either half of the completions says of the candidates. `halves` has the stages before,
+    and gets this one."""
+    said = []
+    for half, past in enumerate(halves):
+        mine = {c: ones[half::2] for c, ones in scored.items() if len(ones) > 1}
+        past += [one for ones in mine.values() for one in ones]
+        said.append([known(c.potential) for c in potential(space, budget, mine, past)] if mine else [])
+    return rank_correlation(*said)
 
 
 def extend(space: Space, pool: Pool) -> tuple[list[Architecture], list[Candidate]]:

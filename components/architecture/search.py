@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Float
 
 from components import params
 from components.architecture.space import Architecture, Space, candidates, canonical
@@ -70,6 +71,9 @@ class PoolUpdate:
     dropped: tuple[Candidate, ...]
     scores: tuple[Scored, ...]
     """All evaluations so far."""
+    agreement: float | None = None
+    """PC-NAS: rank correlation of the candidates' potentials by either half of the completions; near 0 the pool is a
+    matter of luck, and more completions are needed. None for fewer than 3 candidates of two completions."""
 
 
 Strategy = Callable[[Space, World, params.Architecture, int], Iterator[PoolUpdate]]
@@ -122,6 +126,21 @@ def evaluations(space: Space, settings: params.Architecture) -> list[int]:
         counts.append(grown if last else grown * settings.completions)
         members = min(settings.pool, grown)
     return counts
+
+
+def rank_correlation(x: Sequence[float], y: Sequence[float]) -> float | None:
+    """Spearman's; None for fewer than 3 pairs, or where one side ties all."""
+    if len(x) < 3 or len(set(x)) == 1 or len(set(y)) == 1:
+        return None
+    return float(np.corrcoef(ranks(x), ranks(y))[0, 1])
+
+
+def ranks(values: Sequence[float]) -> Float[np.ndarray, " n"]:
+    """From 0; ties share the middle of theirs."""
+    ordered = np.sort(values)
+    below, upto = (np.searchsorted(ordered, values, side) for side in ("left", "right"))
+    middle: np.ndarray = (below + upto - 1) / 2
+    return middle
 
 
 def mean_and_error(values: Sequence[float]) -> tuple[float, float | None]:

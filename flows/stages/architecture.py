@@ -166,6 +166,8 @@ def pool_metrics(update: PoolUpdate, folder: str) -> dict[str, float]:
         }
         values |= {f"{folder}/pool/{name}_{rank}": value for name, value in named.items() if value is not None}
     values[f"{folder}/pool/best"] = values[f"{folder}/pool/potential_0"]
+    if update.agreement is not None:
+        values[f"{folder}/pool/agreement"] = update.agreement
     return values
 
 

@@ -2,16 +2,17 @@
 
 import itertools
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
 import pytest
-from scipy.stats import ttest_rel
+from scipy.stats import spearmanr, ttest_rel
 
 from components.architecture.additive import best_ends, finish, fit_additive
 from components.architecture.budget import TRIES, budget_of, complete, gumbel
 from components.architecture.pc_nas import extend
-from components.architecture.search import PoolUpdate, Scored, World
+from components.architecture.search import PoolUpdate, Scored, World, rank_correlation
 from components.architecture.space import Architecture, canonical
 from components.architecture.strategies import search
 from tests.components.architecture_table import NOISY, SIX, Toy, accuracy_of, regrets, settings, space
@@ -36,6 +37,29 @@ def test_the_additive_potential_reads_noisy_scores_better_than_the_mean() -> Non
 def test_the_mean_potential_beats_random_search_when_scores_are_exact() -> None:
     mean, random = sixteen(0.0, potential="mean"), sixteen(0.0, strategy="random")
     assert ttest_rel(mean, random, alternative="less").pvalue < 0.01
+
+
+@pytest.mark.parametrize("potential", ["mean", "additive"])
+def test_halves_of_the_completions_agree_on_scores_and_not_on_noise(potential: str) -> None:
+    def agreements(noise: float) -> list[float]:
+        chosen = settings(potential=potential, completions=6, pool=3)
+        toys = [Toy(seed, noise, chosen) for seed in range(5)]
+        runs = [search(toy.space, toy.world(), replace(chosen, latency_ms=toy.limit), 0) for toy in toys]
+        *stages, last = zip(*runs, strict=True)
+        assert {update.agreement for update in last} == {None}  # one score a network
+        return [update.agreement for stage in stages for update in stage if update.agreement is not None]
+
+    assert np.mean(agreements(0.0)) > 0.4
+    assert abs(np.mean(agreements(100.0))) < 0.2
+
+
+def test_the_rank_correlation_is_scipys_also_with_ties() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(10):
+        x, y = (rng.integers(most, size=20).astype(float).tolist() for most in (4, 6))
+        assert rank_correlation(x, y) == pytest.approx(spearmanr(x, y).statistic)
+    assert rank_correlation([1.0, 1.0, 1.0], [1.0, 2.0, 3.0]) is None
+    assert rank_correlation([1.0, 2.0], [1.0, 2.0]) is None
 
 
 # By hand
