@@ -18,5 +18,7 @@ LOSS = Path("results/loss")
 TRAINED = Path("results/train")
 EVALUATE = Path("results/evaluate")
 STORE = Path("mlflow/store")
+SPOOL = Path("mlflow/spool")
+"""Records that MLflow has not taken yet."""
 CHECKPOINTS = Path("checkpoints")
 """<stage>/<stage key>/: what a search that was interrupted goes on from; empty when nothing was."""

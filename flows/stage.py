@@ -21,13 +21,13 @@ from types import FrameType
 from filelock import FileLock, Timeout
 
 from components.params import Params
-from flows import files, paths, versions
+from flows import files, lifeline, paths, tracking, versions
 from flows.settings import load_params
 from flows.tracking import StageRun, Status
 
 WORDS = ("prepare", "latency", "architecture", "augmentation", "loss", "train", "evaluate")
-SEARCHED_ONLINE = ("augmentation", "loss")
-"""Stages that go on at the trunk where they were killed."""
+RESUMED = ("augmentation", "loss", "train")
+"""Stages that go on where they were killed: at a trunk of the search, at an epoch of the training."""
 REPORT = "ASSEMBLY_LINE_REPORT"
 """Environment variable: the file in which a failing stage leaves its exit code and sentence for the flow."""
 PARENT_RUN = "ASSEMBLY_LINE_PARENT_RUN"
@@ -63,12 +63,13 @@ def main(arguments: list[str] | None = None) -> int:
     chosen = parser.parse_args(arguments)
     signal.signal(signal.SIGTERM, terminate)
     try:
+        lifeline.follow(lifeline.dvc_above(), lifeline.end_myself)
         run_stage(chosen.word, chosen.variant)
     except ValueError as mistake:
         return fail(2, f"{chosen.word}: {mistake}")
     except InputsChanged as changed:
         return fail(4, f"{chosen.word}: {changed}")
-    except Terminated:
+    except (Terminated, ProcessLookupError):
         return 143
     except KeyboardInterrupt:
         return 130
@@ -92,6 +93,7 @@ def run_stage(word: str, variant: str | None) -> None:
     params = load_params()
     name = f"{word}@{variant}" if variant else word
     before = versions.stage_inputs(name)
+    tracking.settle()
     run = StageRun(name, parent_run_id=os.environ.get(PARENT_RUN), tags=lineage_tags(before))
     status: Status = "FAILED"
     try:
@@ -111,7 +113,7 @@ def run_stage(word: str, variant: str | None) -> None:
 
 @contextmanager
 def checkpoint_folder(name: str, key: str) -> Iterator[Path]:
-    """Where a search leaves its finished trunks until all are done; what other inputs left there goes first.
+    """Where a stage leaves what it finished until all is done; what other inputs left there goes first.
 
     Other versions of torch and numpy are other inputs. Raises `ValueError` while another process runs the stage here.
     """
@@ -140,7 +142,7 @@ def compute(word: str, variant: str | None, params: Params, run: StageRun, check
     torch.set_num_threads(params.threads)
     be_deterministic(True)
     stage = importlib.import_module(f"flows.stages.{word}")
-    own = [checkpoint] if word in SEARCHED_ONLINE else [variant] if variant else []
+    own = ([variant] if variant else []) + ([checkpoint] if word in RESUMED else [])
     stage.run(params, run, *own)
 
 

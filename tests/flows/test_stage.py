@@ -108,7 +108,7 @@ def test_a_persons_mistake_is_one_sentence_for_them_and_for_the_flow(
 @pytest.fixture
 def resumable(monkeypatch: pytest.MonkeyPatch) -> None:
     """The test's stage is one that is given a checkpoint."""
-    monkeypatch.setattr(stage, "SEARCHED_ONLINE", ("prepare",))
+    monkeypatch.setattr(stage, "RESUMED", ("prepare",))
 
 
 def stop_after(trunks: int) -> Callable[..., None]:
