@@ -35,7 +35,7 @@ CLOCKS_DIFFER = 30.0
 def alive(process: psutil.Process) -> bool:
     """Whether it is still that process, and not only its entry in the process table."""
     try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return False
 
@@ -59,7 +59,7 @@ def dvc_above() -> list[psutil.Process]:
     """
     if "DVC_STAGE" not in os.environ:
         return []
-    above = psutil.Process().parents()
+    above: list[psutil.Process] = psutil.Process().parents()
     for height, process in enumerate(above, start=1):
         if is_dvc(process):
             return above[:height]
@@ -128,7 +128,8 @@ def marked(mark: str) -> list[psutil.Process]:
 
 def mark_of(process: psutil.Process) -> str | None:
     try:
-        return process.environ().get(FLOW)
+        mark: str | None = process.environ().get(FLOW)
+        return mark
     except (psutil.Error, OSError):
         return None
 

@@ -29,12 +29,15 @@ from prefect.states import Crashed, Failed
 
 from components.params import Params
 from flows import files, ingest, lifeline, paths, publish, stage, tracking, versions
+from flows.notify import notify
 from flows.settings import load_params
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 LOCK = Path(".dvc/tmp/retrain.lock")
+REASON = "ASSEMBLY_LINE_REASON"
+"""Environment variable: why this retrain was started, where it was not a person."""
 STAMP = "line."
 """Begins a Prefect tag that says which process runs a flow."""
 
@@ -108,14 +111,16 @@ def failure_of(name: str, report: Path) -> StageFailed:
     return StageFailed(said["code"], said["sentence"])
 
 
-def run_group(command: list[str], environment: dict[str, str]) -> int:
+def run_group(
+    command: list[str], environment: dict[str, str], folder: Path | None = None, patience: float = lifeline.PATIENCE
+) -> int:
     """Run a command in a process group of its own, of which nothing is left, whatever ends the command or us."""
-    process = subprocess.Popen(command, env=environment, start_new_session=True)
+    process = subprocess.Popen(command, env=environment, cwd=folder, start_new_session=True)
     try:
         return process.wait()
     finally:
         if process.poll() is None or lifeline.members(process.pid):
-            lifeline.end_group(process.pid)
+            lifeline.end_group(process.pid, patience)
             process.wait()
 
 
@@ -133,7 +138,10 @@ def ship(params: Params, parent_run: str | None, report: publish.GateReport) -> 
     return publish.publish(params, parent_run, report)
 
 
-@flow(name="retrain", persist_result=False, validate_parameters=False)
+HOOKS = {moment: [notify] for moment in ("on_completion", "on_failure", "on_crashed", "on_cancellation")}
+
+
+@flow(name="retrain", persist_result=False, validate_parameters=False, **HOOKS)
 @stated
 def retrain(params: Params) -> publish.Published:
     """Images in, a registered model out; every finished stage is kept, so an interrupted run goes on where it was."""
@@ -157,7 +165,9 @@ def end_stale_flows() -> None:
         for run in client.read_flow_runs(flow_run_filter=FlowRunFilter(state=running)):
             said = dict(tag.removeprefix(STAMP).split("=", 1) for tag in run.tags if tag.startswith(STAMP))
             if lifeline.is_gone(said):
-                client.set_flow_run_state(run.id, Crashed(message="its process was killed"), force=True)
+                state = Crashed(message="its process was killed")
+                client.set_flow_run_state(run.id, state, force=True)
+                notify(retrain, run, state)
 
 
 def stamps() -> list[str]:
@@ -167,7 +177,12 @@ def stamps() -> list[str]:
 
 def lineage() -> dict[str, str]:
     commit, dirty = versions.commit()
-    return {"git.commit": commit or "none", "git.dirty": str(dirty).lower(), "prefect.flow_run_id": str(flow_run.id)}
+    return {
+        "git.commit": commit or "none",
+        "git.dirty": str(dirty).lower(),
+        "prefect.flow_run_id": str(flow_run.id),
+        "retrain.reason": os.environ.get(REASON, "by hand"),
+    }
 
 
 @contextlib.contextmanager

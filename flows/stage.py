@@ -99,6 +99,7 @@ def run_stage(word: str, variant: str | None) -> None:
     try:
         run.params(before.get("params", {}).get("params.yaml", {}))
         with checkpoint_folder(name, versions.stage_key(before)) as checkpoint:
+            files.sweep(versions.output_paths(name))
             compute(word, variant, params, run, checkpoint)
         if difference := versions.changed(before, versions.stage_inputs(name)):
             raise InputsChanged(f"{', '.join(difference)} changed while the stage ran; run it again")

@@ -83,6 +83,14 @@ def stage_inputs(name: str) -> Lock:
         return lock
 
 
+def output_paths(name: str) -> list[Path]:
+    """What the stage writes."""
+    from dvc.repo import Repo
+
+    with Repo() as repo:
+        return [Path(out.def_path) for out in repo.stage.load_one(name=name).outs]
+
+
 def output_hashes(name: str) -> dict[str, str]:
     """Path -> md5 of what the stage has written, as dvc.lock will say it."""
     from dvc.repo import Repo
@@ -129,6 +137,17 @@ def git(*arguments: str) -> str | None:
     except FileNotFoundError:
         return None
     return done.stdout.strip() if done.returncode == 0 else None
+
+
+def require_git(folder: Path, *arguments: str) -> str:
+    """What git prints in the folder; `VersionsError` with its own sentence when it fails."""
+    try:
+        done = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        raise VersionsError("git is not installed; the deployments work in a git worktree") from None
+    if done.returncode != 0:
+        raise VersionsError(f"`git {' '.join(arguments)}` failed in {folder.name}: {done.stderr.strip()}")
+    return done.stdout.strip()
 
 
 def commit() -> tuple[str | None, bool]:

@@ -207,13 +207,10 @@ def test_records_that_a_failing_tracker_did_not_take_arrive_later_once_and_with_
 
 
 def test_records_that_outlive_their_process_reach_mlflow_once_with_the_files_as_they_were(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """MLflow is down until the run is over; then two processes settle, one after the other."""
-    monkeypatch.chdir(tmp_path)
-    store = tmp_path / "mlflow/store"
-    store.parent.mkdir()
-    store.write_text("no folder")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     run = StageRun("loss", None, {"stage_key": "late"})
     for step in range(3):
         run.metrics({"loss/score": step}, step)
@@ -221,16 +218,17 @@ def test_records_that_outlive_their_process_reach_mlflow_once_with_the_files_as_
     run.file(Path("trunks.csv"))
     Path("trunks.csv").write_text("of the next run")
     run.end("FINISHED")
-    store.unlink()
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
     for _ in range(2):
         tracking.settle()
-    found = tracking.find_stage_run("late")
-    assert found is not None
     client = connect()
-    assert [metric.value for metric in client.get_metric_history(found, "loss/score")] == [0, 1, 2]
-    assert len(client.search_runs([tracking.experiment_id(client)])) == 1
-    assert Path(client.download_artifacts(found, "trunks.csv", str(tmp_path))).read_text() == "as it was"
-    assert list((tmp_path / "mlflow/spool").iterdir()) == []
+    (found,) = client.search_runs([tracking.experiment_id(client)], "tags.stage_key = 'late'")
+    assert found.info.status == "FINISHED"
+    history = client.get_metric_history(found.info.run_id, "loss/score")
+    assert [metric.value for metric in history] == [0, 1, 2]
+    kept = client.download_artifacts(found.info.run_id, "trunks.csv", str(tmp_path))
+    assert Path(kept).read_text() == "as it was"
+    assert list(Path("mlflow/spool").glob(f"{run.key}*")) == []
 
 
 KILLED = """
