@@ -1,10 +1,11 @@
 """The deployments of prefect.yaml: retrain on a schedule, and retrain when the source has changed enough.
 
 Each works in the workspace (flows/workspace.py), where it runs `python -m flows.retrain` of the committed code; Prefect
-knows that run as a flow run of its own. The reason is this flow's end state and a tag of the MLflow run.
+knows that run as a flow run of its own, which tells of its own end. The reason is in this flow's end state and a tag of
+the MLflow run.
 """
 
-import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -18,8 +19,8 @@ from flows.retrain import REASON, run_group
 from flows.settings import load_params
 from flows.trigger import Decision
 
-HOOKS = {"on_failure": [notify], "on_crashed": [notify], "on_cancellation": [notify]}
-"""How the retrain itself ended, that flow tells."""
+FLOW_ENDS = (signal.SIGTERM, signal.SIGKILL)
+"""How a flow that runs below this one is ended; it ends its stage as gently as there is time."""
 SENTENCES = {
     1: "a stage failed, or the registry could not be used",
     2: "bad input",
@@ -31,13 +32,17 @@ SENTENCES = {
 }
 
 
-@flow(name="retrain on schedule", persist_result=False, **HOOKS)
+@flow(
+    name="retrain on schedule", persist_result=False, on_failure=[notify], on_crashed=[notify], on_cancellation=[notify]
+)
 def scheduled(revision: str = "HEAD", place: str | None = None) -> State:
     """Retrain now. `revision`: what is checked out; `place`: the workspace, beside this checkout if not given."""
     return attempt(revision, place, poll=False)
 
 
-@flow(name="retrain on new data", persist_result=False, **HOOKS)
+@flow(
+    name="retrain on new data", persist_result=False, on_failure=[notify], on_crashed=[notify], on_cancellation=[notify]
+)
 def watching(revision: str = "HEAD", place: str | None = None) -> State:
     """Retrain if there are enough new images, or if they are of another distribution."""
     return attempt(revision, place, poll=True)
@@ -76,9 +81,11 @@ def retrain_in(checkout: Path, folder: Path, reason: str) -> State:
     params = load_params(folder / paths.PARAMS)
     workspace.begin_from_last(folder, params.retrain.search)
     environment = workspace.environment(checkout) | {REASON: reason}
-    os.environ["MLFLOW_TRACKING_URI"] = environment["MLFLOW_TRACKING_URI"]  # for the two questions below
     before = champion(params.publish.model)
-    code = run_group(workspace.python("-m", "flows.retrain"), environment, folder, patience=3 * lifeline.PATIENCE)
+    workspace.begin(folder)
+    code = run_group(workspace.python("-m", "flows.retrain"), environment, folder, FLOW_ENDS, 3 * lifeline.PATIENCE)
+    if code in (0, 3):
+        workspace.finish(folder)
     if code != 0:
         kind = Completed if code == 3 else Failed
         return kind(message=f"{SENTENCES.get(code, f'ended with {code}')} (because: {reason})")

@@ -168,9 +168,13 @@ def group_of(process: psutil.Process) -> int | None:
         return None
 
 
-def end_group(group: int, patience: float = PATIENCE) -> None:
-    """Ask a group to stop as Ctrl-C would (DVC then releases its locks), then as a shutdown would, then insist."""
-    for how in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
+GENTLY = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
+"""As Ctrl-C would (DVC then releases its locks), as a shutdown would, by force."""
+
+
+def end_group(group: int, ways: Sequence[signal.Signals] = GENTLY, patience: float = PATIENCE) -> None:
+    """End every process of a group, in the next of the ways when `patience` seconds of one have passed."""
+    for how in ways:
         deadline = time.monotonic() + patience
         with suppress(ProcessLookupError):
             os.killpg(group, how)

@@ -30,12 +30,12 @@ def notify(flow: Any, run: FlowRun, state: State) -> None:
 
 def message(run: FlowRun, state: State) -> dict[str, Any]:
     """`text` is what chat services show; the rest is for programs."""
-    said = state.message or "no more is known"
-    facts: dict[str, Any] = {"run": run.name, "run_id": str(run.id), "state": state.name, "message": state.message}
+    name, said = state.name or state.type.value, state.message or "no more is known"
+    facts: dict[str, Any] = {"run": run.name, "run_id": str(run.id), "state": name, "message": state.message}
     if isinstance(state.data, Published):
         said = f"model version {state.data.version} {state.data.outcome}"
         facts |= {"model_version": state.data.version, "outcome": state.data.outcome}
-    return {"text": f"retrain {run.name} {state.name.lower()}: {said}", **facts}
+    return {"text": f"retrain {run.name} {name.lower()}: {said}", **facts}
 
 
 def post(address: str, value: dict[str, Any]) -> None:

@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import wraps
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
@@ -112,7 +112,11 @@ def failure_of(name: str, report: Path) -> StageFailed:
 
 
 def run_group(
-    command: list[str], environment: dict[str, str], folder: Path | None = None, patience: float = lifeline.PATIENCE
+    command: list[str],
+    environment: dict[str, str],
+    folder: Path | None = None,
+    ways: Sequence[signal.Signals] = lifeline.GENTLY,
+    patience: float = lifeline.PATIENCE,
 ) -> int:
     """Run a command in a process group of its own, of which nothing is left, whatever ends the command or us."""
     process = subprocess.Popen(command, env=environment, cwd=folder, start_new_session=True)
@@ -120,7 +124,7 @@ def run_group(
         return process.wait()
     finally:
         if process.poll() is None or lifeline.members(process.pid):
-            lifeline.end_group(process.pid, patience)
+            lifeline.end_group(process.pid, ways, patience)
             process.wait()
 
 
@@ -138,10 +142,15 @@ def ship(params: Params, parent_run: str | None, report: publish.GateReport) -> 
     return publish.publish(params, parent_run, report)
 
 
-HOOKS = {moment: [notify] for moment in ("on_completion", "on_failure", "on_crashed", "on_cancellation")}
-
-
-@flow(name="retrain", persist_result=False, validate_parameters=False, **HOOKS)
+@flow(
+    name="retrain",
+    persist_result=False,
+    validate_parameters=False,
+    on_completion=[notify],
+    on_failure=[notify],
+    on_crashed=[notify],
+    on_cancellation=[notify],
+)
 @stated
 def retrain(params: Params) -> publish.Published:
     """Images in, a registered model out; every finished stage is kept, so an interrupted run goes on where it was."""
@@ -165,7 +174,7 @@ def end_stale_flows() -> None:
         for run in client.read_flow_runs(flow_run_filter=FlowRunFilter(state=running)):
             said = dict(tag.removeprefix(STAMP).split("=", 1) for tag in run.tags if tag.startswith(STAMP))
             if lifeline.is_gone(said):
-                state = Crashed(message="its process was killed")
+                state: State[Any] = Crashed(message="its process was killed")
                 client.set_flow_run_state(run.id, state, force=True)
                 notify(retrain, run, state)
 
@@ -200,7 +209,7 @@ def main(arguments: list[str] | None = None) -> int:
         epilog="settings: params.yaml; example: python -m flows.retrain",
     )
     parser.parse_args(arguments)
-    signal.signal(signal.SIGTERM, stage.terminate)  # Prefect would die of it, and leave its server
+    stage.heed_signals()  # Prefect would die of SIGTERM, and leave its server
     try:
         params = load_params()
         with alone(), lifeline.guarded(), tags(*stamps()):

@@ -7,6 +7,7 @@ Exit codes: 0 done, 1 a bug (traceback), 2 bad input, 4 an input changed during 
 """
 
 import argparse
+import errno
 import importlib
 import os
 import shutil
@@ -43,6 +44,9 @@ ENVIRONMENT = {
 """What torch and CUDA read when they start, unless a person has set it; workers inherit it."""
 
 
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
 class InputsChanged(RuntimeError):
     """A dependency is no longer what it was when the stage started."""
 
@@ -61,22 +65,37 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("word", choices=WORDS)
     parser.add_argument("variant", nargs="?", choices=("searched", "baseline"), help="of the stage train")
     chosen = parser.parse_args(arguments)
-    signal.signal(signal.SIGTERM, terminate)
+    heed_signals()
     try:
         lifeline.follow(lifeline.dvc_above(), lifeline.end_myself)
+    except ProcessLookupError:
+        return 143
+    try:
         run_stage(chosen.word, chosen.variant)
     except ValueError as mistake:
         return fail(2, f"{chosen.word}: {mistake}")
     except InputsChanged as changed:
         return fail(4, f"{chosen.word}: {changed}")
-    except (Terminated, ProcessLookupError):
+    except OSError as failed:
+        if failed.errno not in DISK_FULL:
+            raise
+        return fail(2, f"{word}: nothing more can be written here ({failed.strerror}); make room and run it again")
+    except Terminated:
         return 143
     except KeyboardInterrupt:
         return 130
     return 0
 
 
+def heed_signals() -> None:
+    """Ctrl-C and SIGTERM end this process in order, also where it was started in the background, deaf to Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, terminate)
+
+
 def terminate(signum: int, frame: FrameType | None) -> None:
+    """Once: what runs on the way out is not interrupted again."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     raise Terminated
 
 

@@ -45,7 +45,9 @@ def decide(params: Params) -> Decision:
 
     Raises ValueError when the source cannot be used.
     """
-    known = read_index(paths.RAW) if paths.RAW.exists() else None
+    if paths.UNFINISHED.exists():
+        return Decision(train=True, reason="the last retrain did not come to its end")
+    known = read_index(paths.RAW) if paths.RAW.exists() and paths.TEST.exists() else None
     paths.RAW.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=paths.RAW.parent, prefix=".poll.") as name:
         folder = Path(name)
@@ -84,7 +86,8 @@ def compare(params: Params, count: int, images: UInt8[np.ndarray, "m h w c"] | N
 
 
 def predicted(model: bytes, images: UInt8[np.ndarray, "n h w c"], params: Params) -> Int64[np.ndarray, " n"]:
-    return onnx_logits(model, images, threads=params.threads).argmax(axis=1)
+    classes: Int64[np.ndarray, " n"] = onnx_logits(model, images, threads=params.threads).argmax(axis=1)
+    return classes
 
 
 def mix_p_value(old: Int64[np.ndarray, " k"], new: Int64[np.ndarray, " j"], seed: int, draws: int = DRAWS) -> float:
@@ -100,4 +103,5 @@ def chi_square(new: Int64[np.ndarray, "b k"], together: Int64[np.ndarray, " k"])
     """Of each row, up to a factor that is the same for all rows (the margins are fixed); empty classes say nothing."""
     seen = together > 0
     expected = new.sum(axis=1, keepdims=True) * together[seen] / together.sum()
-    return ((new[:, seen] - expected) ** 2 / expected).sum(axis=1)
+    distance: Float[np.ndarray, " b"] = ((new[:, seen] - expected) ** 2 / expected).sum(axis=1)
+    return distance

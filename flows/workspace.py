@@ -88,6 +88,16 @@ def newest_tag(folder: Path) -> str | None:
     return tags[0] if tags else None
 
 
+def begin(workspace: Path) -> None:
+    """From here to `finish` the data may be newer than any version that was trained on them."""
+    (workspace / paths.UNFINISHED).parent.mkdir(parents=True, exist_ok=True)
+    (workspace / paths.UNFINISHED).touch()
+
+
+def finish(workspace: Path) -> None:
+    (workspace / paths.UNFINISHED).unlink()
+
+
 def record(workspace: Path, model: str, version: str) -> str:
     """Commit what the version was made of and tag the commit; returns the tag, which stays where it is if it exists."""
     tag = f"retrain/{model.replace(' ', '-')}/{version}"

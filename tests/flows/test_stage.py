@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -15,6 +16,7 @@ from mlflow import MlflowClient
 
 from components.params import Params
 from flows import stage, versions
+from flows.files import write_bytes
 from flows.observer import Observer, Silent
 from flows.settings import load_params
 from flows.stages import prepare
@@ -103,6 +105,36 @@ def test_a_persons_mistake_is_one_sentence_for_them_and_for_the_flow(
         "sentence": "prepare: the limit is too low; raise it",
     }
     assert newest_run()[0] == "FAILED"
+
+
+def test_a_full_disk_is_one_sentence_and_leaves_the_old_output_whole(
+    run_with: Callable[[Work], int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A process that may write no file larger than 4 MB; MLflow's tables are smaller."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def work(params: Params, observe: Observer) -> None:
+        Path("out.txt").write_text("old")
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4 << 20, before[1]))
+        write_bytes(Path("out.txt"), bytes(8 << 20))
+
+    try:
+        assert run_with(work) == 2
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        "error: prepare: nothing more can be written here (File too large); make room and run it again"
+    )
+    assert (Path("out.txt").read_text(), list(Path().glob(".out.txt.*"))) == ("old", [])
+    assert newest_run()[0] == "FAILED"
+
+
+def test_what_a_kill_left_half_written_is_removed(run_with: Callable[[Work], int]) -> None:
+    half, other = Path(".out.txt.abc"), Path(".in.txt.abc")
+    half.touch()
+    other.touch()
+    assert run_with(write) == 0
+    assert (half.exists(), other.exists()) == (False, True)
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from components.data.intake import take_in
 from components.data.sources import open_source
 from components.data.store import Classes, write_classes, write_split
 from components.params import Data, Params, Retrain
-from flows import paths, tracking, trigger
+from flows import paths, tracking, trigger, workspace
 from flows.observer import progress_bar
 from flows.settings import PRESETS, load_params
 
@@ -141,6 +141,13 @@ def test_what_arrives_decides_and_the_sentence_says_why(
     assert (decision.train, decision.reason[: len(says)]) == (train, says)
     assert {file: file.read_bytes() for file in paths.RAW.iterdir()} == before
     assert sorted(file.name for file in paths.RAW.parent.iterdir()) == ["prepared", "raw"]
+
+
+def test_a_retrain_that_was_cut_off_is_due_though_its_images_are_no_longer_new(params: Params) -> None:
+    workspace.begin(Path())
+    assert trigger.decide(params) == trigger.Decision(train=True, reason="the last retrain did not come to its end")
+    workspace.finish(Path())
+    assert not trigger.decide(params).train
 
 
 def test_without_a_last_version_everything_is_new(params: Params) -> None:
