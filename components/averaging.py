@@ -7,8 +7,9 @@ import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
-from components.controllers import EPSILON
 from components.training import State
+
+EPSILON = 1e-8
 
 # --- the weight of each surviving copy in the next model
 

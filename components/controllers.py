@@ -21,6 +21,10 @@ S = TypeVar("S")
 
 BETAS = (0.5, 0.999)
 EPSILON = 1e-8
+TINY = 1e-300
+NOTHING = 1e-4
+"""Length, as a share of what val asks for, up to which a sample adds nothing (ours): rounding is 1e-7, the mildest
+operation 1e-3."""
 RIDGE = 0.3
 """Penalty of `Matching` (ours), where a lone direction has 1: 0.1 is as good, without it few samples take all."""
 SWEEPS = 1000
@@ -55,6 +59,11 @@ class Distribution(Protocol[S]):
         ...
 
     def at(self, theta: Float64[np.ndarray, " p"]) -> "Distribution[S]": ...
+
+    @property
+    def places(self) -> int:
+        """How many of the `probes` an image can be trained under at once."""
+        ...
 
     def toward(self, shares: Float64[np.ndarray, " n"], rate: float) -> "Distribution[S]":
         """A share `rate` of the way to where each of the `probes` makes up its share of the training; what they leave
@@ -157,60 +166,79 @@ class Matching:
     """The mixture of samples whose gradients together answer what val asks for; a share `rate` of the way to it.
 
         u_n  direction of what sample n adds to the pull      v  direction of what val asks for (components.rewards)
-        w_n  its weight in the mixture, none below 0
+        w_n  its weight, none below 0                         p  w, summing to 1: the mixture
 
-        w = argmin |sum_n w_n u_n - v|^2 + RIDGE |w|^2, inner products averaged over the trunks so far
+        w = argmin |sum_n w_n u_n - v|^2 + RIDGE |w|^2
+        length = |asked| / |sum_n p_n added_n|                room = 1 - |plain pull| / |slope on val|, at least 0
+        dose = (1 - room) length + room all
 
     Rewards alone, the cosines <u_n, v>, give one strong direction to many alike samples; here samples that answer the
     same share its weight, and what they leave open goes to others (GRAD-MATCH, Killamsetty et al., ICML 2021, does so
-    with training images). How much of training the mixture should make up comes from the lengths, before they were
-    divided out. Needs the reward `alignment` and the same samples in every trunk.
+    with training images). Mixed by direction, not by length: added gradients differ a thousandfold in length, and the
+    shortest are the mildest operations.
+
+    The dose says how much of training the mixture should make up (ours). A network that still learns from the images as
+    they are as much as val would have it gets the mixture at the length of what val asks for; one that has learned
+    them, and has nothing more to lose there, gets it on `all` that the distribution can give.
+
+    Inner products are means over the trunks; a sample that adds nothing, or was lost, does not count in that trunk.
+    Needs the reward `alignment` and the same samples in every trunk.
     """
 
     rate: float
     start: Float64[np.ndarray, " p"] | None = None
+    counts: Float64[np.ndarray, "m m"] | float = 0.0
+    """Trunks in which both of two rows counted; rows: samples, what val asks for."""
+    directions: Float64[np.ndarray, "m m"] | float = 0.0
+    """Sum of the grams of u_1..u_n, v."""
+    lengths: Float64[np.ndarray, "m m"] | float = 0.0
+    """Sum of the grams of added_1..added_n, asked, in units of |asked|."""
+    rooms: float = 0.0
+    """Sum of the rooms."""
     trunks: int = 0
-    overlaps: Float64[np.ndarray, "n n"] | float = 0.0
-    """Sum of <u_n, u_m>; of a sample that was lost in a trunk, 0 there."""
-    rewards: Float64[np.ndarray, " n"] | float = 0.0
-    """Sum of <u_n, v>."""
-    ratios: Float64[np.ndarray, " n"] | float = 0.0
-    """Sum of log(|asked| / |added_n|), 0 for a sample that adds nothing."""
 
     def update(
         self,
         distribution: Distribution[S],
         samples: Sequence[S],
         rewards: Float64[np.ndarray, " n"],
-        gram: Float64[np.ndarray, "m m"] | None = None,
+        gram: Float64[np.ndarray, "k k"] | None = None,
     ) -> tuple["Matching", Distribution[S]]:
         assert gram is not None, "params let `matching` through with `alignment` only"
-        sizes = np.sqrt(np.diag(gram))
-        adds = np.isfinite(rewards) & (sizes[:-1] > 0)
-        if not informative(rewards[adds]):
+        asking, plain = gram[:-1, :-1], gram[-1, -1]
+        sizes = np.sqrt(np.diag(asking))
+        adds = np.append(np.isfinite(rewards) & (sizes[:-1] > NOTHING * sizes[-1]), True)
+        if not adds[:-1].any():
             return self, distribution
-        sound = np.where(adds, sizes[:-1], 1.0)
-        overlaps = np.where(np.outer(adds, adds), gram[:-1, :-1] / np.outer(sound, sound), 0.0)
+        sizes = np.where(adds, sizes, 1.0)
+        units = asking / np.outer(sizes, sizes)
+        units[-1, :-1] = units[:-1, -1] = rewards
+        counted = np.outer(adds, adds)
+        lengths = units * np.outer(sizes, sizes) / sizes[-1] ** 2
+        slope = asking[-1, -1] + 2 * gram[-1, -2] + plain
         start = distribution.theta if self.start is None else self.start
         learned = replace(
             self,
             start=start,
+            counts=self.counts + counted,
+            directions=self.directions + np.where(counted, units, 0.0),
+            lengths=self.lengths + np.where(counted, lengths, 0.0),
+            rooms=self.rooms + float(max(0.0, 1 - np.sqrt(plain / max(slope, EPSILON * plain, TINY)))),
             trunks=self.trunks + 1,
-            overlaps=self.overlaps + overlaps,
-            rewards=self.rewards + np.where(adds, rewards, 0.0),
-            ratios=self.ratios + np.where(adds, np.log(sizes[-1] / sound), 0.0),
         )
-        return learned, distribution.at(start).toward(learned.weights(), self.rate)
+        begun = distribution.at(start)
+        return learned, begun.toward(learned.shares(begun.places), self.rate)
 
-    def weights(self) -> Float64[np.ndarray, " n"]:
-        """Share of a training step that each sample should make up."""
-        overlaps, rewards, ratios = (
-            np.asarray(each) / self.trunks for each in (self.overlaps, self.rewards, self.ratios)
-        )
-        directions = nonnegative(overlaps, rewards)
-        shares: Float64[np.ndarray, " n"] = directions / max(directions.sum(), EPSILON)
-        shares *= directions @ np.exp(ratios)
-        return shares
+    def shares(self, places: int) -> Float64[np.ndarray, " n"]:
+        """Of each sample, the share of training that it should make up; 0 for all where none points along."""
+        counts = np.maximum(self.counts, 1.0)
+        directions, lengths = np.asarray(self.directions) / counts, np.asarray(self.lengths) / counts
+        w = nonnegative(directions[:-1, :-1], directions[-1, :-1])
+        mixture: Float64[np.ndarray, " n"] = w / max(w.sum(), EPSILON)
+        length = 1 / max(np.sqrt(mixture @ lengths[:-1, :-1] @ mixture), EPSILON)
+        room = self.rooms / max(self.trunks, 1)
+        mixture *= (1 - room) * min(places, length) + room * places
+        return mixture
 
 
 def nonnegative(overlaps: Float64[np.ndarray, "n n"], targets: Float64[np.ndarray, " n"]) -> Float64[np.ndarray, " n"]:

@@ -31,6 +31,10 @@ class Gaussian:
     def probes(self, count: int, rng: np.random.Generator) -> tuple[Sample, ...]:
         return self.sample(count, rng)
 
+    @property
+    def places(self) -> int:
+        return 1
+
     def toward(self, shares: Float64[np.ndarray, " n"], rate: float) -> "Gaussian":
         raise ValueError("controller matching needs the same samples in every trunk, a Gaussian has none; use bandit")
 

@@ -178,6 +178,11 @@ class Online:
             f"controller is matching with reward {self.reward} and controller_lr {self.controller_lr}: matching reads "
             f"gradients and moves a share of the way; use reward alignment and a controller_lr of at most 1",
         )
+        require(
+            self.controller != "reinforce" or self.reward != "alignment",
+            "controller is reinforce with reward alignment, whose samples are not drawn from the distribution; "
+            "use matching or bandit",
+        )
         require(self.probe_images >= 1, f"probe_images is {self.probe_images}; use at least 1")
         require(self.head_start >= 0, f"head_start is {self.head_start}; use 0 or more images")
         require(self.controller_lr >= 0, f"controller_lr is {self.controller_lr}; use 0 or more")

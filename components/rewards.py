@@ -12,15 +12,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Float64
+from jaxtyping import Float64
 
 from components.averaging import mean_state
+from components.controllers import NOTHING
 from components.parallel import Parallel, WorkerDied
-from components.training import State
+from components.training import Diverged, State
 
 Score = Callable[[State], float]
 Slope = Callable[[State], State]
-"""state -> gradient of val's mean log-likelihood by every parameter, under the state's keys `model.<name>`."""
+"""state -> minus the gradient of the loss on val by every parameter, under the state's keys `model.<name>`."""
 Pull = Callable[[State, Any, int, int], State]
 """(state, sample or None, trunk, copy) -> where a step of training pulls the model: minus the gradient of the loss on a
 few training images, under the sample or as training is without one. The same images for all of a trunk."""
@@ -37,7 +38,8 @@ class Val:
 Vector = Float64[np.ndarray, " n"]
 Copies = Sequence[State | None]
 Gram = Float64[np.ndarray, "m m"]
-"""Inner products of what n samples add to the pull and, last, of what val asks for (m = n + 1)."""
+"""Inner products of what n samples add to the pull and, last two, of what val asks for and of the plain pull
+(m = n + 2)."""
 Faults = Mapping[int, str]
 """copy -> why it has no reward"""
 NOT_FINITE = "its score on val is not finite"
@@ -72,7 +74,7 @@ def leave_one_out(copies: Copies, val: Val, parallel: Parallel) -> tuple[Vector,
 
 
 def first_order(copies: Copies, val: Val, parallel: Parallel) -> tuple[Vector, Vector]:
-    """<gradient of val's log-likelihood at the mean of the copies, w_n - mean>: one backward pass for all copies."""
+    """<slope on val at the mean of the copies, w_n - mean>: one backward pass for all copies."""
     assert val.slope is not None
     rewards = np.full(len(copies), np.nan)
     if alive := alive_among(copies):
@@ -112,37 +114,52 @@ def alignments(
     state: State, samples: Sequence[Any], trunk: int, *, pull: Pull, slope: Slope, parallel: Parallel
 ) -> tuple[Vector, Gram, Faults]:
     """Of each sample the cosine between what it adds to the pull at the state and what val asks for; 0 if it adds
-    nothing, nan, and why, where there is none. And the `Gram` of both.
+    next to nothing, nan, and why, where there is none. And the `Gram` of both.
 
-        added_n = pull under s_n - plain pull        asked = slope of val's log-likelihood - plain pull
+        added_n = pull under s_n - plain pull        asked = slope on val - plain pull
 
     To first order in the step this is the sample's contribution to val, whatever its strength, without the step that
     training takes anyway and with no noise but the images'. Unlike GRAD-MATCH (Killamsetty et al., ICML 2021), which
     weighs training images by how their gradients answer val's, this weighs ways to train on all of them.
     """
     model = model_of(state)
-    plain, up = pull(model, None, trunk, 0), slope(model)
-    results = parallel(difference, [(pull, model, sample, trunk, n, plain) for n, sample in enumerate(samples)])
-    faults = {n: result.reason for n, result in enumerate(results) if isinstance(result, WorkerDied)}
-    asked = flat(up) - flat(plain)
-    rows = np.stack([np.full_like(asked, np.nan) if isinstance(row, WorkerDied) else row for row in results] + [asked])
-    gram: Gram = rows.astype(np.float64) @ rows.astype(np.float64).T
+    plain = flat(pull(model, None, trunk, 0))
+    asked = flat(slope(model)) - plain
+    results = parallel(pulled, [(pull, model, sample, trunk, n) for n, sample in enumerate(samples)])
+    faults = {n: why for n, result in enumerate(results) if (why := fault_of(result))}
+    rows = [np.full_like(asked, np.nan) if n in faults else result - plain for n, result in enumerate(results)]
+    every = np.stack([*rows, asked, plain])
+    gram: Gram = every @ every.T  # of one array with itself: the same bits for any number of threads
+    return cosines(gram), gram, faults
+
+
+def pulled(pull: Pull, state: State, sample: Any, trunk: int, copy: int) -> Float64[np.ndarray, " p"] | str:
+    """The pull under the sample, or why there is none."""
+    try:
+        values = flat(pull(state, sample, trunk, copy))
+    except Diverged as error:
+        return str(error)
+    return values if np.isfinite(values).all() else "its gradient is not finite"
+
+
+def fault_of(result: Float64[np.ndarray, " p"] | str | WorkerDied) -> str:
+    """Why there is no pull; empty if there is one."""
+    if isinstance(result, WorkerDied):
+        return result.reason
+    return result if isinstance(result, str) else ""
+
+
+def cosines(gram: Gram) -> Vector:
+    """Of what each sample adds with what val asks for."""
     sizes = np.sqrt(np.diag(gram))
-    within = np.where(sizes > 0, gram[-1] / np.where(sizes > 0, sizes * sizes[-1], 1.0), sizes)  # nan stays
-    rewards = within[:-1]
-    unsound = dict.fromkeys(np.flatnonzero(~np.isfinite(rewards)).tolist(), "its gradient is not finite")
-    return rewards, gram, unsound | faults
+    added, asked = sizes[:-2], sizes[-2]
+    small = added <= NOTHING * asked
+    return np.where(small, 0.0, gram[-2, :-2] / np.where(small, 1.0, added * asked))
 
 
-def difference(pull: Pull, state: State, sample: Any, trunk: int, copy: int, plain: State) -> Float32[np.ndarray, " p"]:
-    """What the sample adds to the pull."""
-    added: Float32[np.ndarray, " p"] = flat(pull(state, sample, trunk, copy)) - flat(plain)
-    return added
-
-
-def flat(one: State) -> Float32[np.ndarray, " p"]:
+def flat(one: State) -> Float64[np.ndarray, " p"]:
     """All values in a row."""
-    values: Float32[np.ndarray, " p"] = torch.cat([value.flatten().cpu() for value in one.values()]).float().numpy()
+    values: Float64[np.ndarray, " p"] = torch.cat([value.flatten().cpu().double() for value in one.values()]).numpy()
     return values
 
 

@@ -143,9 +143,9 @@ class World(ABC):
         return score_state(network_on(self.devices, self.make), state, self.val, self.online)
 
     def slope(self, state: State) -> State:
-        """Gradient of val's mean log-likelihood."""
+        """Minus the gradient of training's own loss on val."""
         images, labels = score_tensors(self.val, self.online)
-        return descent(network_on(self.devices, self.make), state, images, labels, cross_entropy())
+        return descent(network_on(self.devices, self.make), state, images, labels, self.plain().criterion)
 
     def pull(self, state: State, sample: Any, trunk: int, copy: int) -> State:
         """Minus the gradient of the loss under the sample, on `probe_images` training images of the trunk."""

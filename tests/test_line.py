@@ -146,7 +146,7 @@ def test_every_trunk_reward_of_every_copy_and_every_pool_update_is_in_mlflow(by_
     for word in ("augmentation", "loss"):
         with (by_flow / "results" / word / "trunks.csv").open() as file:
             for row in csv.DictReader(file):
-                history = client.get_metric_history(by_name[word].info.run_id, f"{word}/reward/copy_{row['copy']}")
+                history = client.get_metric_history(by_name[word].info.run_id, f"{word}/reward/{row['copy']}")
                 logged = {metric.step: metric.value for metric in history}
                 assert logged[int(row["trunk"])] == pytest.approx(float(row["reward"]), nan_ok=True)
     with (by_flow / "results" / "architecture" / "pool.csv").open() as file:

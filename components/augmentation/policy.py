@@ -29,8 +29,6 @@ Vector = Float64[np.ndarray, " k"]
 
 DRAWS = 7
 """Uniform numbers an image takes: one for its pair, three for each element (sign and place)."""
-PLACES = 2
-"""Elements of a pair."""
 EVER = 1e-6
 """Least share that a logit stands for."""
 ALIKE = 0.5
@@ -78,7 +76,7 @@ def log_gradient(theta: Vector, shares: Vector, normalisation: str) -> Vector:
     return gradient
 
 
-# --- the distributions: each a `components.online.Distribution[Pairs]`
+# --- the distributions: each a `components.controllers.Distribution[Pairs]`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,9 +121,13 @@ class FactoredPairs:
     def at(self, theta: Float64[np.ndarray, " p"]) -> "FactoredPairs":
         return replace(self, theta=theta)
 
+    @property
+    def places(self) -> int:
+        return 2
+
     def toward(self, shares: Float64[np.ndarray, " k"], rate: float) -> "FactoredPairs":
-        """Both places alike; the two draws of a pair make up at most an image's whole training each."""
-        wanted = shares / max(PLACES, shares.sum())
+        """Both places alike, each with half of the shares."""
+        wanted = shares / max(self.places, shares.sum())
         wanted[self.identity()] += 1 - wanted.sum()
         mixed = [(1 - rate) * marginal + rate * wanted for marginal in self.marginals()]
         return self.at(np.concatenate([logits(shares, self.normalisation) for shares in mixed]))
@@ -178,8 +180,14 @@ class LiteralPairs:
     def at(self, theta: Float64[np.ndarray, " p"]) -> "LiteralPairs":
         return replace(self, theta=theta)
 
+    @property
+    def places(self) -> int:
+        return 1
+
     def toward(self, shares: Float64[np.ndarray, " p"], rate: float) -> "LiteralPairs":
-        """Every pair by its share; there is no pair that leaves an image as it is."""
+        """Every pair by its share; there is no pair that leaves an image as it is. Without any share it stays."""
+        if not shares.any():
+            return self
         wanted = shares / max(EVER, shares.sum())
         mixed = (1 - rate) * probabilities(self.theta, self.normalisation) + rate * wanted
         return self.at(logits(mixed, self.normalisation))

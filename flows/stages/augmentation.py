@@ -51,7 +51,7 @@ def run(params: Params, observe: Observer, checkpoint: Path) -> None:
     copies, shares = [], []
     for trunk in observe.progress(trunks, settings.online.trunks, "augmentation"):
         distribution = distribution.at(trunk.theta)
-        copies += list(copy_rows(distribution, trunk))
+        copies += list(copy_rows(distribution, trunk, settings))
         shares += list(share_rows(distribution, trunk.index))
         observe.metrics(trunk_metrics(distribution, trunk, settings), step=trunk.index)
     files.write_json(paths.AUGMENTATION / "augmentation.json", policy_of(distribution).to_json())
@@ -61,11 +61,14 @@ def run(params: Params, observe: Observer, checkpoint: Path) -> None:
         observe.file(paths.AUGMENTATION / name)
 
 
-def copy_rows(distribution: FactoredPairs | LiteralPairs, trunk: Trunk[Pairs]) -> Iterator[dict[str, object]]:
+def copy_rows(
+    distribution: FactoredPairs | LiteralPairs, trunk: Trunk[Pairs], settings: Augmentation
+) -> Iterator[dict[str, object]]:
+    names = reward_names(distribution, trunk, settings)
     for copy, sample in enumerate(trunk.samples):
         yield {
             "trunk": trunk.index,
-            "copy": copy,
+            "copy": names[copy],
             "sample": format_pairs(distribution.elements, sample),
             "reward": trunk.rewards[copy],
             "score": trunk.scores[copy],

@@ -76,7 +76,7 @@ def copy_rows(trunk: Trunk[Sample]) -> Iterator[dict[str, object]]:
     for copy, sample in enumerate(trunk.samples):
         row = {
             "trunk": trunk.index,
-            "copy": copy,
+            "copy": f"copy_{copy}",
             "reward": trunk.rewards[copy],
             "score": trunk.scores[copy],
             "fault": trunk.faults[copy],

@@ -5,9 +5,10 @@
 Needs `components`, torch, torchvision, numpy, jaxtyping, Pillow and pyarrow; no orchestrator, no tracker. The images of
 an epoch go to the device once for a copy and are augmented there. The result file is written anew after every trunk.
 
-    paper  1,296 pair logits, a pair an image, own accuracy, best of N, REINFORCE with step 0.05; Cutout always on
-    ours   the project's defaults
-    null   those with a controller that never moves
+    paper      1,296 pair logits, a pair an image, own accuracy, best of N, REINFORCE with step 0.05; Cutout always on
+    matching   the presets: gradients of one model; its policy is for a second training
+    copies     8 averaged copies, leave-one-out rewards, linear bandit
+    null       those with a controller that never moves
 
 Batch size, learning rate and reflected crops are ours: the paper's text that can be reached does not give them.
 """
@@ -53,9 +54,14 @@ PAPER: dict[str, Any] = {
     "learn_until": 1.0,
 }  # fmt: skip
 OURS: dict[str, Any] = {"controller": "bandit", "controller_lr": 1.0, "metric": "calibrated_log_likelihood"}
+GRADIENTS: dict[str, Any] = {
+    "reward": "alignment", "controller": "matching", "controller_lr": 1.0, "metric": "calibrated_log_likelihood",
+    "warmup_trunks": 0, "learn_until": 1.0,
+}  # fmt: skip
 METHODS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "paper": ({"settings": "literal", "pairs_per_trunk": None, "normalisation": "sigmoid"}, PAPER),
-    "ours": ({"normalisation": "softmax"}, OURS),
+    "matching": ({"normalisation": "softmax"}, GRADIENTS),
+    "copies": ({"normalisation": "softmax"}, OURS),
     "null": ({"normalisation": "softmax"}, OURS | {"controller": "null"}),
 }
 """Of each method: settings of the distribution, settings of the engine."""
@@ -207,7 +213,7 @@ def arguments_of(command: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--data", type=Path, default=beside, help="Parquet file or folder of shards: image, label")
     parser.add_argument("--test", type=Path, help="the test split; without it a sixth of --data")
     parser.add_argument("--network", choices=NETWORKS, default="resnet18")
-    parser.add_argument("--method", choices=METHODS, default="ours")
+    parser.add_argument("--method", choices=METHODS, default="copies")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--copies", type=int, default=8)
     parser.add_argument("--fraction", type=float, default=1.0, help=f"of the paper's {EPOCHS} trunks of one epoch")

@@ -85,7 +85,7 @@ HARM = Element("Posterize", 0.0)
 
 TASKS = {
     "rotated": Task(shifts=(moved("Rotate", 60.0),), planted=elements_of("Rotate")),
-    "rotated far": Task(shifts=(moved("Rotate", 90.0),), planted=elements_of("Rotate")),
+    "inverted, rotated": Task(shifts=(inverted, moved("Rotate", 45.0)), planted=elements_of("Invert", "Rotate")),
     "translated": Task(
         shifts=(moved("TranslateX", 0.4), moved("TranslateY", 0.4)), planted=elements_of("TranslateX", "TranslateY")
     ),
@@ -154,13 +154,13 @@ DATA = {
     "digits": DataSet(
         read=read_digits, train=600, val=120, widths=(16, 32, 64), strides=(2, 2, 1),
         recipe=Recipe(batch_size=128, crop=1),
-        aligned={"head_start": 4096, "trunks": 4, "images": 2048, "probe_images": 128},
+        aligned={"head_start": 8192, "trunks": 4, "images": 2048, "probe_images": 128},
         copies={"trunks": 12, "images": 512}, compute=128_000,
     ),
     "cifar10": DataSet(
-        read=read_cifar10, train=5000, val=500, widths=(32, 64, 128), strides=(2, 2, 2),
+        read=read_cifar10, train=5000, val=500, widths=(16, 32, 64), strides=(2, 2, 2),
         recipe=Recipe(batch_size=128, crop=4, flip=True),
-        aligned={"head_start": 16_384, "trunks": 4, "images": 4096, "probe_images": 256},
+        aligned={"head_start": 12_288, "trunks": 4, "images": 2048, "probe_images": 128},
         copies={"trunks": 12, "images": 512}, compute=120_000,
     ),
 }  # fmt: skip

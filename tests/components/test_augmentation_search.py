@@ -1,7 +1,7 @@
 """The augmentation search on a planted effect, and on a small network and images."""
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from components.augmentation.search import PairsWorld, search_augmentation
 from components.data.store import Split
 from components.online import TRAINING, Trunk, numpy_rng, search
 from components.params import Augmentation, Online, Recipe
-from components.training import State, initial_state
+from components.training import Diverged, State, initial_state
 
 RECIPE = Recipe(batch_size=16, learning_rate=0.05)
 
@@ -142,13 +142,21 @@ def test_same_seed_same_records_and_weights() -> None:
     assert first != other
 
 
-@pytest.mark.parametrize(("reward", "broadcast"), [("own", "best"), ("leave_one_out", "average")])
-def test_a_search_goes_on_after_any_trunk_to_the_same_records_and_weights(reward: str, broadcast: str) -> None:
+@pytest.mark.parametrize(
+    "rules",
+    [
+        {"reward": "own", "broadcast": "best"},
+        {"reward": "leave_one_out", "broadcast": "average"},
+        {"reward": "alignment", "controller": "matching", "controller_lr": 1.0},
+    ],
+)
+def test_a_search_goes_on_after_any_trunk_to_the_same_records_and_weights(rules: dict[str, Any]) -> None:
     """Momentum, batch-norm statistics, the controller's memory and the learning rate are all where they were."""
-    whole = searched(reward=reward, broadcast=broadcast)
+    whole = searched(**rules)
     for last in (0, 2, 3):
-        rest = searched(reward=reward, broadcast=broadcast, after=whole[last])
+        rest = searched(**rules, after=whole[last])
         assert rest == whole[last + 1 :]
+        assert [trunk.theta.tolist() for trunk in rest] == [trunk.theta.tolist() for trunk in whole[last + 1 :]]
         assert all(same(ours.state, theirs.state) for ours, theirs in zip(rest, whole[last + 1 :], strict=True))
 
 
@@ -222,3 +230,50 @@ def test_a_head_start_is_one_training_that_all_copies_go_on_from() -> None:
     for one, other in zip(ahead[1:], resumed, strict=True):
         assert one == other
         assert same(one.state, other.state)
+
+
+ALIGNED = {
+    "reward": "alignment",
+    "controller": "matching",
+    "controller_lr": 1.0,
+    "warmup_trunks": 0,
+    "learn_until": 1.0,
+}
+
+
+def test_alignment_finds_what_was_done_to_val() -> None:
+    """Val's bars are inverted: training images are dark with a bright bar, val's bright with a dark one."""
+    val = bars(80, 1)
+    inverted = Split(images=255 - val.images, labels=val.labels)
+    trunks = searched(val=inverted, head_start=1024, images=256, probe_images=128, **ALIGNED)
+    policy = policy_of(first_distribution(settings()).at(trunks[-1].theta))
+    shares = policy.operation_shares()
+    assert shares["Invert"] > 4 / len(shares)
+    assert np.mean([trunk.rewards[policy.elements.index(Element("Invert"))] for trunk in trunks]) > 0.5
+
+
+def test_alignment_leaves_the_network_as_training_without_augmentation_would() -> None:
+    ours, theirs = searched(**ALIGNED), searched(val=bars(80, 2), **ALIGNED)
+    assert same(ours[-1].state, theirs[-1].state)
+    assert ours[-1].rewards != theirs[-1].rewards
+
+
+def test_identity_adds_nothing_and_has_reward_0() -> None:
+    elements = first_distribution(settings()).elements
+    identity = [element.operation for element in elements].index("Identity")
+    assert all(trunk.rewards[identity] == 0 for trunk in searched(**ALIGNED))
+
+
+def test_a_sample_whose_gradient_fails_is_recorded_and_the_search_goes_on() -> None:
+    class Failing(PairsWorld):
+        def pull(self, state: State, sample: Any, trunk: int, copy: int) -> State:
+            if copy == 5 and sample is not None:
+                raise Diverged("the loss is nan")
+            return super().pull(state, sample, trunk, copy)
+
+    here = world(trunks=3, **ALIGNED)
+    failing = Failing(**{field.name: getattr(here, field.name) for field in fields(here)})
+    trunks = list(failing.search_from(first_distribution(here.settings)))
+    assert [trunk.faults[5] for trunk in trunks] == ["the loss is nan"] * 3
+    assert all(np.isfinite(np.delete(trunk.rewards, 5)).all() for trunk in trunks)
+    assert np.isfinite(trunks[-1].theta).all()

@@ -2,12 +2,23 @@
 
 import numpy as np
 import pytest
+import scipy.optimize
 import torch
 from jaxtyping import Float64
 
 from components.augmentation.policy import first_distribution
-from components.controllers import Bandit, Distribution, Reinforce, advantages, standardised
+from components.controllers import (
+    RIDGE,
+    Bandit,
+    Distribution,
+    Matching,
+    Reinforce,
+    advantages,
+    nonnegative,
+    standardised,
+)
 from components.params import Augmentation, Online
+from components.rewards import cosines
 from tests.components.test_online import KINDS, Choice
 
 
@@ -107,3 +118,70 @@ def test_what_is_alike_by_the_prior_is_learned_together() -> None:
     pairs = [((row[name], row[name]),) for name in ("Rotate 10", "ShearX 0.1")]
     _, moved = Bandit(rate=1.0).update(distribution, pairs, np.array([1.0, 0.0]))
     assert moved.theta[row["Rotate 10"]] > moved.theta[row["Rotate 30"]] > 0 > moved.theta[row["ShearX 0.1"]]
+
+
+def directions(
+    *rows: list[float], asked: list[float], plain: list[float] | None = None
+) -> tuple[Float64[np.ndarray, " n"], Float64[np.ndarray, "m m"]]:
+    """Cosines and gram of what samples add, and what is asked for. Unless said, training pulls as much as val would
+    have it: there is no room."""
+    every = np.array([*rows, asked, plain or [1e9 * value for value in asked]], dtype=np.float64)
+    gram = every @ every.T
+    return cosines(gram), gram
+
+
+def matched(*trunks: tuple[Float64[np.ndarray, " n"], Float64[np.ndarray, "m m"]]) -> Float64[np.ndarray, " n"]:
+    controller, distribution = Matching(rate=1.0), Choice(theta=np.zeros(len(trunks[0][0])))
+    for rewards, gram in trunks:
+        controller, _ = controller.update(distribution, range(len(rewards)), rewards, gram)
+    return controller.shares(places=2)
+
+
+def test_matching_gives_a_direction_its_share_whether_one_sample_or_three_point_along_it() -> None:
+    """Val asks for two directions alike; the first has three samples. By rewards alone it would get three quarters."""
+    one = matched(directions([1, 0, 0], [0, 1, 0], [0, 0, 1], asked=[1, 1, 0]))
+    three = matched(directions([1, 0, 0], [1, 0, 0], [1, 0, 0], [0, 1, 0], asked=[1, 1, 0]))
+    assert one[:2] == pytest.approx([one[0]] * 2)
+    assert one[2] == 0
+    assert three[:3].sum() / three.sum() < 0.57
+
+
+def test_matching_never_uses_a_sample_that_points_away_even_where_it_would_help_to_undo_another() -> None:
+    shares = matched(directions([1.0, 0.5], [0.0, -1.0], [-1.0, 0.0], asked=[1.0, 0.0]))
+    assert shares[2] == 0
+    assert (shares[:2] > 0).all()
+
+
+def test_the_dose_is_what_the_mixture_lacks_in_length_and_at_most_all_places() -> None:
+    assert matched(directions([2.0, 0.0], [0.0, 1.0], asked=[1.0, 0.0])).sum() == pytest.approx(0.5)
+    assert matched(directions([0.1, 0.0], [0.0, 1.0], asked=[1.0, 0.0])).sum() == pytest.approx(2.0)
+
+
+def test_a_network_that_has_learned_the_images_as_they_are_takes_the_mixture_in_all_places() -> None:
+    rows = [2.0, 0.0], [0.0, 1.0]
+    assert matched(directions(*rows, asked=[1.0, 0.0], plain=[0.0, 0.0])).sum() == pytest.approx(2.0)
+    half = matched(directions(*rows, asked=[1.0, 0.0], plain=[1.0, 0.0])).sum()  # |plain| is half of |slope|
+    assert half == pytest.approx((0.5 + 2.0) / 2)
+
+
+def test_a_sample_lost_in_a_trunk_counts_in_the_others() -> None:
+    rewards, gram = directions([1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], asked=[1.0, 1.0])
+    lost = rewards.copy()
+    lost[0] = np.nan
+    broken = gram.copy()
+    broken[0], broken[:, 0] = np.nan, np.nan
+    assert matched((rewards, gram), (lost, broken)) == pytest.approx(matched((rewards, gram)))
+
+
+def test_nothing_that_points_along_is_no_mixture() -> None:
+    assert not matched(directions([-1.0, 0.0], [0.0, -1.0], asked=[1.0, 1.0])).any()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_nonnegative_is_scipys_nnls(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    basis, target = rng.standard_normal((40, 12)), rng.standard_normal(40)
+    ours = nonnegative(basis.T @ basis, basis.T @ target)
+    ridge = np.vstack([basis, np.sqrt(RIDGE) * np.eye(12)])
+    theirs, _ = scipy.optimize.nnls(ridge, np.append(target, np.zeros(12)))
+    assert ours == pytest.approx(theirs, abs=1e-8)
