@@ -93,6 +93,8 @@ def retrain_in(checkout: Path, folder: Path, reason: str) -> State:
     if after is None or after == before:
         return Completed(message=f"the champion stays version {before} (because: {reason})")
     tag = workspace.record(folder, params.publish.model, after)
+    with tracking.tolerated("the version's tag"):
+        tracking.tag_version(params.publish.model, after, {"git.tag": tag})
     return Completed(message=f"version {after} published, tagged {tag} (because: {reason})")
 
 

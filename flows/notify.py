@@ -32,9 +32,10 @@ def message(run: FlowRun, state: State) -> dict[str, Any]:
     """`text` is what chat services show; the rest is for programs."""
     name, said = state.name or state.type.value, state.message or "no more is known"
     facts: dict[str, Any] = {"run": run.name, "run_id": str(run.id), "state": name, "message": state.message}
-    if isinstance(state.data, Published):
-        said = f"model version {state.data.version} {state.data.outcome}"
-        facts |= {"model_version": state.data.version, "outcome": state.data.outcome}
+    ended = getattr(state.data, "result", state.data)  # Prefect wraps what a flow returns
+    if isinstance(ended, Published):
+        said = f"model version {ended.version} {ended.outcome}"
+        facts |= {"model_version": ended.version, "outcome": ended.outcome}
     return {"text": f"retrain {run.name} {name.lower()}: {said}", **facts}
 
 

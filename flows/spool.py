@@ -9,7 +9,8 @@ A record is on disk before it is offered, and leaves it when it was taken; offer
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -37,7 +38,9 @@ class Spool:
             self._lock.acquire()
             self._open = self.file.open("a", encoding="utf-8")
         lines = [self.header, record] if self.empty else [record]
-        self._open.write("".join(json.dumps(line) + "\n" for line in lines))
+        self._open.write(
+            "".join("\n" + json.dumps(line) for line in lines)
+        )  # a line that a full disk cut off ends here
         self._open.flush()
         self.empty = False
 
@@ -58,14 +61,15 @@ class Spool:
     def close(self) -> None:
         """Leave what is there for the next process."""
         if self._open is not None:
-            self._open.close()
+            with suppress(OSError):  # a full disk: what it took is there
+                self._open.close()
             self._open = None
             if self.empty:
                 remove(self.file)
             self._lock.release()
 
 
-def left_behind() -> Iterator[tuple[str, Record, list[Record]]]:
+def left_behind() -> Generator[tuple[str, Record, list[Record]], None, None]:
     """(run, header, records) of every run whose process is gone; what the caller took without an error is removed."""
     for file in sorted(paths.SPOOL.glob("*.jsonl")):
         lock = FileLock(file.with_suffix(".lock"))
@@ -79,13 +83,11 @@ def left_behind() -> Iterator[tuple[str, Record, list[Record]]]:
 
 
 def read(file: Path) -> list[Record]:
-    """The records; the line that a kill cut off is none. Nothing if another process took them meanwhile."""
+    """The records; a line that a kill or a full disk cut off is none. Nothing if another process has taken them."""
     records: list[Record] = []
     for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else ():
-        try:
+        with suppress(json.JSONDecodeError):
             records.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
     return records
 
 

@@ -69,7 +69,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         lifeline.follow(lifeline.dvc_above(), lifeline.end_myself)
     except ProcessLookupError:
-        return 143
+        return fail(143, f"{chosen.word}: the DVC that started this stage is gone; start again")
     try:
         run_stage(chosen.word, chosen.variant)
     except ValueError as mistake:
