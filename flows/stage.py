@@ -79,7 +79,8 @@ def main(arguments: list[str] | None = None) -> int:
     except OSError as failed:
         if failed.errno not in DISK_FULL:
             raise
-        return fail(2, f"{word}: nothing more can be written here ({failed.strerror}); make room and run it again")
+        sentence = f"nothing more can be written here ({failed.strerror}); make room and run it again"
+        return fail(2, f"{chosen.word}: {sentence}")
     except Terminated:
         return 143
     except KeyboardInterrupt:

@@ -92,6 +92,36 @@ def test_an_input_that_changes_during_the_run_fails_it(
     assert newest_run()[0] == "FAILED"
 
 
+EDITING = """
+import sys
+from pathlib import Path
+from flows import stage
+from flows.stages import prepare
+
+def work(params, observe):
+    Path("out.txt").write_text("out")
+    Path("in.txt").write_text("edited meanwhile")
+
+prepare.run = work
+sys.exit(stage.main(["prepare"]))
+"""
+
+
+def test_dvc_records_nothing_of_a_stage_whose_input_was_edited_meanwhile(template: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "work"
+    shutil.copytree(template, folder)
+    (folder / "editing.py").write_text(EDITING)
+    (folder / "dvc.yaml").write_text((folder / "dvc.yaml").read_text().replace("-m flows.stage prepare", "editing.py"))
+    environment = versions.stage_environment() | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        versions.dvc("repro"), cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode != 0
+    assert "error: prepare: in.txt changed while the stage ran; run it again" in done.stderr
+    assert (folder / "in.txt").read_text() == "edited meanwhile"
+    assert not (folder / "dvc.lock").exists()
+
+
 def test_a_persons_mistake_is_one_sentence_for_them_and_for_the_flow(
     run_with: Callable[[Work], int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
