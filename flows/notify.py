@@ -22,10 +22,10 @@ SECONDS = 5.0
 LOG = logging.getLogger(__name__)
 
 
-def notify(flow: Any, run: FlowRun, state: State) -> None:
+def notify(flow: Any, flow_run: FlowRun, state: State) -> None:
     """A Prefect hook: on_completion, on_failure, on_crashed, on_cancellation."""
     if address := os.environ.get(WEBHOOK):
-        post(address, message(run, state))
+        post(address, message(flow_run, state))
 
 
 def message(run: FlowRun, state: State) -> dict[str, Any]:
