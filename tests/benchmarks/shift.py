@@ -154,13 +154,13 @@ DATA = {
     "digits": DataSet(
         read=read_digits, train=600, val=120, widths=(16, 32, 64), strides=(2, 2, 1),
         recipe=Recipe(batch_size=128, crop=1),
-        aligned={"head_start": 8192, "trunks": 4, "images": 2048, "probe_images": 128},
+        aligned={"head_start": 4096, "trunks": 3, "images": 1024, "probe_images": 64},
         copies={"trunks": 12, "images": 512}, compute=128_000,
     ),
     "cifar10": DataSet(
         read=read_cifar10, train=5000, val=500, widths=(16, 32, 64), strides=(2, 2, 2),
         recipe=Recipe(batch_size=128, crop=4, flip=True),
-        aligned={"head_start": 12_288, "trunks": 4, "images": 2048, "probe_images": 128},
+        aligned={"head_start": 8192, "trunks": 3, "images": 1024, "probe_images": 64},
         copies={"trunks": 12, "images": 512}, compute=120_000,
     ),
 }  # fmt: skip
