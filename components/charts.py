@@ -1,24 +1,16 @@
 """Figures as SVG text whose bytes depend on their numbers alone: no date, no random ids, text as text."""
 
 import io
+from collections.abc import Sequence
 from typing import Any
 
 import matplotlib
-import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-
-from components.loss.family import KNOWN, Curve, SearchedLoss
 
 FIXED: Any = {"svg.hashsalt": "assembly-line", "svg.fonttype": "none"}
 
-BESIDE = {
-    "t": {"cross-entropy": "softmax", "AM-softmax": "am_softmax", "ArcFace": "arcface"},
-    "tau": {"cross-entropy": "softmax", "focal": "focal"},
-}
-"""Known losses drawn beside the found one: label -> name in KNOWN."""
-
-LABELS = {"t": ("cosine of image and class", "t"), "tau": ("probability p of the label", "τ")}
+Points = Sequence[tuple[float, float]]
+"""(milliseconds, accuracy)."""
 
 
 def svg(figure: Figure) -> str:
@@ -29,21 +21,32 @@ def svg(figure: Figure) -> str:
     return text.getvalue()
 
 
-def loss_curves(loss: SearchedLoss) -> str:
-    """t and tau of a found loss beside known ones, as SVG text."""
+def accuracy_against_latency(scored: Points, front: Points, chosen: Points, budgets: Sequence[float]) -> str:
+    """Every network that was scored, the Pareto front, the budgets and what was chosen for them, as SVG text."""
     with matplotlib.rc_context(FIXED):
-        figure = Figure(figsize=(8, 3.6), layout="constrained")
-        for axes, part, low in zip(figure.subplots(1, 2), BESIDE, (-1.0, 0.0), strict=True):
-            draw_curves(axes, part, low, loss.knots[part])
+        figure = Figure(figsize=(6, 4), layout="constrained")
+        axes = figure.subplots()
+        axes.scatter([ms for ms, _ in scored], [score for _, score in scored], s=8, color="silver", label="scored")
+        axes.step(
+            [ms for ms, _ in front],
+            [score for _, score in front],
+            where="post",
+            color="black",
+            linewidth=1,
+            label="Pareto front",
+        )
+        for index, budget in enumerate(budgets):
+            axes.axvline(budget, color="tab:red", linewidth=1, linestyle=":", label="" if index else "budget")
+        axes.scatter(
+            [ms for ms, _ in chosen],
+            [score for _, score in chosen],
+            marker="*",
+            s=120,
+            color="tab:red",
+            zorder=3,
+            label="chosen",
+        )
+        axes.set_xlabel("predicted latency, ms")
+        axes.set_ylabel("accuracy on val with shared weights")
+        axes.legend(frameon=False)
     return svg(figure)
-
-
-def draw_curves(axes: Axes, part: str, low: float, found: list[float]) -> None:
-    grid = np.linspace(low, 1, 201)
-    for label, name in BESIDE[part].items():
-        curve: Curve = getattr(KNOWN[name], part)
-        axes.plot(grid, curve(grid), label=label, linewidth=1)
-    axes.plot(np.linspace(low, 1, len(found)), found, label="found", color="black", marker="o", markersize=3)
-    axes.set_xlabel(LABELS[part][0])
-    axes.set_ylabel(LABELS[part][1])
-    axes.legend(frameon=False)

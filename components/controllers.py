@@ -195,7 +195,6 @@ class Matching:
     """Sum of the grams of added_1..added_n, asked, in units of |asked|."""
     rooms: float = 0.0
     """Sum of the rooms."""
-    trunks: int = 0
 
     def update(
         self,
@@ -214,7 +213,6 @@ class Matching:
         units = asking / np.outer(sizes, sizes)
         units[-1, :-1] = units[:-1, -1] = rewards
         counted = np.outer(adds, adds)
-        lengths = units * np.outer(sizes, sizes) / sizes[-1] ** 2
         slope = asking[-1, -1] + 2 * gram[-1, -2] + plain
         start = distribution.theta if self.start is None else self.start
         learned = replace(
@@ -222,21 +220,20 @@ class Matching:
             start=start,
             counts=self.counts + counted,
             directions=self.directions + np.where(counted, units, 0.0),
-            lengths=self.lengths + np.where(counted, lengths, 0.0),
+            lengths=self.lengths + np.where(counted, asking / sizes[-1] ** 2, 0.0),
             rooms=self.rooms + float(max(0.0, 1 - np.sqrt(plain / max(slope, EPSILON * plain, TINY)))),
-            trunks=self.trunks + 1,
         )
         begun = distribution.at(start)
         return learned, begun.toward(learned.shares(begun.places), self.rate)
 
     def shares(self, places: int) -> Float64[np.ndarray, " n"]:
         """Of each sample, the share of training that it should make up; 0 for all where none points along."""
-        counts = np.maximum(self.counts, 1.0)
+        counts = np.maximum(np.asarray(self.counts), 1.0)
         directions, lengths = np.asarray(self.directions) / counts, np.asarray(self.lengths) / counts
         w = nonnegative(directions[:-1, :-1], directions[-1, :-1])
         mixture: Float64[np.ndarray, " n"] = w / max(w.sum(), EPSILON)
         length = 1 / max(np.sqrt(mixture @ lengths[:-1, :-1] @ mixture), EPSILON)
-        room = self.rooms / max(self.trunks, 1)
+        room = self.rooms / counts[-1, -1]  # what val asks for counts in every trunk
         mixture *= (1 - room) * min(places, length) + room * places
         return mixture
 

@@ -1,4 +1,4 @@
-"""What is said of a finished model: accuracy with its interval, the per-class table, parity of the shipped file."""
+"""What is said of a finished model: accuracy with its interval, the per-class table, what its shipped file computes."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -51,6 +51,11 @@ def per_class(confusion: Int64[np.ndarray, "k k"], names: Sequence[str]) -> list
         )
         for k, name in enumerate(names)
     ]
+
+
+def agreement(first: Float[np.ndarray, "n k"], second: Float[np.ndarray, "n k"]) -> float:
+    """Share of the images of which two models predict the same class."""
+    return float((first.argmax(axis=1) == second.argmax(axis=1)).mean())
 
 
 def onnx_logits(

@@ -60,9 +60,11 @@ class Latency:
     on the core's other hyper-thread: the quietest quarter of the runs counts)."""
     batch: int = 1
     """Images an inference."""
+    optimisation: Literal["all", "extended", "basic", "none"] = "all"
+    """ONNX Runtime's graph optimisation level; `all` is its own default, and what a service runs with."""
     repeats: int = 60
     """Timed runs of each block; the median of the quietest quarter counts."""
-    calibration: int = 8
+    calibration: int = 10
     """Whole networks measured to fit the line from sums of block latencies to network latency."""
 
     def __post_init__(self) -> None:
@@ -76,10 +78,20 @@ class Latency:
 class Architecture:
     """The space of networks and PC-NAS (Li et al., CVPR 2020), methods.md section 2."""
 
-    latency_ms: float
-    """The budget: milliseconds an inference of the shipped ONNX file may take on the target."""
+    latency_ms: float | tuple[float, ...]
+    """The budget: milliseconds an inference of the shipped ONNX file may take on the target. A list: a network for each
+    budget from one supernet; the line goes on with the first."""
     margin: float = 0.05
     """Share of the budget kept free during the search, for the table's prediction error (ours)."""
+    max_parameters: int | None = None
+    """Limit on trained numbers; null: none. This one and the next three are counted as components/architecture/costs.py
+    says, and hold together with the budget."""
+    max_flops: int | None = None
+    """Limit on FLOPs an image: multiply-adds times 2; null: none."""
+    max_memory_bytes: int | None = None
+    """Limit on the peak memory of float32 activations, one image; null: none."""
+    max_file_bytes: int | None = None
+    """Limit on the float32 ONNX file, estimated within a few percent; the gate weighs the file; null: none."""
     stem: int
     """Channels after the first 3x3 convolution."""
     stem_stride: int
@@ -88,10 +100,19 @@ class Architecture:
     """(channels, layers, stride of the first layer) from input to output."""
     blocks: Blocks
     """Candidates of every layer, the default network's first: mb_k{3,5,7}_e{1..6}[_se], res_k3, identity."""
-    strategy: Literal["pc_nas", "random"] = "pc_nas"
-    """`random` scores as many sampled networks as pc_nas would and takes the best: its control."""
+    strategy: Literal["pc_nas", "random", "evolution", "aging_evolution", "ridge", "enas", "proxyless"] = "pc_nas"
+    """The others are its rivals at as many evaluations; `random` is the control."""
     potential: Literal["mean", "additive"] = "additive"
-    """A partial model's potential: mean over completions (the paper) or one ridge model over all scores (ours)."""
+    """`pc_nas`: a partial model's potential is the mean over completions (the paper) or what one ridge model over all
+    scores expects (ours); `ridge` chooses among its finalists by their own scores or by the model."""
+    population: int = 20
+    """`evolution`: networks a generation (SPOS: 50); `aging_evolution`: networks alive (Real et al.: 100)."""
+    mutation: float = 0.1
+    """`evolution`: probability that a mutant's layer is drawn anew (SPOS: 0.1)."""
+    controller_lr: float = 0.3
+    """`enas`, `proxyless`: Adam step of the path weights (ENAS: 3.5e-4 and ProxylessNAS: 1e-3, of many thousands)."""
+    latency_weight: float = 1.0
+    """`proxyless`: weight of the expected latency, as a share of the limit, in the loss (ours)."""
     pool: int = 5
     """P, partial models kept a stage (paper: 5)."""
     completions: int = 4
@@ -100,15 +121,50 @@ class Architecture:
     """Epochs of the whole supernet, paths uniform, before stage 1."""
     stage_epochs: float
     """Epochs of the shrinking supernet in each stage."""
+    sampling: Literal["uniform", "fair"] = "uniform"
+    """A random path a batch (SPOS), or FairNAS's rounds: paths that together hold every candidate of every layer, one
+    update of them all."""
     score_images: int = 500
     """Images of val a completion is scored on; the last stage uses all of val."""
     recalibration_images: int = 512
     """Train images that re-estimate a sub-network's batch-norm statistics (at least 512 in methods.md)."""
     max_images: int | None = None
     """Train the supernet on at most so many images; all if null."""
+    finalists: int = 0
+    """Networks of the last pool that are trained alone on train, and scored on val, before the choice (ours)."""
+    finalist_epochs: int = 1
+    """Epochs a finalist is trained."""
+
+    @property
+    def budget(self) -> float:
+        """Milliseconds: the budget that the line goes on with."""
+        return self.budgets[0]
+
+    @property
+    def budgets(self) -> tuple[float, ...]:
+        """Milliseconds, the one that the line goes on with first."""
+        return self.latency_ms if isinstance(self.latency_ms, tuple) else (self.latency_ms,)
 
     def __post_init__(self) -> None:
-        require(self.latency_ms > 0, f"architecture.latency_ms is {self.latency_ms}; use a positive number")
+        require(self.budgets != (), "architecture.latency_ms is empty; give at least one budget")
+        require(len(set(self.budgets)) == len(self.budgets), "architecture.latency_ms names a budget twice")
+        for budget in self.budgets:
+            require(budget > 0, f"architecture.latency_ms is {budget}; use a positive number")
+        require(
+            len(self.budgets) == 1 or self.strategy not in ("enas", "proxyless"),
+            f"architecture.latency_ms names {len(self.budgets)} budgets, but {self.strategy} steers the training of "
+            "shared weights towards one; name one, or use another strategy",
+        )
+        for name in ("max_parameters", "max_flops", "max_memory_bytes", "max_file_bytes"):
+            value = getattr(self, name)
+            require(
+                value is None or value >= 1, f"architecture.{name} is {value}; use at least 1, or null for no limit"
+            )
+        require(
+            0 <= self.finalists <= self.pool,
+            f"architecture.finalists is {self.finalists}; use 0 to architecture.pool ({self.pool})",
+        )
+        require(self.finalist_epochs >= 1, f"architecture.finalist_epochs is {self.finalist_epochs}; use at least 1")
         require(0 <= self.margin < 1, f"architecture.margin is {self.margin}; use 0 to below 1")
         require(self.stem_stride in (1, 2), f"architecture.stem_stride is {self.stem_stride}; use 1 or 2")
         require(len(self.stages) > 0, "architecture.stages is empty; give at least one [channels, layers, stride]")
@@ -120,10 +176,11 @@ class Architecture:
             )
         require(len(self.blocks) > 0, "architecture.blocks is empty; give at least one block")
         require(len(set(self.blocks)) == len(self.blocks), "architecture.blocks names a block twice; name each once")
-        for name in ("stem", "pool", "completions", "score_images", "recalibration_images"):
+        for name in ("stem", "pool", "completions", "population", "score_images", "recalibration_images"):
             value = getattr(self, name)
             require(value >= 1, f"architecture.{name} is {value}; use at least 1")
-        for name in ("warmup_epochs", "stage_epochs"):
+        require(0 <= self.mutation <= 1, f"architecture.mutation is {self.mutation}; use a probability from 0 to 1")
+        for name in ("controller_lr", "latency_weight", "warmup_epochs", "stage_epochs"):
             value = getattr(self, name)
             require(value >= 0, f"architecture.{name} is {value}; use 0 or more")
         require(
@@ -286,14 +343,37 @@ class Recipe:
 class Train:
     """The final training of the searched network and of the baseline, on train and val together."""
 
+    variants: tuple[str, ...] = ("searched", "baseline")
+    """What is trained: `searched`, `baseline` and, of further budgets in `architecture.latency_ms`, those named here
+    (`budget_2` is the second's)."""
     epochs: int
     ema: float = 0.0
     """Decay a step of the exponential moving average of the weights that ships; 0: the last weights ship."""
     recipe: Recipe
 
     def __post_init__(self) -> None:
+        for name in ("searched", "baseline"):
+            require(name in self.variants, f"train.variants lacks {name}, which `evaluate` compares; add it")
+        require(len(set(self.variants)) == len(self.variants), "train.variants names a variant twice; name each once")
         require(self.epochs >= 1, f"train.epochs is {self.epochs}; use at least 1")
         require(0 <= self.ema < 1, f"train.ema is {self.ema}; use 0 (off) to below 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Export:
+    """The precision of the ONNX file that ships; block latencies are measured in the same one."""
+
+    quantize: Literal["none", "int8"] = "none"
+    """`int8`: static quantisation of the trained network, activations uint8, weights int8 (Jacob et al., CVPR 2018)."""
+    calibration_images: int = 512
+    """Train images that the ranges of the activations are taken from."""
+    reduce_range: bool | None = None
+    """Weights of 7 bits, so that sums cannot saturate on x86 processors without VNNI; null: where this machine's is one
+    (then the machine is part of the result: set it, where several must give the same bytes)."""
+
+    def __post_init__(self) -> None:
+        count = self.calibration_images
+        require(count >= 1, f"export.calibration_images is {count}; use at least 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -311,20 +391,40 @@ class Evaluate:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Publish:
-    """The registry and the gate before it."""
+class Gate:
+    """What a model must show on the test split and on this machine before it may ship."""
 
-    model: str
-    """Name of the registered model in MLflow."""
-    accuracy_margin: float = 0.01
-    """How far below the champion's test accuracy (the baseline's, for the first model) a model may be, and ship."""
+    test: Literal["mcnemar", "bootstrap"] = "mcnemar"
+    """`mcnemar`: refused if it is worse beyond chance (exact, one-sided). `bootstrap`: refused unless the images show
+    that it loses no more than the margin: the burden of proof is the new model's, and few test images prove little."""
+    alpha: float = 0.05
+    """Chance of error of the paired test; 0 turns it off, and the margin alone decides."""
+    margin: float = 0.01
+    """How far below the champion's accuracy (the baseline's, for the first model) a model may be, and ship."""
+    max_class_drop: float = 0.1
+    """How far below the champion's share of right answers a model may be on any one class, and ship."""
+    p99: float = 2.0
+    """The 99th percentile of its latency may be so many times the budget, which its median must meet."""
     parity: float = 1.0e-3
     """Largest difference between torch's and ONNX Runtime's logits."""
 
     def __post_init__(self) -> None:
+        require(0 <= self.alpha < 1, f"gate.alpha is {self.alpha}; use 0 (off) to below 1")
+        require(0 <= self.margin < 1, f"gate.margin is {self.margin}; use 0 to below 1")
+        require(0 <= self.max_class_drop <= 1, f"gate.max_class_drop is {self.max_class_drop}; use 0 to 1")
+        require(self.p99 >= 1, f"gate.p99 is {self.p99}; use at least 1")
+        require(self.parity > 0, f"gate.parity is {self.parity}; use a positive number")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Publish:
+    """The registry."""
+
+    model: str
+    """Name of the registered model in MLflow."""
+
+    def __post_init__(self) -> None:
         require(self.model != "", "publish.model is empty; name the registered model")
-        require(0 <= self.accuracy_margin < 1, f"publish.accuracy_margin is {self.accuracy_margin}; use 0 to below 1")
-        require(self.parity > 0, f"publish.parity is {self.parity}; use a positive number")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -374,10 +474,25 @@ class Params:
     augmentation: Augmentation
     loss: Loss
     train: Train
+    export: Export
     evaluate: Evaluate
+    gate: Gate
     publish: Publish
     retrain: Retrain = Retrain()
 
     def __post_init__(self) -> None:
         require(self.seed >= 0, f"seed is {self.seed}; use 0 or more")
         require(self.threads >= 1, f"threads is {self.threads}; use at least 1")
+        budgets = len(self.architecture.budgets)
+        known = ("searched", "baseline", *(f"budget_{number}" for number in range(2, budgets + 1)))
+        for name in self.train.variants:
+            require(
+                name in known,
+                f"train.variants names {name!r}; with {budgets} budgets in architecture.latency_ms, known are "
+                f"{', '.join(known)}",
+            )
+        require(
+            self.export.quantize == "none" or self.latency.provider == "cpu",
+            f"export.quantize is {self.export.quantize} and latency.provider {self.latency.provider}: ONNX Runtime "
+            "computes this file in integers on the CPU only; set export.quantize none, or latency.provider cpu",
+        )

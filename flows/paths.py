@@ -16,6 +16,8 @@ ARCHITECTURE = Path("results/architecture")
 AUGMENTATION = Path("results/augmentation")
 LOSS = Path("results/loss")
 TRAINED = Path("results/train")
+MODEL = TRAINED / "searched" / "model.onnx"
+"""What ships."""
 EVALUATE = Path("results/evaluate")
 STORE = Path("mlflow/store")
 SPOOL = Path("mlflow/spool")

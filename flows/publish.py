@@ -1,21 +1,24 @@
-"""The gate before the registry, and publishing: `python -m flows.publish`.
+"""The gate before the registry, publishing, and the way back: `python -m flows.publish [rollback]`.
 
-The gate measures the very file that would ship, here and now: its accuracy beside the champion's on the same test
-images, its latency on this machine (a recorded one may come from another machine, or from before a slower library),
-and reads what `evaluate` found for the parity with torch. Whatever it says, the model is registered once (by the md5
-of its bytes) and becomes `challenger`; only a passed gate moves `champion`, after the registry has given back the
-same model.
+The gate (flows/gate.py decides) measures the very file that would ship, here and now: its answers beside the
+champion's on the same test images, both computed from the registered or trained file, its latency on this machine (a
+recorded one may come from another machine, or from before a slower library), and reads what `evaluate` found for the
+parity with torch (of the float file, from which a quantised one is made: that one must be as accurate as the float
+file, up to the margin). Whatever it says, the model is registered once (by the md5 of its bytes) and becomes
+`challenger`; only a passed gate moves `champion`, after the registry has given back the same model through its alias.
 
-Exit codes: 0 published or already champion, 1 the registry cannot be used, 2 bad input, 3 refused by the gate.
+Exit codes: 0 published, already champion or rolled back, 1 the registry cannot be used, 2 bad input, 3 refused by the
+gate.
 """
 
 import argparse
+import getpass
 import json
 import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
@@ -23,70 +26,33 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Bool
 
-from components.architecture.latency import PROVIDERS, measure_model
+from components.architecture.latency import PROVIDERS, Measurement, measure_model
 from components.data.store import Split, open_split, read_classes
 from components.evaluation import onnx_logits
 from components.export import read_metadata
 from components.params import Params
-from flows import paths, tracking
+from components.quantisation import QUANTIZE
+from flows import gate, paths, registry, tracking, versions
 from flows.files import read_json
+from flows.gate import GateReport
+from flows.registry import CHALLENGER, CHAMPION, RegistryError
 from flows.settings import load_params
 
-MODEL = paths.TRAINED / "searched" / "model.onnx"
+MODEL = paths.MODEL
+BASELINE = paths.TRAINED / "baseline" / "model.onnx"
 METRICS = paths.EVALUATE / "metrics.json"
-CHAMPION, CHALLENGER = "champion", "challenger"
+ARCHIVED = (paths.PARAMS, Path("dvc.yaml"), versions.LOCK, paths.RAW_DVC)
+"""What the run of a decision keeps, so that an auditor finds it when the checkout has moved on."""
 STALE = 0.005
 """How far a recorded accuracy may be from the one measured again on another machine (ours)."""
 EXAMPLES = 2
 """Real images that show how the registered model is called."""
+LISTED = 10
+"""Class names that a sentence holds; gate.json has them all."""
 COMPARED = 64
 """Test images whose logits must be the same through the registry."""
 
-Rule = Literal["at least", "at most"]
 Outcome = Literal["published", "already champion", "refused"]
-
-
-class RegistryError(RuntimeError):
-    """MLflow cannot be used, or gives back another model than it was given."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Check:
-    """One thing the gate looks at."""
-
-    name: str
-    value: float
-    rule: Rule
-    threshold: float
-
-    @property
-    def passed(self) -> bool:
-        """Also False if the value is not a number."""
-        return self.value >= self.threshold if self.rule == "at least" else self.value <= self.threshold
-
-    def __str__(self) -> str:
-        return f"{self.name} {self.value:.4g}, {self.rule} {self.threshold:.4g}"
-
-
-@dataclass(frozen=True, kw_only=True)
-class GateReport:
-    """What the gate found; nothing to decide (no checks) if the model is the champion already."""
-
-    md5: str
-    """Of the file that was judged."""
-    against: str
-    """What its accuracy is compared with, on which images."""
-    champion: str | None
-    """The champion's version, None before the first."""
-    checks: tuple[Check, ...]
-
-    @property
-    def passed(self) -> bool:
-        return all(check.passed for check in self.checks)
-
-    def to_json(self) -> dict[str, Any]:
-        checks = [asdict(check) | {"passed": check.passed} for check in self.checks]
-        return asdict(self) | {"checks": checks, "passed": self.passed}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,35 +64,58 @@ class Published:
     report: GateReport
 
 
-def measured_p50(model: bytes, params: Params) -> float:
-    """Median milliseconds of an inference of the file on this machine."""
-    return measure_model(model, params.latency, params.evaluate.repeats).p50_ms
+@dataclass(frozen=True, kw_only=True)
+class Reference:
+    """What a new model is compared with."""
+
+    name: str
+    model: bytes
 
 
-def gate(params: Params, measure: Callable[[bytes, Params], float] = measured_p50) -> GateReport:
+def measured_here(model: bytes, params: Params) -> Measurement:
+    """The file's latency in a warm session on this machine; its provider is verified."""
+    return measure_model(model, params.latency, params.evaluate.repeats)
+
+
+def judge(params: Params, measure: Callable[[bytes, Params], Measurement] = measured_here) -> GateReport:
     """Judge the searched model. Raises ValueError if results are missing or stale, RegistryError."""
     model, metrics = read_result(MODEL), json.loads(read_result(METRICS))
-    with registry():
+    md5 = tracking.md5_of(model)
+    with registry.registry():
         champion = tracking.load_by_alias(params.publish.model, CHAMPION)
-    md5, number = tracking.md5_of(model), champion.version if champion else None
-    if champion and champion.md5 == md5:
-        return GateReport(md5=md5, champion=number, against="itself", checks=())
+        withdrawn = registry.withdrawn_at(params.publish.model, md5)
+    number = champion.version if champion else None
+    if champion:
+        registry.require_intact(champion)
+        if champion.md5 == md5:
+            return GateReport(md5=md5, champion=number, against="itself", checks=())
     test, names = test_images(), read_classes(paths.CLASSES).names
     require_size(model, test)
     right = named_right(model, test, names, params.threads)
     require_fresh(metrics, float(right.mean()))
-    if champion:
-        accuracy, reference, against = beside_champion(champion, right, test, names, params.threads)
-    else:
-        accuracy, reference, against = float(right.mean()), metrics["baseline"]["accuracy"], "the baseline"
-    checks = (
-        Check(name="accuracy", value=accuracy, rule="at least", threshold=reference - params.publish.accuracy_margin),
-        Check(
-            name="latency_ms", value=measure(model, params), rule="at most", threshold=params.architecture.latency_ms
-        ),
-        Check(name="parity", value=parity_of(metrics), rule="at most", threshold=params.publish.parity),
+    reference = (
+        Reference(name=f"champion version {champion.version}", model=champion.model)
+        if champion
+        else Reference(name="the baseline", model=read_result(BASELINE))
     )
-    return GateReport(md5=md5, champion=number, against=against, checks=checks)
+    report = compare(reference, right, test, names, params)
+    time = measure(model, params)
+    return GateReport(
+        md5=md5,
+        champion=number,
+        against=report.against,
+        added=report.added,
+        removed=report.removed,
+        device=str(time.device),
+        checks=(
+            *report.checks,
+            *gate.latency_checks(time, params.architecture.budget, params.gate),
+            *gate.size_checks(len(model), params.architecture.max_file_bytes),
+            gate.parity_check(recorded(metrics, "parity"), params.gate),
+            *quantisation_checks(model, metrics, float(right.mean()), params),
+            *gate.withdrawal_checks(withdrawn),
+        ),
+    )
 
 
 def read_result(path: Path) -> bytes:
@@ -175,29 +164,64 @@ def require_fresh(metrics: dict[str, Any], accuracy: float) -> None:
         )
 
 
-def parity_of(metrics: dict[str, Any]) -> float:
-    """Largest difference between torch's and ONNX Runtime's logits; nan, which no gate passes, if not recorded."""
-    return float(metrics["searched"].get("parity", math.nan))
+def recorded(metrics: dict[str, Any], name: str) -> float:
+    """What `evaluate` found for the searched model; nan, which no gate passes, if it did not look."""
+    return float(metrics["searched"].get(name, math.nan))
 
 
-def beside_champion(
-    champion: tracking.Shipped, right: Bool[np.ndarray, " n"], test: Split, names: tuple[str, ...], threads: int
-) -> tuple[float, float, str]:
-    """Accuracy of the model and of the champion on the test images of the classes that both know."""
-    size = size_of(champion.model)
+def quantisation_checks(
+    model: bytes, metrics: dict[str, Any], accuracy: float, params: Params
+) -> tuple[gate.Check, ...]:
+    """Only a quantised file has a float one to be compared with."""
+    if QUANTIZE not in read_metadata(model):
+        return ()
+    return (gate.quantisation_check(accuracy, recorded(metrics, "float_accuracy"), params.gate),)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """The model beside a reference."""
+
+    against: str
+    added: tuple[str, ...]
+    removed: tuple[str, ...]
+    checks: tuple[gate.Check, ...]
+
+
+def compare(
+    reference: Reference, right: Bool[np.ndarray, " n"], test: Split, names: tuple[str, ...], params: Params
+) -> Comparison:
+    """Model and reference on the test images of the classes that both know; `right`: the model's answers."""
+    size = size_of(reference.model)
     if size is not None and size != test.images.shape[1:]:
         raise ValueError(
-            f"champion version {champion.version} takes images of {shown(size)}, the data has "
-            f"{shown(test.images.shape[1:])}; they cannot be compared, publish under another publish.model"
+            f"{reference.name} takes images of {shown(size)}, the data has {shown(test.images.shape[1:])}; they cannot "
+            f"be compared, publish under another publish.model"
         )
-    shared = np.isin(np.array(names)[test.labels], classes_of(champion.model) or names)
+    known, actual = classes_of(reference.model) or names, np.array(names)[test.labels]
+    shared = np.isin(actual, known)
     if not shared.any():
-        raise ValueError(
-            f"champion version {champion.version} knows none of the data's classes; publish under another publish.model"
-        )
-    reference = named_right(champion.model, test, names, threads)
-    against = f"champion version {champion.version} on {shared.sum()} of {len(shared)} test images"
-    return float(right[shared].mean()), float(reference[shared].mean()), against
+        raise ValueError(f"{reference.name} knows none of the data's classes; publish under another publish.model")
+    answers = named_right(reference.model, test, names, params.threads)
+    rng = np.random.default_rng(params.seed)
+    added, removed = tuple(sorted(set(names) - set(known))), tuple(sorted(set(known) - set(names)))
+    changed = "".join(
+        f"; classes {what}: {listed(classes)}"
+        for what, classes in (("it does not know", added), ("the data no longer has", removed))
+        if classes
+    )
+    return Comparison(
+        against=f"{reference.name} on {shared.sum()} of {len(shared)} test images{changed}",
+        added=added,
+        removed=removed,
+        checks=gate.accuracy_checks(right[shared], answers[shared], actual[shared], params.gate, rng),
+    )
+
+
+def listed(classes: tuple[str, ...]) -> str:
+    """The first few names."""
+    more = f" and {len(classes) - LISTED} more" if len(classes) > LISTED else ""
+    return ", ".join(classes[:LISTED]) + more
 
 
 def size_of(model: bytes) -> tuple[int, int, int] | None:
@@ -222,30 +246,42 @@ def publish(params: Params, parent_run: str | None, report: GateReport) -> Publi
     if tracking.md5_of(model) != report.md5:
         raise ValueError(f"{MODEL} changed after the gate judged it; run the gate again")
     proposed = candidate(model, params)
-    with registry(), own_run(parent_run) as run:
-        tracking.log_json(run, report.to_json(), "gate.json")
+    with registry.registry(), own_run(parent_run) as run:
+        tracking.archive(run, ARCHIVED)
         if report.champion and not report.checks:
+            record(run, name, report.champion, report)
             return Published(version=report.champion, outcome="already champion", report=report)
         maker = tracking.find_run(f"dvc.out.{MODEL.as_posix()}", report.md5) or run
         number = tracking.register_model(name, proposed, maker)
         tracking.move_alias(name, CHALLENGER, number)
-        tracking.tag_version(name, number, decision(report))
-        tracking.tag_run(run, {"model": name, "model.version": number, "gate": decision(report)["gate"]})
+        report = report.with_checks(*through_the_alias(model, params))
+        tracking.retag_version(name, number, decision(report) | origin(run), "gate")
+        record(run, name, number, report)
         if not report.passed:
             return Published(version=number, outcome="refused", report=report)
-        require_same(model, tracking.load_by_alias(name, CHALLENGER), params)
-        tracking.move_alias(name, CHAMPION, number)
+        if tracking.alias_version(name, CHAMPION) != report.champion:
+            raise RegistryError("the champion changed while its challenger was judged; run the gate again")
+        registry.promote(name, number, report.champion)
         return Published(version=number, outcome="published", report=report)
 
 
-@contextmanager
-def registry() -> Iterator[None]:
-    """Turn every way in which MLflow fails into one sentence."""
-    try:
-        yield
-    except tracking.ERRORS as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise RegistryError(f"the MLflow registry cannot be used ({reason}); nothing was promoted") from error
+def record(run: str, name: str, number: str, report: GateReport) -> None:
+    """The decision on the run that it was made in."""
+    tracking.log_json(run, report.to_json(), "gate.json")
+    tracking.tag_run(run, {"model": name, "model.version": number, "gate": verdict(report)})
+    tracking.describe(
+        run, f"Model [{name} version {number}](#/models/{name}/versions/{number})\n\n{report.to_markdown()}"
+    )
+
+
+def through_the_alias(model: bytes, params: Params) -> tuple[gate.Check, ...]:
+    """What a user of the challenger's alias loads now, beside the file that was judged."""
+    images = test_images().images[:COMPARED]
+    loaded = tracking.load_by_alias(params.publish.model, CHALLENGER)
+    logits = onnx_logits(model, images, threads=params.threads)
+    again = onnx_logits(loaded.model, images, threads=params.threads) if loaded else None
+    found = tracking.md5_of(loaded.model) if loaded else registry.NONE
+    return gate.registry_checks(tracking.md5_of(model), found, logits, again)
 
 
 @contextmanager
@@ -254,7 +290,8 @@ def own_run(parent_run: str | None) -> Iterator[str]:
     if parent_run is not None:
         yield parent_run
         return
-    with tracking.parent_run("publish", {}) as run:
+    commit, dirty = versions.commit()
+    with tracking.parent_run("publish", {"git.commit": commit or "none", "git.dirty": str(dirty).lower()}) as run:
         if run is None:
             raise RegistryError("the MLflow registry cannot be used; nothing was promoted")
         yield run
@@ -283,17 +320,18 @@ def runtime_package() -> str:
 def decision(report: GateReport) -> dict[str, str]:
     """The gate's report as tags of the model version."""
     checks = {f"gate.{check.name}": f"{'passed' if check.passed else 'refused'}: {check}" for check in report.checks}
-    return {"gate": "passed" if report.passed else "refused", "gate.against": report.against} | checks
+    return {"gate": verdict(report), "gate.against": report.against, "gate.device": report.device} | checks
 
 
-def require_same(model: bytes, loaded: tracking.Shipped | None, params: Params) -> None:
-    """The model as users will load it must be the model that was judged."""
-    images = test_images().images[:COMPARED]
-    same = loaded is not None and np.array_equal(
-        onnx_logits(loaded.model, images, threads=params.threads), onnx_logits(model, images, threads=params.threads)
-    )
-    if not same or loaded is None or tracking.md5_of(loaded.model) != tracking.md5_of(model):
-        raise RegistryError(f"the registry gives back another model than {MODEL}; nothing was promoted")
+def verdict(report: GateReport) -> str:
+    return "passed" if report.passed else "refused"
+
+
+def origin(run: str) -> dict[str, str]:
+    """Where an auditor begins: the code, the run of the decision, and the sha256 of each file archived there."""
+    commit, dirty = versions.commit()
+    archived = {f"archived.{file.as_posix()}": versions.digest(file) for file in ARCHIVED if file.exists()}
+    return {"git.commit": commit or "none", "git.dirty": str(dirty).lower(), "gate.run": run} | archived
 
 
 def summary(params: Params, published: Published) -> str:
@@ -307,7 +345,8 @@ def summary(params: Params, published: Published) -> str:
         f"accuracy  searched {searched['accuracy']:.2%} ({searched['accuracy_low']:.2%} to "
         f"{searched['accuracy_high']:.2%}), baseline {baseline['accuracy']:.2%}, on {metrics['images']} test images",
         f"latency   measured {measured['p50_ms']:.3f} ms, predicted {measured['predicted_ms']:.3f} ms, "
-        f"budget {params.architecture.latency_ms:.3f} ms",
+        f"budget {params.architecture.budget:.3f} ms",
+        *quantisation_lines(searched, measured),
         *[f"gate      {'passed' if check.passed else 'REFUSED'}: {check}" for check in report.checks],
         f"gate      compared with {report.against}",
         "look      mlflow/serve, then http://127.0.0.1:5000",
@@ -315,25 +354,56 @@ def summary(params: Params, published: Published) -> str:
     return "\n".join(lines)
 
 
+def quantisation_lines(searched: dict[str, Any], measured: dict[str, Any]) -> list[str]:
+    """What a quantised file gained and lost; nothing for a float one."""
+    if "agreement" not in searched:
+        return []
+    return [
+        f"int8      float accuracy {searched['float_accuracy']:.2%}, float latency {measured['float_p50_ms']:.3f} ms, "
+        f"the same class on {searched['agreement']:.2%} of the images"
+    ]
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m flows.publish",
         description="Judge the searched model in results/ and publish it in MLflow's registry if it passes the gate.",
-        epilog="Exit codes: 0 published or already champion, 1 the registry cannot be used, 2 bad input, "
-        "3 refused by the gate. Settings: publish, architecture.latency_ms and latency in params.yaml.",
+        epilog="Exit codes: 0 published, already champion or rolled back, 1 the registry cannot be used, 2 bad input, "
+        "3 refused by the gate. Settings: gate, publish, architecture.latency_ms and latency in params.yaml.",
     )
-    parser.parse_args(arguments)
+    command = parser.add_subparsers(dest="command").add_parser(
+        "rollback", help="put the champion's predecessor back into service"
+    )
+    command.add_argument("--reason", default="", help="why; kept on the version that is taken back")
+    command.add_argument("--by", default=person(), help="who; default: git's user.name, or the login name")
+    chosen = parser.parse_args(arguments)
     try:
         params = load_params()
-        published = publish(params, None, gate(params))
+        return go_back(params, chosen.by, chosen.reason) if chosen.command == "rollback" else go_forward(params)
     except ValueError as mistake:
         print(f"error: {mistake}", file=sys.stderr)
         return 2
     except RegistryError as failed:
         print(f"error: {failed}", file=sys.stderr)
         return 1
+
+
+def go_forward(params: Params) -> int:
+    published = publish(params, None, judge(params))
     print(summary(params, published))
     return 3 if published.outcome == "refused" else 0
+
+
+def go_back(params: Params, who: str, why: str) -> int:
+    done, name = registry.roll_back(params.publish.model, who, why), params.publish.model
+    print(f"champion  {name} version {done.restored}, back in service: models:/{name}@{CHAMPION}")
+    print(f"withdrawn version {done.withdrawn}, by {who}: {why or 'no reason given'}")
+    return 0
+
+
+def person() -> str:
+    """Who sits here."""
+    return versions.git("config", "user.name") or getpass.getuser()
 
 
 if __name__ == "__main__":

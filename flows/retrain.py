@@ -21,6 +21,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from filelock import FileLock, Timeout
 from prefect import State, flow, get_client, tags, task
+from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, FlowRunFilterStateType
 from prefect.client.schemas.objects import StateType
@@ -29,7 +30,9 @@ from prefect.states import Crashed, Failed
 
 from components.params import Params
 from flows import files, ingest, lifeline, paths, publish, stage, tracking, versions
+from flows.gate import GateReport
 from flows.notify import notify
+from flows.registry import RegistryError
 from flows.settings import load_params
 
 P = ParamSpec("P")
@@ -50,7 +53,7 @@ class StageFailed(RuntimeError):
         self.code = code
 
 
-EXPECTED = (ValueError, OSError, StageFailed, publish.RegistryError)
+EXPECTED = (ValueError, OSError, StageFailed, RegistryError)
 """What may go wrong without a bug in the line."""
 
 
@@ -130,16 +133,18 @@ def run_group(
 
 @task(cache_policy=NO_CACHE, persist_result=False, task_run_name="gate")
 @stated
-def decide(params: Params) -> publish.GateReport:
+def decide(params: Params) -> GateReport:
     """Every check with its value and threshold."""
-    return publish.gate(params)
+    return publish.judge(params)
 
 
 @task(cache_policy=NO_CACHE, persist_result=False, task_run_name="publish")
 @stated
-def ship(params: Params, parent_run: str | None, report: publish.GateReport) -> publish.Published:
+def ship(params: Params, parent_run: str | None, report: GateReport) -> publish.Published:
     """Register the model and, if the gate let it through, move the champion alias."""
-    return publish.publish(params, parent_run, report)
+    published = publish.publish(params, parent_run, report)
+    create_markdown_artifact(published.report.to_markdown(), key="gate", description=published.outcome)
+    return published
 
 
 @flow(
@@ -163,7 +168,6 @@ def retrain(params: Params) -> publish.Published:
             tracking.link_stage(parent, name, versions.locked_stage(name))
         report = outcome(decide(params, return_state=True))
         published: publish.Published = outcome(ship(params, parent, report, return_state=True))
-        tracking.archive(parent, (paths.PARAMS, Path("dvc.yaml"), versions.LOCK))
         return published
 
 
@@ -219,7 +223,7 @@ def main(arguments: list[str] | None = None) -> int:
         return refuse(5, "another retrain is running in this folder; wait for it, or stop it with Ctrl-C there")
     except StageFailed as failed:
         return refuse(failed.code, str(failed))
-    except publish.RegistryError as failed:
+    except RegistryError as failed:
         return refuse(1, str(failed))
     except (ValueError, OSError) as mistake:
         return refuse(2, str(mistake))

@@ -29,6 +29,9 @@ EXPONENT = re.compile(r"([+-]?\d+)(\.\d*)?e([+-]?)(\d+)", re.IGNORECASE)
 
 Key = tuple[str | int, ...]
 
+KINDS = ("float", "tuple[float, ...]")
+"""What pydantic adds to the key of a setting that is a number or a list of numbers."""
+
 
 class SettingsError(ValueError):
     """A person's mistake in params.yaml, in one sentence: the key, the value, what to do."""
@@ -56,9 +59,7 @@ def load_params(path: Path = paths.PARAMS) -> Params:
         # Validated as JSON, where a list is a tuple and a whole number is a float, though the mode is strict.
         params = adapter.validate_json(json.dumps(values), strict=True, extra="forbid")
     except ValidationError as error:
-        # A misspelt key is also a missing one: the misspelling says more.
-        first = min(error.errors(), key=lambda one: one["type"] != "unexpected_keyword_argument")
-        raise SettingsError(f"{path}: {sentence(first)}") from None
+        raise SettingsError(f"{path}: {sentence(min(error.errors(), key=precedence))}") from None
     require_model_name(path, params.publish.model)
     return params
 
@@ -117,9 +118,15 @@ def dotted(key: Key) -> str:
     return text.removeprefix(".")
 
 
+def precedence(error: ErrorDetails) -> tuple[bool, bool]:
+    """A misspelt key is also a missing one, and a list with a wrong entry also no number: the former say more."""
+    return error["type"] != "unexpected_keyword_argument", isinstance(error["input"], list)
+
+
 def sentence(error: ErrorDetails) -> str:
     """What is wrong and what to do, from one pydantic error."""
-    return SENTENCES.get(error["type"], say_other)(dotted(error["loc"]), error)
+    key = tuple(part for part in error["loc"] if part not in KINDS)
+    return SENTENCES.get(error["type"], say_other)(dotted(key), error)
 
 
 def say_unknown(key: str, error: ErrorDetails) -> str:

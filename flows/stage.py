@@ -21,14 +21,14 @@ from types import FrameType
 
 from filelock import FileLock, Timeout
 
-from components.params import Params
+from components.params import Params, require
 from flows import files, lifeline, paths, tracking, versions
 from flows.settings import load_params
 from flows.tracking import StageRun, Status
 
 WORDS = ("prepare", "latency", "architecture", "augmentation", "loss", "train", "evaluate")
-RESUMED = ("augmentation", "loss", "train")
-"""Stages that go on where they were killed: at a trunk of the search, at an epoch of the training."""
+RESUMED = ("architecture", "augmentation", "loss", "train")
+"""Stages that go on where they were killed: at a stage or trunk of the search, at an epoch of the training."""
 REPORT = "ASSEMBLY_LINE_REPORT"
 """Environment variable: the file in which a failing stage leaves its exit code and sentence for the flow."""
 PARENT_RUN = "ASSEMBLY_LINE_PARENT_RUN"
@@ -63,7 +63,7 @@ def main(arguments: list[str] | None = None) -> int:
         epilog="example: python -m flows.stage train searched",
     )
     parser.add_argument("word", choices=WORDS)
-    parser.add_argument("variant", nargs="?", choices=("searched", "baseline"), help="of the stage train")
+    parser.add_argument("variant", nargs="?", help="of the stage train: one of train.variants in params.yaml")
     chosen = parser.parse_args(arguments)
     heed_signals()
     try:
@@ -111,6 +111,8 @@ def fail(code: int, sentence: str) -> int:
 def run_stage(word: str, variant: str | None) -> None:
     """Run a stage under an MLflow run of its own."""
     params = load_params()
+    known = params.train.variants if word == "train" else (None,)
+    require(variant in known, f"{variant or 'none'} is no variant of it; use {', '.join(v or 'none' for v in known)}")
     name = f"{word}@{variant}" if variant else word
     before = versions.stage_inputs(name)
     tracking.settle()

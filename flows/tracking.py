@@ -8,6 +8,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import sqlite3
 import tempfile
 import time
@@ -434,6 +435,38 @@ def find_run(tag: str, value: str) -> str | None:
     return str(runs[0].info.run_id) if runs else None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Finished:
+    """A run that ended well."""
+
+    run_id: str
+    name: str
+    tags: Mapping[str, str]
+
+
+def finished_runs(tag: str, value: str) -> list[Finished]:
+    """Every FINISHED run that carries the tag, the newest first."""
+    client = connect()
+    where = f"tags.`{tag}` = '{value}' and attributes.status = 'FINISHED'"
+    found = client.search_runs([experiment_id(client)], where, order_by=["attributes.end_time DESC"])
+    return [Finished(run_id=run.info.run_id, name=run.info.run_name, tags=run.data.tags) for run in found]
+
+
+def artifact(run_id: str, name: str) -> bytes | None:
+    """A file that was kept with the run, None if it was not, or the run is gone."""
+    with tempfile.TemporaryDirectory() as folder, suppress(*ERRORS):
+        return Path(connect().download_artifacts(run_id, name, folder)).read_bytes()
+    return None
+
+
+def data_digests(run_id: str) -> list[str]:
+    """DVC's md5 of each data set that the run took in."""
+    with suppress(*ERRORS):
+        inputs = connect().get_run(run_id).inputs
+        return [str(one.dataset.digest) for one in inputs.dataset_inputs] if inputs else []
+    return []
+
+
 def link_stage(parent: str | None, name: str, lock: versions.Lock | None) -> None:
     """Say on the parent which run made a stage's results: its own, or an earlier one that DVC reused."""
     if parent is None or lock is None:
@@ -572,14 +605,19 @@ def alias_version(name: str, alias: str) -> str | None:
 def load_by_alias(name: str, alias: str) -> Shipped | None:
     """What `models:/<name>@<alias>` gives a user now, None if the alias points nowhere."""
     version = alias_version(name, alias)
-    if version is None:
-        return None
+    return None if version is None else load_model(name, version, f"models:/{name}@{alias}")
+
+
+def load_version(name: str, version: str) -> Shipped:
+    """A version's file."""
+    return load_model(name, version, f"models:/{name}/{version}")
+
+
+def load_model(name: str, version: str, uri: str) -> Shipped:
     client = connect()
     tags = client.get_model_version(name, version).tags
     with tempfile.TemporaryDirectory() as folder:
-        mlflow.artifacts.download_artifacts(
-            artifact_uri=f"models:/{name}@{alias}", dst_path=folder, tracking_uri=tracking_uri()
-        )
+        mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=folder, tracking_uri=tracking_uri())
         flavour = Model.load(folder).flavors["onnx"]
         return Shipped(version=version, md5=tags.get("md5", ""), model=(Path(folder) / flavour["data"]).read_bytes())
 
@@ -593,9 +631,51 @@ def move_alias(name: str, alias: str, version: str) -> None:
     connect().set_registered_model_alias(name, alias, version)
 
 
+def drop_alias(name: str, alias: str) -> None:
+    """Let the alias point nowhere."""
+    connect().delete_registered_model_alias(name, alias)
+
+
+def has_version(name: str, version: str) -> bool:
+    found = connect().search_model_versions(f"name = '{name}'")
+    return version in {str(one.version) for one in found}
+
+
+def version_tags(name: str, version: str) -> dict[str, str]:
+    return dict(connect().get_model_version(name, version).tags)
+
+
 def tag_version(name: str, version: str, tags: Mapping[str, str]) -> None:
     for key, value in tags.items():
         connect().set_model_version_tag(name, version, key, value)
+
+
+def retag_version(name: str, version: str, tags: Mapping[str, str], prefix: str) -> None:
+    """Set the tags, and remove others that begin with `prefix`: what an earlier decision said."""
+    for key in version_tags(name, version):
+        if key.startswith(prefix) and key not in tags:
+            connect().delete_model_version_tag(name, version, key)
+    tag_version(name, version, tags)
+
+
+def describe(run_id: str, text: str) -> None:
+    """What the UI shows of the run: a text, then a link to the run behind each stage."""
+    client = connect()
+    run = client.get_run(run_id)
+    tags, folder = run.data.tags, f"#/experiments/{run.info.experiment_id}/runs"
+    stages = {key.removesuffix(".run"): made for key, made in tags.items() if re.fullmatch(r"stage\..+\.run", key)}
+    rows = [
+        f"| {stage.removeprefix('stage.')} | {tags.get(stage, '')} | "
+        f"{made if made == 'none' else f'[{made}]({folder}/{made})'} |"
+        for stage, made in stages.items()
+    ]
+    table = ["", "| stage | | run |", "| --- | --- | --- |", *rows] if rows else []
+    client.set_tag(run_id, "mlflow.note.content", "\n".join([text, *table]))
+
+
+def log_text(run_id: str, text: str, name: str) -> None:
+    """A text artifact of the run."""
+    connect().log_text(run_id, text, name)
 
 
 def log_json(run_id: str, value: Any, name: str) -> None:

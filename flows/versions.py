@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -135,9 +135,61 @@ def changed(before: Lock, after: Lock) -> list[str]:
     return paths if before.get("params") == after.get("params") else [*paths, "params.yaml"]
 
 
+class Objects:
+    """DVC's objects by md5: in its cache, else in the default remote."""
+
+    def __init__(self) -> None:
+        from dvc.config import NoRemoteError
+        from dvc.repo import Repo
+
+        with Repo() as repo:
+            self.cache = Path(repo.cache.local.path).parents[1]
+            """What a DVC remote of another checkout may point at."""
+            self._places = {"the DVC cache": repo.cache.local}
+            with suppress(NoRemoteError):
+                self._places["the DVC remote"] = repo.cloud.get_remote_odb()
+
+    def places(self) -> str:
+        return " or ".join(self._places)
+
+    def read(self, md5: str) -> tuple[str, bytes] | None:
+        """Where the object lies and what it holds, unchecked; None if no place that can be reached has it."""
+        for place, objects in self._places.items():
+            with suppress(OSError), objects.fs.open(objects.oid_to_path(md5), "rb") as file:
+                return place, bytes(file.read())
+        return None
+
+
+def blob(commit: str, path: str) -> bytes | None:
+    """A file as the commit has it, None if git has no such commit or file."""
+    done = subprocess.run(["git", "show", f"{commit}:{path}"], capture_output=True, check=False)
+    return done.stdout if done.returncode == 0 else None
+
+
+def check_out(commit: str, folder: Path) -> None:
+    """The commit's files in another folder, a repository of its own; VersionsError if git cannot."""
+    root = git("rev-parse", "--show-toplevel")
+    if root is None:
+        raise VersionsError("this folder is no git repository; a commit cannot be checked out of it")
+    clone = ["clone", "--quiet", "--shared", "--no-checkout", root, str(folder)]
+    for arguments in (clone, ["-C", str(folder), "checkout", "--quiet", "--detach", commit]):
+        done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            raise VersionsError(f"git cannot check out commit {commit}: {done.stderr.strip()}")
+
+
 def lock_digest() -> str | None:
     """sha256 of dvc.lock, None before the first stage ran."""
-    return hashlib.sha256(LOCK.read_bytes()).hexdigest() if LOCK.exists() else None
+    return digest(LOCK) if LOCK.exists() else None
+
+
+def digest(file: Path) -> str:
+    """sha256 of a file."""
+    return sha256(file.read_bytes())
+
+
+def sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def git(*arguments: str) -> str | None:

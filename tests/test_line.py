@@ -4,6 +4,7 @@ The tests share two clones: one ran `dvc repro`, the other the Prefect flow. Tim
 clone gets DVC's run cache of the two stages that measure time, and computes everything else itself.
 """
 
+import contextlib
 import csv
 import json
 import os
@@ -14,16 +15,26 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from mlflow import MlflowClient
 from mlflow.entities import Run
+from PIL import Image
 
+from components.data.images import encode_png
+from components.data.store import open_split, read_classes
+from components.evaluation import onnx_logits
+from components.export import read_metadata
+from flows import audit, classify
 from tests.benchmarks import kills
 from tests.clones import ROOT, environment, fresh_clone, run
+from tests.damage import flipped, replaced
 from tests.flows.receiver import receiver
+from tests.flows.test_servers import free_port, running, wait_until_healthy
 
 pytestmark = pytest.mark.timeout(900)  # a fixture's time counts for the first test that uses it
 
@@ -183,6 +194,36 @@ def test_the_webhook_was_told_once_how_the_flow_ended(by_flow: Path) -> None:
     assert (told["state"], told["outcome"], told["model_version"]) == ("Completed", "published", "1")
 
 
+def test_an_int8_file_ships_and_is_judged_beside_the_float_file_it_was_made_from(by_dvc: Path) -> None:
+    results = by_dvc / "results"
+    metrics, latency = (
+        json.loads((results / "evaluate" / f"{name}.json").read_text()) for name in ("metrics", "latency")
+    )
+    assert json.loads((results / "latency" / "table.json").read_text())["quantize"] == "int8"
+    for variant in ("searched", "baseline"):
+        shipped = read_metadata((results / "train" / variant / "model.onnx").read_bytes())
+        assert shipped["quantize"] == "int8"
+        assert "quantize" not in read_metadata((results / "train" / variant / "float.onnx").read_bytes())
+        figures = metrics[variant]
+        assert figures["parity"] < 1e-3
+        assert figures["agreement"] > 0.9
+        assert abs(figures["accuracy"] - figures["float_accuracy"]) <= 1 - figures["agreement"]
+        assert 0 < latency[variant]["float_p50_ms"] <= latency[variant]["float_p99_ms"]
+
+
+def test_the_parent_run_and_prefect_show_the_decision_and_the_run_links_its_model_and_stages(by_flow: Path) -> None:
+    client, parent = parent_of(by_flow)
+    shown, tags = parent.data.tags["mlflow.note.content"], parent.data.tags
+    assert "#/models/tiny-digits/versions/1" in shown
+    runs = [tags["stage." + name.replace("@", ".") + ".run"] for name in COMPUTED]
+    assert all(f"/runs/{run_id})" in shown for run_id in runs)
+    kept = {file.path for file in client.list_artifacts(parent.info.run_id)}
+    assert {"gate.json", "dvc.lock", "dvc.yaml", "params.yaml", "raw.dvc"} <= kept
+    database = sqlite3.connect(by_flow / ".prefect-home" / "prefect.db")
+    artifacts = database.execute("SELECT data FROM artifact WHERE key = 'gate'").fetchall()
+    assert any("latency_p50_ms" in data for (data,) in artifacts)
+
+
 def test_the_flow_a_second_time_runs_nothing_and_registers_nothing(by_flow: Path) -> None:
     client, _ = parent_of(by_flow)
     versions = len(client.search_model_versions("name = 'tiny-digits'"))
@@ -289,3 +330,185 @@ def test_bad_input_gives_one_sentence_and_exit_code_2_and_writes_nothing(
 def test_the_dvc_lock_says_nothing_of_time_or_place(by_dvc: Path) -> None:
     text = json.dumps(yaml.safe_load((by_dvc / "dvc.lock").read_text()))
     assert not re.search(r"20\d\d-\d\d-\d\d|/tmp|/home|/root", text)
+
+
+# ---------------------------------------------------------------- the audit of a model that `dvc repro` made
+
+
+CHAMPION = "models:/tiny-digits@champion"
+
+
+@pytest.fixture(scope="module")
+def published(by_dvc: Path) -> Path:
+    """The clone in which `dvc repro` ran, its model now champion."""
+    run(by_dvc, "-m", "flows.publish")
+    return by_dvc
+
+
+def client_of(clone: Path) -> MlflowClient:
+    return MlflowClient(f"sqlite:///{clone}/mlflow/store/mlflow.db")
+
+
+def decision_run(clone: Path) -> str:
+    return str(client_of(clone).get_model_version_by_alias("tiny-digits", "champion").tags["gate.run"])
+
+
+def archived(clone: Path, name: str) -> Path:
+    (file,) = (clone / "mlflow/store/artifacts").glob(f"{decision_run(clone)}/**/{name}")
+    return file
+
+
+def cached(clone: Path, path: str) -> Path:
+    """The object in DVC's cache that holds an output, or the first image shard of data/raw."""
+    stages = yaml.safe_load((clone / "dvc.lock").read_text())["stages"].values()
+    md5 = {entry["path"]: entry["md5"] for stage in stages for entry in (*stage["deps"], *stage["outs"])}[path]
+    if md5.endswith(".dir"):
+        listing = clone / ".dvc/cache/files/md5" / md5[:2] / md5[2:]
+        md5 = json.loads(listing.read_text())[0]["md5"]
+    return clone / ".dvc/cache/files/md5" / md5[:2] / md5[2:]
+
+
+@contextlib.contextmanager
+def flipped_in_the_registry(clone: Path) -> Iterator[None]:
+    (file,) = (clone / "mlflow/store/artifacts").glob("models/*/artifacts/model.onnx")
+    with flipped(file):
+        yield
+
+
+@contextlib.contextmanager
+def flipped_in_the_cache(clone: Path) -> Iterator[None]:
+    with flipped(cached(clone, "results/loss/loss.json")):
+        yield
+
+
+@contextlib.contextmanager
+def images_lost(clone: Path) -> Iterator[None]:
+    file = cached(clone, "data/raw")
+    file.rename(clone / "lost")
+    yield
+    (clone / "lost").rename(file)
+
+
+@contextlib.contextmanager
+def lock_edited(clone: Path) -> Iterator[None]:
+    file = archived(clone, "dvc.lock")
+    with replaced(file, file.read_bytes().replace(b"knots: 4", b"knots: 8")):
+        yield
+
+
+@contextlib.contextmanager
+def settings_edited(clone: Path) -> Iterator[None]:
+    file = archived(clone, "params.yaml")
+    with replaced(file, file.read_bytes().replace(b"epochs: 2", b"epochs: 3")):
+        yield
+
+
+def run_of(clone: Path, stage: str) -> Run:
+    client = client_of(clone)
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    return client.search_runs(experiments, filter_string=f"attributes.run_name = '{stage}'")[0]
+
+
+@contextlib.contextmanager
+def run_deleted(clone: Path) -> Iterator[None]:
+    run_id = run_of(clone, "augmentation").info.run_id
+    client_of(clone).delete_run(run_id)
+    yield
+    client_of(clone).restore_run(run_id)
+
+
+@contextlib.contextmanager
+def trained_by_other_code(clone: Path) -> Iterator[None]:
+    """As a stage records it that ran with an edit which was never committed."""
+    run_id, key = run_of(clone, "train@searched").info.run_id, "dvc.dep.components/training.py"
+    before = client_of(clone).get_run(run_id).data.tags[key]
+    client_of(clone).set_tag(run_id, key, "0" * 32)
+    yield
+    client_of(clone).set_tag(run_id, key, before)
+
+
+def test_an_audit_walks_from_the_model_to_the_images_and_finds_every_byte(
+    published: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with contextlib.chdir(published):
+        assert audit.main([CHAMPION]) == 0
+    said = capsys.readouterr().out
+    words = ("train@searched", "loss", "augmentation", "architecture", "latency", "prepare", "data/raw")
+    places = [said.index(f"─ {word}") for word in words]
+    assert places == sorted(places)
+    checks = re.search(r"(\d+) checks: everything is as recorded", said)
+    assert checks is not None
+    assert int(checks[1]) > 100
+    page = archived(published, "lineage.html").read_text()
+    assert "everything is as recorded" in page
+    assert not re.search(r"(src|href)=|https?://|@import", page), "it must need nothing else"
+
+
+@pytest.mark.parametrize(
+    ("damage", "named"),
+    [
+        (flipped_in_the_registry, {"MISMATCH the registry's file"}),
+        (flipped_in_the_cache, {"MISMATCH results/loss/loss.json"}),
+        (images_lost, {"GAP data/raw/"}),
+        (lock_edited, {"MISMATCH the archived dvc.lock", "MISMATCH loss in dvc.lock"}),
+        (settings_edited, {"MISMATCH the archived params.yaml", "MISMATCH train@searched in params.yaml"}),
+        (run_deleted, {"GAP results/augmentation/augmentation.json"}),
+        (trained_by_other_code, {"MISMATCH components/training.py"}),
+    ],
+)
+def test_an_audit_names_what_differs_and_what_is_missing(
+    published: Path,
+    capsys: pytest.CaptureFixture[str],
+    damage: Callable[[Path], contextlib.AbstractContextManager[None]],
+    named: set[str],
+) -> None:
+    with contextlib.chdir(published), damage(published):
+        assert audit.main([CHAMPION]) == 1
+    said = capsys.readouterr().out
+    assert [name for name in named if name not in said] == []
+    assert "failed" in said.splitlines()[-1]
+
+
+def test_an_audit_of_no_model_is_one_sentence_and_exit_code_2(
+    published: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with contextlib.chdir(published):
+        for uri in ("models:/tiny-digits@nobody", "models:/tiny-digits/99", "tiny-digits"):
+            assert audit.main([uri]) == 2
+            assert capsys.readouterr().err.startswith(f"error: {'the registry has no ' if ':' in uri else ''}{uri}")
+
+
+def test_a_model_computed_anew_from_what_is_recorded_has_the_same_md5(
+    published: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The searches come from the cache here, as the latencies do; `train` is computed in the temporary checkout."""
+    monkeypatch.setattr(audit, "RECORDED", (*audit.RECORDED, "prepare", "architecture", "augmentation", "loss"))
+    with contextlib.chdir(published):
+        tree, bad = audit.audit(CHAMPION, again=True)
+    assert bad == []
+    assert tree.findings[-1].subject == "the model computed anew"
+    assert stages_run(capfd.readouterr().out) == ["train@searched"]
+
+
+def test_the_first_stage_that_differs_is_named() -> None:
+    before = {name: {"outs": [{"path": f"{name}.json", "md5": name}]} for name in ("prepare", "loss", "train")}
+    after = before | {name: {"outs": [{"path": f"{name}.json", "md5": "other"}]} for name in ("loss", "train")}
+    assert audit.first_difference(before, after) == "the first stage that differs is loss (loss.json)"
+
+
+def test_a_served_champion_answers_a_raw_image_with_its_class(published: Path, tmp_path: Path) -> None:
+    port = free_port()
+    command = [sys.executable, "-m", "mlflow", "models", "serve", "--model-uri", CHAMPION, "--env-manager", "local"]
+    store = f"sqlite:///{published}/mlflow/store/mlflow.db"
+    images = open_split(published / "data/prepared/test").images[:3]
+    files = [tmp_path / f"{index}.png" for index in range(len(images))]
+    for file, image in zip(files, images, strict=True):
+        file.write_bytes(encode_png(Image.fromarray(np.asarray(image)[:, :, 0])))
+    model = (published / "results/train/searched/model.onnx").read_bytes()
+    with running([*command, "--port", str(port)], tmp_path, MLFLOW_TRACKING_URI=store) as log:
+        wait_until_healthy(port, "/ping", log)
+        answers = classify.classify(f"http://127.0.0.1:{port}", files, model)
+    logits = onnx_logits(model, images)
+    names = read_classes(published / "data/prepared/classes.json").names
+    assert [name for name, _ in answers] == [names[index] for index in logits.argmax(axis=1)]
+    assert all(1 / len(names) < probability <= 1 for _, probability in answers)

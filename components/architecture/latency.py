@@ -10,7 +10,11 @@ others and with a reference network, whose own time says how disturbed the machi
     slope, intercept: the Theil-Sen line through whole networks, composed of the very same parts and measured
 
 With one thread on the CPU, ONNX Runtime computes on the calling thread, so that the thread's CPU time is the latency
-of an undisturbed machine; elsewhere the clock is the wall's.
+of an undisturbed machine; with more the clock is the wall's; on a GPU two events on its stream give the time, inputs
+and outputs staying there.
+
+In int8 the parts are cut out of whole networks that were quantised as the one that ships is, between one uint8 tensor
+and the next; random images give the ranges, which change what is computed and not how long it takes.
 """
 
 import platform
@@ -38,10 +42,17 @@ from components.architecture.space import (
     format_architecture,
 )
 from components.export import to_onnx
-from components.params import Latency
+from components.params import Export, Latency
+from components.quantisation import convert
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 CLOCKS: dict[str, Callable[[], int]] = {"thread CPU": time.thread_time_ns, "wall": time.perf_counter_ns}
+LEVELS = {
+    "all": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL,
+    "extended": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
+    "basic": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC,
+    "none": onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL,
+}
 WARMUP = 10
 """Untimed runs before the first timed one (ours)."""
 SETTLE, BURST = 3, 3
@@ -56,6 +67,8 @@ PATIENCE_SECONDS = 10.0
 """How much longer a measurement may take to meet a quiet machine (ours)."""
 DRAWN_WHOLES = 64
 """Random networks that the measured ones are picked from (ours)."""
+RANDOM_IMAGES = 4
+"""They give the ranges of a network that is quantised only to be timed (ours)."""
 
 STEM, HEAD, EMPTY, REFERENCE = "stem", "head", "empty session", "reference"
 
@@ -68,13 +81,14 @@ class Device:
     provider: str
     threads: int
     batch: int
+    optimisation: str
     onnxruntime: str
     clock: str
 
     def __str__(self) -> str:
         return (
             f"{self.processor} ({self.provider}, {self.threads} threads, batch {self.batch}, "
-            f"ONNX Runtime {self.onnxruntime}, {self.clock} clock)"
+            f"optimisation {self.optimisation}, ONNX Runtime {self.onnxruntime}, {self.clock} clock)"
         )
 
 
@@ -132,6 +146,8 @@ class LatencyTable:
     """Everything measured, and the line from sums of parts to networks."""
 
     device: Device
+    quantize: str
+    """`export.quantize`: the precision of everything measured."""
     layers: tuple[str, ...]
     """The shape of each layer of the space it was measured for."""
     overhead_ms: float
@@ -242,18 +258,25 @@ class SideBySide(nn.Module):
         return tuple(outputs)
 
 
-def measure(space: Space, settings: Latency, rng: np.random.Generator) -> LatencyTable:
-    """Time every part and the calibration networks on the target that the settings name.
+def measure(space: Space, settings: Latency, export: Export, rng: np.random.Generator) -> LatencyTable:
+    """Time every part and the calibration networks on the target that the settings name, in the precision of `export`.
 
     `rng` picks the calibration networks. Raises ValueError if ONNX Runtime cannot compute on the target.
     """
-    models = export_parts(space)
+    return measure_parts(export_parts(space), space, settings, export, rng)
+
+
+def measure_parts(
+    exported: dict[str, onnx.ModelProto], space: Space, settings: Latency, export: Export, rng: np.random.Generator
+) -> LatencyTable:
+    """The same from parts that are exported already."""
     layers = tuple(str(layer) for layer in space.layers)
-    reference = compose(models, layers, full_architecture(space))
+    models = PARTS[export.quantize](exported, space, export)
+    reference = whole_model(exported, space, export, full_architecture(space))
     part_turns = time_models(models | {REFERENCE: reference}, settings)
     first = medians(part_turns)
     chosen = pick_wholes(space, lambda a: sum_of_parts(first, layers, a), settings.calibration, rng)
-    composed = {format_architecture(a): compose(models, layers, a) for a in chosen}
+    composed = {format_architecture(a): whole_model(exported, space, export, a) for a in chosen}
     whole_turns = time_models(composed | {REFERENCE: reference}, settings)
     pace = quiet_pace(chain(*part_turns.values(), *whole_turns.values()))
     entries = {name: entry_from(name, turns, pace) for name, turns in part_turns.items()}
@@ -269,6 +292,7 @@ def measure(space: Space, settings: Latency, rng: np.random.Generator) -> Latenc
     slope, intercept = fit_line([whole.sum_ms for whole in wholes], [whole.entry.ms for whole in wholes])
     return LatencyTable(
         device=device_of(settings),
+        quantize=export.quantize,
         layers=layers,
         overhead_ms=times[EMPTY],
         slope=slope,
@@ -280,8 +304,13 @@ def measure(space: Space, settings: Latency, rng: np.random.Generator) -> Latenc
 
 def full_architecture(space: Space) -> Architecture:
     """The reference network: the first block that computes something, everywhere."""
-    layers = range(len(space.layers))
-    return tuple(next(name for name in candidates(space, layer) if name != IDENTITY) for layer in layers)
+    return wherever_legal(space, IDENTITY)
+
+
+def wherever_legal(space: Space, block: str) -> Architecture:
+    """The block in all layers; where it cannot be, or is the identity, the first that computes something."""
+    legal = [[name for name in candidates(space, layer) if name != IDENTITY] for layer in range(len(space.layers))]
+    return tuple(block if block in names else names[0] for names in legal)
 
 
 def export_parts(space: Space) -> dict[str, onnx.ModelProto]:
@@ -329,7 +358,16 @@ def part_modules(space: Space) -> tuple[dict[str, nn.Module], dict[str, Tensor]]
                 if block != IDENTITY and name not in modules:
                     modules[name] = build_block(block, layer)
                     examples[name] = torch.zeros((2, layer.inputs, layer.size, layer.size))
+        shift(modules.values())
     return modules, examples
+
+
+def shift(modules: Iterable[nn.Module]) -> None:
+    """Draw the biases of batch norm as if they were trained: the exporter leaves a bias of zeros out of the graph."""
+    for module in modules:
+        for norm in module.modules():
+            if isinstance(norm, nn.BatchNorm2d):
+                nn.init.normal_(norm.bias)
 
 
 def compose(
@@ -342,7 +380,48 @@ def compose(
     whole: onnx.ModelProto = first
     for part in rest:
         whole = onnx.compose.merge_models(whole, part, io_map=[(whole.graph.output[0].name, part.graph.input[0].name)])
+    del whole.opset_import[len(first.opset_import) :]  # it lists every part's, all the same
     return whole
+
+
+def whole_model(
+    exported: Mapping[str, onnx.ModelProto], space: Space, export: Export, architecture: Architecture
+) -> onnx.ModelProto:
+    """The whole network in the precision that ships; random images give the ranges if it needs any."""
+    composed = compose(exported, tuple(str(layer) for layer in space.layers), architecture)
+    return convert(composed, random_images(space), export)
+
+
+def random_images(space: Space) -> UInt8[np.ndarray, "n h w c"]:
+    shape = (RANDOM_IMAGES, space.size, space.size, space.channels)
+    return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+
+
+def float_parts(exported: dict[str, onnx.ModelProto], space: Space, export: Export) -> dict[str, onnx.ModelProto]:
+    """As they were exported."""
+    return exported
+
+
+def int8_parts(exported: dict[str, onnx.ModelProto], space: Space, export: Export) -> dict[str, onnx.ModelProto]:
+    """Each cut out of a quantised network, one network a block; between the parts are uint8 tensors."""
+    layers, cut = tuple(str(layer) for layer in space.layers), {EMPTY: exported[EMPTY]}
+    for block in space.blocks:
+        architecture = wherever_legal(space, block)
+        whole = onnx.shape_inference.infer_shapes(whole_model(exported, space, export, architecture))
+        cutter = onnx.utils.Extractor(whole)
+        before = [whole.graph.input[0].name]
+        *inner, last = enumerate(parts(layers, architecture))
+        for index, name in inner:
+            after = [f"part{index}_{exported[name].graph.output[0].name}_QuantizeLinear_Output"]
+            if name not in cut:
+                cut[name] = cutter.extract_model(before, after)
+            before = after
+        cut[last[1]] = cutter.extract_model(before, [value.name for value in whole.graph.output])
+    return cut
+
+
+PARTS = {"none": float_parts, "int8": int8_parts}
+"""`export.quantize` -> the parts to time, from those that were exported."""
 
 
 def pick_wholes(
@@ -435,10 +514,16 @@ def entry_from(name: str, turns: Sequence[Turn], reference_ms: float) -> Entry:
 
 
 def timed_run(model: bytes, settings: Latency) -> Callable[[], float]:
-    """A function that runs the model once on random input and returns its milliseconds."""
+    """A function that runs the model once on random input and returns its milliseconds.
+
+    Raises ValueError if ONNX Runtime cannot compute on the target.
+    """
+    return RUNS[settings.provider](model, settings)
+
+
+def timed_run_on_cpu(model: bytes, settings: Latency) -> Callable[[], float]:
     session = open_session(model, settings)
-    feed = {value.name: random_input(value, settings.batch) for value in session.get_inputs()}
-    clock = CLOCKS[clock_of(settings)]
+    feed, clock = random_feed(session, settings), CLOCKS[clock_of(settings)]
 
     def run() -> float:
         start = clock()
@@ -448,17 +533,46 @@ def timed_run(model: bytes, settings: Latency) -> Callable[[], float]:
     return run
 
 
-def open_session(model: bytes, settings: Latency) -> onnxruntime.InferenceSession:
+def timed_run_on_cuda(model: bytes, settings: Latency) -> Callable[[], float]:
+    """Inputs and outputs are bound to the device's memory; ONNX Runtime computes on the stream of the two events."""
+    if not torch.cuda.is_available():
+        raise ValueError(missing_provider(settings, "torch finds no CUDA device"))
+    stream = torch.cuda.Stream()
+    session = open_session(model, settings, {"user_compute_stream": str(stream.cuda_stream)})
+    binding = session.io_binding()
+    for name, value in random_feed(session, settings).items():
+        binding.bind_ortvalue_input(name, onnxruntime.OrtValue.ortvalue_from_numpy(value, "cuda", 0))
+    for output in session.get_outputs():
+        binding.bind_output(output.name, "cuda", 0)
+    start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+
+    def run() -> float:
+        start.record(stream)
+        session.run_with_iobinding(binding)
+        end.record(stream)
+        end.synchronize()
+        return float(start.elapsed_time(end))
+
+    return run
+
+
+RUNS = {"cpu": timed_run_on_cpu, "cuda": timed_run_on_cuda}
+
+
+def open_session(
+    model: bytes, settings: Latency, provider_options: Mapping[str, str] | None = None
+) -> onnxruntime.InferenceSession:
     """A session on the provider asked for. Raises ValueError if it would compute anywhere else."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = settings.threads
     options.inter_op_num_threads = 1
+    options.graph_optimization_level = LEVELS[settings.optimisation]
     options.log_severity_level = 4  # a missing provider is our error below, not a warning on the screen
     if settings.provider != "cpu":
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     wanted = PROVIDERS[settings.provider]
     try:
-        session = onnxruntime.InferenceSession(model, options, providers=[wanted])
+        session = onnxruntime.InferenceSession(model, options, providers=[(wanted, dict(provider_options or {}))])
         got = session.get_providers()[0]
     except Exception as error:  # ONNX Runtime's own exceptions have no common class
         if settings.provider == "cpu":
@@ -476,6 +590,11 @@ def missing_provider(settings: Latency, reason: str) -> str:
     )
 
 
+def random_feed(session: onnxruntime.InferenceSession, settings: Latency) -> dict[str, np.ndarray]:
+    """Random values for every input of the model."""
+    return {value.name: random_input(value, settings.batch) for value in session.get_inputs()}
+
+
 def random_input(value: onnxruntime.NodeArg, batch: int) -> np.ndarray:
     """An array of the input's type and shape; a free dimension becomes `batch`."""
     shape = [size if isinstance(size, int) else batch for size in value.shape]
@@ -487,7 +606,9 @@ def random_input(value: onnxruntime.NodeArg, batch: int) -> np.ndarray:
 
 def clock_of(settings: Latency) -> str:
     """The thread's CPU time is the latency only where the calling thread does all the work."""
-    return "thread CPU" if settings.provider == "cpu" and settings.threads == 1 else "wall"
+    if settings.provider == "cuda":
+        return "CUDA events"
+    return "thread CPU" if settings.threads == 1 else "wall"
 
 
 def device_of(settings: Latency) -> Device:
@@ -498,6 +619,7 @@ def device_of(settings: Latency) -> Device:
         provider=settings.provider,
         threads=settings.threads,
         batch=settings.batch,
+        optimisation=settings.optimisation,
         onnxruntime=onnxruntime.__version__,
         clock=clock_of(settings),
     )

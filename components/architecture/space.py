@@ -57,6 +57,8 @@ class Space:
     stem_stride: int
     layers: tuple[Layer, ...]
     blocks: Blocks
+    barred: frozenset[tuple[int, str]] = frozenset()
+    """(layer, block) that no network may have, though it could."""
 
     @property
     def features(self) -> int:
@@ -113,7 +115,8 @@ def after_stride(size: int, stride: int) -> int:
 
 def candidates(space: Space, layer: int) -> Blocks:
     """The blocks layer `layer` can be; identity only where the layer keeps its input's shape."""
-    return tuple(name for name in space.blocks if name != IDENTITY or space.layers[layer].keeps_shape)
+    legal = (name for name in space.blocks if name != IDENTITY or space.layers[layer].keeps_shape)
+    return tuple(name for name in legal if (layer, name) not in space.barred)
 
 
 def default_architecture(space: Space) -> Architecture:

@@ -2,11 +2,15 @@
 
     x  activations of the images that statistics are re-estimated on      v  of the images that are scored
 
-Training: one path a batch (Guo et al., SPOS, ECCV 2020), its first layers from a member of the pool (Li et al.,
-PC-NAS, CVPR 2020). Scoring: batch-norm statistics are those of the one sub-network that is scored.
+Training: one path a batch (Guo et al., SPOS, ECCV 2020) or rounds of paths that are fair to all candidates (Chu et al.,
+FairNAS, ICCV 2021), the first layers of a path from a member of the pool (Li et al., PC-NAS, CVPR 2020). Scoring:
+batch-norm statistics are those of the one sub-network that is scored.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from copy import deepcopy
+from functools import partial
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -17,25 +21,33 @@ from components import params
 from components.architecture.network import Stem, build_block, pool, seeded
 from components.architecture.search import Pool, World
 from components.architecture.space import Architecture, Space, candidates
+from components.parallel import Parallel, WorkerDied, sequential
 from components.training import (
     Diverged,
+    State,
     accuracy,
     base_augment,
     batches_of,
+    collect_state,
     cross_entropy,
     device_of,
     initial_state,
+    load_state,
     make_optimiser,
     schedule,
     steps_in,
 )
+from components.world import Devices, one_thread
 
+T = TypeVar("T")
 Images = UInt8[Tensor, "_ c h w"]
 Labels = Int64[Tensor, " _"]
 Activations = UInt8[Tensor, "_ _ _ _"] | Float[Tensor, "_ _ _ _"]
 
 CHUNK = 128
 """Images at once through a sub-network; batch-norm statistics are averaged over chunks (ours)."""
+GROUP = 12
+"""Networks scored by one call of a worker: those that begin alike share the work of their beginning (ours)."""
 PATHS, AUGMENT, SUBSET, RECALIBRATION, SLICE = range(5)
 """What a stream of random numbers is for: streams are seeded by (seed, stage, purpose), never by what ran before."""
 
@@ -54,10 +66,10 @@ class Supernet(nn.Module):
         )
         self.classifier = nn.Linear(space.features, space.classes, bias=False)
 
-    def blocks(self, path: Architecture) -> list[nn.Module]:
-        """The modules of a path, from the first layer on."""
+    def blocks(self, path: Architecture, first: int = 0) -> list[nn.Module]:
+        """The modules of a path that begins at layer `first`."""
         chosen = []
-        for layer, name in zip(self.layers, path, strict=False):
+        for layer, name in zip(self.layers[first:], path, strict=False):
             assert isinstance(layer, nn.ModuleDict)
             chosen.append(layer[name])
         return chosen
@@ -117,6 +129,38 @@ def through(
     return x, [network(chunk) for chunk in v]
 
 
+def score_group(
+    supernet: Supernet,
+    recalibration: Images,
+    images: Images,
+    labels: Int64[Tensor, " s"],
+    architectures: Sequence[Architecture],
+    settled: int,
+    device: torch.device,
+) -> list[float]:
+    """Accuracies of networks that begin with the same `settled` blocks, on one thread."""
+    if device != device_of(supernet):
+        supernet = deepcopy(supernet).to(device)
+    with one_thread():
+        beginning = [supernet.stem, *supernet.blocks(architectures[0][:settled])]
+        behind = through(beginning, chunks(recalibration.to(device)), chunks(images.to(device)))
+        return [score_behind(supernet, behind, labels, a[settled:], settled) for a in architectures]
+
+
+def score_behind(
+    supernet: Supernet,
+    behind: tuple[list[Tensor], list[Tensor]],
+    labels: Int64[Tensor, " s"],
+    ending: Architecture,
+    settled: int,
+) -> float:
+    """Accuracy of the network whose settled beginning led to the activations `behind`."""
+    _, v = through(supernet.blocks(ending, settled), *behind)
+    with torch.no_grad():
+        logits = torch.cat([supernet.classifier(pool(chunk)) for chunk in v])
+    return accuracy(logits, labels)
+
+
 class SharedWeights:
     """The world of a search on real images: trains the supernet and scores its sub-networks, where the supernet is;
     images and labels stay where they are and are brought to it as they are used."""
@@ -161,36 +205,73 @@ class SharedWeights:
         return sum(self.steps(earlier) for earlier in range(stage))
 
     def train_stage(self, stage: int, members: Pool) -> None:
-        """One path a batch: the first layers of a random member, then uniform. Blocks off the path do not move.
+        """The first layers of a path from a random member, then as the settings sample. Other blocks do not move.
 
         Raises `Diverged` when the loss is not finite.
         """
         self.prefix = None
         self.supernet.train()
         rng, draws = self.rng(stage, PATHS), self.torch_rng(stage, AUGMENT)
-        augment, criterion = base_augment(self.recipe), cross_entropy(self.recipe.label_smoothing)
-        batches = batches_of(len(self.train_images), self.recipe.batch_size, self.steps(stage), rng)
-        for step, batch in enumerate(batches, start=self.first_step(stage)):
-            path = random_path(self.layers, members, rng)
-            features = self.supernet.features(augment(self.train_images[batch].to(self.device), draws), path)
-            loss = criterion(features, self.supernet.classifier.weight, self.train_labels[batch].to(self.device))
+        rounds = ROUNDS[self.settings.sampling](self.layers, members, rng)
+        length = round_length(self.layers, self.settings)
+        steps, first = self.steps(stage), self.first_step(stage)
+        updates = max(1, round(steps / length)) if steps else 0
+        augment = base_augment(self.recipe)
+        for index, batch in enumerate(batches_of(len(self.train_images), self.recipe.batch_size, updates, rng)):
+            images = augment(self.train_images[batch].to(self.device), draws)
+            self.update(images, self.train_labels[batch].to(self.device), next(rounds), first + index * length)
+
+    def update(self, images: Images, labels: Labels, paths: Sequence[Architecture], step: int) -> None:
+        """One step of the optimiser along the summed gradients of the paths."""
+        criterion = cross_entropy(self.recipe.label_smoothing)
+        # None, not zeros, where no path leads: neither momentum nor decay moves those blocks
+        self.optimiser.zero_grad(set_to_none=True)
+        for path in paths:
+            loss = criterion(self.supernet.features(images, path), self.supernet.classifier.weight, labels)
             if not torch.isfinite(loss):
-                raise Diverged(f"the supernet's training loss is {loss.item()} at step {step}; lower the learning rate")
-            self.optimiser.zero_grad(set_to_none=True)  # without a gradient, neither momentum nor decay moves a block
+                raise Diverged(f"the supernet's loss is {loss.item()} at step {step}")
             loss.backward()
-            for group in self.optimiser.param_groups:
-                group["lr"] = self.rate(step)
-            self.optimiser.step()
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.rate(step)
+        self.optimiser.step()
+
+    def state(self) -> State:
+        """Weights and momentum: with the settings all that later stages need."""
+        return collect_state(self.supernet, self.optimiser, initial_state(self.supernet))
+
+    def restore(self, state: State) -> None:
+        """Go on from a state, to the same bytes."""
+        self.prefix = None
+        load_state(self.supernet, state)
+        self.optimiser = make_optimiser(self.supernet, state, self.recipe)
 
     def score(self, architecture: Architecture, stage: int) -> float:
         """Accuracy of the sub-network on the stage's slice of val."""
-        slice_ = self.val_slice(stage)
-        x, v = self.settled(architecture[: max(0, stage - 1)], stage, slice_)
-        blocks = self.supernet.blocks(architecture)[max(0, stage - 1) :]
-        _, v = through(blocks, x, v)
-        with torch.no_grad():
-            logits = torch.cat([self.supernet.classifier(pool(chunk)) for chunk in v])
-        return accuracy(logits, self.val_labels[slice_])
+        settled, slice_ = max(0, stage - 1), self.val_slice(stage)
+        with one_thread():
+            behind = self.settled(architecture[:settled], stage, slice_)
+            return score_behind(self.supernet, behind, self.val_labels[slice_], architecture[settled:], settled)
+
+    def score_all(
+        self, architectures: Sequence[Architecture], stage: int, parallel: Parallel = sequential, devices: Devices = ()
+    ) -> list[float]:
+        """The scores of many sub-networks, in groups side by side; the same numbers as one after the other."""
+        self.prefix = None
+        settled, slice_ = max(0, stage - 1), self.val_slice(stage)
+        shown = (self.recalibration_images(), self.val_images[slice_], self.val_labels[slice_])
+        groups, places = grouped(architectures, settled), devices or (self.device,)
+        calls = [
+            (self.supernet, *shown, group, settled, places[index % len(places)]) for index, group in enumerate(groups)
+        ]
+        scores: dict[Architecture, float] = {}
+        for group, result in zip(groups, parallel(score_group, calls), strict=True):
+            if isinstance(result, WorkerDied):
+                raise ValueError(
+                    f"a worker that scored networks was lost ({result.reason}), perhaps for want of memory; use fewer "
+                    "parallel.workers, and the search goes on where it was"
+                )
+            scores |= zip(group, result, strict=True)
+        return [scores[a] for a in architectures]
 
     def val_slice(self, stage: int) -> Int64[Tensor, " s"]:
         """Indices of the val images that all networks of a stage are scored on; at the last stage, all."""
@@ -203,19 +284,22 @@ class SharedWeights:
         """Activations behind the layers that are settled, computed once for all networks that share them."""
         if self.prefix is None or self.prefix[:2] != (stage, prefix):
             self.prefix = None  # free the old ones first
-            v = chunks(self.val_images[slice_].to(self.device))
+            x, v = self.recalibration_images().to(self.device), self.val_images[slice_].to(self.device)
             blocks = [self.supernet.stem, *self.supernet.blocks(prefix)]
-            self.prefix = (stage, prefix, *through(blocks, self.recalibration_images(), v))
+            self.prefix = (stage, prefix, *through(blocks, chunks(x), chunks(v)))
         return self.prefix[2], self.prefix[3]
 
-    def recalibration_images(self) -> list[Images]:
+    def recalibration_images(self) -> Images:
         """The fixed slice of training images, augmented as in training, that statistics are re-estimated on."""
         order = self.rng(0, RECALIBRATION).permutation(len(self.train_images))
-        images = self.train_images[torch.from_numpy(order[: self.settings.recalibration_images])].to(self.device)
-        return chunks(base_augment(self.recipe)(images, self.torch_rng(0, RECALIBRATION)))
+        images = self.train_images[torch.from_numpy(order[: self.settings.recalibration_images])]
+        return base_augment(self.recipe)(images, self.torch_rng(0, RECALIBRATION))
 
-    def world(self, latency: Callable[[Architecture], float]) -> World:
-        return World(train_stage=self.train_stage, score=self.score, latency=latency)
+    def world(
+        self, latency: Callable[[Architecture], float], parallel: Parallel = sequential, devices: Devices = ()
+    ) -> World:
+        score_all = partial(self.score_all, parallel=parallel, devices=devices)
+        return World(train_stage=self.train_stage, score=self.score, latency=latency, score_all=score_all)
 
 
 def chunks(images: Images) -> list[Images]:
@@ -223,7 +307,67 @@ def chunks(images: Images) -> list[Images]:
     return list(images.tensor_split(max(1, len(images) // CHUNK)))
 
 
+def grouped(architectures: Sequence[Architecture], settled: int) -> list[tuple[Architecture, ...]]:
+    """Different networks in groups that begin with the same `settled` blocks, none of more than GROUP."""
+    alike: dict[Architecture, list[Architecture]] = {}
+    for architecture in dict.fromkeys(architectures):
+        alike.setdefault(architecture[:settled], []).append(architecture)
+    return [tuple(these[i : i + GROUP]) for these in alike.values() for i in range(0, len(these), GROUP)]
+
+
+# Which paths an update takes
+
+Rounds = Callable[[Sequence[Sequence[str]], Pool, np.random.Generator], Iterator[Sequence[Architecture]]]
+"""(candidates of each layer, members, rng) -> the paths of each update, without end."""
+
+
+def uniform_rounds(
+    layers: Sequence[Sequence[str]], members: Pool, rng: np.random.Generator
+) -> Iterator[Sequence[Architecture]]:
+    """SPOS: one path."""
+    while True:
+        yield (random_path(layers, members, rng),)
+
+
 def random_path(layers: Sequence[Sequence[str]], members: Pool, rng: np.random.Generator) -> Architecture:
     """A member of the pool, completed with uniform blocks."""
     member = members[int(rng.integers(len(members)))]
     return (*member, *(names[int(rng.integers(len(names)))] for names in layers[len(member) :]))
+
+
+def fair_rounds(
+    layers: Sequence[Sequence[str]], members: Pool, rng: np.random.Generator
+) -> Iterator[Sequence[Architecture]]:
+    """FairNAS, Algorithm 1: as many paths as there are candidates, each candidate of each layer on one of them.
+
+    Unlike the paper: of a layer with fewer candidates than others (no identity) some are on two paths, in turns; and
+    the first layers are the members', which take turns as well.
+    """
+    size = max(map(len, layers))
+    hands = [deal(names, size, rng) for names in layers]
+    beginnings = deal(members, size, rng)
+    while True:
+        endings = zip(*(next(hand) for hand in hands), strict=True)
+        yield tuple((*member, *ending[len(member) :]) for member, ending in zip(next(beginnings), endings, strict=True))
+
+
+def deal(cards: Sequence[T], size: int, rng: np.random.Generator) -> Iterator[list[T]]:
+    """Hands of a size, each card equally often in each; what is left over goes round."""
+    extra = deck(cards, rng)
+    while True:
+        hand = [*cards] * (size // len(cards)) + [next(extra) for _ in range(size % len(cards))]
+        yield [hand[int(index)] for index in rng.permutation(size)]
+
+
+def deck(cards: Sequence[T], rng: np.random.Generator) -> Iterator[T]:
+    """All cards in random order, again and again."""
+    while True:
+        yield from (cards[int(index)] for index in rng.permutation(len(cards)))
+
+
+ROUNDS: dict[str, Rounds] = {"uniform": uniform_rounds, "fair": fair_rounds}
+
+
+def round_length(layers: Sequence[Sequence[str]], settings: params.Architecture) -> int:
+    """Paths of an update. Each counts as a step: both samplings cost the same for the same epochs."""
+    return max(map(len, layers)) if settings.sampling == "fair" else 1

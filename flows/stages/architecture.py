@@ -1,43 +1,58 @@
-"""architecture: PC-NAS on the data, under the budget that the latency table speaks of."""
+"""architecture: the settings' search on the data, under the budgets that the latency table speaks of."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
 
+from components.architecture.budget import limit_of
+from components.architecture.costs import costs_of, within_memory
+from components.architecture.finalists import Alone, Finalist, TrainAlone, best_alone
 from components.architecture.latency import LatencyTable, device_of
-from components.architecture.search import PoolUpdate, limit_of, search
-from components.architecture.space import format_architecture, space_of
+from components.architecture.network import Network, build_network
+from components.architecture.pareto import front, last_scores
+from components.architecture.search import PoolUpdate, Scored
+from components.architecture.several import search_all
+from components.architecture.space import Architecture, Space, format_architecture, space_of
 from components.architecture.supernet import SharedWeights, build_supernet
-from components.data.store import open_split, read_classes, read_statistics
-from components.params import Params
+from components.charts import accuracy_against_latency
+from components.data.store import Statistics, open_split, read_classes, read_statistics
+from components.parallel import Parallel, WorkerDied
+from components.params import Params, require
 from components.training import split_tensors
 from flows import files, paths
 from flows.devices import devices_of
 from flows.observer import Observer
+from flows.parallel import joblib_parallel
+from flows.replay import replayed
+
+OUTPUTS = ("architecture.json", "pool.csv", "scores.csv", "finalists.csv", "pareto.csv", "pareto.svg")
+
+Found = dict[float, tuple[PoolUpdate, tuple[Finalist, ...]]]
+"""Budget -> the last record of its search, and the last pool with the choice first."""
 
 
-def run(params: Params, observe: Observer) -> None:
-    """Write the chosen architecture, the pool of every stage and every evaluation."""
-    device, *_ = devices_of(params.device)
-    settings, statistics = params.architecture, read_statistics(paths.STATISTICS)
-    space = space_of(settings, read_classes(paths.CLASSES))
-    table = table_of(params)
-    weights = SharedWeights(
-        build_supernet(space, statistics.mean, statistics.std, params.seed).to(device),
-        settings,
-        params.train.recipe,
-        split_tensors(open_split(paths.TRAIN)),
-        split_tensors(open_split(paths.VAL)),
-        params.seed,
-    )
-    updates = search(space, weights.world(table.predict), settings, params.seed)
+def run(params: Params, observe: Observer, checkpoint: Path) -> None:
+    """Write a network for each budget, every pool, every evaluation, the finalists and the Pareto front."""
+    devices = devices_of(params.device)
+    settings, statistics, table = params.architecture, read_statistics(paths.STATISTICS), table_of(params)
+    space = within_memory(space_of(settings, read_classes(paths.CLASSES)), settings)
+    parallel = joblib_parallel(params.parallel, observe)
+    weights = shared_weights(params, space, statistics)
+    world = replayed(weights.world(table.predict, parallel, devices), weights, checkpoint)
+    last: tuple[PoolUpdate, ...] = ()
     rows: list[dict[str, object]] = []
-    for update in observe.progress(updates, len(space.layers), "architecture"):
-        observe.metrics(pool_metrics(update), step=update.stage)
-        rows += list(pool_rows(update))
-    files.write_json(paths.ARCHITECTURE / "architecture.json", choice(params, table, update))
+    searches = search_all(space, world, settings, params.seed)
+    for last in observe.progress(searches, len(space.layers), "architecture"):
+        for budget, update in zip(settings.budgets, last, strict=True):
+            observe.metrics(pool_metrics(update, metrics_folder(params, budget)), step=update.stage)
+            rows += list(pool_rows(update, budget))
+    alone = trained_alone(params, space, statistics, parallel, last, checkpoint / "finalists.json")
+    found = {b: (update, best_alone(update, alone)) for b, update in zip(settings.budgets, last, strict=True)}
     files.write_csv(paths.ARCHITECTURE / "pool.csv", rows)
-    files.write_csv(paths.ARCHITECTURE / "scores.csv", list(score_rows(update)))
-    for name in ("architecture.json", "pool.csv", "scores.csv"):
+    write(params, space, table, found)
+    for name in OUTPUTS:
         observe.file(paths.ARCHITECTURE / name)
 
 
@@ -53,24 +68,93 @@ def table_of(params: Params) -> LatencyTable:
     return table
 
 
-def choice(params: Params, table: LatencyTable, update: PoolUpdate) -> dict[str, object]:
-    best = update.pool[0]
-    score = next(one.score for one in reversed(update.scores) if one.architecture == best.architecture)
+def shared_weights(params: Params, space: Space, statistics: Statistics) -> SharedWeights:
+    """The supernet with fresh weights on the first device, and the images it learns from."""
+    device, *_ = devices_of(params.device)
+    return SharedWeights(
+        build_supernet(space, statistics.mean, statistics.std, params.seed).to(device),
+        params.architecture,
+        params.train.recipe,
+        split_tensors(open_split(paths.TRAIN)),
+        split_tensors(open_split(paths.VAL)),
+        params.seed,
+    )
+
+
+def trained_alone(
+    params: Params, space: Space, statistics: Statistics, parallel: Parallel, last: Sequence[PoolUpdate], file: Path
+) -> Alone:
+    """The settings' number of finalists of each budget, trained unless the file has them already."""
+    members = [c.architecture for update in last for c in update.pool[: params.architecture.finalists]]
+    finalists = list(dict.fromkeys(members))
+    if finalists and not file.exists():
+        train = TrainAlone(
+            make=partial(fresh_network, space, statistics, params.seed),
+            train=open_split(paths.TRAIN),
+            val=open_split(paths.VAL),
+            recipe=params.train.recipe,
+            epochs=params.architecture.finalist_epochs,
+            seed=params.seed,
+            devices=devices_of(params.device),
+        )
+        results = parallel(train, [(architecture, index) for index, architecture in enumerate(finalists)])
+        reached = [result for result in results if not isinstance(result, WorkerDied)]
+        require(len(reached) == len(results), "a worker that trained finalists was lost; use fewer parallel.workers")
+        files.write_json(file, reached)
+    return dict(zip(finalists, files.read_json(file), strict=True)) if finalists else {}
+
+
+def fresh_network(space: Space, statistics: Statistics, seed: int, architecture: Architecture) -> Network:
+    return build_network(space, architecture, statistics.mean, statistics.std, seed)
+
+
+def write(params: Params, space: Space, table: LatencyTable, found: Found) -> None:
+    """What the searches found, budget by budget, and the front of all that was scored."""
+    entries = [entry(params, space, table, budget, *of) for budget, of in found.items()]
+    files.write_json(paths.ARCHITECTURE / "architecture.json", entries[0] | {"budgets": entries})
+    scores = [(budget, one) for budget, (update, _) in found.items() for one in update.scores]
+    files.write_csv(paths.ARCHITECTURE / "scores.csv", [score_row(one, budget) for budget, one in scores])
+    finalists = [finalist_row(one, budget) for budget, (_, pool) in found.items() for one in pool]
+    files.write_csv(paths.ARCHITECTURE / "finalists.csv", finalists)
+    chosen = {budget: pool[0].candidate.architecture for budget, (_, pool) in found.items()}
+    every = [one for _, one in scores]
+    best = front(every)
+    files.write_csv(paths.ARCHITECTURE / "pareto.csv", [pareto_row(one, chosen) for one in best])
+    chart = accuracy_against_latency(
+        [(one.latency, one.score) for one in last_scores(every)],
+        [(one.latency, one.score) for one in best],
+        [(one.latency, one.score) for one in last_scores(every) if one.architecture in chosen.values()],
+        list(chosen),
+    )
+    files.write_text(paths.ARCHITECTURE / "pareto.svg", chart)
+
+
+def entry(
+    params: Params, space: Space, table: LatencyTable, budget: float, update: PoolUpdate, pool: Sequence[Finalist]
+) -> dict[str, object]:
+    """The choice under a budget."""
+    best = pool[0]
     return {
-        "architecture": format_architecture(best.architecture),
-        "score": score,
-        "potential": best.potential,
-        "standard_error": best.standard_error,
-        "predicted_latency_ms": table.predict(best.architecture),
-        "limit_ms": limit_of(params.architecture),
-        "latency_ms": params.architecture.latency_ms,
+        "architecture": format_architecture(best.candidate.architecture),
+        "score": best.score,
+        "alone": best.alone,
+        "potential": best.candidate.potential,
+        "standard_error": best.candidate.standard_error,
+        "predicted_latency_ms": table.predict(best.candidate.architecture),
+        "limit_ms": limit_of(replace(params.architecture, latency_ms=budget)),
+        "latency_ms": budget,
         "strategy": params.architecture.strategy,
         "evaluations": len(update.scores),
-    }
+    } | vars(costs_of(space, best.candidate.architecture))
 
 
-def pool_metrics(update: PoolUpdate) -> dict[str, float]:
-    values: dict[str, float] = {"architecture/pool/evaluations": len(update.scores)}
+def metrics_folder(params: Params, budget: float) -> str:
+    """The first budget's names are those of a search with one."""
+    return "architecture" if budget == params.architecture.budget else f"architecture/{budget:g}ms"
+
+
+def pool_metrics(update: PoolUpdate, folder: str) -> dict[str, float]:
+    values: dict[str, float] = {f"{folder}/pool/evaluations": len(update.scores)}
     for rank, member in enumerate(update.pool):
         named = {
             "potential": member.potential,
@@ -79,15 +163,16 @@ def pool_metrics(update: PoolUpdate) -> dict[str, float]:
             "highest": member.highest,
             "latency": member.latency,
         }
-        values |= {f"architecture/pool/{name}_{rank}": value for name, value in named.items() if value is not None}
-    values["architecture/pool/best"] = values["architecture/pool/potential_0"]
+        values |= {f"{folder}/pool/{name}_{rank}": value for name, value in named.items() if value is not None}
+    values[f"{folder}/pool/best"] = values[f"{folder}/pool/potential_0"]
     return values
 
 
-def pool_rows(update: PoolUpdate) -> Iterator[dict[str, object]]:
+def pool_rows(update: PoolUpdate, budget: float) -> Iterator[dict[str, object]]:
     """Members first, then who was dropped and why."""
     for rank, candidate in enumerate((*update.pool, *update.dropped), start=1):
         yield {
+            "budget_ms": budget,
             "stage": update.stage,
             "rank": rank,
             "architecture": format_architecture(candidate.architecture),
@@ -100,11 +185,36 @@ def pool_rows(update: PoolUpdate) -> Iterator[dict[str, object]]:
         }
 
 
-def score_rows(update: PoolUpdate) -> Iterator[dict[str, object]]:
-    for one in update.scores:
-        yield {
-            "stage": one.stage,
-            "architecture": format_architecture(one.architecture),
-            "score": one.score,
-            "latency_ms": one.latency,
-        }
+def score_row(one: Scored, budget: float) -> dict[str, object]:
+    return {
+        "budget_ms": budget,
+        "stage": one.stage,
+        "architecture": format_architecture(one.architecture),
+        "score": one.score,
+        "latency_ms": one.latency,
+    }
+
+
+def finalist_row(one: Finalist, budget: float) -> dict[str, object]:
+    """`score` is with the shared weights, `alone` by itself; ranks by the search and alone."""
+    return {
+        "budget_ms": budget,
+        "architecture": format_architecture(one.candidate.architecture),
+        "latency_ms": one.candidate.latency,
+        "rank": one.rank,
+        "potential": one.candidate.potential,
+        "score": one.score,
+        "rank_alone": one.rank_alone,
+        "alone": one.alone,
+    }
+
+
+def pareto_row(one: Scored, chosen: dict[float, Architecture]) -> dict[str, object]:
+    """`chosen_for`: budgets, milliseconds, that the network was chosen for."""
+    return {
+        "architecture": format_architecture(one.architecture),
+        "latency_ms": one.latency,
+        "score": one.score,
+        "stage": one.stage,
+        "chosen_for": " ".join(f"{budget:g}" for budget, mine in chosen.items() if mine == one.architecture),
+    }

@@ -11,7 +11,7 @@ from components.architecture.latency import LatencyTable, measure_model
 from components.architecture.network import build_network
 from components.architecture.space import Architecture, Space, parse_architecture, space_of
 from components.data.store import Classes, Split, open_split, read_classes
-from components.evaluation import confusion_matrix, onnx_logits, per_class, wilson_interval
+from components.evaluation import agreement, confusion_matrix, onnx_logits, per_class, wilson_interval
 from components.export import read_metadata
 from components.params import Params
 from components.training import log_likelihood, predict, split_tensors
@@ -26,23 +26,33 @@ def run(params: Params, observe: Observer) -> None:
     classes, test = read_classes(paths.CLASSES), open_split(paths.TEST)
     table = LatencyTable.from_json(files.read_json(paths.LATENCY / "table.json"))
     metrics: dict[str, object] = {"images": len(test.labels)}
-    latency: dict[str, Any] = {"limit_ms": params.architecture.latency_ms}
+    latency: dict[str, Any] = {"limit_ms": params.architecture.budget}
     rows: list[dict[str, object]] = []
     predictions = {"actual": [classes.names[label] for label in test.labels]}
     for variant in observe.progress(VARIANTS, len(VARIANTS), "evaluate"):
-        model = (paths.TRAINED / variant / "model.onnx").read_bytes()
-        weights = (paths.TRAINED / variant / "weights.safetensors").read_bytes()
+        model, exact = (read(variant, name) for name in ("model.onnx", "float.onnx"))
         logits = onnx_logits(model, test.images)
+        exact_logits = logits if exact == model else onnx_logits(exact, test.images)
         predicted = logits.argmax(axis=1)
-        figures = scores(logits, test.labels) | {"parity": parity(params, classes, model, weights, test, logits)}
+        weights = read(variant, "weights.safetensors")
+        figures = scores(logits, test.labels) | {"parity": parity(params, classes, exact, weights, test, exact_logits)}
         predicted_ms = table.predict(architecture_of(model, space_of(params.architecture, classes)))
-        metrics[variant], latency[variant] = figures, measured(params, model, predicted_ms)
+        latency[variant] = measured(params, model) | {"predicted_ms": predicted_ms}
+        if exact != model:
+            figures |= beside_float(logits, exact_logits, test.labels)
+            latency[variant] |= {f"float_{key}": value for key, value in measured(params, exact).items()}
+        metrics[variant] = figures
         confusion = confusion_matrix(predicted, test.labels, len(classes.names))
         rows += [{"variant": variant} | vars(row) for row in per_class(confusion, classes.names)]
         predictions[variant] = [classes.names[label] for label in predicted]
         shown = figures | {"latency_ms": latency[variant]["p50_ms"]}
         observe.metrics({f"evaluate/{variant}/{key}": value for key, value in shown.items()})
     write(observe, metrics, latency, rows, predictions)
+
+
+def read(variant: str, name: str) -> bytes:
+    """A file that `train` left."""
+    return (paths.TRAINED / variant / name).read_bytes()
 
 
 def write(
@@ -73,10 +83,17 @@ def scores(logits: Float[np.ndarray, "n k"], labels: Int64[np.ndarray, " n"]) ->
     }
 
 
+def beside_float(
+    logits: Float[np.ndarray, "n k"], exact: Float[np.ndarray, "n k"], labels: Int64[np.ndarray, " n"]
+) -> dict[str, float]:
+    """What quantisation changed: the float file's accuracy, and of how many images both say the same."""
+    return {"float_accuracy": scores(exact, labels)["accuracy"], "agreement": agreement(logits, exact)}
+
+
 def parity(
     params: Params, classes: Classes, model: bytes, weights: bytes, test: Split, logits: Float[np.ndarray, "n k"]
 ) -> float:
-    """Largest difference between the file's logits and those of the torch network it was exported from."""
+    """Largest difference between the float file's logits and those of the torch network it was exported from."""
     space = space_of(params.architecture, classes)
     blank = (1.0,) * classes.channels  # the weights hold the real mean and deviation
     network = build_network(space, architecture_of(model, space), blank, blank, seed=0)
@@ -90,7 +107,7 @@ def architecture_of(model: bytes, space: Space) -> Architecture:
     return parse_architecture(space, read_metadata(model)["architecture"])
 
 
-def measured(params: Params, model: bytes, predicted_ms: float) -> dict[str, object]:
-    """The file's latency on this machine beside the table's prediction."""
+def measured(params: Params, model: bytes) -> dict[str, object]:
+    """The file's latency on this machine."""
     time = measure_model(model, params.latency, repeats=params.evaluate.repeats)
-    return {"p50_ms": time.p50_ms, "p99_ms": time.p99_ms, "clock": time.clock, "predicted_ms": predicted_ms}
+    return {"p50_ms": time.p50_ms, "p99_ms": time.p99_ms, "clock": time.clock}

@@ -13,7 +13,7 @@ from flows.observer import Observer
 def run(params: Params, observe: Observer) -> None:
     """Write the table of block latencies with the device, every raw sample and the calibration."""
     space = space_of(params.architecture, read_classes(paths.CLASSES))
-    table = measure(space, params.latency, np.random.default_rng(params.seed))
+    table = measure(space, params.latency, params.export, np.random.default_rng(params.seed))
     for whole in observe.progress(table.wholes, len(table.wholes), "latency"):
         off = table.line(whole.sum_ms) / whole.entry.ms - 1
         observe.metrics({"latency/calibration/ms": whole.entry.ms, "latency/calibration/error": off})

@@ -9,9 +9,9 @@ import numpy as np
 from components.architecture.network import build_network
 from components.architecture.space import parse_architecture, space_of
 from components.augmentation.policy import Policy
-from components.charts import loss_curves
 from components.data.store import open_split, read_classes, read_statistics
 from components.gaussian import Sample
+from components.loss.chart import loss_curves
 from components.loss.family import KNOWN, SearchedLoss
 from components.loss.search import LossWorld
 from components.online import Trunk

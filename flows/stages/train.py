@@ -4,6 +4,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import UInt8
 from safetensors.torch import save
 from torch import Tensor
 
@@ -20,6 +21,7 @@ from components.data.store import Classes, Split, open_split, read_classes, read
 from components.export import export_network
 from components.loss.family import read_loss
 from components.params import Params
+from components.quantisation import convert
 from components.training import (
     Augment,
     Criterion,
@@ -37,10 +39,10 @@ from flows.observer import Observer
 
 
 def run(params: Params, observe: Observer, variant: str, checkpoint: Path) -> None:
-    """Train on train and val together, and write weights, the ONNX file and the curve."""
+    """Train on train and val together, and write weights, the float and the shipped ONNX file, and the curve."""
     device, *_ = devices_of(params.device)
     classes, statistics = read_classes(paths.CLASSES), read_statistics(paths.STATISTICS)
-    architecture, augment, criterion = RECIPES[variant](params, classes)
+    architecture, augment, criterion = recipe_of(params, classes, variant)
     images, labels = training_images()
     space = space_of(params.architecture, classes)
     network = build_network(space, architecture, statistics.mean, statistics.std, seed=params.seed).to(device)
@@ -59,7 +61,9 @@ def run(params: Params, observe: Observer, variant: str, checkpoint: Path) -> No
         folder / "weights.safetensors", save({k: v.contiguous() for k, v in network.state_dict().items()})
     )
     exported = export_network(network, classes, format_architecture(architecture))
-    files.write_bytes(folder / "model.onnx", exported.SerializeToString(deterministic=True))
+    shipped = convert(exported, calibration_images(params), params.export)
+    files.write_bytes(folder / "float.onnx", exported.SerializeToString(deterministic=True))
+    files.write_bytes(folder / "model.onnx", shipped.SerializeToString(deterministic=True))
     observe.file(folder / "epochs.csv")
     observe.file(folder / "model.onnx")
 
@@ -71,9 +75,26 @@ def training_images() -> tuple[Tensor, Tensor]:
     return split_tensors(both)
 
 
-def searched(params: Params, classes: Classes) -> tuple[Architecture, Augment, Criterion]:
-    """What the three searches found."""
-    found = files.read_json(paths.ARCHITECTURE / "architecture.json")
+def calibration_images(params: Params) -> UInt8[np.ndarray, "n h w c"]:
+    """Train images that a quantised file takes its ranges from, drawn without repetition."""
+    images = open_split(paths.TRAIN).images
+    count = min(params.export.calibration_images, len(images))
+    chosen = np.random.default_rng(params.seed).choice(len(images), size=count, replace=False)
+    return np.asarray(images[np.sort(chosen)])
+
+
+Recipe = tuple[Architecture, Augment, Criterion]
+
+
+def recipe_of(params: Params, classes: Classes, variant: str) -> Recipe:
+    """`searched`, `baseline`, or `budget_<n>`: what was searched, with the network of the n-th budget."""
+    kind, _, number = variant.partition("_")
+    return RECIPES[kind](params, classes, int(number or 1))
+
+
+def searched(params: Params, classes: Classes, number: int) -> Recipe:
+    """What the three searches found; augmentation and loss on the network of the first budget."""
+    found = files.read_json(paths.ARCHITECTURE / "architecture.json")["budgets"][number - 1]
     policy = Policy.from_json(files.read_json(paths.AUGMENTATION / "augmentation.json"))
     architecture = parse_architecture(space_of(params.architecture, classes), found["architecture"])
     return (
@@ -83,11 +104,11 @@ def searched(params: Params, classes: Classes) -> tuple[Architecture, Augment, C
     )
 
 
-def baseline(params: Params, classes: Classes) -> tuple[Architecture, Augment, Criterion]:
+def baseline(params: Params, classes: Classes, number: int) -> Recipe:
     """What one would train without a search: the space's default network, the base pipeline, cross-entropy."""
     recipe = params.train.recipe
     architecture = default_architecture(space_of(params.architecture, classes))
     return architecture, base_augment(recipe), cross_entropy(recipe.label_smoothing)
 
 
-RECIPES = {"searched": searched, "baseline": baseline}
+RECIPES = {"searched": searched, "baseline": baseline, "budget": searched}

@@ -3,8 +3,8 @@
     n  images   h w  pixels   c  channels   C  compute of a method, in training images processed
 
 Every method gets the same C and ends with a network trained from scratch on train and val together. One that searches
-trains copies with some of C (gradients from train, rewards from val, a scored image counts a third) and the network
-with what is left, under what it found; one that does not search trains with all of it.
+takes its gradients from train and its rewards from val with some of C (a scored image counts a third), and trains the
+network with what is left, under what it found; one that does not search trains with all of it.
 """
 
 import io

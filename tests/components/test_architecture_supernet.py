@@ -1,6 +1,9 @@
 """The supernet: the stand-alone network's operators, statistics of one sub-network, and blocks that stay where they
 are while others train."""
 
+import itertools
+from collections import Counter
+
 import numpy as np
 import pytest
 import torch
@@ -9,11 +12,20 @@ from torch import nn
 
 from components import params
 from components.architecture.network import build_network
-from components.architecture.search import search
+from components.architecture.search import Pool
 from components.architecture.space import Architecture, candidates, space_of
-from components.architecture.supernet import SharedWeights, build_supernet, chunks, random_path
+from components.architecture.strategies import search
+from components.architecture.supernet import (
+    GROUP,
+    SharedWeights,
+    build_supernet,
+    chunks,
+    fair_rounds,
+    grouped,
+    random_path,
+)
 from components.data.store import Classes
-from components.training import accuracy, predict
+from components.training import accuracy, cross_entropy, predict
 
 CLASSES = Classes(names=tuple("0123456789"), size=8, channels=1)
 MEAN, STD = (0.3,), (0.4,)
@@ -93,7 +105,7 @@ def test_a_score_uses_statistics_of_that_sub_network_alone(
             module.reset_running_stats()
     network.train()
     with torch.no_grad():
-        for chunk in trained.recalibration_images():
+        for chunk in chunks(trained.recalibration_images()):
             network(chunk)
     shown = trained.val_slice(stage)
     expected = accuracy(predict(network, trained.val_images[shown]), trained.val_labels[shown])
@@ -102,11 +114,11 @@ def test_a_score_uses_statistics_of_that_sub_network_alone(
 
 
 def test_statistics_are_taken_over_the_augmented_slice_in_large_chunks(trained: SharedWeights) -> None:
-    parts = trained.recalibration_images()
+    parts = chunks(trained.recalibration_images())
     assert [len(part) for part in parts] == [128, 128]  # of 300 asked for, 256 images are trained on
     assert [len(part) for part in chunks(digits(0, 300)[0])] == [150, 150]
     assert not torch.equal(torch.cat(parts).sort(0).values, trained.train_images.sort(0).values)
-    assert all(torch.equal(*pair) for pair in zip(parts, trained.recalibration_images(), strict=True))
+    assert all(torch.equal(*pair) for pair in zip(parts, chunks(trained.recalibration_images()), strict=True))
 
 
 def test_the_last_stage_scores_on_all_of_val_and_earlier_ones_on_a_slice_of_their_own(trained: SharedWeights) -> None:
@@ -163,3 +175,100 @@ def test_a_search_on_digits_finds_a_network_that_has_learnt_and_fits() -> None:
     assert best.highest > 0.6
     assert best.latency is not None
     assert best.latency <= 1.05
+
+
+# Many scores at once
+
+
+def test_scores_in_groups_are_the_scores_one_after_the_other(trained: SharedWeights) -> None:
+    every = list(itertools.product(*trained.layers))[::4]
+    for stage in (1, 3):
+        assert trained.score_all(every, stage) == [trained.score(a, stage) for a in every]
+
+
+def test_networks_of_a_group_begin_alike_and_each_is_in_one() -> None:
+    every = list(itertools.product(*(candidates(SPACE, layer) for layer in range(3))))
+    groups = grouped([*every, *every[:5]], settled=1)
+    assert sorted(itertools.chain(*groups)) == sorted(every)
+    assert all(len({a[:1] for a in group}) == 1 and len(group) <= GROUP for group in groups)
+
+
+# A state to go on from
+
+
+@pytest.mark.parametrize("sampling", ["uniform", "fair"])
+def test_weights_restored_into_a_fresh_supernet_train_on_to_the_same_bytes(sampling: str) -> None:
+    calm, again = shared(1, sampling=sampling), shared(1, sampling=sampling)
+    calm.train_stage(0, ((),))
+    again.restore(calm.state())
+    calm.score(A, 1)  # leaves statistics behind, which must not matter
+    for weights in (calm, again):
+        weights.train_stage(1, ((),))
+    assert all(torch.equal(value, weights_of(again)[name]) for name, value in weights_of(calm).items())
+    assert calm.score(A, 2) == again.score(A, 2)
+
+
+# Fair sampling
+
+
+def test_fair_rounds_hold_every_candidate_of_a_full_layer_exactly_once_and_of_the_others_equally_often() -> None:
+    layers = [("a", "b", "c", "d"), ("a", "b", "c"), ("a", "b", "c", "d")]
+    rounds = list(itertools.islice(fair_rounds(layers, ((),), np.random.default_rng(0)), 30))
+    for paths in rounds:
+        assert len(paths) == 4
+        assert sorted(path[0] for path in paths) == sorted(path[2] for path in paths) == list("abcd")
+        assert {path[1] for path in paths} == set("abc")
+    counts = Counter(path[1] for paths in rounds for path in paths)
+    assert counts == {"a": 40, "b": 40, "c": 40}
+    assert len({tuple(paths) for paths in rounds}) > 25
+
+
+def test_fair_rounds_take_the_pools_members_equally_often() -> None:
+    layers = [("a", "b", "c")] * 3
+    members: Pool = (("a", "b"), ("b", "b"))
+    rounds = list(itertools.islice(fair_rounds(layers, members, np.random.default_rng(0)), 10))
+    assert Counter(path[:2] for paths in rounds for path in paths) == dict.fromkeys(members, 15)
+    assert all(sorted(path[2] for path in paths) == list("abc") for paths in rounds)
+
+
+def test_each_block_gets_equally_many_updates_when_sampling_is_fair() -> None:
+    """Counted where it happens: every step of the optimiser, the blocks whose weights have a gradient."""
+    weights = shared(sampling="fair", warmup_epochs=6.0)
+    counts: Counter[str] = Counter()
+
+    def note(*_: object) -> None:
+        named = weights.supernet.named_parameters()
+        counts.update({".".join(name.split(".")[:3]) for name, p in named if "layers" in name and p.grad is not None})
+
+    weights.optimiser.register_step_pre_hook(note)
+    weights.train_stage(0, ((),))
+    blocks = {f"layers.{layer}.{name}" for layer, names in enumerate(weights.layers) for name in names}
+    assert counts == dict.fromkeys(blocks - {"layers.0.identity", "layers.2.identity"}, 12)
+
+
+def test_a_fair_update_is_one_step_along_the_summed_gradients_of_its_paths() -> None:
+    weights, images, labels = shared(), *digits(0, 32)
+    paths, criterion = (A, B), cross_entropy(0.0)
+    weights.supernet.train()
+    expected: dict[str, torch.Tensor] = {}
+    for path in paths:
+        weights.supernet.zero_grad(set_to_none=True)
+        criterion(weights.supernet.features(images, path), weights.supernet.classifier.weight, labels).backward()
+        for name, p in weights.supernet.named_parameters():
+            if p.grad is not None:
+                expected[name] = expected.get(name, torch.zeros_like(p)) + p.grad
+    weights.update(images, labels, paths, step=0)
+    moved = {name: p.grad for name, p in weights.supernet.named_parameters() if p.grad is not None}
+    assert moved.keys() == expected.keys()
+    assert all(torch.allclose(moved[name], expected[name], atol=1e-6) for name in expected)
+
+
+def test_both_samplings_cost_the_same_passes() -> None:
+    passes = {}
+    for sampling in ("uniform", "fair"):
+        weights = shared(sampling=sampling)
+        seen: list[object] = []
+        weights.supernet.stem.register_forward_hook(lambda *_, seen=seen: seen.append(0))
+        weights.train_stage(0, ((),))
+        passes[sampling] = len(seen)
+    assert passes == {"uniform": 16, "fair": 16}

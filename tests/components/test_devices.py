@@ -236,6 +236,16 @@ def test_a_search_leaves_the_same_records_and_weights_and_these_on_the_first_dev
         assert all(on_first(trunk) for trunk in there)
 
 
+def test_a_search_by_gradients_leaves_the_same_records_on_two_devices() -> None:
+    online = replace(SHORT, trunks=1, reward="alignment", probe_images=16, controller="matching", controller_lr=1.0)
+    here = augmentation_search(CPU, online)
+    with elsewhere():
+        there = augmentation_search(TWO, online)
+        assert there == here
+        assert all(same(ours.state, theirs.state) for ours, theirs in zip(there, here, strict=True))
+        assert all(on_first(trunk) for trunk in there)
+
+
 @pytest.mark.parametrize("search", SEARCHES)
 def test_a_search_read_on_the_cpu_goes_on_on_the_first_device(search: Searching) -> None:
     here = search(CPU, SHORT)

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from components.evaluation import confusion_matrix, per_class, wilson_interval
+from components.evaluation import agreement, confusion_matrix, per_class, wilson_interval
 
 
 def test_wilson_interval_of_a_textbook_case() -> None:
@@ -32,3 +32,9 @@ def test_a_class_without_images_or_predictions_has_no_recall_or_precision() -> N
     assert third.images == 0
     assert math.isnan(third.recall)
     assert math.isnan(third.precision)
+
+
+def test_two_models_agree_where_their_largest_logits_are_of_one_class() -> None:
+    first = np.array([[3.0, 1.0], [0.0, 1.0], [2.0, 0.0], [0.0, 5.0]])
+    second = np.array([[0.2, 0.1], [9.0, 1.0], [0.1, 0.0], [0.0, 0.1]])
+    assert agreement(first, second) == 0.75

@@ -1,5 +1,6 @@
 """The latency table: what it adds up, what it refuses, and that its parts are the networks that ship."""
 
+import itertools
 import json
 import platform
 
@@ -25,18 +26,27 @@ from components.architecture.latency import (
     entry_from,
     export_parts,
     fit_line,
+    int8_parts,
     measure,
     measure_model,
+    measure_parts,
     part_modules,
+    parts,
     quiet_pace,
+    random_images,
+    shift,
+    timed_run,
+    whole_model,
 )
 from components.architecture.network import build_network
 from components.architecture.space import Space, space_of
 from components.data.store import Classes
 from components.export import export_network
+from components.quantisation import convert
 
 CLASSES = Classes(names=("a", "b", "c"), size=8, channels=1)
 FAST = params.Latency(repeats=3, calibration=3)
+INT8 = params.Export(quantize="int8")
 ARCHITECTURE = ("res_k3", "identity", "mb_k3_e2_se", "mb_k3_e2_se", "identity")
 
 
@@ -62,6 +72,7 @@ def table() -> LatencyTable:
     parts = {STEM: 1.5, HEAD: 0.75, EMPTY: 0.5, REFERENCE: 9.0, "a s": 2.5, "b s": 4.5, "a t": 8.5}
     return LatencyTable(
         device=device_of(FAST),
+        quantize="none",
         layers=("s", "t"),
         overhead_ms=0.5,
         slope=2.0,
@@ -150,14 +161,41 @@ def test_a_composed_network_computes_what_its_modules_compute(models: dict[str, 
 def test_a_composed_network_has_the_operators_of_the_exported_one(models: dict[str, onnx.ModelProto]) -> None:
     composed = compose(models, tuple(str(layer) for layer in space().layers), ARCHITECTURE)
     network = build_network(space(), ARCHITECTURE, (0.5,), (0.5,))
+    shift([network])
     exported = export_network(network, CLASSES, "|".join(ARCHITECTURE))
 
-    def operators(model: onnx.ModelProto) -> list[str]:
-        return sorted(node.op_type for node in model.graph.node if node.op_type != "Identity")
+    def operators(model: onnx.ModelProto) -> list[tuple[str, int]]:
+        return sorted((node.op_type, len(node.input)) for node in model.graph.node if node.op_type != "Identity")
 
     assert operators(composed) == operators(exported)
+    in_int8 = [convert(model, random_images(space()), INT8) for model in (composed, exported)]
+    assert operators(in_int8[0]) == operators(in_int8[1])
     assert [len(model.graph.output) for model in (composed, exported)] == [2, 2]
     assert composed.graph.input[0].type.tensor_type.shape.dim[0].dim_param == "batch"
+
+
+def test_int8_parts_are_together_the_quantised_network(models: dict[str, onnx.ModelProto]) -> None:
+    names = parts(tuple(str(layer) for layer in space().layers), ARCHITECTURE)
+    cut = int8_parts(models, space(), INT8)
+    assert set(cut) == set(models)
+    whole = whole_model(models, space(), INT8, ARCHITECTURE)
+    assert sorted(node.op_type for name in names for node in cut[name].graph.node) == sorted(
+        node.op_type for node in whole.graph.node
+    )
+    for before, after in itertools.pairwise(names):
+        (out,), (into,) = cut[before].graph.output, cut[after].graph.input
+        assert out.type.tensor_type.elem_type == into.type.tensor_type.elem_type == onnx.TensorProto.UINT8
+
+
+def test_the_graph_is_optimised_as_far_as_asked_for(models: dict[str, onnx.ModelProto]) -> None:
+    model = compose(models, tuple(str(layer) for layer in space().layers), ARCHITECTURE).SerializeToString()
+
+    def milliseconds(settings: params.Latency) -> float:
+        run = timed_run(model, settings)
+        return min(run() for _ in range(50))
+
+    assert milliseconds(params.Latency(optimisation="none")) > 1.1 * milliseconds(FAST)
+    assert device_of(params.Latency(optimisation="none")) != device_of(FAST)
 
 
 # Measured
@@ -165,7 +203,7 @@ def test_a_composed_network_has_the_operators_of_the_exported_one(models: dict[s
 
 @pytest.fixture(scope="module")
 def measured() -> LatencyTable:
-    return measure(space(), FAST, np.random.default_rng(0))
+    return measure(space(), FAST, params.Export(), np.random.default_rng(0))
 
 
 def test_a_measured_table_covers_its_space_and_survives_json(measured: LatencyTable) -> None:
@@ -183,6 +221,13 @@ def test_a_table_names_the_processor_and_not_the_machine(measured: LatencyTable)
     assert platform.node() not in json.dumps(measured.to_json())
     assert device_of(params.Latency(threads=2)) != measured.device
     assert device_of(params.Latency(threads=2)).clock == "wall"
+
+
+def test_a_table_of_int8_blocks_says_so_and_covers_its_space(models: dict[str, onnx.ModelProto]) -> None:
+    table = measure_parts(models, space(), FAST, INT8, np.random.default_rng(0))
+    assert table.quantize == "int8"
+    assert table.predict(ARCHITECTURE) > 0
+    assert {one.name for one in table.entries} == {*models, REFERENCE}
 
 
 def test_a_finished_file_is_measured_as_it_ships() -> None:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from components.charts import loss_curves
+from components.loss.chart import loss_curves
 from components.loss.family import (
     KNOWN,
     SearchedLoss,

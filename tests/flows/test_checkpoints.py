@@ -57,7 +57,7 @@ def shown(trunks: Iterable[Trunk[int]]) -> list[str]:
     return [f"{trunk!r} {trunk.theta.tolist()}" for trunk in trunks]
 
 
-@pytest.mark.parametrize("controller", sorted(CONTROLLERS))
+@pytest.mark.parametrize("controller", sorted(set(CONTROLLERS) - {"matching"}))
 @pytest.mark.parametrize("done", [1, 2, 5, 8])
 def test_records_of_an_interrupted_search_are_those_of_an_uninterrupted_one(
     tmp_path: Path, controller: str, done: int

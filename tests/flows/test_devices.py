@@ -16,7 +16,7 @@ from tests.clones import ROOT
 
 REFUSAL = r"^device is cuda, but torch finds no CUDA device here; set device: cpu in params\.yaml$"
 STAGES = {
-    "architecture": architecture.run,
+    "architecture": partial(architecture.run, checkpoint=Path("checkpoint")),
     "augmentation": partial(augmentation.run, checkpoint=Path("checkpoint")),
     "loss": partial(loss.run, checkpoint=Path("checkpoint")),
     "train searched": partial(train.run, variant="searched"),

@@ -9,7 +9,8 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.states import Completed, Failed, State
 
 from flows import notify
-from flows.publish import GateReport, Published
+from flows.gate import GateReport
+from flows.publish import Published
 from tests.flows.receiver import receiver
 
 RUN = FlowRun(flow_id=uuid4(), name="brave-otter")

@@ -30,7 +30,16 @@ from flows.observer import Silent
 from flows.parallel import joblib_parallel
 
 BACKENDS = ("loky", "ray", "dask")
-SETTINGS = Augmentation(online=Online(trunks=2, copies=8, images=32, warmup_trunks=0))
+SETTINGS = (
+    Augmentation(online=Online(trunks=2, copies=8, images=32, warmup_trunks=0)),
+    Augmentation(
+        online=Online(
+            trunks=2, images=32, warmup_trunks=0, reward="alignment", probe_images=16, controller="matching",
+            controller_lr=1.0,
+        )
+    ),
+)  # fmt: skip
+"""A search by copies and one by gradients."""
 STAGES = ((8, 1, 1), (16, 1, 2))
 SPACE = space_of(
     Architecture(
@@ -84,18 +93,20 @@ def expected(data: Path) -> str:
 
 
 def digest(folder: Path, parallel: Parallel, make: Make = MAKE) -> str:
-    """Of all records and of the last state."""
-    trunks = list(
-        search_augmentation(
-            make, open_split(folder / "train"), open_split(folder / "val"), settings=SETTINGS,
-            recipe=Recipe(batch_size=16), seed=5, parallel=parallel,
-        )
-    )  # fmt: skip
-    total = hashlib.sha256(repr(trunks).encode())
-    for trunk in trunks:
-        total.update(trunk.theta.tobytes())
-    for key, value in sorted(trunks[-1].state.items()):
-        total.update(key.encode() + value.contiguous().numpy().tobytes())
+    """Of all records and of the last states, of both searches."""
+    total = hashlib.sha256()
+    for settings in SETTINGS:
+        trunks = list(
+            search_augmentation(
+                make, open_split(folder / "train"), open_split(folder / "val"), settings=settings,
+                recipe=Recipe(batch_size=16), seed=5, parallel=parallel,
+            )
+        )  # fmt: skip
+        total.update(repr(trunks).encode())
+        for trunk in trunks:
+            total.update(trunk.theta.tobytes())
+        for key, value in sorted(trunks[-1].state.items()):
+            total.update(key.encode() + value.contiguous().numpy().tobytes())
     return total.hexdigest()
 
 

@@ -4,16 +4,21 @@ import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
+from components.architecture.latency import Measurement, device_of
 from components.data.store import Classes, write_classes, write_split
+from components.export import read_metadata
 from components.params import Params
-from flows import files, paths, publish, settings, tracking
-from flows.publish import Published, RegistryError
+from components.quantisation import QUANTIZE
+from flows import files, paths, publish, registry, settings, tracking
+from flows.publish import Published
+from flows.registry import RegistryError
+from tests.damage import flipped
 from tests.flows.test_tracking import SIDE, linear_model
 
 NAMES = ("a", "b", "c", "d")
@@ -30,7 +35,11 @@ def model_of(*known: str, names: tuple[str, ...] = NAMES, side: int = SIDE) -> b
     return linear_model(weights, names, side)
 
 
-PERFECT, THREE_QUARTERS = model_of(*NAMES), model_of("a", "b", "c")
+PERFECT, THREE_QUARTERS, HALF = model_of(*NAMES), model_of("a", "b", "c"), model_of("a", "b")
+
+
+def measured(p50_ms: float = 0.5, p99_ms: float = 0.6) -> Measurement:
+    return Measurement(p50_ms=p50_ms, p99_ms=p99_ms, clock="wall", device=device_of(DIGITS.latency), samples=(p50_ms,))
 
 
 @pytest.fixture(scope="module")
@@ -44,15 +53,22 @@ def params(folder: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.Fixtur
     """A workspace with a test split: an image of class k has its k-th pixel alight. The budget is 1 ms."""
     monkeypatch.chdir(folder)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.setattr(publish, "measure_model", lambda model, settings, repeats: SimpleNamespace(p50_ms=0.5))
+    monkeypatch.setattr(publish, "measure_model", lambda model, settings, repeats: measured())
     write_images(SIDE)
     write_classes(paths.CLASSES, Classes(names=NAMES, size=SIDE, channels=1))
     name = "".join(letter if letter.isalnum() else "-" for letter in request.node.name)
     return dataclasses.replace(
         DIGITS,
         architecture=dataclasses.replace(DIGITS.architecture, latency_ms=1.0),
-        publish=dataclasses.replace(DIGITS.publish, model=name, accuracy_margin=0.01, parity=1e-3),
+        gate=dataclasses.replace(DIGITS.gate, alpha=0.05, margin=0.01, max_class_drop=0.1, p99=2.0, parity=1e-3),
+        publish=dataclasses.replace(DIGITS.publish, model=name),
     )
+
+
+def lenient(params: Params, **settings: Any) -> Params:
+    """Nothing of the comparison matters but what is given."""
+    off = {"alpha": 0.0, "margin": 0.99, "max_class_drop": 1.0} | settings
+    return dataclasses.replace(params, gate=dataclasses.replace(params.gate, **off))
 
 
 def write_images(side: int) -> None:
@@ -61,66 +77,105 @@ def write_images(side: int) -> None:
     write_split(paths.TEST, images.reshape(IMAGES, side, side, 1), labels)
 
 
-def write_results(model: bytes, accuracy: float, baseline: float = 0.5, parity: float = 1e-5) -> None:
+def write_results(model: bytes, accuracy: float, baseline: bytes = HALF, parity: float = 1e-5) -> None:
     """What train and evaluate leave behind."""
     files.write_bytes(publish.MODEL, model)
+    files.write_bytes(publish.BASELINE, baseline)
     scores = {"accuracy": accuracy, "accuracy_low": accuracy, "accuracy_high": accuracy, "parity": parity}
-    files.write_json(publish.METRICS, {"searched": scores, "baseline": {"accuracy": baseline}, "images": IMAGES})
+    files.write_json(publish.METRICS, {"searched": scores, "baseline": {"accuracy": 0.5}, "images": IMAGES})
     latency = {"p50_ms": 0.5, "p99_ms": 0.6, "predicted_ms": 0.4, "clock": "wall"}
     files.write_json(paths.EVALUATE / "latency.json", {"searched": latency, "baseline": latency, "limit_ms": 1.0})
 
 
-def ship(params: Params, latency_ms: float = 0.5) -> Published:
-    return publish.publish(params, None, publish.gate(params, measure=lambda model, params: latency_ms))
+def ship(params: Params, p50_ms: float = 0.5, p99_ms: float = 0.6) -> Published:
+    report = publish.judge(params, measure=lambda model, params: measured(p50_ms, p99_ms))
+    return publish.publish(params, None, report)
 
 
-def aliases(params: Params) -> tuple[str | None, str | None]:
-    """Versions of (champion, challenger)."""
-    return (
-        tracking.alias_version(params.publish.model, "champion"),
-        tracking.alias_version(params.publish.model, "challenger"),
+def aliases(params: Params) -> tuple[str | None, str | None, str | None]:
+    """Versions of (champion, challenger, previous)."""
+    champion, challenger, previous = (
+        tracking.alias_version(params.publish.model, alias) for alias in ("champion", "challenger", "previous")
     )
+    return champion, challenger, previous
+
+
+def refused(published: Published) -> set[str]:
+    return {check.name for check in published.report.checks if not check.passed}
 
 
 @pytest.mark.parametrize(
-    ("baseline", "latency_ms", "parity", "refused"),
+    ("baseline", "times", "parity", "names"),
     [
-        (0.5, 0.5, 1e-5, set()),
-        (0.76, 1.0, 1e-3, set()),  # each exactly at its threshold
-        (0.77, 0.5, 1e-5, {"accuracy"}),
-        (0.5, 1.01, 1e-5, {"latency_ms"}),
-        (0.5, 0.5, 2e-3, {"parity"}),
-        (0.9, 2.0, 2e-3, {"accuracy", "latency_ms", "parity"}),
-        (0.5, float("nan"), 1e-5, {"latency_ms"}),
+        (HALF, (0.5, 0.6), 1e-5, set()),
+        (THREE_QUARTERS, (1.0, 2.0), 1e-3, set()),  # each exactly at its threshold
+        (PERFECT, (0.5, 0.6), 1e-5, {"accuracy", "mcnemar_p", "class_drop"}),
+        (HALF, (1.01, 1.5), 1e-5, {"latency_p50_ms"}),
+        (HALF, (0.5, 2.01), 1e-5, {"latency_p99_ms"}),
+        (HALF, (0.5, 0.6), 2e-3, {"parity"}),
+        (HALF, (float("nan"), 0.6), 1e-5, {"latency_p50_ms"}),
     ],
 )
 def test_the_first_model_ships_only_if_every_check_against_baseline_and_budget_passes(
-    params: Params, baseline: float, latency_ms: float, parity: float, refused: set[str]
+    params: Params, baseline: bytes, times: tuple[float, float], parity: float, names: set[str]
 ) -> None:
     write_results(THREE_QUARTERS, 0.75, baseline=baseline, parity=parity)
-    published = ship(params, latency_ms)
-    assert {check.name for check in published.report.checks if not check.passed} == refused
-    assert published.outcome == ("refused" if refused else "published")
-    assert aliases(params) == (None if refused else "1", "1")
+    published = ship(params, *times)
+    assert published.report.against == "the baseline on 40 of 40 test images"
+    assert refused(published) == names
+    assert published.outcome == ("refused" if names else "published")
+    assert aliases(params) == (None if names else "1", "1", None)
+
+
+@pytest.mark.parametrize(("spare", "outcome"), [(0, "published"), (-1, "refused")])
+def test_a_file_over_its_limit_does_not_ship(params: Params, spare: int, outcome: str) -> None:
+    write_results(PERFECT, 1.0)
+    limit = len(PERFECT) + spare
+    limited = dataclasses.replace(params.architecture, max_file_bytes=limit)
+    published = ship(dataclasses.replace(params, architecture=limited))
+    assert published.outcome == outcome
+    assert [check.threshold for check in published.report.checks if check.name == "file_bytes"] == [limit]
+
+
+@pytest.mark.parametrize(
+    ("searched", "names"),
+    [
+        ({"float_accuracy": 0.75}, set()),
+        ({"float_accuracy": 0.76}, set()),  # exactly at its threshold
+        ({"float_accuracy": 0.77}, {"quantisation"}),
+        ({}, {"quantisation"}),
+    ],
+)
+def test_a_quantised_file_ships_only_if_it_is_as_accurate_as_its_float_file(
+    params: Params, searched: dict[str, float], names: set[str]
+) -> None:
+    model = onnx.load_from_string(THREE_QUARTERS)
+    onnx.helper.set_model_props(model, read_metadata(THREE_QUARTERS) | {QUANTIZE: "int8"})
+    write_results(model.SerializeToString(), 0.75)
+    edit_metrics(**searched)
+    report = publish.judge(params)
+    assert {check.name for check in report.checks if check.name == "quantisation"} == {"quantisation"}
+    assert {check.name for check in report.checks if not check.passed} == names
 
 
 def test_the_next_model_must_not_be_worse_than_the_champion_on_the_same_images(params: Params) -> None:
     write_results(PERFECT, 1.0)
     assert ship(params).outcome == "published"
-    write_results(THREE_QUARTERS, 0.75, baseline=0.1)
+    write_results(THREE_QUARTERS, 0.75)
     worse = ship(params)
     assert (worse.outcome, worse.report.champion) == ("refused", "1")
     assert worse.report.against == "champion version 1 on 40 of 40 test images"
-    assert aliases(params) == ("1", "2")
-    lenient = dataclasses.replace(params, publish=dataclasses.replace(params.publish, accuracy_margin=0.3))
-    assert ship(lenient).outcome == "published"
-    assert aliases(params) == ("2", "2")
+    assert refused(worse) == {"accuracy", "mcnemar_p", "class_drop"}
+    assert aliases(params) == ("1", "2", None)
+    assert refused(ship(lenient(params, max_class_drop=0.99))) == {"class_drop"}
+    assert ship(lenient(params)).outcome == "published"
+    assert aliases(params) == ("2", "2", "1")
 
 
 def test_publishing_the_champion_again_changes_nothing_and_says_so(params: Params) -> None:
     write_results(PERFECT, 1.0)
     ship(params)
-    again = ship(params, latency_ms=99.0)
+    again = ship(params, p50_ms=99.0)
     assert (again.outcome, again.version, again.report.passed) == ("already champion", "1", True)
     assert "already champion" in publish.summary(params, again)
     assert len(tracking.connect().search_model_versions(f"name = '{params.publish.model}'")) == 1
@@ -128,51 +183,70 @@ def test_publishing_the_champion_again_changes_nothing_and_says_so(params: Param
 
 def test_a_refused_model_that_is_judged_again_keeps_its_version(params: Params) -> None:
     write_results(PERFECT, 1.0)
-    assert ship(params, latency_ms=2.0).outcome == "refused"
-    assert ship(params, latency_ms=0.9).outcome == "published"
-    assert aliases(params) == ("1", "1")
+    assert ship(params, p50_ms=1.5).outcome == "refused"
+    assert ship(params, p50_ms=0.9).outcome == "published"
+    assert aliases(params) == ("1", "1", None)
 
 
 def test_with_another_class_list_champion_and_model_are_compared_on_the_shared_classes(params: Params) -> None:
-    write_results(model_of("a", "b", names=("b", "a")), 0.5)
+    write_results(model_of("a", "b", names=("b", "a", "z")), 0.5)
     ship(params)
-    write_results(model_of("a", "b"), 0.5)
-    report = publish.gate(params, measure=lambda model, params: 0.5)
-    assert report.against == "champion version 1 on 20 of 40 test images"
+    write_results(HALF, 0.5)
+    report = publish.judge(params)
+    assert report.against == (
+        "champion version 1 on 20 of 40 test images; classes it does not know: c, d; classes the data no longer has: z"
+    )
+    assert (report.added, report.removed) == (("c", "d"), ("z",))
     assert (report.checks[0].value, report.checks[0].threshold) == (1.0, 0.99)
 
 
 def test_a_champion_for_images_of_another_size_is_named_and_not_replaced(params: Params) -> None:
     write_images(5)
-    write_results(model_of(*NAMES, side=5), 1.0)
+    write_results(model_of(*NAMES, side=5), 1.0, baseline=model_of("a", side=5))
     assert ship(params).outcome == "published"
     write_images(4)
     with pytest.raises(ValueError, match=r"model\.onnx takes images of 5x5x1, data/prepared/test has 4x4x1"):
-        publish.gate(dataclasses.replace(params, publish=dataclasses.replace(params.publish, model="other")))
+        publish.judge(dataclasses.replace(params, publish=dataclasses.replace(params.publish, model="other")))
     write_results(PERFECT, 1.0)
     with pytest.raises(ValueError, match="champion version 1 takes images of 5x5x1, the data has 4x4x1"):
-        publish.gate(params)
-    assert aliases(params) == ("1", "1")
+        publish.judge(params)
+    assert aliases(params) == ("1", "1", None)
 
 
 def test_the_decision_is_on_the_run_and_on_the_model_version(params: Params) -> None:
     write_results(PERFECT, 1.0)
     with tracking.parent_run("retrain", {}) as parent:
-        report = publish.gate(params, measure=lambda model, params: 2.0)
+        report = publish.judge(params, measure=lambda model, params: measured(p50_ms=1.5))
         published = publish.publish(params, parent, report)
     client = tracking.connect()
-    artifact = Path(client.download_artifacts(str(parent), "gate.json"))
-    decided = json.loads(artifact.read_text())
+    decided = json.loads(Path(client.download_artifacts(str(parent), "gate.json")).read_text())
     assert [(check["name"], check["passed"]) for check in decided["checks"]] == [
         ("accuracy", True),
-        ("latency_ms", False),
+        ("mcnemar_p", True),
+        ("class_drop", True),
+        ("latency_p50_ms", False),
+        ("latency_p99_ms", True),
         ("parity", True),
+        ("registry_md5", True),
+        ("registry_logits", True),
     ]
     assert decided["passed"] is False
+    assert "cpu" in decided["device"]
     tags = client.get_model_version(params.publish.model, published.version).tags
-    assert (tags["gate"], tags["gate.against"]) == ("refused", "the baseline")
-    assert tags["gate.latency_ms"] == "refused: latency_ms 2, at most 1"
+    assert (tags["gate"], tags["gate.against"]) == ("refused", "the baseline on 40 of 40 test images")
+    assert tags["gate.latency_p50_ms"] == "refused: latency_p50_ms 1.5, at most 1"
+    assert tags["gate.run"] == parent
     assert client.get_run(str(parent)).data.tags["model.version"] == published.version
+    assert "| latency_p50_ms | 1.5 | at most 1 | **REFUSED** |" in published.report.to_markdown()
+
+
+def test_what_an_earlier_decision_said_of_a_version_is_gone_after_the_next(params: Params) -> None:
+    write_results(PERFECT, 1.0)
+    number = ship(params, p50_ms=1.5).version
+    bootstrap = dataclasses.replace(params, gate=dataclasses.replace(params.gate, test="bootstrap"))
+    assert ship(bootstrap).version == number
+    tags = tracking.version_tags(params.publish.model, number)
+    assert ("gate.loss_bound" in tags, "gate.mcnemar_p" in tags, "refused" in "".join(tags.values())) == (1, 0, 0)
 
 
 def test_the_version_belongs_to_the_run_that_wrote_the_file(params: Params) -> None:
@@ -190,12 +264,134 @@ def test_a_registry_that_gives_back_another_model_moves_no_champion(
     params: Params, monkeypatch: pytest.MonkeyPatch, broken: bytes | None
 ) -> None:
     write_results(PERFECT, 1.0)
-    report = publish.gate(params)
+    report = publish.judge(params)
     other = tracking.Shipped(version="1", md5=report.md5, model=broken) if broken else None
     monkeypatch.setattr(tracking, "load_by_alias", lambda name, alias: other)
-    with pytest.raises(RegistryError, match="another model"):
-        publish.publish(params, None, report)
+    assert refused(publish.publish(params, None, report)) == {"registry_md5", "registry_logits"}
     assert aliases(params)[0] is None
+
+
+def test_nothing_is_judged_beside_a_champion_whose_registered_file_is_damaged(params: Params) -> None:
+    write_results(THREE_QUARTERS, 0.75)
+    ship(params)
+    shipped = tracking.load_by_alias(params.publish.model, "champion")
+    assert shipped is not None
+    write_results(PERFECT, 1.0)
+    with flipped(registered_file(params, "1")), pytest.raises(RegistryError, match="file of version 1 is damaged"):
+        publish.judge(params)
+    assert ship(params).outcome == "published"
+
+
+def registered_file(params: Params, number: str) -> Path:
+    """Where the version's ONNX file lies."""
+    client = tracking.connect()
+    model_id = client.get_model_version(params.publish.model, number).source.removeprefix("models:/")
+    location = client.get_logged_model(model_id).artifact_location
+    return Path(location.removeprefix("file://")) / "model.onnx"
+
+
+class Killed(BaseException):
+    """What a kill looks like from inside: no handler of ours runs."""
+
+
+@pytest.mark.parametrize(
+    ("module", "function", "call"),
+    [
+        (tracking, "log_model", 1),  # nothing is registered yet
+        (tracking, "move_alias", 1),  # registered, no challenger yet
+        (tracking, "retag_version", 1),
+        (tracking, "log_json", 1),
+        (registry, "promote", 1),
+        (tracking, "move_alias", 2),  # within promote: before `previous`
+        (tracking, "move_alias", 3),  # before `champion`
+    ],
+)
+def test_killed_between_registering_and_promoting_the_old_champion_stays_and_the_next_try_ends_the_work(
+    params: Params, monkeypatch: pytest.MonkeyPatch, module: Any, function: str, call: int
+) -> None:
+    write_results(THREE_QUARTERS, 0.75)
+    ship(params)
+    write_results(PERFECT, 1.0)
+    real, calls = getattr(module, function), []
+
+    def dying(*arguments: Any) -> Any:
+        calls.append(arguments)
+        if len(calls) == call:
+            raise Killed
+        return real(*arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(module, function, dying)
+        with pytest.raises(Killed):
+            ship(params)
+    assert aliases(params)[0] == "1"
+    assert ship(params).outcome == "published"
+    assert aliases(params) == ("2", "2", "1")
+    assert len(tracking.connect().search_model_versions(f"name = '{params.publish.model}'")) == 2
+
+
+def shipped_in_turn(params: Params, *models: bytes) -> None:
+    for model, accuracy in zip(models, (0.5, 0.75, 1.0), strict=False):
+        write_results(model, accuracy)
+        assert ship(params).outcome == "published"
+
+
+def test_a_rollback_goes_back_one_champion_at_a_time_and_says_who_when_and_why(
+    params: Params, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(publish, "load_params", lambda: params)
+    shipped_in_turn(params, HALF, THREE_QUARTERS, PERFECT)
+    assert publish.main(["rollback", "--by", "someone", "--reason", "too slow in the field"]) == 0
+    assert "version 3, by someone: too slow in the field" in capsys.readouterr().out
+    assert aliases(params) == ("2", "3", "1")
+    tags = tracking.version_tags(params.publish.model, "3")
+    assert (tags["rollback.by"], tags["rollback.reason"], tags["rollback.to"]) == (
+        "someone",
+        "too slow in the field",
+        "2",
+    )
+    assert tags["rollback.at"].startswith("20")
+    assert publish.main(["rollback"]) == 0
+    assert aliases(params) == ("1", "3", None)
+    assert publish.main(["rollback"]) == 2
+    assert "version 1 of" in capsys.readouterr().err
+    assert aliases(params) == ("1", "3", None)
+
+
+def test_a_model_that_was_rolled_back_does_not_come_back_by_itself(params: Params) -> None:
+    shipped_in_turn(params, HALF, THREE_QUARTERS)
+    registry.roll_back(params.publish.model, "someone", "")
+    again = ship(params)
+    assert (again.outcome, refused(again)) == ("refused", {"rolled_back"})
+    assert aliases(params)[0] == "1"
+    write_results(PERFECT, 1.0)
+    assert ship(params).outcome == "published"
+    registry.roll_back(params.publish.model, "someone", "")
+    assert aliases(params)[0] == "1"
+
+
+def test_a_rollback_killed_at_its_one_step_is_done_by_the_same_command_again(
+    params: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shipped_in_turn(params, HALF, THREE_QUARTERS, PERFECT)
+
+    def killed(*arguments: Any) -> None:
+        raise Killed
+
+    for function, champion in (("move_alias", "3"), ("drop_alias", "2")):
+        with monkeypatch.context() as patched:
+            patched.setattr(tracking, function, killed)
+            with pytest.raises(Killed):
+                registry.roll_back(params.publish.model, "someone", "")
+        assert aliases(params)[0] == champion
+    assert registry.roll_back(params.publish.model, "someone", "").restored == "1"
+
+
+def test_no_damaged_file_is_put_back_into_service(params: Params) -> None:
+    shipped_in_turn(params, HALF, THREE_QUARTERS)
+    with flipped(registered_file(params, "1")), pytest.raises(RegistryError, match="file of version 1 is damaged"):
+        registry.roll_back(params.publish.model, "someone", "")
+    assert aliases(params)[0] == "2"
 
 
 def edit_metrics(**searched: Any) -> None:
@@ -228,12 +424,12 @@ def test_missing_or_stale_results_are_one_sentence_and_exit_code_2(
     assert error.startswith("error: ")
     assert said in error
     assert error.count("\n") == 1
-    assert aliases(params) == (None, None)
+    assert aliases(params) == (None, None, None)
 
 
 def test_a_file_that_changed_after_the_gate_is_not_published(params: Params) -> None:
     write_results(PERFECT, 1.0)
-    report = publish.gate(params)
+    report = publish.judge(params)
     write_results(THREE_QUARTERS, 0.75)
     with pytest.raises(ValueError, match="changed after the gate judged it"):
         publish.publish(params, None, report)

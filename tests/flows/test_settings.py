@@ -73,6 +73,8 @@ def test_lists_become_tuples_and_whole_numbers_become_floats(tmp_path: Path) -> 
         ("architecture.stages", [[16, 1]], ": architecture.stages[0][2] is missing; add it"),
         ("architecture.stages", [[16, 1, 1, 1]], ": architecture.stages[0] is [16, 1, 1, 1]; use 3 values"),
         ("architecture.stages", [[16, 1, "a"]], ': architecture.stages[0][2] is "a"; use a whole number'),
+        ("architecture.latency_ms", "fast", ': architecture.latency_ms is "fast"; use a number without quotes'),
+        ("architecture.latency_ms", [0.2, "x"], ': architecture.latency_ms[1] is "x"; use a number without quotes'),
         ("train.recipe.learning_rate", float("inf"), ": train.recipe.learning_rate is inf; use a finite number"),
         ("publish.model", "a/b", ": publish.model is 'a/b'; use letters, digits"),
     ],
@@ -90,8 +92,15 @@ def test_an_unknown_key_or_wrong_type_is_refused_with_its_path_and_what_to_do(
         ("data.size", 2, ": data.size is 2; use 4 to 1024 pixels"),
         ("data.source", "parquet", ": data.source parquet needs data.path: set it"),
         ("architecture.latency_ms", 0, ": architecture.latency_ms is 0.0; use a positive number"),
+        ("architecture.latency_ms", [0.2, -1], ": architecture.latency_ms is -1.0; use a positive number"),
+        ("architecture.latency_ms", [0.2, 0.2], ": architecture.latency_ms names a budget twice"),
+        ("architecture.max_flops", 0, ": architecture.max_flops is 0; use at least 1, or null"),
+        ("architecture.finalists", 9, ": architecture.finalists is 9; use 0 to architecture.pool (4)"),
+        ("train.variants", ["searched", "baseline", "budget_2"], ": train.variants names 'budget_2'; with 1 budgets"),
+        ("train.variants", ["searched"], ": train.variants lacks baseline"),
         ("augmentation.online.trunks", 0, ": augmentation.online.trunks is 0; use at least 1"),
         ("loss.online.copies", 3, ": loss.online.copies is 3; samples come in antithetic pairs"),
+        ("export.calibration_images", 0, ": export.calibration_images is 0; use at least 1"),
         ("train.recipe.batch_size", 1, ": train.recipe.batch_size is 1; batch norm needs at least 2"),
     ],
 )
@@ -99,6 +108,13 @@ def test_an_impossible_value_is_refused_with_its_path_and_what_to_do(
     tmp_path: Path, key: str, value: Any, said: str
 ) -> None:
     assert refusal(written(tmp_path, key, value)).startswith(said)
+
+
+def test_an_int8_file_for_a_gpu_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    text = (settings.PRESETS / "digits.yaml").read_text()
+    path.write_text(text.replace("provider: cpu", "provider: cuda").replace("quantize: none", "quantize: int8"))
+    assert refusal(path).startswith(": export.quantize is int8 and latency.provider cuda: ONNX Runtime computes this")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,148 @@
+"""One additive model of all scores so far, and the best networks that it expects within the limit (ours).
+
+x  one-hot blocks of all layers (p)             y  log odds of a score
+beta  effect of each layer's block (p): y = level of the stage + beta x, by ridge regression
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+from components.architecture.budget import BINS, Budget, Limit
+from components.architecture.search import Scored
+from components.architecture.space import Architecture, Space, candidates
+
+PENALTIES = tuple(10.0**power for power in np.arange(-2, 3.1, 0.5))
+"""Ridge penalties that generalised cross-validation chooses from (ours)."""
+SURE = 0.01
+"""Accuracies nearer to 0 or 1 than this count as this near: beyond it their log odds are noise (ours)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Additive:
+    """Log odds of a score = level of the stage + effect of each layer's block: ridge over all scores so far."""
+
+    columns: Mapping[tuple[int, str], int]
+    effects: Float[np.ndarray, " p"]
+    covariance: Float[np.ndarray, "p p"]
+    level: float
+    mean_row: Float[np.ndarray, " p"]
+    """Level and mean row of the newest stage: predictions are for its weights."""
+
+    def predict(self, architecture: Architecture) -> tuple[float, float]:
+        """Expected score and its standard error (to first order)."""
+        x = row_of(self.columns, architecture) - self.mean_row
+        score = float(1 / (1 + np.exp(-(self.level + x @ self.effects))))
+        return score, score * (1 - score) * float(np.sqrt(max(0.0, x @ self.covariance @ x)))
+
+
+def log_odds(scores: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+    """Log odds of shares in 0..1, those at the ends kept finite. A better block lifts the log odds of a good and of a
+    bad network alike; accuracies themselves saturate, and their sums leave 0..1."""
+    inside = np.clip(scores, SURE, 1 - SURE)
+    result: np.ndarray = np.log(inside / (1 - inside))
+    return result
+
+
+def row_of(columns: Mapping[tuple[int, str], int], architecture: Architecture) -> Float[np.ndarray, " p"]:
+    """One-hot blocks of all layers."""
+    row = np.zeros(len(columns))
+    row[[columns[place] for place in enumerate(architecture)]] = 1
+    return row
+
+
+def fit_additive(space: Space, scores: Sequence[Scored]) -> Additive:
+    """Ridge on block effects; stages are centred, because the shared weights improve from stage to stage."""
+    places = [(layer, block) for layer in range(len(space.layers)) for block in candidates(space, layer)]
+    columns = {place: index for index, place in enumerate(places)}
+    rows = np.array([row_of(columns, one.architecture) for one in scores])
+    targets = log_odds(np.array([one.score for one in scores]))
+    stages = np.array([one.stage for one in scores])
+    level, mean_row = 0.0, np.zeros(len(columns))
+    for stage in np.unique(stages):
+        here = stages == stage
+        level, mean_row = float(targets[here].mean()), rows[here].mean(axis=0)
+        rows[here] -= mean_row
+        targets[here] -= level
+    effects, covariance = ridge(rows, targets, freedom=len(targets) - len(np.unique(stages)))
+    return Additive(columns=columns, effects=effects, covariance=covariance, level=level, mean_row=mean_row)
+
+
+def ridge(
+    rows: Float[np.ndarray, "n p"], targets: Float[np.ndarray, " n"], freedom: int
+) -> tuple[Float[np.ndarray, " p"], Float[np.ndarray, "p p"]]:
+    """Coefficients and their covariance, at the penalty of least generalised cross-validation error.
+
+    `freedom`: observations less the means already taken out.
+    """
+    values, basis = np.linalg.eigh(rows.T @ rows)
+    values = np.maximum(values, 0)
+    moments = basis.T @ (rows.T @ targets)
+    best: tuple[float, float, float] | None = None
+    for penalty in PENALTIES:
+        residual = targets - rows @ (basis @ (moments / (values + penalty)))
+        left = max(1e-6, freedom - float(np.sum(values / (values + penalty))))
+        error = float(residual @ residual)
+        if best is None or error / left**2 < best[0]:
+            best = (error / left**2, penalty, error / left)
+    assert best is not None
+    _, penalty, variance = best
+    inverse = basis / (values + penalty) @ basis.T
+    return basis @ (moments / (values + penalty)), variance * inverse
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ends:
+    """What the model expects of the best ends."""
+
+    effects: list[dict[str, float]]
+    """[layer]: of each block."""
+    values: list[Float[np.ndarray, "limits bins"]]
+    """[layer][k, s]: of the best end from that layer on that takes at most s bins of limit k (rounded up)."""
+
+
+def best_ends(budget: Budget, model: Additive) -> Ends:
+    """An exact knapsack for each limit by itself, up to the rounding of costs to bins."""
+    layers = range(len(budget.extras))
+    effects = [{b: float(model.effects[model.columns[layer, b]]) for b in budget.extras[layer]} for layer in layers]
+    values = [np.zeros((len(budget.limits), BINS + 1))]
+    for layer in reversed(layers):
+        best = np.full((len(budget.limits), BINS + 1), -np.inf)
+        for k, limit in enumerate(budget.limits):
+            for block, extra in limit.extras[layer].items():
+                bins = bins_of(extra, limit)
+                if bins <= BINS:
+                    value = effects[layer][block] + values[0][k, : BINS + 1 - bins]
+                    best[k, bins:] = np.maximum(best[k, bins:], value)
+        values.insert(0, best)
+    return Ends(effects=effects, values=values)
+
+
+def bins_of(extra: float, limit: Limit) -> int:
+    return int(np.ceil(extra / limit.bin))
+
+
+def finish(prefix: Architecture, budget: Budget, ends: Ends) -> Architecture:
+    """The prefix, which has a completion within the limits, with the best end that fits.
+
+    Under several limits block by block: of those that leave an end within all limits, the one behind which the limit
+    that promises least promises most.
+    """
+    architecture, left = prefix, budget.left(prefix)
+    for layer in range(len(prefix), len(budget.extras)):
+        after = {block: budget.after(left, layer, block) for block in budget.extras[layer]}
+        fitting = [block for block in after if budget.fits(layer + 1, after[block])]
+        block = max(fitting, key=lambda block: promise(block, layer, left, budget, ends))
+        architecture, left = (*architecture, block), after[block]
+    return architecture
+
+
+def promise(block: str, layer: int, left: Float[np.ndarray, " limits"], budget: Budget, ends: Ends) -> float:
+    """The least, over the limits, that is expected of the best end that begins with the block."""
+    promises = []
+    for k, limit in enumerate(budget.limits):
+        bins = limit.bins(float(left[k])) - bins_of(limit.extras[layer][block], limit)
+        promises.append(ends.values[layer + 1][k, bins] if bins >= 0 else -np.inf)
+    return ends.effects[layer][block] + float(min(promises))

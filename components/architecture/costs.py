@@ -1,0 +1,248 @@
+"""What a network costs besides time, from its operators alone: parameters, FLOPs, activation memory, size of its file.
+
+    p  a part of a network: stem, block of a layer, head      a  an architecture, its parts in order
+
+Everything is counted on one image, by running the part on PyTorch's `meta` device, where operators have shapes and no
+numbers; so a new family of blocks is counted as soon as it can be built. Over the parts of a network, parameters, FLOPs
+and bytes of the file add up; memory does not: nothing but the one activation between them outlives a part, so that a
+network's peak is the highest of its parts' peaks.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+
+from components import params
+from components.architecture.latency import Head, RawStem
+from components.architecture.network import Stem, build_block
+from components.architecture.space import (
+    Architecture,
+    Layer,
+    Space,
+    after_stride,
+    candidates,
+    format_architecture,
+)
+
+NODE_BYTES, ARRAY_BYTES = 90, 145
+"""What the file says of an operator and of an array of weights beside its numbers: names, shapes, attributes (counted
+in files of our exporter)."""
+FILE_BYTES = 900
+"""The rest of the file: inputs, outputs, opset, metadata but for the architecture's text and the names of classes."""
+CLASS_BYTES = 10
+"""A class name in the metadata, about."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Costs:
+    """Of a part or of a network."""
+
+    parameters: int
+    """Trained numbers, those of batch norm included."""
+    flops: int
+    """Multiply-adds of convolutions and matrix products, times 2."""
+    memory_bytes: int
+    """Most bytes of activations that are needed at one moment. A convolution with its batch norm is one operator; an
+    operator on single elements writes over an input that nobody reads later, all others into new memory. Weights and
+    an operator's own scratch space are not counted."""
+    file_bytes: int
+    """Estimated size of the float32 ONNX file; batch norm is folded into the convolutions."""
+
+
+def costs_of(space: Space, architecture: Architecture) -> Costs:
+    """What a network costs."""
+    blocks = [block_costs(name, layer) for name, layer in zip(architecture, space.layers, strict=True)]
+    return together([ends_costs(space_ends(space)), *blocks])
+
+
+def together(parts: Iterable[Costs]) -> Costs:
+    """One after the other."""
+    every = list(parts)
+    return Costs(
+        parameters=sum(p.parameters for p in every),
+        flops=sum(p.flops for p in every),
+        memory_bytes=max(p.memory_bytes for p in every),
+        file_bytes=sum(p.file_bytes for p in every),
+    )
+
+
+@cache
+def block_costs(name: str, layer: Layer) -> Costs:
+    """What a block costs between the layer's shapes; its name and a separator stand in the file's metadata."""
+    with torch.device("meta"):
+        counted = count(build_block(name, layer), torch.empty(1, layer.inputs, layer.size, layer.size))
+    return replace(counted, file_bytes=counted.file_bytes + len(name) + 1)
+
+
+Ends = tuple[int, int, int, int, int, Layer]
+"""What shapes stem and head: image side, image channels, stem, its stride, classes, last layer."""
+
+
+def space_ends(space: Space) -> Ends:
+    return space.size, space.channels, space.stem, space.stem_stride, space.classes, space.layers[-1]
+
+
+@cache
+def ends_costs(ends: Ends) -> Costs:
+    """What all networks of a space pay: stem, head and the frame of the file."""
+    size, channels, stem, stride, classes, last = ends
+    blank = (0.5,) * channels
+    space = Space(
+        size=size, channels=channels, classes=classes, stem=stem, stem_stride=stride, layers=(last,), blocks=()
+    )
+    side = after_stride(last.size, last.stride)
+    with torch.device("meta"):
+        first = count(RawStem(Stem(space, blank, blank)), torch.empty(1, size, size, channels, dtype=torch.uint8))
+        head = count(Head(space), torch.empty(1, last.outputs, side, side))
+    both = together([first, head])
+    return replace(both, file_bytes=both.file_bytes + FILE_BYTES + CLASS_BYTES * classes)
+
+
+# One part, operator by operator
+
+
+@dataclass(frozen=True)
+class Step:
+    """An operator as it ran."""
+
+    operator: Any
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+
+
+class Trace(TorchDispatchMode):
+    """Notes every operator that runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.steps: list[Step] = []
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        self.steps.append(Step(func, tuple(tensors(args)), tuple(tensors(result))))
+        return result
+
+
+def tensors(values: Any) -> Iterator[Tensor]:
+    """Those that hold something, in lists and tuples of any depth."""
+    return (value for value in tree_leaves(values) if isinstance(value, Tensor) and value.numel() > 0)
+
+
+@torch.no_grad()
+def count(part: nn.Module, example: Tensor) -> Costs:
+    """Run the part on a meta tensor, and count."""
+    part.eval()
+    with FlopCounterMode(display=False) as counter, Trace() as trace:
+        result = part(example)
+    weights = {memory_of(value) for value in (*part.parameters(), *part.buffers())}
+    steps = varying(trace.steps, weights)
+    return Costs(
+        parameters=sum(value.numel() for value in part.parameters()),
+        flops=counter.get_total_flops(),
+        memory_bytes=peak_bytes(steps, example, tuple(tensors(result)), weights),
+        file_bytes=stored_bytes(part) + NODE_BYTES * sum(is_node(step) for step in steps),
+    )
+
+
+def varying(steps: Iterable[Step], constants: set[int]) -> list[Step]:
+    """The steps that depend on the image; what the others compute is a constant of the file."""
+    kept = []
+    for step in steps:
+        if all(memory_of(value) in constants for value in step.inputs):
+            constants |= {memory_of(value) for value in step.outputs}
+        else:
+            kept.append(step)
+    return kept
+
+
+def memory_of(value: Tensor) -> int:
+    """The piece of memory that a tensor is a view of; no other has that number while the tensor exists."""
+    return int(value.untyped_storage()._cdata)
+
+
+def is_node(step: Step) -> bool:
+    """Whether the exported file has an operator for it."""
+    return "batch_norm" not in str(step.operator)
+
+
+def by_elements(step: Step) -> bool:
+    return torch.Tag.pointwise in step.operator.tags or "batch_norm" in str(step.operator)
+
+
+def peak_bytes(steps: list[Step], example: Tensor, results: tuple[Tensor, ...], constants: set[int]) -> int:
+    """Most bytes of memory in use while a step runs: what it reads and writes, and what a later one still reads."""
+    ends = {memory_of(value): index for index, step in enumerate(steps) for value in step.inputs}
+    ends |= dict.fromkeys(map(memory_of, results), len(steps))
+    place = {memory_of(example): memory_of(example)}  # of a tensor: another's, where an operator writes over its input
+    sizes = {memory_of(example): example.nbytes}
+    spans = {memory_of(example): (0, ends.get(memory_of(example), 0))}
+    for now, step in enumerate(steps):
+        free = [memory_of(value) for value in step.inputs if by_elements(step) and ends[memory_of(value)] == now]
+        for value in step.outputs:
+            key = memory_of(value)
+            if key in place or key not in ends:
+                continue  # a view, or what nobody wants of an operator's outputs
+            fitting = [place[one] for one in free if one not in constants and sizes[place[one]] == value.nbytes]
+            home = place[key] = fitting[0] if fitting else key
+            sizes[home] = value.nbytes
+            spans[home] = (spans.get(home, (now, now))[0], ends[key])
+    return max(
+        sum(sizes[home] for home, (born, end) in spans.items() if born <= now <= end)
+        for now in range(max(1, len(steps)))
+    )
+
+
+def stored_bytes(part: nn.Module) -> int:
+    """Arrays of the file: a convolution's weight and bias (its batch norm's shift, where it has none), a classifier."""
+    total = 0
+    for module in part.modules():
+        if isinstance(module, nn.Conv2d):
+            total += 4 * (module.weight.numel() + module.out_channels) + 2 * ARRAY_BYTES
+        elif isinstance(module, nn.Linear):
+            total += 4 * module.weight.numel() + ARRAY_BYTES
+    return total
+
+
+# Limits on costs
+
+ADDITIVE: Mapping[str, tuple[str, Callable[[Costs], float]]] = {
+    "max_parameters": ("parameters", lambda costs: costs.parameters),
+    "max_flops": ("FLOPs", lambda costs: costs.flops),
+    "max_file_bytes": ("bytes", lambda costs: costs.file_bytes),
+}
+"""Setting -> unit and value of what it limits, of the costs that add up over a network's parts."""
+
+
+def within_memory(space: Space, settings: params.Architecture) -> Space:
+    """The space without the blocks that alone need more memory than the settings allow.
+
+    A network's peak is its parts' highest: what is left has no network over the limit, and lacks none within it.
+    Raises ValueError if that is no network at all.
+    """
+    limit = settings.max_memory_bytes
+    if limit is None:
+        return space
+    peaks = {
+        (index, name): block_costs(name, layer).memory_bytes
+        for index, layer in enumerate(space.layers)
+        for name in candidates(space, index)
+    }
+    cheapest = tuple(
+        min(candidates(space, index), key=lambda name: peaks[index, name]) for index in range(len(space.layers))
+    )
+    least = costs_of(space, cheapest).memory_bytes
+    params.require(
+        least <= limit,
+        f"architecture.max_memory_bytes is {limit}, below the {least} bytes that the network of the smallest peak "
+        f"needs ({format_architecture(cheapest)}); raise it, offer smaller blocks, or narrow stem and stages",
+    )
+    return replace(space, barred=frozenset(place for place, peak in peaks.items() if peak > limit))

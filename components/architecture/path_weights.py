@@ -1,0 +1,218 @@
+"""Rivals that learn a distribution over paths: `enas` (Pham et al., ICML 2018, arXiv 1802.03268) and `proxyless`
+(ProxylessNAS-R: Cai et al., ICLR 2019, arXiv 1812.00332).
+
+    theta  path weights: a logit for each layer's block (p)     a    a network drawn from p_theta
+    R      its score                                            A    advantage: (R - mean R) / std R
+    E      milliseconds expected of p_theta                     T    the limit
+
+    for l = 1..L-1:
+        train the supernet on paths drawn from the distribution
+        until n_l networks are scored:
+            draw networks a from p_theta within the limit, score those not scored at this stage
+            theta <- Adam(theta, mean A grad log p_theta(a) - weight grad max(0, E / T - 1))
+    train once more; score the n_L best networks so far on the whole of val; choose the best
+
+The limit: a block's probability is exp(theta) times the number of completions behind it that fit, so a draw always
+fits and theta = 0 is uniform under the limit. `enas` trains on these draws (weight 0). `proxyless` trains on draws from
+softmax(theta), the path weights as they are, and holds those to the limit by the latency term: E is a sum over layers
+of probabilities times measured milliseconds, so its gradient is exact.
+
+Unlike the papers: the controller is one logit a block, not an LSTM, and has no entropy bonus; proxyless's latency term
+ends at the limit, below which there is nothing to win. A network that is drawn twice in a stage is bought once and its
+score counts for both draws; at the next stage its weights are others, and it may be bought again.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+from jaxtyping import Float
+
+from components import params
+from components.architecture.budget import Budget, block_extras, budget_of, complete, complete_once, gumbel, limit_of
+from components.architecture.pc_nas import mean_potential
+from components.architecture.rivals import SLICE, verify
+from components.architecture.search import (
+    Candidate,
+    Pool,
+    PoolUpdate,
+    Scored,
+    World,
+    best_first,
+    best_scored,
+    evaluate_all,
+    evaluations,
+)
+from components.architecture.space import Architecture, Space, candidates, canonical
+from components.controllers import BETAS, EPSILON, advantages, informative
+
+DRAWS = 8
+"""Networks a step of theta (ours)."""
+PATHS = 256
+"""Draws that the supernet's paths of a stage are taken from (ours)."""
+PATIENCE = 4
+"""Draws for each evaluation of a stage: a distribution that has made up its mind repeats itself (ours)."""
+
+Logits = Float[np.ndarray, "layers blocks"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Paths:
+    """p_theta."""
+
+    budget: Budget
+    theta: Logits
+    """Blocks in the space's order; -inf: a block that the layer cannot be."""
+
+    def sample(self, count: int, rng: np.random.Generator) -> Pool:
+        """Networks within the limit."""
+        noise = gumbel(rng, count, self.budget.space) + self.theta
+        return tuple(complete_once((), self.budget, draw) for draw in noise)
+
+    def sample_any(self, count: int, rng: np.random.Generator) -> Pool:
+        """Networks of whatever latency: softmax(theta) in every layer."""
+        blocks = self.budget.space.blocks
+        drawn = (gumbel(rng, count, self.budget.space) + self.theta).argmax(axis=2)
+        return tuple(tuple(blocks[index] for index in network) for network in drawn)
+
+    def score_gradient(self, architecture: Architecture) -> Logits:
+        """d log p_theta(a) / d theta: in every layer what was drawn less what was to be expected there."""
+        gradient = np.zeros_like(self.theta)
+        for layer, drawn in enumerate(architecture):
+            left = self.budget.left(architecture[:layer])
+            blocks, weights = zip(*self.budget.choices(layer, left), strict=True)
+            places = [self.budget.space.blocks.index(block) for block in blocks]
+            gradient[layer, places] -= softmax(np.log(weights) + self.theta[layer, places])
+            gradient[layer, self.budget.space.blocks.index(drawn)] += 1
+        return gradient
+
+
+def softmax(logits: Float[np.ndarray, "*layers blocks"]) -> Float[np.ndarray, "*layers blocks"]:
+    weights: np.ndarray = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    shares: np.ndarray = weights / weights.sum(axis=-1, keepdims=True)
+    return shares
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatencyTerm:
+    """weight * max(0, E / T - 1), in closed form."""
+
+    weight: float
+    limit: float
+    base: float
+    """Milliseconds of the cheapest network."""
+    extras: Logits
+    """Milliseconds of each block beyond the layer's cheapest."""
+
+    def expected(self, theta: Logits) -> float:
+        """E."""
+        return self.base + float((softmax(theta) * self.extras).sum())
+
+    def gradient(self, theta: Logits) -> Logits:
+        if self.expected(theta) <= self.limit:
+            return np.zeros_like(theta)
+        p = softmax(theta)
+        beyond: np.ndarray = p * (self.extras - (p * self.extras).sum(axis=1, keepdims=True))
+        return self.weight / self.limit * beyond
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adam:
+    """Ascent, with the moments of the online searches' controllers."""
+
+    rate: float
+    steps: int = 0
+    first: Logits | float = 0.0
+    second: Logits | float = 0.0
+
+    def step(self, theta: Logits, gradient: Logits) -> tuple["Adam", Logits]:
+        """Nothing moves without a gradient, momentum or not."""
+        if not gradient.any():
+            return self, theta
+        steps = self.steps + 1
+        first = BETAS[0] * self.first + (1 - BETAS[0]) * gradient
+        second = BETAS[1] * self.second + (1 - BETAS[1]) * gradient**2
+        size = np.sqrt(second / (1 - BETAS[1] ** steps)) + EPSILON
+        moved = theta + self.rate * first / (1 - BETAS[0] ** steps) / size
+        return replace(self, steps=steps, first=first, second=second), moved
+
+
+def enas(space: Space, world: World, settings: params.Architecture, seed: int) -> Iterator[PoolUpdate]:
+    """Pham et al.: a controller by REINFORCE and weights trained on what it draws, in turns."""
+    return with_path_weights(Paths.sample, 0.0, space, world, settings, seed)
+
+
+def proxyless(space: Space, world: World, settings: params.Architecture, seed: int) -> Iterator[PoolUpdate]:
+    """Cai et al., with REINFORCE for the accuracy and the analytic gradient for the latency."""
+    return with_path_weights(Paths.sample_any, settings.latency_weight, space, world, settings, seed)
+
+
+def with_path_weights(
+    trained_on: Callable[[Paths, int, np.random.Generator], Pool],
+    weight: float,
+    space: Space,
+    world: World,
+    settings: params.Architecture,
+    seed: int,
+) -> Iterator[PoolUpdate]:
+    """One record a stage: the pool is the best so far, each by its newest score; the dropped are those it outdoes."""
+    budget = budget_of(space, world.latency, settings)
+    term = latency_term(space, world, settings, weight)
+    paths, adam = Paths(budget=budget, theta=uniform(space)), Adam(rate=settings.controller_lr)
+    *planned, final = evaluations(space, settings)
+    last = len(planned) + 1
+    scores: tuple[Scored, ...] = ()
+    pool: tuple[Candidate, ...] = ()
+    held: dict[Architecture, list[Scored]] = {}
+    world.train_stage(0, ((),))
+    for stage, count in enumerate(planned, start=1):
+        rng = np.random.default_rng([seed, stage])
+        world.train_stage(stage, trained_on(paths, PATHS, rng))
+        fresh, paths, adam = learn(world, paths, adam, term, stage, count, rng)
+        scores += fresh
+        held |= {one.architecture: [one] for one in fresh}
+        pool, outdone = best_first(mean_potential(space, budget, held, scores), settings.pool)
+        held = {c.architecture: held[c.architecture] for c in pool}
+        yield PoolUpdate(stage=stage, pool=pool, dropped=outdone, scores=scores)
+    rng = np.random.default_rng([seed, last])
+    world.train_stage(last, trained_on(paths, PATHS, rng))
+    chosen = best_scored(space, scores, final) or complete((), budget, gumbel(rng, PATIENCE * final, space), final)
+    yield verify(mean_potential, world, settings, budget, scores, chosen, pool)
+
+
+def learn(
+    world: World, paths: Paths, adam: Adam, term: LatencyTerm, stage: int, count: int, rng: np.random.Generator
+) -> tuple[tuple[Scored, ...], Paths, Adam]:
+    """Up to `count` evaluations, theta moving after every few draws."""
+    space = paths.budget.space
+    found: dict[Architecture, Scored] = {}
+    for _ in range(PATIENCE * -(-count // DRAWS)):
+        drawn = [(a, canonical(space, a)) for a in paths.sample(DRAWS, rng)]
+        fresh: dict[Architecture, Architecture] = {}
+        for a, form in drawn:
+            if form not in found and len(found) + len(fresh) < count:
+                fresh.setdefault(form, a)
+        found |= zip(fresh, evaluate_all(world, list(fresh.values()), stage, SLICE), strict=True)
+        judged = [(a, found[form].score) for a, form in drawn if form in found]
+        rewards = np.array([score for _, score in judged])
+        gradient = -term.gradient(paths.theta)
+        if informative(rewards):
+            gradients = np.array([paths.score_gradient(a) for a, _ in judged])
+            gradient += np.tensordot(advantages(rewards), gradients, 1) / len(judged)
+        adam, theta = adam.step(paths.theta, gradient)
+        paths = replace(paths, theta=theta)
+        if len(found) == count:
+            break
+    return tuple(found.values()), paths, adam
+
+
+def uniform(space: Space) -> Logits:
+    """theta = 0 for every block that its layer can be."""
+    legal = [[block in candidates(space, layer) for block in space.blocks] for layer in range(len(space.layers))]
+    return np.where(legal, 0.0, -np.inf)
+
+
+def latency_term(space: Space, world: World, settings: params.Architecture, weight: float) -> LatencyTerm:
+    cheapest, extras = block_extras(space, world.latency)
+    table = np.array([[extra.get(block, 0.0) for block in space.blocks] for extra in extras])
+    return LatencyTerm(weight=weight, limit=limit_of(settings), base=world.latency(cheapest), extras=table)

@@ -1,0 +1,129 @@
+"""PC-NAS (Li et al., CVPR 2020, arXiv 1910.02543): shrink the space layer by layer, under a latency limit.
+
+    L  layers; stage l = 1..L settles layer l       o  a block, one of layer l's candidates
+    P  partial models in the pool                   m  a member of the pool: the blocks of layers 1..l-1
+    S  completions scored for each candidate        c  a candidate: m + o
+    a  an architecture: a block for every layer     y  its score: accuracy on val with the shared weights
+
+    warm up: train the supernet on uniform paths
+    pool = {()}
+    for l = 1..L:
+        train: each batch takes layers 1..l-1 from a member, layers l..L uniform
+        candidates = {m + o}
+        potential(c) = what the scores of c's completions say of it
+        pool = the P candidates of highest potential
+        yield PoolUpdate
+    choose the best of the last pool
+
+Unlike the paper: (1) completions are drawn uniformly from those within the limit, by counting them, not by rejecting;
+(2) all candidates of a stage share val images and, where the limit allows, completions; (3) candidates that are one
+network by moved identities count once; (4) the last stage, where a "mean over completions" is one noisy score of one
+network, scores on the whole of val; (5) `additive` potential (ours), below.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import numpy as np
+from jaxtyping import Float
+
+from components import params
+from components.architecture.additive import best_ends, finish, fit_additive
+from components.architecture.budget import TRIES, Budget, budget_of, complete, gumbel
+from components.architecture.search import (
+    Candidate,
+    Pool,
+    PoolUpdate,
+    Scored,
+    World,
+    best_first,
+    evaluate_all,
+    judged,
+    mean_and_error,
+)
+from components.architecture.space import Architecture, Space, candidates, canonical, format_architecture
+
+
+def pc_nas(space: Space, world: World, settings: params.Architecture, seed: int) -> Iterator[PoolUpdate]:
+    """Shrink the space layer by layer to the partial models with the most potential."""
+    budget = budget_of(space, world.latency, settings)
+    world.train_stage(0, ((),))
+    pool: Pool = ((),)
+    scores: tuple[Scored, ...] = ()
+    for stage in range(1, len(space.layers) + 1):
+        world.train_stage(stage, pool)
+        fresh, dropped = extend(space, pool)
+        noise = stage_noise(space, settings, seed, stage)
+        completions = {c: complete(c, budget, noise, settings.completions) for c in fresh}
+        dropped += [Candidate(architecture=c, dropped=budget.excess(c)) for c in fresh if not completions[c]]
+        alive = [c for c in fresh if completions[c]]
+        assert alive, "a network within the limit has a beginning within the limit"
+        scored = score_completions(world, {c: completions[c] for c in alive}, stage)
+        scores += tuple(one for c in alive for one in scored[c])
+        kept, outdone = best_first(POTENTIALS[settings.potential](space, budget, scored, scores), settings.pool)
+        pool = tuple(c.architecture for c in kept)
+        yield PoolUpdate(stage=stage, pool=kept, dropped=(*outdone, *dropped), scores=scores)
+
+
+def score_completions(
+    world: World, completions: Mapping[Architecture, Sequence[Architecture]], stage: int
+) -> dict[Architecture, list[Scored]]:
+    """All of a stage at once, by candidate."""
+    ones = iter(evaluate_all(world, [a for these in completions.values() for a in these], stage))
+    return {c: [next(ones) for _ in these] for c, these in completions.items()}
+
+
+def extend(space: Space, pool: Pool) -> tuple[list[Architecture], list[Candidate]]:
+    """Every member with every block of its next layer; of those that are one network, the first counts."""
+    fresh: dict[Architecture, Architecture] = {}
+    dropped: list[Candidate] = []
+    for member in pool:
+        for block in candidates(space, len(member)):
+            candidate = (*member, block)
+            first = fresh.setdefault(canonical(space, candidate), candidate)
+            if first != candidate:
+                reason = f"the same network as {format_architecture(first)}"
+                dropped.append(Candidate(architecture=candidate, dropped=reason))
+    return list(fresh.values()), dropped
+
+
+def stage_noise(
+    space: Space, settings: params.Architecture, seed: int, stage: int
+) -> Float[np.ndarray, "draws layers blocks"]:
+    """The draws that all candidates of a stage share."""
+    return gumbel(np.random.default_rng([seed, stage]), settings.completions * TRIES, space)
+
+
+# What a candidate's scores say of it
+
+Potential = Callable[[Space, Budget, Mapping[Architecture, Sequence[Scored]], Sequence[Scored]], list[Candidate]]
+"""(space, budget, this stage's scores by candidate, all scores so far) -> judged candidates."""
+
+
+def mean_potential(
+    space: Space,
+    budget: Budget,
+    scored: Mapping[Architecture, Sequence[Scored]],
+    scores: Sequence[Scored],
+) -> list[Candidate]:
+    """The paper's: the mean score of the candidate's completions, with its standard error."""
+    return [judged(c, ones, *mean_and_error([one.score for one in ones])) for c, ones in scored.items()]
+
+
+def additive_potential(
+    space: Space,
+    budget: Budget,
+    scored: Mapping[Architecture, Sequence[Scored]],
+    scores: Sequence[Scored],
+) -> list[Candidate]:
+    """Ours: the score that one additive model of all scores so far expects of the candidate's best completion within
+    the limit (an exact knapsack), with its standard error.
+
+    Where scores are noisy, the model averages over hundreds of them, not over S; and the best completion, unlike the
+    mean one, does not favour cheap beginnings. A whole network's potential is what the model expects of it.
+    """
+    model = fit_additive(space, scores)
+    ends = best_ends(budget, model)
+    return [judged(c, ones, *model.predict(finish(c, budget, ends))) for c, ones in scored.items()]
+
+
+POTENTIALS: dict[str, Potential] = {"mean": mean_potential, "additive": additive_potential}

@@ -1,0 +1,243 @@
+"""The rivals of PC-NAS whose weights are trained uniformly (SPOS: Guo et al., ECCV 2020, arXiv 1904.00420).
+
+    L  stages                    n_l  evaluations of stage l, those that PC-NAS would spend
+
+    train the supernet on uniform paths, for as long as PC-NAS would
+    for l = 1..L-1: n_l times, score a network that was not scored before, on one slice of val
+    score the n_L finalists on the whole of val; choose the best
+
+`random` draws networks, `evolution` (SPOS) and `aging_evolution` (Real et al., AAAI 2019, arXiv 1802.01548) breed them,
+`ridge` draws them and takes as finalists those of which one additive model of their scores expects most.
+
+No network over the limit is scored: a child over it is dropped with its reason, and another is bred. No network is
+bought twice before the last stage: the weights stand still, so the second score would be the first again.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain, islice
+
+import numpy as np
+
+from components import params
+from components.architecture.additive import Additive, best_ends, finish, fit_additive
+from components.architecture.budget import Budget, budget_of, complete, complete_once, gumbel
+from components.architecture.pc_nas import POTENTIALS, Potential, mean_potential
+from components.architecture.search import (
+    Candidate,
+    PoolUpdate,
+    Scored,
+    World,
+    best_first,
+    best_scored,
+    evaluate_all,
+    evaluations,
+)
+from components.architecture.space import Architecture, Space, candidates, canonical
+
+SLICE = 1
+"""Stage whose slice of val all networks before the last stage are scored on, so that their scores compare."""
+PATIENCE = 20
+"""Children bred, and networks drawn, for each that is asked for: some are over the limit or known (ours)."""
+PARENTS = 0.2
+"""Share of a population that SPOS breeds from (paper: 10 of 50)."""
+CONTESTANTS = 0.25
+"""Share of a population that a parent of aging evolution is the best of (paper: 25 of 100)."""
+
+Breed = Callable[[Space, params.Architecture, Sequence[Scored], np.random.Generator], Iterator[Architecture]]
+"""(space, settings, scores so far, rng) -> children without end, some over the limit or known."""
+Finalists = Callable[[Budget, Sequence[Scored], int], list[Architecture]]
+"""(budget, scores so far, how many) -> what the whole of val is spent on."""
+
+
+def best_so_far(budget: Budget, scores: Sequence[Scored], count: int) -> list[Architecture]:
+    return best_scored(budget.space, scores, count)
+
+
+def best_expected(budget: Budget, scores: Sequence[Scored], count: int) -> list[Architecture]:
+    return best_networks(budget, fit_additive(budget.space, scores), count)
+
+
+def best_networks(budget: Budget, model: Additive, count: int) -> list[Architecture]:
+    """Up to `count` networks within the limit of which the model expects most, best first, no two of them one network
+    by moved identities.
+
+    Layer by layer, the `count` beginnings with the best completions stay: a network is among the best only if each of
+    its beginnings is.
+    """
+    ends = best_ends(budget, model)
+    beginnings: list[Architecture] = [()]
+    for extra in budget.extras:
+        grown = [(*prefix, block) for prefix in beginnings for block in extra]
+        within = [prefix for prefix in grown if budget.spare(prefix) >= 0]
+        within.sort(key=lambda prefix: -model.predict(finish(prefix, budget, ends))[0])
+        different: dict[Architecture, Architecture] = {}
+        for prefix in within:
+            different.setdefault(canonical(budget.space, prefix), prefix)
+        beginnings = list(different.values())[:count]
+    return beginnings
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rule:
+    """What makes a rival."""
+
+    breed: Breed | None = None
+    """How networks are found once a population is scored; None: all are drawn uniformly under the limit."""
+    steady: bool = False
+    """Whether each child is scored before the next is bred; else a population at a time is."""
+    finalists: Finalists = best_so_far
+    potential: Potential = mean_potential
+    """What the scores say of a network before the last stage, and, `verdict`, at the last."""
+    verdict: Potential = mean_potential
+
+
+def random(space: Space, world: World, settings: params.Architecture, seed: int) -> Iterator[PoolUpdate]:
+    """The control: networks drawn uniformly under the limit."""
+    return uniformly_trained(Rule(), space, world, settings, seed)
+
+
+def evolution(space: Space, world: World, settings: params.Architecture, seed: int) -> Iterator[PoolUpdate]:
+    """SPOS: generations bred from the best networks so far."""
+    return uniformly_trained(Rule(breed=of_the_best), space, world, settings, seed)
+
+
+def aging_evolution(space: Space, world: World, settings: params.Architecture, seed: int) -> Iterator[PoolUpdate]:
+    """Real et al., Algorithm 1: with each child the oldest network dies, however good."""
+    return uniformly_trained(Rule(breed=of_the_young, steady=True), space, world, settings, seed)
+
+
+def ridge(space: Space, world: World, settings: params.Architecture, seed: int) -> Iterator[PoolUpdate]:
+    """Main effects fitted to random networks, the best expected verified. `settings.potential` chooses among those: by
+    the verified score (mean), or by what the model, fitted to all scores, says of them (additive)."""
+    additive, verdict = POTENTIALS["additive"], POTENTIALS[settings.potential]
+    rule = Rule(finalists=best_expected, potential=additive, verdict=verdict)
+    return uniformly_trained(rule, space, world, settings, seed)
+
+
+def uniformly_trained(
+    rule: Rule, space: Space, world: World, settings: params.Architecture, seed: int
+) -> Iterator[PoolUpdate]:
+    """One record a stage: the pool is the best so far, the dropped are those it outdoes and those over the limit."""
+    budget = budget_of(space, world.latency, settings)
+    *planned, final = evaluations(space, settings)
+    last = len(planned) + 1
+    for stage in range(last + 1):
+        world.train_stage(stage, ((),))
+    scores: tuple[Scored, ...] = ()
+    pool: tuple[Candidate, ...] = ()
+    held: dict[Architecture, list[Scored]] = {}
+    for stage, count in enumerate(planned, start=1):
+        fresh, over = explore(rule, world, settings, budget, scores, stage, count, np.random.default_rng([seed, stage]))
+        scores += fresh
+        held |= {one.architecture: [one] for one in fresh}
+        pool, outdone = best_first(rule.potential(space, budget, held, scores), settings.pool)
+        held = {c.architecture: held[c.architecture] for c in pool}
+        yield PoolUpdate(stage=stage, pool=pool, dropped=(*outdone, *over), scores=scores)
+    noise = gumbel(np.random.default_rng([seed, last]), PATIENCE * final, space)
+    chosen = rule.finalists(budget, scores, final) if scores else complete((), budget, noise, final)
+    yield verify(rule.verdict, world, settings, budget, scores, chosen, pool)
+
+
+def verify(
+    potential: Potential,
+    world: World,
+    settings: params.Architecture,
+    budget: Budget,
+    scores: tuple[Scored, ...],
+    chosen: Sequence[Architecture],
+    pool: Sequence[Candidate],
+) -> PoolUpdate:
+    """The last stage: the chosen on the whole of val; members of the last pool that are not among them are dropped."""
+    stage = len(budget.space.layers)
+    scored = {one.architecture: [one] for one in evaluate_all(world, chosen, stage)}
+    scores += tuple(one for ones in scored.values() for one in ones)
+    kept, outdone = best_first(potential(budget.space, budget, scored, scores), settings.pool)
+    missed = [
+        replace(c, dropped=f"not among the {len(scored)} finalists") for c in pool if c.architecture not in scored
+    ]
+    return PoolUpdate(stage=stage, pool=kept, dropped=(*outdone, *missed), scores=scores)
+
+
+def explore(
+    rule: Rule,
+    world: World,
+    settings: params.Architecture,
+    budget: Budget,
+    scores: Sequence[Scored],
+    stage: int,
+    count: int,
+    rng: np.random.Generator,
+) -> tuple[tuple[Scored, ...], tuple[Candidate, ...]]:
+    """Up to `count` evaluations of networks not scored before, and the children that were over the limit."""
+    seen = {canonical(budget.space, one.architecture) for one in scores}
+    fresh: list[Scored] = []
+    over: dict[Architecture, Candidate] = {}
+    while len(fresh) < count:
+        known, size = (*scores, *fresh), count - len(fresh)
+        children: Iterator[Architecture] = iter(())
+        if rule.breed and len(known) < settings.population:
+            size = min(size, settings.population - len(known))
+        elif rule.breed:
+            size = min(size, 1 if rule.steady else settings.population)
+            children = rule.breed(budget.space, settings, known, rng)
+        admitted: list[Architecture] = []
+        for child in chain(islice(children, PATIENCE * size), islice(drawn(budget, rng), PATIENCE * size)):
+            form = canonical(budget.space, child)
+            if budget.spare(child) < 0:
+                over[child] = Candidate(architecture=child, dropped=budget.excess(child))
+            elif form not in seen:
+                seen.add(form)
+                admitted.append(child)
+            if len(admitted) == size:
+                break
+        if not admitted:
+            break  # the limit leaves no other network
+        fresh += evaluate_all(world, admitted, stage, SLICE)
+    return tuple(fresh), tuple(over.values())
+
+
+def drawn(budget: Budget, rng: np.random.Generator) -> Iterator[Architecture]:
+    """Networks uniform among those within the limit, without end."""
+    while True:
+        (noise,) = gumbel(rng, 1, budget.space)
+        yield complete_once((), budget, noise)
+
+
+# Children
+
+
+def of_the_best(
+    space: Space, settings: params.Architecture, scores: Sequence[Scored], rng: np.random.Generator
+) -> Iterator[Architecture]:
+    """SPOS: half are mutants of one of the best (each layer redrawn with a small probability), half crosses of two."""
+    size = max(2, round(PARENTS * settings.population))
+    parents = best_scored(space, scores, size)
+    while True:
+        mother, father = (parents[int(i)] for i in rng.integers(len(parents), size=2))
+        if rng.random() < 0.5:
+            yield tuple(m if rng.random() < 0.5 else f for m, f in zip(mother, father, strict=True))
+        else:
+            redrawn = rng.random(len(mother)) < settings.mutation
+            yield tuple(
+                drawn_from(candidates(space, layer), rng) if redrawn[layer] else block
+                for layer, block in enumerate(mother)
+            )
+
+
+def of_the_young(
+    space: Space, settings: params.Architecture, scores: Sequence[Scored], rng: np.random.Generator
+) -> Iterator[Architecture]:
+    """Aging evolution: the best of a few of the last scored, with another block in one layer."""
+    living = scores[-settings.population :]
+    size = max(2, round(CONTESTANTS * settings.population))
+    while True:
+        parent = max((living[int(i)] for i in rng.integers(len(living), size=size)), key=lambda one: one.score)
+        layer = int(rng.integers(len(space.layers)))
+        blocks = [block for block in candidates(space, layer) if block != parent.architecture[layer]]
+        if blocks:
+            yield (*parent.architecture[:layer], drawn_from(blocks, rng), *parent.architecture[layer + 1 :])
+
+
+def drawn_from(blocks: Sequence[str], rng: np.random.Generator) -> str:
+    return blocks[int(rng.integers(len(blocks)))]

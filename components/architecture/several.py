@@ -1,0 +1,71 @@
+"""Several budgets from one supernet: a search for each, in step, so that all score with the same weights.
+
+    b  a budget: milliseconds; the first is the one that the line goes on with
+
+In a stage the shared weights are trained once, on paths that begin like any member of any budget's pool; then each
+budget judges its own candidates. With one budget this is the search itself.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import chain, count
+
+from components import params
+from components.architecture.budget import budget_of
+from components.architecture.costs import within_memory
+from components.architecture.search import Pool, PoolUpdate, World
+from components.architecture.space import Space
+from components.architecture.strategies import search
+
+NOBODY: Pool = ((),)
+"""The pool of uniform paths."""
+
+
+def search_all(
+    space: Space, world: World, settings: params.Architecture, seed: int
+) -> Iterator[tuple[PoolUpdate, ...]]:
+    """One record a stage and budget, in the settings' order of budgets.
+
+    Raises ValueError, before any training, if no network is within one of them.
+    """
+    alone = [replace(settings, latency_ms=budget) for budget in settings.budgets]
+    for one in alone:
+        budget_of(within_memory(space, one), world.latency, one)
+    if len(alone) == 1:
+        yield from zip(search(space, world, alone[0], seed), strict=True)
+        return
+    shared = SharedTraining(world)
+    searches = [
+        shared.noted(index, search(space, shared.world_of(index), one, seed)) for index, one in enumerate(alone)
+    ]
+    yield from zip(*searches, strict=True)
+
+
+@dataclass
+class SharedTraining:
+    """Trains once what every search asks for at the same place, on the pools of all."""
+
+    world: World
+    pools: dict[int, Pool] = field(default_factory=dict)
+    """Each search's, after its last stage."""
+    done: list[tuple[int, Pool]] = field(default_factory=list)
+
+    def noted(self, index: int, updates: Iterator[PoolUpdate]) -> Iterator[PoolUpdate]:
+        """The records; each pool is known before the next search's record is asked for."""
+        for update in updates:
+            self.pools[index] = tuple(c.architecture for c in update.pool)
+            yield update
+
+    def world_of(self, index: int) -> World:
+        return replace(self.world, train_stage=partial(self.train_stage, index, count()))
+
+    def train_stage(self, index: int, calls: Iterator[int], stage: int, pool: Pool) -> None:
+        turn = next(calls)
+        if turn == len(self.done):
+            assert pool in (NOBODY, self.pools.get(index)), "the settings refuse strategies that train on other paths"
+            members = NOBODY if pool == NOBODY else tuple(dict.fromkeys(chain(*self.pools.values())))
+            self.world.train_stage(stage, members)
+            self.done.append((stage, members))
+        assert self.done[turn][0] == stage
+        assert set(pool) <= set(self.done[turn][1])

@@ -1,0 +1,29 @@
+"""The table of strategies, and the one that the settings name."""
+
+from collections.abc import Iterator
+
+from components import params
+from components.architecture.costs import within_memory
+from components.architecture.path_weights import enas, proxyless
+from components.architecture.pc_nas import pc_nas
+from components.architecture.rivals import aging_evolution, evolution, random, ridge
+from components.architecture.search import PoolUpdate, Strategy, World
+from components.architecture.space import Space
+
+STRATEGIES: dict[str, Strategy] = {
+    "pc_nas": pc_nas,
+    "random": random,
+    "evolution": evolution,
+    "aging_evolution": aging_evolution,
+    "ridge": ridge,
+    "enas": enas,
+    "proxyless": proxyless,
+}
+
+
+def search(space: Space, world: World, settings: params.Architecture, seed: int) -> Iterator[PoolUpdate]:
+    """The settings' strategy; one record a stage, the same records for the same seed.
+
+    Raises ValueError if no network is within the limits.
+    """
+    return STRATEGIES[settings.strategy](within_memory(space, settings), world, settings, seed)

@@ -1,0 +1,95 @@
+"""What class is an image? `python -m flows.classify IMAGE ...` asks a champion that `mlflow models serve` serves.
+
+The server takes and gives numbers; an image becomes numbers as `prepare` made them for the training, and the names of
+the classes are in the registered file.
+
+Exit codes: 0 answered, 1 no answer from the server or the registry, 2 an image that cannot be read.
+"""
+
+import argparse
+import json
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from components.data.images import decode, to_array
+from components.data.records import Refused
+from components.export import read_metadata
+from flows import tracking
+from flows.registry import CHAMPION, RegistryError, registry
+from flows.settings import load_params
+
+URL = "http://127.0.0.1:5001"
+SECONDS = 30.0
+"""How long an answer may take."""
+
+
+class NoAnswer(RuntimeError):
+    """The server is not there, or does not answer with probabilities."""
+
+
+def ask(url: str, images: UInt8[np.ndarray, "n h w c"]) -> Float[np.ndarray, "n k"]:
+    """Probabilities, from MLflow's scoring server."""
+    body = json.dumps({"inputs": {"images": images.tolist()}}).encode()
+    request = urllib.request.Request(f"{url}/invocations", body, {"Content-Type": "application/json"})
+    try:
+        with urllib.request.urlopen(request, timeout=SECONDS) as response:
+            return np.array(json.load(response)["predictions"]["probabilities"])
+    except (OSError, ValueError, KeyError) as error:
+        raise NoAnswer(f"{url} gives no probabilities ({error}); start the server as README.md says") from error
+
+
+def read_images(files: Iterable[Path], size: int, channels: int) -> UInt8[np.ndarray, "n h w c"]:
+    """Image files as the network takes them."""
+    arrays = []
+    for file in files:
+        try:
+            arrays.append(to_array(decode(file.read_bytes()), size, channels))
+        except (OSError, Refused) as error:
+            raise ValueError(f"{file} cannot be read as an image ({error}); give another file") from None
+    return np.stack(arrays)
+
+
+def classify(url: str, files: Sequence[Path], model: bytes) -> list[tuple[str, float]]:
+    """Class name and its probability, one an image; `model`: the registered file that is served."""
+    noted = read_metadata(model)
+    names = json.loads(noted["classes"])
+    probabilities = ask(url, read_images(files, int(noted["size"]), int(noted["channels"])))
+    return [(names[row.argmax()], float(row.max())) for row in probabilities]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m flows.classify",
+        description="Ask a served champion for the class of images.",
+        epilog="Exit codes: 0 answered, 1 no answer, 2 an image that cannot be read. Example: python -m flows.classify "
+        "cat.png",
+    )
+    parser.add_argument("images", nargs="+", type=Path, help="image files of any common format")
+    parser.add_argument("--url", default=URL, help=f"of `mlflow models serve`; default {URL}")
+    chosen = parser.parse_args(arguments)
+    try:
+        name = load_params().publish.model
+        with registry():
+            champion = tracking.load_by_alias(name, CHAMPION)
+        if champion is None:
+            raise ValueError(f"{name} has no champion; `python -m flows.publish` makes one")
+        answers = classify(chosen.url, chosen.images, champion.model)
+    except ValueError as mistake:
+        print(f"error: {mistake}", file=sys.stderr)
+        return 2
+    except (NoAnswer, RegistryError) as failed:
+        print(f"error: {failed}", file=sys.stderr)
+        return 1
+    for file, (label, probability) in zip(chosen.images, answers, strict=True):
+        print(f"{file}  {label}  {probability:.1%}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,225 @@
+"""From a model back to the images, by content hash alone: the walk, and how it is shown.
+
+Every stage run in MLflow carries the md5 of what it read (`dvc.dep.<path>`) and wrote (`dvc.out.<path>`). The walk goes
+from a file to the run that wrote it, to the files that this run read, and so on; a stage that DVC skipped left no run
+of its own, and needs none: the run that once wrote the same bytes is found the same way.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from html import escape
+from typing import Any, Literal, Protocol
+
+from flows import paths
+from flows.versions import Lock, hashes, stage_key
+
+Verdict = Literal["ok", "mismatch", "gap"]
+MARKS: Mapping[Verdict, str] = {"ok": "ok", "mismatch": "MISMATCH", "gap": "GAP"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One thing that was checked."""
+
+    verdict: Verdict
+    subject: str
+    said: str
+
+    def __str__(self) -> str:
+        return f"{MARKS[self.verdict]} {self.subject}: {self.said}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageRun:
+    """What MLflow knows of a finished stage run."""
+
+    run: str
+    name: str
+    key: str
+    commit: str
+    deps: Mapping[str, str]
+    """Path -> md5."""
+    outs: Mapping[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """One node of the tree; a step that was met before is named again without its findings."""
+
+    title: str
+    run: str | None = None
+    findings: tuple[Finding, ...] = ()
+    sources: tuple["Step", ...] = ()
+    repeated: bool = False
+
+    def all_findings(self) -> Iterator[Finding]:
+        yield from self.findings
+        for source in self.sources:
+            yield from source.all_findings()
+
+    def whole(self) -> bool:
+        return all(finding.verdict == "ok" for finding in self.all_findings())
+
+
+class Evidence(Protocol):
+    """Where the walk looks things up."""
+
+    def maker(self, path: str, md5: str) -> StageRun | None:
+        """The finished run that wrote the file."""
+
+    def locked(self, stage: str) -> Lock | None:
+        """The stage in the archived dvc.lock."""
+
+    def settings(self) -> Mapping[str, Any] | None:
+        """The archived params.yaml."""
+
+    def order(self) -> list[str]:
+        """Stages in the order in which they ran, as far as it is known."""
+
+    def stored(self, path: str, md5: str) -> Finding:
+        """Whether DVC's cache or remote holds the bytes."""
+
+    def code(self, commit: str, path: str, md5: str) -> Finding:
+        """Whether git holds the bytes."""
+
+    def data(self, md5: str) -> tuple[Finding, ...]:
+        """What else is recorded of the data version."""
+
+
+def trace(path: str, md5: str, evidence: Evidence) -> Step:
+    """The file's whole history."""
+    return Walk(evidence).step(path, md5)
+
+
+@dataclass(frozen=True)
+class Walk:
+    """A walk that meets every run once."""
+
+    evidence: Evidence
+    seen: set[str] = field(default_factory=set)
+
+    def step(self, path: str, md5: str) -> Step:
+        """The run that wrote the file, and everything before it."""
+        run = self.evidence.maker(path, md5)
+        if run is None:
+            missing = Finding(verdict="gap", subject=path, said=f"no finished run in MLflow wrote it with md5 {md5}")
+            return Step(title=path, findings=(missing, self.evidence.stored(path, md5)))
+        if run.run in self.seen:
+            return Step(title=run.name, run=run.run, repeated=True)
+        self.seen.add(run.run)
+        findings = (
+            *against_lock(run, self.evidence.locked(run.name), self.evidence.settings()),
+            *(self.evidence.stored(out, out_md5) for out, out_md5 in sorted(run.outs.items())),
+            *(self.evidence.code(run.commit, dep, m) for dep, m in sorted(run.deps.items()) if is_code(dep)),
+        )
+        return Step(title=run.name, run=run.run, findings=findings, sources=tuple(self.sources(run)))
+
+    def sources(self, run: StageRun) -> Iterator[Step]:
+        """A step for every run whose outputs were read, the latest first, and the data."""
+        makers: dict[str, tuple[str, str, str]] = {}  # run -> its name, and a file of it that was read
+        for path, md5 in run.deps.items():
+            if not is_code(path) and path != paths.RAW.as_posix():
+                maker = self.evidence.maker(path, md5)
+                makers.setdefault(maker.run if maker else path, (maker.name if maker else path, path, md5))
+        order = {name: place for place, name in enumerate(self.evidence.order())}
+        for _, path, md5 in sorted(makers.values(), key=lambda one: -order.get(one[0], -1)):
+            yield self.step(path, md5)
+        if (md5 := run.deps.get(paths.RAW.as_posix(), "")) != "":
+            findings = (self.evidence.stored(paths.RAW.as_posix(), md5), *self.evidence.data(md5))
+            yield Step(title=f"{paths.RAW} {md5}", findings=findings)
+
+
+def is_code(path: str) -> bool:
+    """Code is in git, everything else in DVC."""
+    return path.endswith(".py")
+
+
+def against_lock(run: StageRun, lock: Lock | None, settings: Mapping[str, Any] | None) -> Iterator[Finding]:
+    """The archived dvc.lock and params.yaml say the same of the stage as its run."""
+    subject = f"{run.name} in dvc.lock"
+    if lock is None:
+        yield Finding(verdict="gap", subject=subject, said="the archived file does not have the stage")
+        return
+    for part, own in (("deps", run.deps), ("outs", run.outs)):
+        locked = hashes(lock, part)
+        for path in sorted(locked.keys() | own.keys()):
+            if locked.get(path) != own.get(path):
+                said = f"{path} has md5 {locked.get(path, 'none')}, the run {run.run} recorded {own.get(path, 'none')}"
+                yield Finding(verdict="mismatch", subject=subject, said=said)
+    same = stage_key(lock) == run.key
+    said = "command, dependencies and parameters are the run's" if same else f"not what run {run.run} was given"
+    yield Finding(verdict="ok" if same else "mismatch", subject=subject, said=said)
+    if settings is not None:
+        yield from against_settings(run.name, lock, settings)
+
+
+def against_settings(stage: str, lock: Lock, settings: Mapping[str, Any]) -> Iterator[Finding]:
+    """The parameters that the lock names have the values that the archived params.yaml gives them."""
+    locked = lock.get("params", {}).get(paths.PARAMS.as_posix(), {})
+    off = [key for key, value in locked.items() if value_at(settings, key) != value]
+    for key in off:
+        said = f"{key} is {value_at(settings, key)}, dvc.lock says {locked[key]}"
+        yield Finding(verdict="mismatch", subject=f"{stage} in params.yaml", said=said)
+    if not off:
+        yield Finding(verdict="ok", subject=f"{stage} in params.yaml", said=f"{len(locked)} parameters as in dvc.lock")
+
+
+def value_at(settings: Mapping[str, Any], key: str) -> Any:
+    """`loss.knots` of nested settings; None if it is not there."""
+    value: Any = settings
+    for name in key.split("."):
+        value = value.get(name) if isinstance(value, Mapping) else None
+    return value
+
+
+def to_text(step: Step, prefix: str = "", branch: str = "") -> Iterator[str]:
+    """The tree, a line a step and a line for whatever is not right."""
+    yield f"{prefix}{branch}{step.title}: {summary(step)}"
+    below = prefix + {"": "", "├─ ": "│  ", "└─ ": "   "}[branch]
+    for finding in step.findings:
+        if finding.verdict != "ok":
+            yield f"{below}   {finding}"
+    for index, source in enumerate(step.sources):
+        yield from to_text(source, below, "└─ " if index == len(step.sources) - 1 else "├─ ")
+
+
+def summary(step: Step) -> str:
+    if step.repeated:
+        return "see above"
+    bad = sum(finding.verdict != "ok" for finding in step.findings)
+    run = f", run {step.run}" if step.run else ""
+    return f"{len(step.findings)} checks, {bad or 'none'} failed{run}"
+
+
+STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 75rem; padding: 0 1rem; color: #222 }
+details { border-left: 2px solid #ccc; margin: .4rem 0 .4rem .5rem; padding-left: 1rem }
+summary { cursor: pointer } table { border-collapse: collapse; font-size: 13px }
+td { padding: .1rem .8rem .1rem 0; vertical-align: top; overflow-wrap: anywhere }
+.ok { color: #18794e } .mismatch, .gap { color: #c4320a; font-weight: 600 }
+"""
+
+
+def to_html(step: Step) -> str:
+    """A page that needs nothing else."""
+    verdict = "everything is as recorded" if step.whole() else "not everything is as recorded"
+    return (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(step.title)}</title>'
+        f"<style>{STYLE}</style></head><body>\n<h1>Lineage of {escape(step.title)}</h1>\n"
+        f"<p>{sum(1 for _ in step.all_findings())} checks; {verdict}.</p>\n{node(step)}</body></html>\n"
+    )
+
+
+def node(step: Step) -> str:
+    """A step and, inside it, where it came from."""
+    rows = "".join(
+        f'<tr><td class="{finding.verdict}">{MARKS[finding.verdict]}</td><td>{escape(finding.subject)}</td>'
+        f"<td>{escape(finding.said)}</td></tr>\n"
+        for finding in step.findings
+    )
+    state = "ok" if step.whole() else "mismatch"
+    opened = "" if all(finding.verdict == "ok" for finding in step.findings) else " open"
+    checks = f"<details{opened}><summary>checks</summary><table>\n{rows}</table></details>\n" if rows else ""
+    inner = "".join(node(source) for source in step.sources)
+    title = f'<summary class="{state}">{escape(step.title)}: {escape(summary(step))}</summary>'
+    return f"<details open>{title}\n{checks}{inner}</details>\n"

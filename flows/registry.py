@@ -1,0 +1,108 @@
+"""Which version of the model is in service, and the way back: the aliases `champion`, `challenger` and `previous`.
+
+MLflow moves one alias in one transaction. `champion` is therefore moved by one call, after everything else that a
+promotion or a rollback records: a process that dies anywhere leaves the champion that was there, and the same command
+again does the rest. `previous` is a view: the champion's tag `champion.after` says what was in service before it.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from flows import tracking
+
+CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
+AFTER, SINCE = "champion.after", "champion.since"
+"""Tags of a version that became champion: the version before it, and when."""
+WITHDRAWN = "rollback.at"
+"""Tag of a version that was rolled back; the gate lets no such model through again."""
+NONE = "none"
+
+
+class RegistryError(RuntimeError):
+    """MLflow cannot be used, or gives back another model than it was given."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rollback:
+    """What was done."""
+
+    withdrawn: str
+    restored: str
+
+
+@contextmanager
+def registry() -> Iterator[None]:
+    """Turn every way in which MLflow fails into one sentence."""
+    try:
+        yield
+    except tracking.ERRORS as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise RegistryError(f"the MLflow registry cannot be used ({reason}); nothing was promoted") from error
+
+
+def now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def promote(name: str, version: str, before: str | None) -> None:
+    """Make the version champion after the version `before`."""
+    tracking.tag_version(name, version, {AFTER: before or NONE, SINCE: now()})
+    if before is not None:
+        tracking.move_alias(name, PREVIOUS, before)
+    tracking.move_alias(name, CHAMPION, version)
+
+
+def withdrawn_at(name: str, md5: str) -> str | None:
+    """When a version with this file was rolled back, None if none was."""
+    version = tracking.find_version(name, md5)
+    return tracking.version_tags(name, version).get(WITHDRAWN) if version else None
+
+
+def roll_back(name: str, who: str, why: str) -> Rollback:
+    """Put the champion's predecessor back into service. Raises ValueError if there is none, RegistryError."""
+    with registry():
+        champion = tracking.alias_version(name, CHAMPION)
+        if champion is None:
+            raise ValueError(f"{name} has no champion to roll back; see `python -m flows.publish`")
+        target = predecessor(name, champion)
+        if target is None:
+            raise ValueError(f"version {champion} of {name} is its first champion; there is none to roll back to")
+        require_intact(tracking.load_version(name, target))
+        record = {"rollback.to": target, "rollback.by": who, "rollback.reason": why or NONE, WITHDRAWN: now()}
+        tracking.tag_version(name, champion, record)
+        tracking.move_alias(name, CHAMPION, target)
+        point_previous(name, target)
+        return Rollback(withdrawn=champion, restored=target)
+
+
+def predecessor(name: str, version: str) -> str | None:
+    """The last champion before the version that was not rolled back itself; `previous` may be set by hand."""
+    set_by_hand = tracking.alias_version(name, PREVIOUS)
+    if version == tracking.alias_version(name, CHAMPION) and set_by_hand not in (None, version):
+        return set_by_hand
+    seen = {version}
+    while (version := tracking.version_tags(name, version).get(AFTER, NONE)) not in {NONE, *seen}:
+        if WITHDRAWN not in tracking.version_tags(name, version):
+            return version
+        seen.add(version)
+    return None
+
+
+def point_previous(name: str, champion: str) -> None:
+    """Let `previous` follow a champion that came back."""
+    tracking.drop_alias(name, PREVIOUS)
+    before = predecessor(name, champion)
+    if before is not None:
+        tracking.move_alias(name, PREVIOUS, before)
+
+
+def require_intact(shipped: tracking.Shipped) -> None:
+    """Nothing is compared with, or put back into service, that is not what was registered."""
+    found = tracking.md5_of(shipped.model)
+    if found != shipped.md5:
+        raise RegistryError(
+            f"the registry's file of version {shipped.version} is damaged (md5 {found}, registered as "
+            f"{shipped.md5 or NONE}); restore it from results/ or the DVC remote, or delete that version"
+        )

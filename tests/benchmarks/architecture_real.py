@@ -1,0 +1,229 @@
+"""Is the chosen network better than one that people design, at equal measured latency?
+
+10,000 images of CIFAR-10: a search on 8,000 with 2,000 for its scores (the preset's space, limit and recipe), once a
+seed; then every network trains on all 10,000 with the same recipe and is tested on 5,000 others. The rivals are
+
+    resnet8       He et al., CVPR 2016: a stem of w channels, one residual block each of w, 2w and 4w
+    mobilenetv2   Sandler et al., CVPR 2018: inverted bottlenecks of w (once, expansion 1), then of 3/2 w, 3w and 5w
+                  (twice each, expansion 6), each stage but the first at half the side
+
+in the narrowest even width w that takes at least as long as the chosen network: in doubt the rivals get the more time.
+All are built from the same operators, exported by the same exporter, and timed in turns.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from statistics import mean
+
+import joblib
+import numpy as np
+import onnx
+import torch
+
+from components.architecture.latency import REFERENCE, measure, medians, time_models
+from components.architecture.network import Network, build_network
+from components.architecture.space import Architecture, Space, format_architecture, space_of
+from components.architecture.strategies import search
+from components.architecture.supernet import SharedWeights, build_supernet
+from components.data.store import Classes, Split
+from components.export import export_network
+from components.params import Architecture as Settings
+from components.params import Params, Train
+from components.training import accuracy, base_augment, cross_entropy, fit, load_state, predict, split_tensors
+from flows.settings import PRESETS, load_params
+from tests.benchmarks.cifar_networks import MEAN, STD
+from tests.benchmarks.harness import Row, markdown, spread
+from tests.benchmarks.shift import whole
+
+SEEDS = (1, 2, 3)
+WORKERS = 2
+WIDEST = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scale:
+    """How much of everything."""
+
+    train: int = 8000
+    val: int = 2000
+    test: int = 5000
+    epochs: int = 10
+    """Of the training that is compared."""
+    search: tuple[tuple[str, object], ...] = (("completions", 2), ("max_images", None))
+    """What the search's settings differ in from the preset's."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """A network by its space and blocks."""
+
+    space: Space
+    architecture: Architecture
+    form: str
+    """What a reader is told of it."""
+
+    def build(self, seed: int) -> Network:
+        return build_network(self.space, self.architecture, MEAN, STD, seed)
+
+    def model(self) -> onnx.ModelProto:
+        return export_network(self.build(0), classes(), format_architecture(self.architecture))
+
+
+def rows() -> Iterator[Row]:
+    yield from compare(Scale(), SEEDS)
+
+
+def compare(scale: Scale, seeds: Sequence[int]) -> Iterator[Row]:
+    """Searches, then latencies on an otherwise idle machine, then trainings."""
+    run = joblib.Parallel(n_jobs=WORKERS, batch_size=1)
+    settings = replace(preset().architecture, **dict(scale.search))  # type: ignore[arg-type]
+    table = measure(space_of(settings, classes()), preset().latency, np.random.default_rng(0))
+    chosen: list[Shape] = run(joblib.delayed(searched)(scale, settings, table.predict, seed) for seed in seeds)
+    networks = [named_networks(each) for each in chosen]
+    latencies = [in_turns({name: shape.model() for name, shape in each.items()}) for each in networks]
+    places = [(seed, name) for seed in range(len(seeds)) for name in networks[seed]]
+    trained = run(joblib.delayed(train)(scale, networks[place][name], seeds[place]) for place, name in places)
+    for (place, name), (test_accuracy, seconds) in zip(places, trained, strict=True):
+        yield {
+            "network": name,
+            "form": networks[place][name].form,
+            "seed": seeds[place],
+            "test_accuracy": round(test_accuracy, 5),
+            "latency_ms": round(latencies[place][name], 5),
+            "train_cpu_seconds": round(seconds, 1),
+        }
+
+
+# --- the data
+
+
+@cache
+def preset() -> Params:
+    return load_params(PRESETS / "cifar10.yaml")
+
+
+def classes() -> Classes:
+    return Classes(tuple("0123456789"), 32, 3)
+
+
+def parts(scale: Scale) -> tuple[Split, Split, Split]:
+    """Train, val, test: the same for all."""
+    every = whole("cifar10")
+    bounds = np.cumsum([scale.train, scale.val, scale.test])
+    order = np.random.default_rng(0).permutation(len(every.labels))[: bounds[-1]]
+    train, val, test = (
+        Split(images=every.images[place], labels=every.labels[place]) for place in np.split(order, bounds[:-1])
+    )
+    return train, val, test
+
+
+# --- the networks
+
+
+def searched(scale: Scale, settings: Settings, latency: Callable[[Architecture], float], seed: int) -> Shape:
+    """What the search chooses."""
+    torch.set_num_threads(1)
+    space = space_of(settings, classes())
+    train, val, _ = parts(scale)
+    weights = SharedWeights(
+        build_supernet(space, MEAN, STD, seed), settings, preset().train.recipe, split_tensors(train),
+        split_tensors(val), seed,
+    )  # fmt: skip
+    *_, last = search(space, weights.world(latency), settings, seed)
+    architecture = last.pool[0].architecture
+    return Shape(space=space, architecture=architecture, form=format_architecture(architecture))
+
+
+def resnet8(width: int) -> Shape:
+    stages = ((width, 1, 1), (2 * width, 1, 2), (4 * width, 1, 2))
+    return designed(width, stages, ("res_k3",), ("res_k3",) * 3)
+
+
+def mobilenetv2(width: int) -> Shape:
+    stages = ((width, 1, 1), (3 * width // 2, 2, 2), (3 * width, 2, 2), (5 * width, 2, 2))
+    return designed(width, stages, ("mb_k3_e6", "mb_k3_e1"), ("mb_k3_e1", *("mb_k3_e6",) * 6))
+
+
+DESIGNED: dict[str, Callable[[int], Shape]] = {"resnet8": resnet8, "mobilenetv2": mobilenetv2}
+
+
+def designed(
+    width: int, stages: tuple[tuple[int, int, int], ...], blocks: tuple[str, ...], architecture: Architecture
+) -> Shape:
+    settings = Settings(
+        latency_ms=1.0, stem=width, stem_stride=1, stages=stages, blocks=blocks, warmup_epochs=0, stage_epochs=0
+    )
+    return Shape(space=space_of(settings, classes()), architecture=architecture, form=f"width {width}")
+
+
+def named_networks(chosen: Shape) -> dict[str, Shape]:
+    """The chosen network and its rivals at its latency."""
+    model = chosen.model()
+    return {"chosen": chosen} | {name: DESIGNED[name](narrowest(name, model)) for name in DESIGNED}
+
+
+def narrowest(name: str, chosen: onnx.ModelProto) -> int:
+    """The least even width at which the network takes as long as the chosen one; each width is timed beside it, so
+    that a neighbour on the machine disturbs both."""
+    low, high = 1, WIDEST // 2
+    while low < high:
+        middle = (low + high) // 2
+        times = in_turns({name: widened(name, 2 * middle), "chosen": chosen})
+        low, high = (low, middle) if times[name] >= times["chosen"] else (middle + 1, high)
+    return 2 * low
+
+
+@cache
+def widened(name: str, width: int) -> onnx.ModelProto:
+    return DESIGNED[name](width).model()
+
+
+def in_turns(models: dict[str, onnx.ModelProto]) -> dict[str, float]:
+    """Milliseconds of each, on a machine that is disturbed for all alike."""
+    return medians(time_models(models | {REFERENCE: models["chosen"]}, preset().latency))
+
+
+def train(scale: Scale, shape: Shape, seed: int) -> tuple[float, float]:
+    """Test accuracy and CPU seconds of the training."""
+    torch.set_num_threads(1)
+    first, second, test = parts(scale)
+    both = Split(
+        images=np.concatenate([first.images, second.images]), labels=np.concatenate([first.labels, second.labels])
+    )
+    recipe = preset().train.recipe
+    network = shape.build(seed)
+    start = time.process_time()
+    *_, last = fit(
+        network, *split_tensors(both), settings=Train(epochs=scale.epochs, recipe=recipe),
+        augment=base_augment(recipe), criterion=cross_entropy(recipe.label_smoothing), seed=seed,
+    )  # fmt: skip
+    seconds = time.process_time() - start
+    load_state(network, last.state)
+    images, labels = split_tensors(test)
+    return accuracy(predict(network, images), labels), seconds
+
+
+# --- the table
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Accuracies in per cent; the chosen network's lead in points, seed by seed."""
+
+    def of(name: str, what: str, scale: float = 1.0) -> list[float]:
+        return [scale * float(str(row[what])) for row in rows if row["network"] == name]
+
+    lines = []
+    for name in dict.fromkeys(str(row["network"]) for row in rows):
+        lead = np.subtract(of("chosen", "test_accuracy", 100), of(name, "test_accuracy", 100)).tolist()
+        forms = ", ".join(dict.fromkeys(str(row["form"]).replace("|", " ") for row in rows if row["network"] == name))
+        lines.append([
+            name,
+            spread(of(name, "test_accuracy", 100), 2),
+            "" if name == "chosen" else spread(lead, 2),
+            f"{mean(of(name, 'latency_ms')):.4f}",
+            spread(of(name, "train_cpu_seconds"), 0),
+            forms,
+        ])  # fmt: skip
+    return markdown(["network", "test accuracy, %", "chosen leads by", "latency, ms", "training, CPU s", "form"], lines)

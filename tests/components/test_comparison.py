@@ -1,0 +1,54 @@
+"""Two models on the same images: hand-done cases, what the tests promise, and where they differ."""
+
+import math
+
+import numpy as np
+import pytest
+
+from components.comparison import Paired, largest_drop, loss_bound, mcnemar, pair
+
+
+def paired(lost: int, won: int, images: int = 1000) -> Paired:
+    return Paired(images=images, lost=lost, won=won)
+
+
+def test_only_images_on_which_one_model_alone_is_right_count() -> None:
+    right = np.array([True, True, False, False, True])
+    reference = np.array([True, False, True, False, False])
+    assert pair(right, reference) == Paired(images=5, lost=1, won=2)
+
+
+@pytest.mark.parametrize(
+    ("lost", "won", "chance"),
+    [(5, 0, 1 / 32), (8, 2, 56 / 1024), (3, 3, 42 / 64), (0, 5, 1.0), (0, 0, 1.0)],
+)
+def test_mcnemar_is_the_exact_tail_of_a_fair_coin(lost: int, won: int, chance: float) -> None:
+    assert mcnemar(paired(lost, won)) == pytest.approx(chance)
+
+
+def test_mcnemar_calls_an_equally_good_model_worse_no_more_often_than_alpha() -> None:
+    rng = np.random.default_rng(0)
+    losses = rng.binomial(40, 0.5, size=4000)
+    refused = np.mean([mcnemar(paired(int(lost), int(40 - lost))) < 0.05 for lost in losses])
+    assert 0.02 < refused <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / 4000)
+
+
+def test_the_bound_is_the_normal_one_where_the_counts_are_large() -> None:
+    counts = paired(600, 400, 10_000)
+    deviation = math.sqrt((0.1 - 0.02**2) / 10_000)
+    bound = loss_bound(counts, 0.05, np.random.default_rng(0))
+    assert bound == pytest.approx(0.02 + 1.645 * deviation, abs=0.1 * deviation)
+
+
+def test_the_bound_grows_with_the_certainty_asked_for_and_is_the_same_for_the_same_seed() -> None:
+    bounds = [loss_bound(paired(10, 10), alpha, np.random.default_rng(1)) for alpha in (0.3, 0.05, 0.01, 0.01)]
+    assert bounds[0] < bounds[1] < bounds[2] == bounds[3]
+    assert loss_bound(paired(0, 0), 0.05, np.random.default_rng(1)) == 0
+
+
+def test_the_largest_drop_names_its_class_and_counts_its_own_images_only() -> None:
+    actual = np.array(["cat", "cat", "dog", "dog", "dog", "dog"])
+    reference = np.array([True, True, True, True, True, True])
+    right = np.array([True, False, True, False, True, True])
+    assert largest_drop(right, reference, actual) == ("cat", 0.5)
+    assert largest_drop(reference, right, actual) == ("dog", -0.25)

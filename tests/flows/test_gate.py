@@ -1,0 +1,86 @@
+"""What the gate decides from what was measured."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from components.comparison import Paired
+from components.params import Gate
+from flows.gate import TESTS, Check, GateReport, accuracy_checks, registry_checks, withdrawal_checks
+
+GATE = Gate(test="mcnemar", alpha=0.05, margin=0.01, max_class_drop=0.1)
+
+
+@pytest.mark.parametrize(
+    ("value", "rule", "threshold", "passed"),
+    [
+        (0.9, "at least", 0.9, True),
+        (0.9, "at least", 0.91, False),
+        (1.0, "at most", 1.0, True),
+        (1.1, "at most", 1.0, False),
+        (float("nan"), "at least", 0.0, False),
+        (float("nan"), "at most", 1.0, False),
+        ("abc", "is", "abc", True),
+        ("abc", "is", "never", False),
+    ],
+)
+def test_a_check_passes_at_its_threshold_and_never_without_a_number(value, rule, threshold, passed) -> None:  # type: ignore[no-untyped-def]
+    assert Check(name="x", value=value, rule=rule, threshold=threshold).passed is passed
+
+
+@pytest.mark.parametrize(
+    ("images", "lost", "won", "mcnemar", "bootstrap"),
+    [
+        (100, 3, 3, True, False),  # equally good, too few images to show it
+        (100, 8, 0, False, False),
+        (100_000, 900, 500, False, True),  # a loss beyond chance, within the margin
+        (100_000, 5000, 3000, False, False),
+        (100, 0, 3, True, True),
+    ],
+)
+def test_mcnemar_asks_for_a_proof_of_loss_and_bootstrap_for_a_proof_that_there_is_none(
+    images: int, lost: int, won: int, mcnemar: bool, bootstrap: bool
+) -> None:
+    counts = Paired(images=images, lost=lost, won=won)
+    found = {name: test(counts, GATE, np.random.default_rng(0)).passed for name, test in TESTS.items()}
+    assert found == {"mcnemar": mcnemar, "bootstrap": bootstrap}
+
+
+def test_without_alpha_the_margin_alone_decides_and_a_class_is_judged_by_its_own_images() -> None:
+    actual = np.repeat(["a", "b"], [90, 10])
+    reference, right = np.ones(100, dtype=bool), np.arange(100) < 98  # 2 of b's 10 images are lost
+    settings = replace(GATE, alpha=0.0, margin=0.02)
+    accuracy, worst = accuracy_checks(right, reference, actual, settings, np.random.default_rng(0))
+    assert (accuracy.name, accuracy.value, accuracy.passed) == ("accuracy", 0.98, True)
+    assert (worst.value, worst.detail, worst.passed) == (pytest.approx(0.2), "class b", False)
+
+
+@pytest.mark.parametrize(
+    ("md5", "logits", "refused"),
+    [
+        ("1", [[1.0, 2.0]], set()),
+        ("1", [[1.0, 2.0000002]], {"registry_logits"}),
+        ("2", [[1.0, 2.0]], {"registry_md5"}),
+        ("2", [[1.0, 2.0, 3.0]], {"registry_md5", "registry_logits"}),
+        ("none", None, {"registry_md5", "registry_logits"}),
+    ],
+)
+def test_what_the_alias_gives_must_be_the_same_file_with_the_same_logits(
+    md5: str, logits: list[list[float]] | None, refused: set[str]
+) -> None:
+    loaded = None if logits is None else np.array(logits)
+    checks = registry_checks("1", md5, np.array([[1.0, 2.0]]), loaded)
+    assert {check.name for check in checks if not check.passed} == refused
+
+
+def test_a_decision_is_json_whatever_was_measured() -> None:
+    checks = (Check(name="parity", value=float("nan"), rule="at most", threshold=1e-3), *withdrawal_checks("2026"))
+    report = GateReport(md5="1", against="the baseline", champion=None, checks=checks)
+    text = json.dumps(report.to_json(), allow_nan=False)
+    assert [(check["value"], check["passed"]) for check in json.loads(text)["checks"]] == [
+        ("nan", False),
+        ("2026", False),
+    ]
+    assert withdrawal_checks(None) == ()
