@@ -21,7 +21,6 @@ S = TypeVar("S")
 
 BETAS = (0.5, 0.999)
 EPSILON = 1e-8
-TINY = 1e-300
 NOTHING = 1e-4
 """Length, as a share of what val asks for, up to which a sample adds nothing (ours): rounding is 1e-7, the mildest
 operation 1e-3."""
@@ -29,6 +28,28 @@ RIDGE = 0.3
 """Penalty of `Matching` (ours), where a lone direction has 1: 0.1 is as good, without it few samples take all."""
 SWEEPS = 1000
 """At most, of `nonnegative`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answers:
+    """How samples answer what val asks of training, all at one state of the model (the reward `alignment`)."""
+
+    gram: Float64[np.ndarray, "m m"]
+    """Inner products of what n samples add to the pull and, last two, of what either half of val asks for (m = n + 2);
+    nan for a sample that was lost."""
+    room: float
+    """1 - loss on training images / loss on val, at least 0: the share of val's loss that training is rid of."""
+
+    @property
+    def joined(self) -> Float64[np.ndarray, "k k"]:
+        """The gram with the mean of what the halves ask for as its last row (k = n + 1)."""
+        rows = np.vstack([self.gram[:-2], self.gram[-2:].mean(axis=0)])
+        return np.column_stack([rows[:, :-2], rows[:, -2:].mean(axis=1)])
+
+    @property
+    def agreed(self) -> float:
+        """Squared length of what val asks for, but for what only one half of it would say."""
+        return float(self.gram[-2, -1])
 
 
 @runtime_checkable
@@ -82,7 +103,7 @@ class Null:
         distribution: Distribution[S],
         samples: Sequence[S],
         rewards: Float64[np.ndarray, " n"],
-        gram: Float64[np.ndarray, "m m"] | None = None,
+        answers: Answers | None = None,
     ) -> tuple["Null", Distribution[S]]:
         return self, distribution
 
@@ -101,7 +122,7 @@ class Reinforce:
         distribution: Distribution[S],
         samples: Sequence[S],
         rewards: Float64[np.ndarray, " n"],
-        gram: Float64[np.ndarray, "m m"] | None = None,
+        answers: Answers | None = None,
     ) -> tuple["Reinforce", Distribution[S]]:
         drawn, got = survivors(samples, rewards)
         if not informative(got):
@@ -137,7 +158,7 @@ class Bandit:
         distribution: Distribution[S],
         samples: Sequence[S],
         rewards: Float64[np.ndarray, " n"],
-        gram: Float64[np.ndarray, "m m"] | None = None,
+        answers: Answers | None = None,
     ) -> tuple["Bandit", Distribution[S]]:
         drawn, got = survivors(samples, rewards)
         if not informative(got):
@@ -169,7 +190,8 @@ class Matching:
         w_n  its weight, none below 0                         p  w, summing to 1: the mixture
 
         w = argmin |sum_n w_n u_n - v|^2 + RIDGE |w|^2
-        length = |asked| / |sum_n p_n added_n|                room = 1 - |plain pull| / |slope on val|, at least 0
+        length = sqrt(<asked_1, asked_2>) / |sum_n p_n added_n|
+        room = 1 - loss on training images / loss on val, at least 0
         dose = (1 - room) length + room all
 
     Rewards alone, the cosines <u_n, v>, give one strong direction to many alike samples; here samples that answer the
@@ -177,9 +199,10 @@ class Matching:
     with training images). Mixed by direction, not by length: added gradients differ a thousandfold in length, and the
     shortest are the mildest operations.
 
-    The dose says how much of training the mixture should make up (ours). A network that still learns from the images as
-    they are as much as val would have it gets the mixture at the length of what val asks for; one that has learned
-    them, and has nothing more to lose there, gets it on `all` that the distribution can give.
+    The dose says how much of training the mixture should make up (ours). A network that fails on training images as
+    much as on val gets the mixture at the length of what val asks for, counting what both halves of val ask for alone:
+    the rest is their noise. One that has learned the training images, and has nothing more to lose there, gets the
+    mixture on `all` that the distribution can give.
 
     Inner products are means over the trunks; a sample that adds nothing, or was lost, does not count in that trunk.
     Needs the reward `alignment` and the same samples in every trunk.
@@ -193,6 +216,8 @@ class Matching:
     """Sum of the grams of u_1..u_n, v."""
     lengths: Float64[np.ndarray, "m m"] | float = 0.0
     """Sum of the grams of added_1..added_n, asked, in units of |asked|."""
+    agreed: float = 0.0
+    """Sum of <asked_1, asked_2>, in the same units."""
     rooms: float = 0.0
     """Sum of the rooms."""
 
@@ -201,19 +226,18 @@ class Matching:
         distribution: Distribution[S],
         samples: Sequence[S],
         rewards: Float64[np.ndarray, " n"],
-        gram: Float64[np.ndarray, "k k"] | None = None,
+        answers: Answers | None = None,
     ) -> tuple["Matching", Distribution[S]]:
-        assert gram is not None, "params let `matching` through with `alignment` only"
-        asking, plain = gram[:-1, :-1], gram[-1, -1]
+        assert answers is not None, "params let `matching` through with `alignment` only"
+        asking = answers.joined
         sizes = np.sqrt(np.diag(asking))
         adds = np.append(np.isfinite(rewards) & (sizes[:-1] > NOTHING * sizes[-1]), True)
-        if not adds[:-1].any():
+        if not adds[:-1].any() or sizes[-1] == 0:
             return self, distribution
         sizes = np.where(adds, sizes, 1.0)
         units = asking / np.outer(sizes, sizes)
         units[-1, :-1] = units[:-1, -1] = rewards
         counted = np.outer(adds, adds)
-        slope = asking[-1, -1] + 2 * gram[-1, -2] + plain
         start = distribution.theta if self.start is None else self.start
         learned = replace(
             self,
@@ -221,7 +245,8 @@ class Matching:
             counts=self.counts + counted,
             directions=self.directions + np.where(counted, units, 0.0),
             lengths=self.lengths + np.where(counted, asking / sizes[-1] ** 2, 0.0),
-            rooms=self.rooms + float(max(0.0, 1 - np.sqrt(plain / max(slope, EPSILON * plain, TINY)))),
+            agreed=self.agreed + answers.agreed / float(sizes[-1]) ** 2,
+            rooms=self.rooms + answers.room,
         )
         begun = distribution.at(start)
         return learned, begun.toward(learned.shares(begun.places), self.rate)
@@ -232,8 +257,9 @@ class Matching:
         directions, lengths = np.asarray(self.directions) / counts, np.asarray(self.lengths) / counts
         w = nonnegative(directions[:-1, :-1], directions[-1, :-1])
         mixture: Float64[np.ndarray, " n"] = w / max(w.sum(), EPSILON)
-        length = 1 / max(np.sqrt(mixture @ lengths[:-1, :-1] @ mixture), EPSILON)
-        room = self.rooms / counts[-1, -1]  # what val asks for counts in every trunk
+        trunks = counts[-1, -1]  # what val asks for counts in every one
+        agreed, room = max(0.0, self.agreed) / trunks, self.rooms / trunks
+        length = np.sqrt(agreed) / max(np.sqrt(mixture @ lengths[:-1, :-1] @ mixture), EPSILON)
         mixture *= (1 - room) * min(places, length) + room * places
         return mixture
 

@@ -22,10 +22,10 @@ import torch
 from jaxtyping import Float64
 
 from components.averaging import broadcast
-from components.controllers import CONTROLLERS, Controller, Distribution
+from components.controllers import CONTROLLERS, Answers, Controller, Distribution
 from components.parallel import Parallel, WorkerDied, sequential
 from components.params import Online
-from components.rewards import Gram, Pull, Score, Slope, Val, alignments, judge
+from components.rewards import Ask, Pull, Score, Slope, Val, alignments, judge
 from components.training import Diverged, State
 
 S = TypeVar("S")
@@ -59,7 +59,7 @@ class Trunk(Generic[S]):
     """That model."""
     controller: Controller = field(repr=False, compare=False)
     """After the update, with what it remembers: with theta and the state all that the next trunk needs."""
-    gram: Gram | None = field(default=None, repr=False, compare=False)
+    answers: Answers | None = field(default=None, repr=False, compare=False)
     """`alignment`: what the rewards are cosines of."""
 
 
@@ -70,6 +70,7 @@ def search(
     train: Train,
     score: Score,
     slope: Slope | None = None,
+    ask: Ask | None = None,
     pull: Pull | None = None,
     settings: Online,
     seed: int,
@@ -84,18 +85,18 @@ def search(
     Unlike Algorithm 1: the next trunk may start from the (weighted) mean of the copies instead of the best one,
     and a reward may be a copy's contribution to that mean (methods.md section 0), or come from the gradients of one
     model (`alignment`); theta stands still during `warmup_trunks` (the controller learns), after `learn_until`, and
-    when all rewards tie. `reward: first_order` needs `slope`, `alignment` needs `pull` as well.
+    when all rewards tie. `reward: first_order` needs `slope`, `alignment` needs `ask` and `pull`.
     Raises `ValueError` when no copy survives a trunk.
     """
     controller = first_controller(settings)
     if after is not None:
         controller, distribution, state = after.controller, distribution.at(after.theta), beside(state, after.state)
-    play = round_of(settings, train, score, slope, pull)
+    play = round_of(settings, train, score, slope, ask, pull)
     for index in range(0 if after is None else after.index + 1, settings.trunks):
         played = play(distribution, state, index, settings=settings, seed=seed, parallel=parallel)
         samples, rewards, state = played.samples, played.rewards, played.state
         controller, distribution = learn(
-            controller, distribution, samples, rewards, played.gram, index=index, settings=settings
+            controller, distribution, samples, rewards, played.answers, index=index, settings=settings
         )
         yield Trunk(
             index=index,
@@ -108,7 +109,7 @@ def search(
             score=score(state),
             state=state,
             controller=controller,
-            gram=played.gram,
+            answers=played.answers,
         )
 
 
@@ -117,7 +118,7 @@ def learn(
     distribution: Distribution[S],
     samples: Sequence[S],
     rewards: Float64[np.ndarray, " n"],
-    gram: Gram | None = None,
+    answers: Answers | None = None,
     *,
     index: int,
     settings: Online,
@@ -125,7 +126,7 @@ def learn(
     """What a trunk's rewards teach: nothing after `learn_until`; in warm-up the controller alone learns."""
     if index >= settings.learn_until * settings.trunks:
         return controller, distribution
-    controller, moved = controller.update(distribution, samples, rewards, gram)
+    controller, moved = controller.update(distribution, samples, rewards, answers)
     return controller, moved if index >= settings.warmup_trunks else distribution
 
 
@@ -146,23 +147,21 @@ class Round(Generic[S]):
     scores: Float64[np.ndarray, " n"]
     faults: tuple[str, ...]
     state: State
-    gram: Gram | None = None
+    answers: Answers | None = None
 
 
 def round_of(
-    settings: Online, train: Train, score: Score, slope: Slope | None, pull: Pull | None
+    settings: Online, train: Train, score: Score, slope: Slope | None, ask: Ask | None, pull: Pull | None
 ) -> Callable[..., Round[Any]]:
     """The round that the reward asks for, in this world. Raises ValueError if the world cannot play it."""
-    needed = {"first_order": (slope,), "alignment": (slope, pull)}.get(settings.reward, ())
-    if any(part is None for part in needed):
-        raise ValueError(
-            f"reward {settings.reward} needs the slope of val's log-likelihood, and alignment a sample's pull too; "
-            f"give them to search, or use leave_one_out"
-        )
+    parts = {"slope": slope, "ask": ask, "pull": pull}
+    needed = {"first_order": ("slope",), "alignment": ("ask", "pull")}.get(settings.reward, ())
+    if missing := " and ".join(name for name in needed if parts[name] is None):
+        raise ValueError(f"reward {settings.reward} needs {missing}; give search that, or use leave_one_out")
     if settings.reward == "alignment":
-        assert slope is not None
+        assert ask is not None
         assert pull is not None
-        return partial(aligned, train=train, slope=slope, pull=pull)
+        return partial(aligned, train=train, ask=ask, pull=pull)
     return partial(raced, train=train, val=Val(score, slope))
 
 
@@ -194,22 +193,22 @@ def aligned(
     index: int,
     *,
     train: Train,
-    slope: Slope,
+    ask: Ask,
     pull: Pull,
     settings: Online,
     seed: int,
     parallel: Parallel,
 ) -> Round[S]:
     """Ours: one model trains without what is searched, so that val's gradient asks for what its training lacks; then
-    every sample is asked how far its own gradient answers."""
+    every sample's own gradient is compared with that."""
     samples = distribution.probes(settings.copies, numpy_rng(seed, index, 0, SAMPLING))
     trained, fault = outcome(parallel(attempt, [(train, state, None, index, 0)])[0])
     if trained is None:
         raise extinction(index, len(samples), [fault])
-    rewards, gram, unsound = alignments(trained, samples, index, pull=pull, slope=slope, parallel=parallel)
+    rewards, answers, unsound = alignments(trained, samples, index, pull=pull, ask=ask, parallel=parallel)
     faults = tuple(unsound.get(n, "") for n in range(len(samples)))
     refuse_extinction(index, rewards, faults)
-    return Round(samples=samples, rewards=rewards, scores=rewards, faults=faults, state=trained, gram=gram)
+    return Round(samples=samples, rewards=rewards, scores=rewards, faults=faults, state=trained, answers=answers)
 
 
 # --- copies: training and loss of a trunk

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float64
 
 from components.averaging import mean_state
-from components.controllers import NOTHING
+from components.controllers import NOTHING, Answers
 from components.parallel import Parallel, WorkerDied
 from components.training import Diverged, State
 
@@ -25,6 +25,20 @@ Slope = Callable[[State], State]
 Pull = Callable[[State, Any, int, int], State]
 """(state, sample or None, trunk, copy) -> where a step of training pulls the model: minus the gradient of the loss on a
 few training images, under the sample or as training is without one. The same images for all of a trunk."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What val asks of training at a state of the model."""
+
+    halves: tuple[State, State]
+    """The change of the pull that either half of val asks for: two answers that nothing but the truth has in common."""
+    room: float
+    """See `Answers`."""
+
+
+Ask = Callable[[State, int], Request]
+"""(state, trunk) -> the request."""
 
 
 @dataclass(frozen=True)
@@ -37,9 +51,6 @@ class Val:
 
 Vector = Float64[np.ndarray, " n"]
 Copies = Sequence[State | None]
-Gram = Float64[np.ndarray, "m m"]
-"""Inner products of what n samples add to the pull and, last two, of what val asks for and of the plain pull
-(m = n + 2)."""
 Faults = Mapping[int, str]
 """copy -> why it has no reward"""
 NOT_FINITE = "its score on val is not finite"
@@ -111,12 +122,12 @@ def judge(rule: str, copies: Copies, val: Val, parallel: Parallel) -> tuple[Vect
 
 
 def alignments(
-    state: State, samples: Sequence[Any], trunk: int, *, pull: Pull, slope: Slope, parallel: Parallel
-) -> tuple[Vector, Gram, Faults]:
+    state: State, samples: Sequence[Any], trunk: int, *, pull: Pull, ask: Ask, parallel: Parallel
+) -> tuple[Vector, Answers, Faults]:
     """Of each sample the cosine between what it adds to the pull at the state and what val asks for; 0 if it adds
-    next to nothing, nan, and why, where there is none. And the `Gram` of both.
+    next to nothing, nan, and why, where there is none. And the `Answers` behind them.
 
-        added_n = pull under s_n - plain pull        asked = slope on val - plain pull
+        added_n = pull under s_n - plain pull        asked: see `Request`, the mean of the halves
 
     To first order in the step this is the sample's contribution to val, whatever its strength, without the step that
     training takes anyway and with no noise but the images'. Unlike GRAD-MATCH (Killamsetty et al., ICML 2021), which
@@ -124,13 +135,14 @@ def alignments(
     """
     model = model_of(state)
     plain = flat(pull(model, None, trunk, 0))
-    asked = flat(slope(model)) - plain
+    request = ask(model, trunk)
+    asked = [flat(half) for half in request.halves]
     results = parallel(pulled, [(pull, model, sample, trunk, n) for n, sample in enumerate(samples)])
     faults = {n: why for n, result in enumerate(results) if (why := fault_of(result))}
-    rows = [np.full_like(asked, np.nan) if n in faults else result - plain for n, result in enumerate(results)]
-    every = np.stack([*rows, asked, plain])
-    gram: Gram = every @ every.T  # of one array with itself: the same bits for any number of threads
-    return cosines(gram), gram, faults
+    rows = [np.full_like(plain, np.nan) if n in faults else result - plain for n, result in enumerate(results)]
+    every = np.stack([*rows, *asked])
+    answers = Answers(gram=every @ every.T, room=request.room)  # of itself: the same bits for any number of threads
+    return cosines(answers), answers, faults
 
 
 def pulled(pull: Pull, state: State, sample: Any, trunk: int, copy: int) -> Float64[np.ndarray, " p"] | str:
@@ -149,12 +161,13 @@ def fault_of(result: Float64[np.ndarray, " p"] | str | WorkerDied) -> str:
     return result if isinstance(result, str) else ""
 
 
-def cosines(gram: Gram) -> Vector:
-    """Of what each sample adds with what val asks for."""
-    sizes = np.sqrt(np.diag(gram))
-    added, asked = sizes[:-2], sizes[-2]
+def cosines(answers: Answers) -> Vector:
+    """Of what each sample adds with what val asks for; nan for a sample that was lost."""
+    joined = answers.joined
+    sizes = np.sqrt(np.diag(joined))
+    added, asked = sizes[:-1], sizes[-1]
     small = added <= NOTHING * asked
-    return np.where(small, 0.0, gram[-2, :-2] / np.where(small, 1.0, added * asked))
+    return np.where(small, 0.0, joined[-1, :-1] / np.where(small, 1.0, added * asked))
 
 
 def flat(one: State) -> Float64[np.ndarray, " p"]:

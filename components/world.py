@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
+import numpy as np
 import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor, nn
@@ -18,6 +19,7 @@ from components.data.store import Split
 from components.online import HEAD_START, PROBING, TRAINING, Trunk, numpy_rng, search, torch_rng
 from components.parallel import Parallel, sequential
 from components.params import Online, Recipe
+from components.rewards import Request
 from components.training import (
     METRICS,
     Augment,
@@ -45,6 +47,7 @@ Devices = tuple[torch.device, ...]
 """Where copies train, in turns; scores are taken, and copies meet, on the first."""
 
 CPU: Devices = (torch.device("cpu"),)
+TINY = 1e-12
 SCORE_BATCH = 64
 """Images scored at a time: on one thread, batches that stay in the cache are three times as fast as 512 (32 pixels)."""
 
@@ -101,6 +104,7 @@ class World(ABC):
             train=self.train_copy,
             score=self.score,
             slope=self.slope,
+            ask=self.ask,
             pull=self.pull,
             settings=self.online,
             seed=self.seed,
@@ -149,17 +153,42 @@ class World(ABC):
     def slope(self, state: State) -> State:
         """Minus the gradient of training's own loss on val."""
         images, labels = score_tensors(self.val, self.online)
-        return descent(network_on(self.devices, self.make), state, images, labels, self.plain().criterion)
+        slope, _ = descent(network_on(self.devices, self.make), state, images, labels, self.plain().criterion)
+        return slope
+
+    def ask(self, state: State, trunk: int) -> Request:
+        """The slope on each half of val, less training's pull on as many training images, which no `pull` of the trunk
+        sees unless there are too few: the same noise in both would look like an answer."""
+        plain, network = self.plain(), network_on(self.devices, self.make)
+        images, labels = score_tensors(self.val, self.online)
+        order, rng = self.order(trunk)
+        taken, answers = self.training_images(order[::-1][: len(labels)])
+        moved = plain.augment(taken.to(device_of(network)), torch_rng(rng))
+        halves, missed, learned = [], 0.0, 0.0
+        for half in (slice(0, None, 2), slice(1, None, 2)):
+            slope, on_val = descent(network, state, images[half], labels[half], plain.criterion)
+            pull, on_train = descent(network, state, moved[half], answers[half], plain.criterion)
+            halves.append({name: value - pull[name] for name, value in slope.items()})
+            missed, learned = missed + on_val, learned + on_train
+        return Request(halves=(halves[0], halves[1]), room=max(0.0, 1 - learned / max(missed, TINY)))
 
     def pull(self, state: State, sample: Any, trunk: int, copy: int) -> State:
         """Minus the gradient of the loss under the sample, on `probe_images` training images of the trunk."""
         treatment = self.plain() if sample is None else self.treatment(sample, state, trunk, copy)
-        rng = numpy_rng(self.seed, trunk, 0, PROBING)
-        rows = rng.permutation(len(self.train.labels))[: self.online.probe_images]
-        images, labels = split_tensors(Split(images=self.train.images[rows], labels=self.train.labels[rows]))
+        order, rng = self.order(trunk)
+        images, labels = self.training_images(order[: self.online.probe_images])
         network = network_on(self.devices, self.make, copy)
         moved = treatment.augment(images.to(device_of(network)), torch_rng(rng))
-        return descent(network, state, moved, labels, treatment.criterion)
+        pull, _ = descent(network, state, moved, labels, treatment.criterion)
+        return pull
+
+    def order(self, trunk: int) -> tuple[Int64[np.ndarray, " n"], np.random.Generator]:
+        """The trunk's order of the training images for gradients, and the generator that drew it, to draw on."""
+        rng = numpy_rng(self.seed, trunk, 0, PROBING)
+        return rng.permutation(len(self.train.labels)), rng
+
+    def training_images(self, rows: Int64[np.ndarray, " n"]) -> tuple[UInt8[Tensor, "n c h w"], Int64[Tensor, " n"]]:
+        return split_tensors(Split(images=self.train.images[rows], labels=self.train.labels[rows]))
 
 
 def network_on(devices: Devices, make: Make, copy: int = 0) -> nn.Module:
@@ -231,21 +260,24 @@ def descent(
     images: UInt8[Tensor, "n c h w"],
     labels: Int64[Tensor, " n"],
     criterion: Criterion,
-) -> State:
-    """Minus the gradient of the mean loss by every parameter (`model.<name>`), in evaluation mode, on one thread."""
+) -> tuple[State, float]:
+    """Minus the gradient of the mean loss by every parameter (`model.<name>`), and that loss; in evaluation mode, on
+    one thread."""
     load_state(network, state)
     network.eval()
     names, parameters = zip(*network.named_parameters(), strict=True)
     device, classifier = device_of(network), cast(Classifier, network)
     total = {f"model.{name}": torch.zeros_like(parameter) for name, parameter in zip(names, parameters, strict=True)}
+    mean = 0.0
     with one_thread():
         for batch, answer in zip(images.split(SCORE_BATCH), labels.split(SCORE_BATCH), strict=True):
             features = classifier.features(batch.to(device))
             loss = criterion(features, classifier.classifier.weight, answer.to(device))
-            share = len(answer) / -len(labels)
-            for name, gradient in zip(total, torch.autograd.grad(share * loss, parameters), strict=True):
+            share = len(answer) / len(labels)
+            mean += share * loss.item()
+            for name, gradient in zip(total, torch.autograd.grad(-share * loss, parameters), strict=True):
                 total[name] += gradient
-    return total
+    return total, mean
 
 
 def score_tensors(split: Split, settings: Online) -> tuple[UInt8[Tensor, "n c h w"], Int64[Tensor, " n"]]:

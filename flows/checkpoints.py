@@ -28,8 +28,8 @@ Keep = Callable[[Trunk[S]], State]
 """What the stage needs of a trunk's state when all trunks are done."""
 
 CONTROLLER = "controller."
-NOT_IN_JSON = {"state", "theta", "gram"}
-"""Written elsewhere or, the gram, of no use once the controller has read it."""
+NOT_IN_JSON = {"state", "theta", "answers"}
+"""Written elsewhere or, the answers, of no use once the controller has read it."""
 
 
 class Search(Protocol[S]):

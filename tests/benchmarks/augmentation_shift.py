@@ -49,8 +49,8 @@ from components.training import Augment, compose
 from tests.benchmarks.harness import Row, markdown, spread
 from tests.benchmarks.shift import COPIES, HARM, World, accuracy_of, make_of, train_network, world_of
 
-SEEDS = (21, 22, 23, 24, 25)  # the settings were chosen on seeds 1, 2, 3, 11 and 12
-FEWER = (21, 22, 23)
+SEEDS = (31, 32, 33, 34, 35)  # the settings were chosen on seeds 1, 2, 3, 11, 12 and, of CIFAR-10, 21
+FEWER = (31, 32, 33)
 DATA_TASKS = {
     "digits": (SEEDS, ("rotated", "translated", "translated, sheared", "inverted", "none", "none, harm")),
     "cifar10": (FEWER, ("inverted", "inverted, rotated", "none")),
@@ -198,7 +198,7 @@ def spent_images(world: World, online: Online) -> int:
     gradient costs what a training step does."""
     val = len(world.val.labels)
     if online.reward == "alignment":
-        trunk = online.images + (len(world.task.elements) + 1) * online.probe_images + val + val // 3
+        trunk = online.images + (len(world.task.elements) + 1) * online.probe_images + 2 * val + val // 3
     else:
         trunk = online.copies * online.images + (online.copies + 1) * val // 3
     return online.head_start + online.trunks * trunk
@@ -239,7 +239,7 @@ def mass(distribution: FactoredPairs, rows: list[int]) -> float:
 def rank(trunks: Sequence[Trunk[Pairs]], rows: list[int]) -> float | None:
     """Share of the other elements whose mean reward over the trunks is lower than that of these, on average; none where
     elements are not tried one by one."""
-    if trunks[0].gram is None:
+    if trunks[0].answers is None:
         return None
     means = np.nanmean([trunk.rewards for trunk in trunks], axis=0)
     others = np.delete(means, rows)
@@ -260,12 +260,12 @@ def replay(
     order = None
     for trunk in trunks:
         rewards = np.array(trunk.rewards)
-        moving = np.flatnonzero(rewards != 0) if trunk.gram is not None else np.arange(len(rewards))
-        if order is None or trunk.gram is None:
+        moving = np.flatnonzero(rewards != 0) if trunk.answers is not None else np.arange(len(rewards))
+        if order is None or trunk.answers is None:
             order = moving if seed is None else rng.permutation(moving)
         rewards[np.sort(order)] = rewards[order]
         controller, distribution = learn(
-            controller, distribution, trunk.samples, rewards, trunk.gram, index=trunk.index, settings=settings.online
+            controller, distribution, trunk.samples, rewards, trunk.answers, index=trunk.index, settings=settings.online
         )
     return distribution
 

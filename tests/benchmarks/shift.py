@@ -160,8 +160,8 @@ DATA = {
     "cifar10": DataSet(
         read=read_cifar10, train=5000, val=500, widths=(16, 32, 64), strides=(2, 2, 2),
         recipe=Recipe(batch_size=128, crop=4, flip=True),
-        aligned={"head_start": 8192, "trunks": 3, "images": 1024, "probe_images": 64},
-        copies={"trunks": 12, "images": 512}, compute=120_000,
+        aligned={"head_start": 8192, "trunks": 2, "images": 1024, "probe_images": 64},
+        copies={"trunks": 12, "images": 512}, compute=200_000,
     ),
 }  # fmt: skip
 COPIES = 8

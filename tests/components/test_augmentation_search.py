@@ -17,6 +17,7 @@ from components.augmentation.search import PairsWorld, search_augmentation
 from components.data.store import Split
 from components.online import TRAINING, Trunk, numpy_rng, search
 from components.params import Augmentation, Online, Recipe
+from components.rewards import Request, flat
 from components.training import Diverged, State, initial_state
 
 RECIPE = Recipe(batch_size=16, learning_rate=0.05)
@@ -250,6 +251,36 @@ def test_alignment_finds_what_was_done_to_val() -> None:
     shares = policy.operation_shares()
     assert shares["Invert"] > 4 / len(shares)
     assert np.mean([trunk.rewards[policy.elements.index(Element("Invert"))] for trunk in trunks]) > 0.5
+
+
+def agreement(request: Request) -> float:
+    """Cosine of what the halves of val ask for."""
+    first, second = (flat(half) for half in request.halves)
+    return float(first @ second / np.sqrt((first @ first) * (second @ second)))
+
+
+def test_halves_of_val_agree_where_val_is_another_distribution_alone() -> None:
+    here = replace(world(head_start=1024, **ALIGNED), train=bars(400, 0))
+    state = here.begin()
+    alike = [replace(here, val=bars(200, seed)).ask(state, seed) for seed in range(1, 7)]
+    inverted = Split(images=255 - here.val.images, labels=here.val.labels)
+    moved = replace(here, val=inverted).ask(state, 0)
+    assert np.mean([agreement(request) for request in alike]) < 0.3
+    assert agreement(moved) > 0.7
+    assert moved.room > 0.3
+    assert all(request.room < 0.2 for request in alike)
+
+
+def test_val_asks_with_training_images_that_no_pull_of_the_trunk_has_seen() -> None:
+    """Of 160 images a pull sees 40, val's 80 ask with 80: whoever changes the others changes nothing."""
+    here = world(probe_images=40, **ALIGNED)
+    state, (order, _) = here.begin(), here.order(0)
+    images = here.train.images.copy()
+    images[order[:80]] = 0
+    other = replace(here, train=Split(images=images, labels=here.train.labels))
+    one, two = here.ask(state, 0), other.ask(state, 0)
+    assert all(same(left, right) for left, right in zip(one.halves, two.halves, strict=True))
+    assert not same(here.pull(state, None, 0, 0), other.pull(state, None, 0, 0))
 
 
 def test_alignment_leaves_the_network_as_training_without_augmentation_would() -> None:

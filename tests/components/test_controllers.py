@@ -9,6 +9,7 @@ from jaxtyping import Float64
 from components.augmentation.policy import first_distribution
 from components.controllers import (
     RIDGE,
+    Answers,
     Bandit,
     Distribution,
     Matching,
@@ -120,20 +121,22 @@ def test_what_is_alike_by_the_prior_is_learned_together() -> None:
     assert moved.theta[row["Rotate 10"]] > moved.theta[row["Rotate 30"]] > 0 > moved.theta[row["ShearX 0.1"]]
 
 
-def directions(
-    *rows: list[float], asked: list[float], plain: list[float] | None = None
-) -> tuple[Float64[np.ndarray, " n"], Float64[np.ndarray, "m m"]]:
-    """Cosines and gram of what samples add, and what is asked for. Unless said, training pulls as much as val would
-    have it: there is no room."""
-    every = np.array([*rows, asked, plain or [1e9 * value for value in asked]], dtype=np.float64)
-    gram = every @ every.T
-    return cosines(gram), gram
+Trunk = tuple[Float64[np.ndarray, " n"], Answers]
 
 
-def matched(*trunks: tuple[Float64[np.ndarray, " n"], Float64[np.ndarray, "m m"]]) -> Float64[np.ndarray, " n"]:
+def directions(*rows: list[float], asked: list[float], noise: float = 0.0, room: float = 0.0) -> Trunk:
+    """Cosines and answers of samples that add these; the halves of val ask for it with so much noise, in a direction of
+    its own that cancels in their mean."""
+    halves = [*asked, noise], [*asked, -noise]
+    every = np.array([*([*row, 0.0] for row in rows), *halves], dtype=np.float64)
+    answers = Answers(gram=every @ every.T, room=room)
+    return cosines(answers), answers
+
+
+def matched(*trunks: Trunk) -> Float64[np.ndarray, " n"]:
     controller, distribution = Matching(rate=1.0), Choice(theta=np.zeros(len(trunks[0][0])))
-    for rewards, gram in trunks:
-        controller, _ = controller.update(distribution, range(len(rewards)), rewards, gram)
+    for rewards, answers in trunks:
+        controller, _ = controller.update(distribution, range(len(rewards)), rewards, answers)
     return controller.shares(places=2)
 
 
@@ -157,20 +160,27 @@ def test_the_dose_is_what_the_mixture_lacks_in_length_and_at_most_all_places() -
     assert matched(directions([0.1, 0.0], [0.0, 1.0], asked=[1.0, 0.0])).sum() == pytest.approx(2.0)
 
 
-def test_a_network_that_has_learned_the_images_as_they_are_takes_the_mixture_in_all_places() -> None:
+def test_what_only_one_half_of_val_asks_for_is_no_length() -> None:
     rows = [2.0, 0.0], [0.0, 1.0]
-    assert matched(directions(*rows, asked=[1.0, 0.0], plain=[0.0, 0.0])).sum() == pytest.approx(2.0)
-    half = matched(directions(*rows, asked=[1.0, 0.0], plain=[1.0, 0.0])).sum()  # |plain| is half of |slope|
-    assert half == pytest.approx((0.5 + 2.0) / 2)
+    noisy = matched(directions(*rows, asked=[1.0, 0.0], noise=0.6))
+    assert noisy.sum() == pytest.approx(0.5 * 0.8)  # the halves' inner product is 1 - 0.36
+    assert matched(directions(*rows, asked=[1.0, 0.0], noise=1.5)).sum() == 0
+
+
+def test_a_network_that_has_learned_its_training_images_takes_the_mixture_in_all_places() -> None:
+    rows = [2.0, 0.0], [0.0, 1.0]
+    assert matched(directions(*rows, asked=[1.0, 0.0], room=1.0)).sum() == pytest.approx(2.0)
+    assert matched(directions(*rows, asked=[1.0, 0.0], room=0.5)).sum() == pytest.approx((0.5 + 2.0) / 2)
 
 
 def test_a_sample_lost_in_a_trunk_counts_in_the_others() -> None:
-    rewards, gram = directions([1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], asked=[1.0, 1.0])
+    rewards, answers = directions([1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], asked=[1.0, 1.0])
     lost = rewards.copy()
     lost[0] = np.nan
-    broken = gram.copy()
-    broken[0], broken[:, 0] = np.nan, np.nan
-    assert matched((rewards, gram), (lost, broken)) == pytest.approx(matched((rewards, gram)))
+    gram = answers.gram.copy()
+    gram[0], gram[:, 0] = np.nan, np.nan
+    broken = Answers(gram=gram, room=answers.room)
+    assert matched((rewards, answers), (lost, broken)) == pytest.approx(matched((rewards, answers)))
 
 
 def test_nothing_that_points_along_is_no_mixture() -> None:

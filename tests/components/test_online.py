@@ -19,7 +19,7 @@ from components.controllers import CONTROLLERS
 from components.online import TRAINING, Trunk, attempt, numpy_rng, search
 from components.parallel import Parallel, WorkerDied, sequential
 from components.params import Online
-from components.rewards import Val, alignments, first_order, judge, leave_one_out
+from components.rewards import Request, Val, alignments, first_order, judge, leave_one_out
 from components.training import Diverged, State
 
 KINDS = 12
@@ -348,7 +348,7 @@ def test_first_order_without_a_slope_is_refused_before_anything_is_trained() -> 
     def trained(state: State, sample: int, trunk: int, copy: int) -> State:
         raise AssertionError("a copy was trained")
 
-    with pytest.raises(ValueError, match="needs the slope"):
+    with pytest.raises(ValueError, match="needs slope"):
         next(
             search(
                 Choice(theta=np.zeros(KINDS)), start(), train=trained, score=height,
@@ -390,6 +390,12 @@ def pulling(state: State, sample: int | None, trunk: int, copy: int) -> State:
     return {"model.w": size * torch.tensor([math.cos(angle), math.sin(angle)], dtype=torch.float64)}
 
 
+def asking(size: float) -> Request:
+    """Both halves for the first axis."""
+    up = {"model.w": torch.tensor([size, 0.0], dtype=torch.float64)}
+    return Request(halves=(up, up), room=0.0)
+
+
 def aligned(**changes: Any) -> list[Trunk[int]]:
     """Val rises along the first axis, where the planted kind pulls."""
     chosen = settings(trunks=4, reward="alignment", controller="bandit", controller_lr=2.0, warmup_trunks=0, **changes)
@@ -400,7 +406,7 @@ def aligned(**changes: Any) -> list[Trunk[int]]:
             origin,
             train=rising,
             score=lambda state: state["model.w"][0].item(),
-            slope=lambda state: {"model.w": torch.tensor([3.0, 0.0], dtype=torch.float64)},
+            ask=lambda state, trunk: asking(3.0),
             pull=pulling,
             settings=chosen,
             seed=0,
@@ -426,9 +432,8 @@ def test_a_sample_that_adds_nothing_has_alignment_zero() -> None:
     def flat(state: State, sample: int | None, trunk: int, copy: int) -> State:
         return {"model.w": torch.full((2,), float(sample == PLANTED), dtype=torch.float64)}
 
-    up = {"model.w": torch.tensor([1.0, 0.0], dtype=torch.float64)}
     rewards, _, faults = alignments(
-        {"model.w": torch.zeros(2)}, range(KINDS), 0, pull=flat, slope=lambda state: up, parallel=sequential
+        {"model.w": torch.zeros(2)}, range(KINDS), 0, pull=flat, ask=lambda *_: asking(1.0), parallel=sequential
     )
     assert rewards == pytest.approx([math.sqrt(0.5) if kind == PLANTED else 0.0 for kind in range(KINDS)])
     assert faults == {}
@@ -439,16 +444,15 @@ def test_a_gradient_that_is_not_finite_costs_the_sample_its_trunk_and_no_other()
         pulled = pulling(state, sample, trunk, copy)
         return {"model.w": pulled["model.w"] * math.nan} if sample == 3 else pulled
 
-    up = {"model.w": torch.tensor([1.0, 0.0], dtype=torch.float64)}
     rewards, _, faults = alignments(
-        {"model.w": torch.zeros(2)}, range(KINDS), 0, pull=broken, slope=lambda state: up, parallel=sequential
+        {"model.w": torch.zeros(2)}, range(KINDS), 0, pull=broken, ask=lambda *_: asking(1.0), parallel=sequential
     )
     assert faults == {3: "its gradient is not finite"}
     assert np.flatnonzero(~np.isfinite(rewards)).tolist() == [3]
 
 
-@pytest.mark.parametrize("reward", ["first_order", "alignment"])
-def test_a_reward_by_gradients_without_them_is_refused(reward: Any) -> None:
+@pytest.mark.parametrize(("reward", "needed"), [("first_order", "slope"), ("alignment", "ask and pull")])
+def test_a_reward_by_gradients_without_them_is_refused(reward: Any, needed: str) -> None:
     chosen = settings(trunks=4, reward=reward, controller="bandit")
-    with pytest.raises(ValueError, match=f"reward {reward} needs the slope"):
+    with pytest.raises(ValueError, match=f"reward {reward} needs {needed}"):
         next(iter(search(Choice(theta=np.zeros(KINDS)), start(), train=rising, score=height, settings=chosen, seed=0)))
