@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import re
+import shutil
 import sqlite3
 import tempfile
 import time
@@ -27,6 +28,7 @@ import mlflow.artifacts
 import mlflow.onnx
 import numpy as np
 import onnx
+from filelock import FileLock
 from jaxtyping import UInt8
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelOutput, Metric, Param, RunTag
@@ -37,7 +39,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from components.params import Params
 from flows import lifeline, paths, versions
-from flows.files import read_json
+from flows.files import read_json, write_bytes
 from flows.observer import progress_bar
 from flows.spool import Record, Spool, left_behind
 
@@ -53,6 +55,8 @@ RETRY_AFTER = 30.0
 """Seconds a failing tracker is left alone at first (ours): a server that hangs must not slow a stage down."""
 SLOW, REST = 1.0, 20.0
 """A tracker that took longer than SLOW seconds is left alone for REST times as long (ours): 5 % of the time at most."""
+PATIENCE = 120.0
+"""Seconds that one process waits for another to make the tables (ours): 3 is usual, 30 on a loaded machine."""
 RUN_KEY = "line.run"
 """Tag: what a run is found by before MLflow has said which id it has."""
 METRICS_PER_BATCH = 1000
@@ -111,14 +115,28 @@ def own_environment(name: str) -> Iterator[None]:
 
 
 def prepare_sqlite(file: Path) -> None:
-    """The folder, and write-ahead logging: readers (the UI) and the writer no longer wait for each other."""
+    """The tables, and write-ahead logging: readers (the UI) and the writer no longer wait for each other."""
     file.parent.mkdir(parents=True, exist_ok=True)
+    if not file.exists():
+        create_tables(file)
     connection = sqlite3.connect(file)
     try:
         with suppress(sqlite3.OperationalError):  # someone holds the file: it is only slower without
             connection.execute("PRAGMA journal_mode=WAL")
     finally:
         connection.close()
+
+
+def create_tables(file: Path) -> None:
+    """All tables or no file: MLflow makes them one after the other, and cannot go on where a kill stopped it."""
+    draft = file.parent / ".draft"
+    with FileLock(file.with_name(".draft.lock"), timeout=PATIENCE):
+        if not file.exists():
+            shutil.rmtree(draft, ignore_errors=True)
+            draft.mkdir()
+            client_of(f"sqlite:///{(draft / file.name).resolve().as_posix()}").search_experiments(max_results=1)
+            write_bytes(file, (draft / file.name).read_bytes())
+            shutil.rmtree(draft)
 
 
 def experiment_id(client: MlflowClient) -> str:

@@ -442,3 +442,30 @@ def test_no_path_user_or_host_is_in_a_tag_a_parameter_or_an_artifact(
         assert rows == [], table
     users = {user for (user,) in database.execute("SELECT user_id FROM runs")}
     assert not any(private.search(str(user)) for user in users)
+
+
+CONNECT = "from flows.tracking import connect; connect().search_experiments()"
+KILLED_BETWEEN_TWO_STEPS = f"""
+import os, signal
+from sqlalchemy import event
+from sqlalchemy.engine import Engine
+
+@event.listens_for(Engine, "after_cursor_execute")
+def die(connection, cursor, statement, *rest):
+    if "ADD COLUMN target_value" in statement:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+{CONNECT}
+"""
+
+
+def test_a_kill_while_the_tables_are_made_leaves_no_half_database(tmp_path: Path) -> None:
+    """Between a column and the note that it is there: each later start would add it again, and fail."""
+    environment = versions.stage_environment() | {"PYTHONPATH": str(ROOT)}
+    environment.pop("MLFLOW_TRACKING_URI", None)
+    codes = [
+        subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, check=False).returncode
+        for code in (KILLED_BETWEEN_TWO_STEPS, CONNECT)
+    ]
+    assert codes == [-signal.SIGKILL, 0]
+    assert not (tmp_path / "mlflow" / "store" / ".draft").exists()
