@@ -79,7 +79,7 @@ def compare(scale: Scale, seeds: Sequence[int]) -> Iterator[Row]:
     """Searches, then latencies on an otherwise idle machine, then trainings."""
     run = joblib.Parallel(n_jobs=WORKERS, batch_size=1)
     settings = replace(preset().architecture, **dict(scale.search))  # type: ignore[arg-type]
-    table = measure(space_of(settings, classes()), preset().latency, np.random.default_rng(0))
+    table = measure(space_of(settings, classes()), preset().latency, preset().export, np.random.default_rng(0))
     chosen: list[Shape] = run(joblib.delayed(searched)(scale, settings, table.predict, seed) for seed in seeds)
     networks = [named_networks(each) for each in chosen]
     latencies = [in_turns({name: shape.model() for name, shape in each.items()}) for each in networks]

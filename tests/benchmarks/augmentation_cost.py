@@ -1,7 +1,9 @@
 """What the augmentation search costs, as a multiple of one training on as many images, by copies and by workers.
 
 One training: a network without copies, under as many pairs as a copy commits to, on one thread. A search of N copies
-trains N times as many images and scores N + 1 models on val after every trunk; everything above N is overhead.
+trains N times as many images and scores N + 1 models on val after every trunk; everything above N is overhead. The
+search by gradients trains one network and takes a gradient of every element after every trunk, on a twentieth of its
+images as in the CIFAR-10 preset (which has a head start of as many images as its trunks, not counted here).
 CIFAR-10's images where the parquet file is there, else digits.
 """
 
@@ -9,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from statistics import mean
+from typing import Any
 
 import numpy as np
 import psutil
@@ -28,7 +31,20 @@ TRUNKS = 4
 IMAGES = 2560
 VAL = 320
 """Images of val that a score is measured on: an eighth of a trunk's, as 5,000 of 45,000 are in the paper."""
-RUNS = ((2, 1, "sequential"), (4, 1, "sequential"), (8, 1, "sequential"), (8, 2, "loky"))
+PROBE = 128
+Run = tuple[str, int, int, str]
+RUNS: tuple[Run, ...] = (
+    ("copies", 2, 1, "sequential"),
+    ("copies", 4, 1, "sequential"),
+    ("copies", 8, 1, "sequential"),
+    ("copies", 8, 2, "loky"),
+    ("gradients", 1, 1, "sequential"),
+    ("gradients", 1, 2, "loky"),
+)
+BY: dict[str, dict[str, Any]] = {
+    "copies": {"controller": "bandit"},
+    "gradients": {"controller": "matching", "reward": "alignment", "probe_images": PROBE},
+}
 
 
 def rows() -> Iterator[Row]:
@@ -41,23 +57,23 @@ def rows() -> Iterator[Row]:
         pairs = augment_pairs(ELEMENTS, np.random.default_rng(seed).integers(len(ELEMENTS), size=(2, 2)).tolist())
         train_network(world, world.train, pairs, IMAGES)
         one = spent(train_network, world, world.train, pairs, TRUNKS * IMAGES)
-        yield row(data, seed, (1, 1, "none"), one, one)
+        yield row(data, seed, ("none", 1, 1, "none"), one, one)
         for run in RUNS:
             search(world, *run, trunks=1)
             yield row(data, seed, run, spent(search, world, *run), one)
 
 
-def row(data: str, seed: int, run: tuple[int, int, str], took: dict[str, float], one: dict[str, float]) -> Row:
-    copies, workers, backend = run
+def row(data: str, seed: int, run: Run, took: dict[str, float], one: dict[str, float]) -> Row:
+    by, copies, workers, backend = run
     relative = round(took["cpu_seconds"] / one["cpu_seconds"], 3)
-    where = {"data": data, "seed": seed, "copies": copies, "workers": workers, "backend": backend}
+    where = {"data": data, "seed": seed, "search": by, "copies": copies, "workers": workers, "backend": backend}
     return where | {key: round(value, 2) for key, value in took.items()} | {"relative_to_one_training": relative}
 
 
-def search(world: World, copies: int, workers: int, backend: str, trunks: int = TRUNKS) -> None:
+def search(world: World, by: str, copies: int, workers: int, backend: str, trunks: int = TRUNKS) -> None:
     online = Online(
-        trunks=trunks, images=IMAGES, copies=copies, score_images=VAL, controller="bandit", controller_lr=1.0,
-        metric="calibrated_log_likelihood",
+        trunks=trunks, images=IMAGES, copies=copies, score_images=VAL, controller_lr=1.0, warmup_trunks=0,
+        metric="calibrated_log_likelihood", **BY[by],
     )  # fmt: skip
     settings = Augmentation(normalisation="softmax", online=online)
     parallel = joblib_parallel(Parallel(backend=backend, workers=workers), Silent())
@@ -81,11 +97,17 @@ def cpu_seconds() -> float:
 
 
 def table(rows: Sequence[Row]) -> str:
+    def run_of(row: Row) -> tuple[object, ...]:
+        return tuple(row[key] for key in ("search", "copies", "workers", "backend"))
+
     lines = []
-    for copies, workers, backend in dict.fromkeys((row["copies"], row["workers"], row["backend"]) for row in rows):
-        same = [row for row in rows if (row["copies"], row["workers"], row["backend"]) == (copies, workers, backend)]
+    for run in dict.fromkeys(map(run_of, rows)):
+        by, copies, workers, backend = run
+        same = [row for row in rows if run_of(row) == run]
         relative = [float(str(row["relative_to_one_training"])) for row in same]
         wall = [float(str(row["wall_seconds"])) for row in same]
         overhead = f"{mean(relative) / int(str(copies)) - 1:+.1%}"
-        lines.append([copies, workers, backend, spread(relative, 2), overhead, spread(wall, 1)])
-    return markdown(["copies N", "workers", "backend", "CPU / one training", "above N", "wall seconds"], lines)
+        lines.append([by, copies, workers, backend, spread(relative, 2), overhead, spread(wall, 1)])
+    return markdown(
+        ["search by", "copies N", "workers", "backend", "CPU / one training", "above N", "wall seconds"], lines
+    )

@@ -20,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from components.architecture.latency import LatencyTable, measure
 from components.architecture.network import build_network
 from components.architecture.space import IDENTITY, Architecture, Space, format_architecture
-from components.params import Latency
+from components.params import Export, Latency
 from tests.benchmarks.harness import protocol_of
 from tests.benchmarks.ranking import kendall
 from tests.benchmarks.truth import FOLDER, TASKS, networks, train_alone, truth_space
@@ -106,7 +106,7 @@ def write(name: str, path: Path, lines: Sequence[Line]) -> None:
 
 def measured(space: Space) -> LatencyTable:
     """The latency table without its raw samples: the file is read, not judged."""
-    table = measure(space, Latency(), np.random.default_rng(ORDER_SEED))
+    table = measure(space, Latency(), Export(), np.random.default_rng(ORDER_SEED))
     bare = {"samples": (), "references": ()}
     wholes = tuple(replace(whole, entry=replace(whole.entry, **bare)) for whole in table.wholes)
     return replace(table, entries=tuple(replace(entry, **bare) for entry in table.entries), wholes=wholes)

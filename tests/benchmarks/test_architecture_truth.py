@@ -56,7 +56,7 @@ def test_every_network_is_there_once(tiny: Path) -> None:
     space = truth.truth_space("tiny")
     every = list(truth.networks(space))
     assert len({canonical(space, a) for a in every}) == len(every) == 2 * 3 * 2
-    assert len(list(truth.networks(truth.truth_space("digits")))) == (1 + 2 + 4 + 8) * 2 * (1 + 2 + 4)
+    assert len(list(truth.networks(truth.truth_space("digits")))) == 3**5
 
 
 def test_an_interrupted_truth_goes_on_where_it_stood(tiny: Path) -> None:
