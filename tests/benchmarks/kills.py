@@ -122,7 +122,8 @@ def working(folder: Path, words: str = "") -> list[psutil.Process]:
         with suppress(psutil.Error, OSError):
             line = process.cmdline()
             here = Path(process.cwd()).resolve() == folder.resolve() and lifeline.alive(process)
-            if here and words in " ".join(line) and Path(line[0]).name not in SHELLS:
+            # a process that is ending has no command line any more
+            if here and line and words in " ".join(line) and Path(line[0]).name not in SHELLS:
                 found.append(process)
     return found
 
