@@ -45,7 +45,10 @@ def rows() -> Iterator[Row]:
             moments = np.random.default_rng(seed).uniform(size=(len(STAGES), len(VICTIMS)))
             for stage, shares in zip(STAGES, moments.tolist(), strict=True):
                 for victim, share in zip(VICTIMS, shares, strict=True):
-                    yield {"seed": seed, **trial(calm, Path(name) / "trial", stage, victim, share)}
+                    # a folder of its own: MLflow keeps its connection to a database that was removed
+                    folder = Path(name) / f"{seed}-{stage}-{victim}"
+                    yield {"seed": seed, **trial(calm, folder, stage, victim, share)}
+                    shutil.rmtree(folder)
 
 
 def trial(calm: Path, folder: Path, stage: str, victim: str, share: float) -> Row:
