@@ -454,6 +454,22 @@ class Parallel:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Retrain:
+    """When a deployment trains anew by itself, and what it searches then."""
+
+    search: Literal["fresh", "reuse"] = "fresh"
+    """`reuse`: keep the last version's architecture, augmentation and loss, and only train (deployments only)."""
+    min_new_images: int = 200
+    """New images that are reason enough (ours)."""
+    shift_alpha: float = 0.01
+    """Level of the test whether fewer new images are of another distribution, each time there are others (ours)."""
+
+    def __post_init__(self) -> None:
+        require(self.min_new_images >= 1, f"retrain.min_new_images is {self.min_new_images}; use at least 1")
+        require(0 <= self.shift_alpha < 1, f"retrain.shift_alpha is {self.shift_alpha}; use 0 (never) to below 1")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Params:
     """The whole of params.yaml."""
 
@@ -474,6 +490,7 @@ class Params:
     evaluate: Evaluate
     gate: Gate
     publish: Publish
+    retrain: Retrain = Retrain()
 
     def __post_init__(self) -> None:
         require(self.seed >= 0, f"seed is {self.seed}; use 0 or more")

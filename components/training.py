@@ -10,6 +10,7 @@ their generator is, by convention on the CPU: every device then sees the same ba
 """
 
 import math
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol, cast
@@ -305,6 +306,10 @@ class Epoch:
     """Of the epoch's last step."""
     state: State = field(repr=False, compare=False)
     """The weights that would ship now: the moving average, where there is one."""
+    trained: State = field(repr=False, compare=False)
+    """What the next epoch goes on from."""
+    draws: UInt8[Tensor, " s"] = field(repr=False, compare=False)
+    """The state of the generator that augmentation draws from."""
 
 
 def fit(
@@ -316,16 +321,24 @@ def fit(
     augment: Augment,
     criterion: Criterion,
     seed: int,
+    after: Epoch | None = None,
 ) -> Iterator[Epoch]:
-    """Train from the network's present weights for `settings.epochs` epochs; the last epoch's state is the model."""
+    """Train from the network's present weights for `settings.epochs` epochs; the last epoch's state is the model.
+
+    `after`: an epoch of the same training, which goes on from there to the same bytes.
+    """
     recipe = settings.recipe
-    state = initial_state(network)
-    average = {key: value.clone() for key, value in state.items()}
+    state = after.trained if after else initial_state(network)
+    shipped = after.state if after else state
+    average = {key: value.clone().to(device_of(network)) for key, value in shipped.items()}
     per_epoch = max(1, len(images) // recipe.batch_size)
     rate = schedule(recipe, settings.epochs * per_epoch)
-    order = np.random.default_rng(seed)
-    draws = torch.Generator().manual_seed(seed)
-    for index in range(settings.epochs):
+    order, draws = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
+    first = after.index + 1 if after else 0
+    if after:
+        deque(batches_of(len(images), recipe.batch_size, first * per_epoch, order), maxlen=0)  # as they were drawn
+        draws.set_state(after.draws)
+    for index in range(first, settings.epochs):
         losses: list[float] = []
 
         def after_step(trained: nn.Module, loss: float, losses: list[float] = losses) -> None:
@@ -351,4 +364,6 @@ def fit(
             loss=float(np.mean(losses)),
             learning_rate=rate((index + 1) * per_epoch - 1),
             state=average,
+            trained=state,
+            draws=draws.get_state(),
         )

@@ -5,7 +5,7 @@ import io
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,13 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def sweep(places: Iterable[Path]) -> None:
+    """Remove what a kill left of files that were being written to these places."""
+    for place in places:
+        for temporary in place.parent.glob(f".{place.name}.*"):
+            temporary.unlink()
 
 
 def write_text(path: Path, text: str) -> None:

@@ -22,6 +22,7 @@ from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 from components import params
 from components.parallel import Parallel, WorkerDied
+from flows import lifeline
 from flows.devices import be_deterministic
 from flows.observer import Observer
 
@@ -78,14 +79,18 @@ class Copies:
         strict = torch.are_deterministic_algorithms_enabled()
         with suppress(*self.backend.deaths), joblib.parallel_config(n_jobs=self.workers, **self.backend.joblib):
             jobs = joblib.Parallel(batch_size=1, pre_dispatch="n_jobs", return_as="generator_unordered")
-            done = jobs(joblib.delayed(numbered)(index, function, each, strict) for index, each in calls.items())
+            ours = (strict, os.getpid())
+            done = jobs(joblib.delayed(numbered)(index, function, each, *ours) for index, each in calls.items())
             for index, result in self.observe.progress(done, len(calls), "copies", inner=True):
                 results[index] = result
         return results
 
 
-def numbered(index: int, function: Callable[..., R], arguments: Iterable[Any], strict: bool) -> tuple[int, R]:
-    """The result, by a worker as strict as the process that asks: on CUDA the same bytes need it."""
+def numbered(
+    index: int, function: Callable[..., R], arguments: Iterable[Any], strict: bool, employer: int
+) -> tuple[int, R]:
+    """The result, by a worker as strict as the process that asks (on CUDA the same bytes need it), and gone with it."""
+    lifeline.serve_only(employer)
     be_deterministic(strict)
     return index, function(*arguments)
 

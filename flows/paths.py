@@ -20,5 +20,9 @@ MODEL = TRAINED / "searched" / "model.onnx"
 """What ships."""
 EVALUATE = Path("results/evaluate")
 STORE = Path("mlflow/store")
+SPOOL = Path("mlflow/spool")
+"""Records that MLflow has not taken yet."""
+UNFINISHED = Path(".dvc/tmp/retrain.unfinished")
+"""There while a deployment retrains here, and after one that did not come to an end."""
 CHECKPOINTS = Path("checkpoints")
 """<stage>/<stage key>/: what a search that was interrupted goes on from; empty when nothing was."""

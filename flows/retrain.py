@@ -4,7 +4,7 @@ Prefect decides when and how a stage runs, DVC whether it does: a task is one `d
 group of its own, and takes names and ids only.
 
 Exit codes: 0 published or already champion, 1 a stage failed, 2 bad input, 3 refused by the gate,
-5 another retrain is running here, 130 interrupted (start again: finished stages are not repeated).
+5 another retrain is running here, 130 or 143 interrupted (start again: finished stages are not repeated).
 """
 
 import argparse
@@ -14,21 +14,24 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import wraps
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 from filelock import FileLock, Timeout
-from prefect import State, flow, task
+from prefect import State, flow, get_client, tags, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, FlowRunFilterStateType
+from prefect.client.schemas.objects import StateType
 from prefect.runtime import flow_run, task_run
-from prefect.states import Failed
+from prefect.states import Crashed, Failed
 
 from components.params import Params
-from flows import files, ingest, paths, publish, stage, tracking, versions
+from flows import files, ingest, lifeline, paths, publish, stage, tracking, versions
 from flows.gate import GateReport
+from flows.notify import notify
 from flows.registry import RegistryError
 from flows.settings import load_params
 
@@ -36,8 +39,10 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 LOCK = Path(".dvc/tmp/retrain.lock")
-PATIENCE = 10.0
-"""Seconds a stage gets to end by itself after an interruption."""
+REASON = "ASSEMBLY_LINE_REASON"
+"""Environment variable: why this retrain was started, where it was not a person."""
+STAMP = "line."
+"""Begins a Prefect tag that says which process runs a flow."""
 
 
 class StageFailed(RuntimeError):
@@ -91,7 +96,12 @@ def reproduce(name: str, parent_run: str | None) -> None:
         environment = versions.stage_environment() | {stage.REPORT: str(report), stage.PREFECT_IDS: ids}
         if parent_run:
             environment[stage.PARENT_RUN] = parent_run
-        code = run_group(versions.dvc("--wait-for-lock", "repro", "--single-item", name), environment)
+        code = None
+        try:
+            code = run_group(versions.dvc("--wait-for-lock", "repro", "--single-item", name), environment)
+        finally:
+            if code != 0:
+                tracking.settle()  # of what could not say that it was killed
         if code != 0:
             raise failure_of(name, report)
 
@@ -104,24 +114,21 @@ def failure_of(name: str, report: Path) -> StageFailed:
     return StageFailed(said["code"], said["sentence"])
 
 
-def run_group(command: list[str], environment: dict[str, str]) -> int:
-    """Run a command in a process group of its own; whatever ends us ends the whole group first."""
-    process = subprocess.Popen(command, env=environment, start_new_session=True)
+def run_group(
+    command: list[str],
+    environment: dict[str, str],
+    folder: Path | None = None,
+    ways: Sequence[signal.Signals] = lifeline.GENTLY,
+    patience: float = lifeline.PATIENCE,
+) -> int:
+    """Run a command in a process group of its own, of which nothing is left, whatever ends the command or us."""
+    process = subprocess.Popen(command, env=environment, cwd=folder, start_new_session=True)
     try:
         return process.wait()
     finally:
-        if process.poll() is None:
-            end_group(process)
-
-
-def end_group(process: subprocess.Popen[bytes]) -> None:
-    """Ask the group to stop as Ctrl-C would (DVC then releases its locks), then insist."""
-    for how, seconds in ((signal.SIGINT, PATIENCE), (signal.SIGTERM, PATIENCE), (signal.SIGKILL, None)):
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, how)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(seconds)
-            return
+        if process.poll() is None or lifeline.members(process.pid):
+            lifeline.end_group(process.pid, ways, patience)
+            process.wait()
 
 
 @task(cache_policy=NO_CACHE, persist_result=False, task_run_name="gate")
@@ -140,10 +147,19 @@ def ship(params: Params, parent_run: str | None, report: GateReport) -> publish.
     return published
 
 
-@flow(name="retrain", persist_result=False, validate_parameters=False)
+@flow(
+    name="retrain",
+    persist_result=False,
+    validate_parameters=False,
+    on_completion=[notify],
+    on_failure=[notify],
+    on_crashed=[notify],
+    on_cancellation=[notify],
+)
 @stated
 def retrain(params: Params) -> publish.Published:
     """Images in, a registered model out; every finished stage is kept, so an interrupted run goes on where it was."""
+    end_stale_flows()
     with tracking.parent_run("retrain", lineage()) as parent:
         digest = outcome(ingest_data(params, return_state=True))
         tracking.log_data(parent, params, digest)
@@ -155,9 +171,31 @@ def retrain(params: Params) -> publish.Published:
         return published
 
 
+def end_stale_flows() -> None:
+    """Prefect believes a run for ever whose process was killed: say what became of it."""
+    with get_client(sync_client=True) as client:
+        running = FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.RUNNING]))
+        for run in client.read_flow_runs(flow_run_filter=FlowRunFilter(state=running)):
+            said = dict(tag.removeprefix(STAMP).split("=", 1) for tag in run.tags if tag.startswith(STAMP))
+            if lifeline.is_gone(said):
+                state: State[Any] = Crashed(message="its process was killed")
+                client.set_flow_run_state(run.id, state, force=True)
+                notify(retrain, run, state)
+
+
+def stamps() -> list[str]:
+    """Prefect's tags for a flow of this process."""
+    return [f"{STAMP}{name}={value}" for name, value in lifeline.tags().items()]
+
+
 def lineage() -> dict[str, str]:
     commit, dirty = versions.commit()
-    return {"git.commit": commit or "none", "git.dirty": str(dirty).lower(), "prefect.flow_run_id": str(flow_run.id)}
+    return {
+        "git.commit": commit or "none",
+        "git.dirty": str(dirty).lower(),
+        "prefect.flow_run_id": str(flow_run.id),
+        "retrain.reason": os.environ.get(REASON, "by hand"),
+    }
 
 
 @contextlib.contextmanager
@@ -175,9 +213,11 @@ def main(arguments: list[str] | None = None) -> int:
         epilog="settings: params.yaml; example: python -m flows.retrain",
     )
     parser.parse_args(arguments)
+    stage.heed_signals()  # Prefect would die of SIGTERM, and leave its server
     try:
         params = load_params()
-        with alone():
+        with alone(), lifeline.guarded(), tags(*stamps()):
+            tracking.settle()
             published = retrain(params)
     except Timeout:
         return refuse(5, "another retrain is running in this folder; wait for it, or stop it with Ctrl-C there")
@@ -187,8 +227,9 @@ def main(arguments: list[str] | None = None) -> int:
         return refuse(1, str(failed))
     except (ValueError, OSError) as mistake:
         return refuse(2, str(mistake))
-    except KeyboardInterrupt:
-        return refuse(130, "interrupted; start again and the finished stages are not repeated")
+    except KeyboardInterrupt as how:
+        code = 143 if isinstance(how, stage.Terminated) else 130
+        return refuse(code, "interrupted; start again and the finished stages are not repeated")
     print(publish.summary(params, published))
     return 3 if published.outcome == "refused" else 0
 

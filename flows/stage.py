@@ -7,6 +7,7 @@ Exit codes: 0 done, 1 a bug (traceback), 2 bad input, 4 an input changed during 
 """
 
 import argparse
+import errno
 import importlib
 import os
 import shutil
@@ -21,13 +22,13 @@ from types import FrameType
 from filelock import FileLock, Timeout
 
 from components.params import Params, require
-from flows import files, paths, versions
+from flows import files, lifeline, paths, tracking, versions
 from flows.settings import load_params
 from flows.tracking import StageRun, Status
 
 WORDS = ("prepare", "latency", "architecture", "augmentation", "loss", "train", "evaluate")
-SEARCHES = ("architecture", "augmentation", "loss")
-"""Stages that go on where they were killed: at a stage of the search, or at a trunk."""
+RESUMED = ("architecture", "augmentation", "loss", "train")
+"""Stages that go on where they were killed: at a stage or trunk of the search, at an epoch of the training."""
 REPORT = "ASSEMBLY_LINE_REPORT"
 """Environment variable: the file in which a failing stage leaves its exit code and sentence for the flow."""
 PARENT_RUN = "ASSEMBLY_LINE_PARENT_RUN"
@@ -41,6 +42,9 @@ ENVIRONMENT = {
     "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # without it CUDA refuses to be deterministic
 }
 """What torch and CUDA read when they start, unless a person has set it; workers inherit it."""
+
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class InputsChanged(RuntimeError):
@@ -61,13 +65,22 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("word", choices=WORDS)
     parser.add_argument("variant", nargs="?", help="of the stage train: one of train.variants in params.yaml")
     chosen = parser.parse_args(arguments)
-    signal.signal(signal.SIGTERM, terminate)
+    heed_signals()
+    try:
+        lifeline.follow(lifeline.dvc_above(), lifeline.end_myself)
+    except ProcessLookupError:
+        return fail(143, f"{chosen.word}: the DVC that started this stage is gone; start again")
     try:
         run_stage(chosen.word, chosen.variant)
     except ValueError as mistake:
         return fail(2, f"{chosen.word}: {mistake}")
     except InputsChanged as changed:
         return fail(4, f"{chosen.word}: {changed}")
+    except OSError as failed:
+        if failed.errno not in DISK_FULL:
+            raise
+        sentence = f"nothing more can be written here ({failed.strerror}); make room and run it again"
+        return fail(2, f"{chosen.word}: {sentence}")
     except Terminated:
         return 143
     except KeyboardInterrupt:
@@ -75,7 +88,15 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
+def heed_signals() -> None:
+    """Ctrl-C and SIGTERM end this process in order, also where it was started in the background, deaf to Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, terminate)
+
+
 def terminate(signum: int, frame: FrameType | None) -> None:
+    """Once: what runs on the way out is not interrupted again."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     raise Terminated
 
 
@@ -94,11 +115,13 @@ def run_stage(word: str, variant: str | None) -> None:
     require(variant in known, f"{variant or 'none'} is no variant of it; use {', '.join(v or 'none' for v in known)}")
     name = f"{word}@{variant}" if variant else word
     before = versions.stage_inputs(name)
+    tracking.settle()
     run = StageRun(name, parent_run_id=os.environ.get(PARENT_RUN), tags=lineage_tags(before))
     status: Status = "FAILED"
     try:
         run.params(before.get("params", {}).get("params.yaml", {}))
         with checkpoint_folder(name, versions.stage_key(before)) as checkpoint:
+            files.sweep(versions.output_paths(name))
             compute(word, variant, params, run, checkpoint)
         if difference := versions.changed(before, versions.stage_inputs(name)):
             raise InputsChanged(f"{', '.join(difference)} changed while the stage ran; run it again")
@@ -113,7 +136,7 @@ def run_stage(word: str, variant: str | None) -> None:
 
 @contextmanager
 def checkpoint_folder(name: str, key: str) -> Iterator[Path]:
-    """Where a search leaves what is finished of it until all is done; what other inputs left there goes first.
+    """Where a stage leaves what it finished until all is done; what other inputs left there goes first.
 
     Other versions of torch and numpy are other inputs. Raises `ValueError` while another process runs the stage here.
     """
@@ -142,7 +165,7 @@ def compute(word: str, variant: str | None, params: Params, run: StageRun, check
     torch.set_num_threads(params.threads)
     be_deterministic(True)
     stage = importlib.import_module(f"flows.stages.{word}")
-    own = [checkpoint] if word in SEARCHES else [variant] if variant else []
+    own = ([variant] if variant else []) + ([checkpoint] if word in RESUMED else [])
     stage.run(params, run, *own)
 
 

@@ -1,7 +1,7 @@
 """What happened, in MLflow: runs, metrics, files, data, the registry. The only `import mlflow`.
 
-A stage's tracker never fails the stage: what MLflow does not take now waits in memory and is offered again later, and
-the stage's own files hold every record anyway. The registry is the opposite: publishing *is* MLflow, so errors surface.
+A stage's tracker never fails the stage: what MLflow does not take now waits (flows/spool.py) and is offered again
+later, by this process or the next. The registry is the opposite: publishing *is* MLflow, so errors surface.
 """
 
 import hashlib
@@ -9,22 +9,26 @@ import json
 import logging
 import os
 import re
+import shutil
 import sqlite3
 import tempfile
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
+from itertools import islice
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, Literal, TypeVar
+from uuid import uuid4
 
 import mlflow
 import mlflow.artifacts
 import mlflow.onnx
 import numpy as np
 import onnx
+from filelock import FileLock
 from jaxtyping import UInt8
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelOutput, Metric, Param, RunTag
@@ -34,14 +38,13 @@ from mlflow.types import ColSpec, Schema, TensorSpec
 from sqlalchemy.exc import SQLAlchemyError
 
 from components.params import Params
-from flows import paths, versions
-from flows.files import read_json
+from flows import lifeline, paths, versions
+from flows.files import read_json, write_bytes
 from flows.observer import progress_bar
+from flows.spool import Record, Spool, left_behind
 
 T = TypeVar("T")
 Status = Literal["FINISHED", "FAILED", "KILLED"]
-Record = Callable[[MlflowClient, str], Any]
-"""Hands one thing over to MLflow, given a client and the run's id; the same if done twice."""
 
 EXPERIMENT = "assembly-line"
 ERRORS = (MlflowException, SQLAlchemyError, sqlite3.Error, OSError)
@@ -50,6 +53,12 @@ TRANSIENT = ("TEMPORARILY_UNAVAILABLE", "INTERNAL_ERROR", "REQUEST_LIMIT_EXCEEDE
 """MLflow's error codes after which the same record may be taken later; any other refusal is for good."""
 RETRY_AFTER = 30.0
 """Seconds a failing tracker is left alone at first (ours): a server that hangs must not slow a stage down."""
+SLOW, REST = 1.0, 20.0
+"""A tracker that took longer than SLOW seconds is left alone for REST times as long (ours): 5 % of the time at most."""
+PATIENCE = 120.0
+"""Seconds that one process waits for another to make the tables (ours): 3 is usual, 30 on a loaded machine."""
+RUN_KEY = "line.run"
+"""Tag: what a run is found by before MLflow has said which id it has."""
 METRICS_PER_BATCH = 1000
 PARAMS_PER_BATCH = 100
 
@@ -106,14 +115,28 @@ def own_environment(name: str) -> Iterator[None]:
 
 
 def prepare_sqlite(file: Path) -> None:
-    """The folder, and write-ahead logging: readers (the UI) and the writer no longer wait for each other."""
+    """The tables, and write-ahead logging: readers (the UI) and the writer no longer wait for each other."""
     file.parent.mkdir(parents=True, exist_ok=True)
+    if not file.exists():
+        create_tables(file)
     connection = sqlite3.connect(file)
     try:
         with suppress(sqlite3.OperationalError):  # someone holds the file: it is only slower without
             connection.execute("PRAGMA journal_mode=WAL")
     finally:
         connection.close()
+
+
+def create_tables(file: Path) -> None:
+    """All tables or no file: MLflow makes them one after the other, and cannot go on where a kill stopped it."""
+    draft = file.parent / ".draft"
+    with FileLock(file.with_name(".draft.lock"), timeout=PATIENCE):
+        if not file.exists():
+            shutil.rmtree(draft, ignore_errors=True)
+            draft.mkdir()
+            client_of(f"sqlite:///{(draft / file.name).resolve().as_posix()}").search_experiments(max_results=1)
+            write_bytes(file, (draft / file.name).read_bytes())
+            shutil.rmtree(draft)
 
 
 def experiment_id(client: MlflowClient) -> str:
@@ -146,14 +169,16 @@ def warn(what: str, error: Exception) -> None:
 # ---------------------------------------------------------------- runs
 
 
-def create_run(client: MlflowClient, name: str, tags: Mapping[str, str], parent: str | None = None) -> str:
+def create_run(
+    client: MlflowClient, name: str, tags: Mapping[str, str], parent: str | None = None, started: int | None = None
+) -> str:
     """Start a run now. No tag names the user, the host or a path; MLflow would say who and where by itself."""
     own = {"mlflow.source.name": f"assembly line: {name}", "mlflow.source.type": "JOB"}
     if tags.get("git.commit", "none") != "none":
         own["mlflow.source.git.commit"] = tags["git.commit"]
     if parent is not None:
         own["mlflow.parentRunId"] = parent
-    run = client.create_run(experiment_id(client), start_time=now(), tags=own | dict(tags), run_name=name)
+    run = client.create_run(experiment_id(client), start_time=started or now(), tags=own | dict(tags), run_name=name)
     return str(run.info.run_id)
 
 
@@ -165,86 +190,190 @@ def now() -> int:
 class StageRun:
     """An MLflow run that a stage observes into; the run is created with the first record that MLflow takes.
 
-    Every record carries the time it was made and waits in a queue until MLflow has taken it, so that a tracker that
-    is late or down costs the stage no error, and attempts ever more rarely: after RETRY_AFTER seconds, twice that, ...
+    Every record carries the time it was made and waits, in memory and in a file, until MLflow has taken it: a tracker
+    that is slow or down costs the stage no error and little time, and a kill costs no record. A failing tracker is left
+    alone for RETRY_AFTER seconds, then twice that, ...; a slow one for REST times what it took.
     """
 
     def __init__(self, name: str, parent_run_id: str | None = None, tags: Mapping[str, str] | None = None) -> None:
         self.name = name
+        self.key = uuid4().hex
         self.run_id: str | None = None
-        self._parent, self._tags = parent_run_id, dict(tags or {})
+        self._header = {
+            "name": name,
+            "parent": parent_run_id,
+            "tags": {**(tags or {}), RUN_KEY: self.key, **lifeline.tags()},
+            "started": now(),
+        }
+        self._spool = Spool(self.key, self._header)
         self._waiting: deque[Record] = deque()
         self._quiet_until, self._rest = 0.0, RETRY_AFTER
-        self._warned = False
+        self._warned = self._unkept = False
         self._deliver()
+        if self.run_id:
+            self._quiet_until = 0.0  # the first call creates tables, and says nothing of the next
 
     def params(self, values: Mapping[str, Any]) -> None:
         """Settings, nested or not; keys become `augmentation.online.trunks`."""
-        flat = [Param(key, text) for key, text in flatten(values).items()]
-        for part in parts_of(flat, PARAMS_PER_BATCH):
-            self._record(batch_of(params=part))
+        for part in parts_of(list(flatten(values).items()), PARAMS_PER_BATCH):
+            self._record({"params": part})
 
     def tags(self, values: Mapping[str, str]) -> None:
-        tags = [RunTag(key, value) for key, value in values.items()]
-        for part in parts_of(tags, PARAMS_PER_BATCH):
-            self._record(batch_of(tags=part))
+        for part in parts_of(list(values.items()), PARAMS_PER_BATCH):
+            self._record({"tags": part})
 
     def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
         """Named numbers of one step, nan and infinity included, in one call to MLflow."""
         made = now()
-        numbers = [Metric(name, float(value), made, step) for name, value in values.items()]
+        numbers = [(name, float(value), made, step) for name, value in values.items()]
         for part in parts_of(numbers, METRICS_PER_BATCH):
-            self._record(batch_of(metrics=part))
+            self._record({"metrics": part})
 
     def file(self, path: Path) -> None:
-        """A written file, under its own name."""
-        self._record(lambda client, run: client.log_artifact(run, str(path)))
+        """A written file, under its own name and as it is now."""
+        self._record({"file": str(path)})
 
     def progress(self, items: Iterable[T], total: int, what: str, *, inner: bool = False) -> Iterator[T]:
         return progress_bar(items, total, what, inner=inner)
 
     def end(self, status: Status) -> None:
         """Close the run, after a last attempt at everything that waits."""
-        ended = now()
-        self._record(lambda client, run: client.set_terminated(run, status, ended), at_once=True)
+        self._record({"end": status, "time": now()}, at_once=True)
         if self._waiting:
-            LOG.warning("warning: %d records of %s never reached MLflow", len(self._waiting), self.name)
+            LOG.warning(
+                "warning: %d records of %s wait in %s; the next stage or flow hands them over",
+                len(self._waiting), self.name, paths.SPOOL,
+            )  # fmt: skip
+        self._spool.close()
 
     def _record(self, record: Record, *, at_once: bool = False) -> None:
         self._waiting.append(record)
+        self._keep(record)
         if at_once or time.monotonic() >= self._quiet_until:
             self._deliver()
+        else:
+            self._copy_files()
 
     def _deliver(self) -> None:
         """Hand over all that waits, oldest first; stop at the first sign that MLflow takes nothing now."""
+        began = time.monotonic()
         try:
             client = connect()
-            self.run_id = self.run_id or create_run(client, self.name, self._tags, self._parent)
+            self.run_id = self.run_id or open_run(client, self._header, again=self._warned)
             while self._waiting:
-                deliver_one(client, self.run_id, self._waiting[0])
-                self._waiting.popleft()
+                for _ in range(deliver_next(client, self.run_id, self._waiting)):
+                    self._waiting.popleft()
+            self._spool.clear()
+            took = time.monotonic() - began
+            self._quiet_until = time.monotonic() + REST * took if took > SLOW else 0.0
         except ERRORS as error:
             self._quiet_until, self._rest = time.monotonic() + self._rest, 2 * self._rest
+            self._copy_files()
             if not self._warned:
                 warn(f"MLflow takes no records of {self.name} at the moment", error)
             self._warned = True
 
+    def _keep(self, record: Record) -> None:
+        """On disk before it is offered; where the disk takes nothing either, in memory."""
+        try:
+            self._spool.add(record)
+        except OSError as error:
+            if not self._unkept:
+                warn(f"records of {self.name} wait in memory only", error)
+            self._unkept = True
 
-def batch_of(*, metrics: Sequence[Metric] = (), params: Sequence[Param] = (), tags: Sequence[RunTag] = ()) -> Record:
-    """What goes over in one call."""
-    return lambda client, run: client.log_batch(run, metrics=metrics, params=params, tags=tags)
+    def _copy_files(self) -> None:
+        """Files that wait are what they were when they were recorded, whatever the next stage writes."""
+        for record in self._waiting:
+            if "file" in record and "copied" not in record:
+                with suppress(OSError):  # then it is offered as it will be
+                    record |= {"file": str(self._spool.copy(Path(record["file"]))), "copied": True}
+                    self._keep(record)
+
+
+def open_run(client: MlflowClient, header: Record, *, again: bool) -> str:
+    """The run of a header; looked for first if an earlier attempt may have created it."""
+    key = header["tags"][RUN_KEY]
+    found = client.search_runs([experiment_id(client)], f"tags.`{RUN_KEY}` = '{key}'", max_results=1) if again else []
+    if found:
+        return str(found[0].info.run_id)
+    return create_run(client, header["name"], header["tags"], header["parent"], header["started"])
+
+
+def deliver_next(client: MlflowClient, run_id: str, waiting: Sequence[Record]) -> int:
+    """Offer the oldest records, those of metrics together; returns how many were taken, or refused for good."""
+    together, numbers = 0, 0
+    for record in waiting:
+        numbers += len(record.get("metrics", ()))
+        if "metrics" not in record or numbers > METRICS_PER_BATCH:
+            break
+        together += 1
+    if together > 1:
+        try:
+            deliver(
+                client,
+                run_id,
+                {"metrics": [number for record in islice(waiting, together) for number in record["metrics"]]},
+            )
+            return together
+        except MlflowException as error:
+            if error.error_code in TRANSIENT:
+                raise  # else one of them is refused: which one, the next calls tell
+    deliver_one(client, run_id, waiting[0])
+    return 1
+
+
+def deliver(client: MlflowClient, run_id: str, record: Record) -> None:
+    """Hand a record over; the same if done twice, since MLflow keeps equal records once."""
+    if "file" in record:
+        client.log_artifact(run_id, record["file"])
+    elif "end" in record:
+        client.set_terminated(run_id, record["end"], record["time"])
+    else:
+        client.log_batch(
+            run_id,
+            metrics=[Metric(*number) for number in record.get("metrics", ())],
+            params=[Param(*param) for param in record.get("params", ())],
+            tags=[RunTag(*tag) for tag in record.get("tags", ())],
+        )
 
 
 def deliver_one(client: MlflowClient, run_id: str, record: Record) -> None:
     """Offer one record; drop it, with a warning, if MLflow would refuse it every time."""
     try:
-        record(client, run_id)
+        deliver(client, run_id, record)
     except FileNotFoundError as error:
         warn("a file was gone before MLflow had it", error)
     except MlflowException as error:
         if error.error_code in TRANSIENT:
             raise
         warn("MLflow refused a record", error)
+
+
+def settle() -> None:
+    """Hand over what earlier runs left in the spool, then end the runs whose process is gone.
+
+    Once at the start of a flow or stage; without MLflow it waits for the next time.
+    """
+    with tolerated("what earlier runs left"):
+        for _, header, records in left_behind():
+            client = connect()
+            run_id = open_run(client, header, again=True)
+            waiting = deque(records)
+            while waiting:
+                for _ in range(deliver_next(client, run_id, waiting)):
+                    waiting.popleft()
+        reap()
+
+
+def reap() -> list[str]:
+    """End, as KILLED, every run that says RUNNING and whose process is gone; returns their ids."""
+    client = connect()
+    running = client.search_runs([experiment_id(client)], "attributes.status = 'RUNNING'")
+    gone = [run.info.run_id for run in running if lifeline.is_gone(run.data.tags)]
+    for run_id in gone:
+        client.set_terminated(run_id, "KILLED", now())
+    return gone
 
 
 def parts_of(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
@@ -290,7 +419,7 @@ def parent_run(name: str, tags: Mapping[str, str]) -> Iterator[str | None]:
 
 def open_parent(name: str, tags: Mapping[str, str]) -> str | None:
     with tolerated(f"the run {name}"):
-        return create_run(connect(), name, tags)
+        return create_run(connect(), name, {**tags, **lifeline.tags()})
     return None
 
 

@@ -5,8 +5,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -60,23 +60,36 @@ def data_digest(pointer: Path) -> str:
     return str(yaml.safe_load(pointer.read_text())["outs"][0]["md5"])
 
 
+@contextmanager
+def opened() -> Iterator[Any]:
+    """DVC's view of this folder (`dvc.repo.Repo`); `VersionsError` where it cannot have one."""
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+
+    try:
+        with Repo() as repo:
+            yield repo
+    except DvcException as error:
+        remedy = "restore it with git, or remove it: what DVC's cache holds is not computed again"
+        said = str(error).splitlines()[0]
+        raise VersionsError(f"{said}; {remedy}" if LOCK.name in said else said) from None
+
+
 def stage_order() -> list[str]:
     """The pipeline's stages in the order in which `dvc repro` runs them."""
-    from dvc.repo import Repo
     from dvc.repo.reproduce import collect_stages, get_active_graph, plan_repro
     from dvc.stage import PipelineStage
 
-    with Repo() as repo:
+    with opened() as repo:
         plan = plan_repro(get_active_graph(repo.index.graph), collect_stages(repo, ["dvc.yaml"]))
         return [stage.addressing for stage in plan if isinstance(stage, PipelineStage)]
 
 
 def stage_inputs(name: str) -> Lock:
     """What a stage would be given now, hashed now: command, dependencies and parameters, as dvc.lock would say it."""
-    from dvc.repo import Repo
     from dvc.stage.serialize import to_single_stage_lockfile
 
-    with Repo() as repo:
+    with opened() as repo:
         stage = repo.stage.load_one(name=name)
         stage.save_deps()
         stage.outs = []  # an output is no input, and may not exist yet
@@ -84,11 +97,15 @@ def stage_inputs(name: str) -> Lock:
         return lock
 
 
+def output_paths(name: str) -> list[Path]:
+    """What the stage writes."""
+    with opened() as repo:
+        return [Path(out.def_path) for out in repo.stage.load_one(name=name).outs]
+
+
 def output_hashes(name: str) -> dict[str, str]:
     """Path -> md5 of what the stage has written, as dvc.lock will say it."""
-    from dvc.repo import Repo
-
-    with Repo() as repo:
+    with opened() as repo:
         return {out.def_path: out.get_hash().value for out in repo.stage.load_one(name=name).outs}
 
 
@@ -182,6 +199,17 @@ def git(*arguments: str) -> str | None:
     except FileNotFoundError:
         return None
     return done.stdout.strip() if done.returncode == 0 else None
+
+
+def require_git(folder: Path, *arguments: str) -> str:
+    """What git prints in the folder; `VersionsError` with its own sentence when it fails."""
+    try:
+        done = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        raise VersionsError("git is not installed; the deployments work in a git worktree") from None
+    if done.returncode != 0:
+        raise VersionsError(f"`git {' '.join(arguments)}` failed in {folder.name}: {done.stderr.strip()}")
+    return done.stdout.strip()
 
 
 def commit() -> tuple[str | None, bool]:

@@ -1,5 +1,8 @@
 """train: the searched network and the baseline, from one definition and with the same budget."""
 
+from functools import partial
+from pathlib import Path
+
 import numpy as np
 from jaxtyping import UInt8
 from safetensors.torch import save
@@ -31,10 +34,11 @@ from components.training import (
 )
 from flows import files, paths
 from flows.devices import devices_of
+from flows.epochs import resumed_training
 from flows.observer import Observer
 
 
-def run(params: Params, observe: Observer, variant: str) -> None:
+def run(params: Params, observe: Observer, variant: str, checkpoint: Path) -> None:
     """Train on train and val together, and write weights, the float and the shipped ONNX file, and the curve."""
     device, *_ = devices_of(params.device)
     classes, statistics = read_classes(paths.CLASSES), read_statistics(paths.STATISTICS)
@@ -42,9 +46,11 @@ def run(params: Params, observe: Observer, variant: str) -> None:
     images, labels = training_images()
     space = space_of(params.architecture, classes)
     network = build_network(space, architecture, statistics.mean, statistics.std, seed=params.seed).to(device)
-    epochs = fit(network, images, labels, settings=params.train, augment=augment, criterion=criterion, seed=params.seed)
+    training = partial(
+        fit, network, images, labels, settings=params.train, augment=augment, criterion=criterion, seed=params.seed
+    )
     curve = []
-    for epoch in observe.progress(epochs, params.train.epochs, f"train {variant}"):
+    for epoch in observe.progress(resumed_training(training, checkpoint), params.train.epochs, f"train {variant}"):
         curve.append({"epoch": epoch.index, "loss": epoch.loss, "learning_rate": epoch.learning_rate})
         observe.metrics({"train/loss": epoch.loss, "train/learning_rate": epoch.learning_rate}, step=epoch.index)
     load_state(network, epoch.state)

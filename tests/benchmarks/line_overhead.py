@@ -12,6 +12,7 @@ from tests.clones import fresh_clone, run
 
 SEEDS = (1,)
 BARE = """
+from pathlib import Path
 import torch
 from flows import ingest
 from flows.observer import Silent
@@ -20,10 +21,12 @@ from flows.stages import architecture, augmentation, evaluate, latency, loss, pr
 params = load_params()
 torch.set_num_threads(params.threads)
 torch.use_deterministic_algorithms(True)
-for stage in (prepare, latency, architecture, augmentation, loss):
+for stage in (prepare, latency, architecture):
     stage.run(params, Silent())
-train.run(params, Silent(), "searched")
-train.run(params, Silent(), "baseline")
+for stage in (augmentation, loss):
+    stage.run(params, Silent(), Path(f"checkpoints/{stage.__name__}"))
+for variant in ("searched", "baseline"):
+    train.run(params, Silent(), variant, Path(f"checkpoints/train/{variant}"))
 evaluate.run(params, Silent())
 """
 DRIVERS = {

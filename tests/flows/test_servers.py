@@ -1,5 +1,6 @@
 """This environment starts Prefect's API and MLflow's server, and only this machine can reach them."""
 
+import json
 import os
 import signal
 import socket
@@ -11,6 +12,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -130,3 +132,28 @@ def test_prefect_and_mlflow_start_from_this_environment_and_listen_on_this_machi
         assert beyond_loopback(prefect_port) == []
     assert not reachable("127.0.0.1", mlflow_port)
     assert not reachable("127.0.0.1", prefect_port)
+
+
+def post(port: int, path: str, body: dict[str, Any]) -> Any:
+    """What Prefect's API answers."""
+    address = f"http://127.0.0.1:{port}/api/{path}"
+    request = urllib.request.Request(address, json.dumps(body).encode(), {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=30) as response:
+        return json.load(response)
+
+
+def test_a_deployments_schedule_makes_runs(tmp_path: Path) -> None:
+    """A server can be healthy and take deployments while its scheduler fails at each: nothing would ever retrain."""
+    port = free_port()
+    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
+    own = {"PREFECT_HOME": str(tmp_path), "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
+    with running(command, tmp_path, **own) as log:
+        wait_until_healthy(port, "/api/health", log)
+        flow = post(port, "flows/", {"name": "night"})
+        nightly = {"schedule": {"cron": "0 3 * * *", "timezone": "UTC"}, "active": True}
+        post(port, "deployments/", {"name": "nightly", "flow_id": flow["id"], "schedules": [nightly]})
+        end = time.monotonic() + PATIENCE
+        while not (runs := post(port, "flow_runs/filter", {})):
+            assert time.monotonic() < end, f"nothing was scheduled:\n{log.read_text()[-3000:]}"
+            time.sleep(0.5)
+    assert {run["state_type"] for run in runs} == {"SCHEDULED"}

@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -15,6 +16,7 @@ from mlflow import MlflowClient
 
 from components.params import Params
 from flows import stage, versions
+from flows.files import write_bytes
 from flows.observer import Observer, Silent
 from flows.settings import load_params
 from flows.stages import prepare
@@ -90,6 +92,36 @@ def test_an_input_that_changes_during_the_run_fails_it(
     assert newest_run()[0] == "FAILED"
 
 
+EDITING = """
+import sys
+from pathlib import Path
+from flows import stage
+from flows.stages import prepare
+
+def work(params, observe):
+    Path("out.txt").write_text("out")
+    Path("in.txt").write_text("edited meanwhile")
+
+prepare.run = work
+sys.exit(stage.main(["prepare"]))
+"""
+
+
+def test_dvc_records_nothing_of_a_stage_whose_input_was_edited_meanwhile(template: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "work"
+    shutil.copytree(template, folder)
+    (folder / "editing.py").write_text(EDITING)
+    (folder / "dvc.yaml").write_text((folder / "dvc.yaml").read_text().replace("-m flows.stage prepare", "editing.py"))
+    environment = versions.stage_environment() | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        versions.dvc("repro"), cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode != 0
+    assert "error: prepare: in.txt changed while the stage ran; run it again" in done.stderr
+    assert (folder / "in.txt").read_text() == "edited meanwhile"
+    assert not (folder / "dvc.lock").exists()
+
+
 def test_a_persons_mistake_is_one_sentence_for_them_and_for_the_flow(
     run_with: Callable[[Work], int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -105,10 +137,40 @@ def test_a_persons_mistake_is_one_sentence_for_them_and_for_the_flow(
     assert newest_run()[0] == "FAILED"
 
 
+def test_a_full_disk_is_one_sentence_and_leaves_the_old_output_whole(
+    run_with: Callable[[Work], int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A process that may write no file larger than 4 MB; MLflow's tables are smaller."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def work(params: Params, observe: Observer) -> None:
+        Path("out.txt").write_text("old")
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4 << 20, before[1]))
+        write_bytes(Path("out.txt"), bytes(8 << 20))
+
+    try:
+        assert run_with(work) == 2
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        "error: prepare: nothing more can be written here (File too large); make room and run it again"
+    )
+    assert (Path("out.txt").read_text(), list(Path().glob(".out.txt.*"))) == ("old", [])
+    assert newest_run()[0] == "FAILED"
+
+
+def test_what_a_kill_left_half_written_is_removed(run_with: Callable[[Work], int]) -> None:
+    half, other = Path(".out.txt.abc"), Path(".in.txt.abc")
+    half.touch()
+    other.touch()
+    assert run_with(write) == 0
+    assert (half.exists(), other.exists()) == (False, True)
+
+
 @pytest.fixture
 def resumable(monkeypatch: pytest.MonkeyPatch) -> None:
     """The test's stage is one that is given a checkpoint."""
-    monkeypatch.setattr(stage, "SEARCHES", ("prepare",))
+    monkeypatch.setattr(stage, "RESUMED", ("prepare",))
 
 
 def stop_after(trunks: int) -> Callable[..., None]:

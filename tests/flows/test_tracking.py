@@ -4,8 +4,12 @@ import dataclasses
 import json
 import logging
 import re
+import signal
 import socket
 import sqlite3
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +27,7 @@ from flows import paths, settings, tracking, versions
 from flows.observer import Observer
 from flows.tracking import Candidate, StageRun, connect
 
+ROOT = Path(__file__).parents[2]
 SIDE = 4
 PARAMS = settings.load_params(settings.PRESETS / "digits.yaml")
 
@@ -129,6 +134,7 @@ def test_a_stage_run_holds_params_metrics_by_step_tags_and_files(workspace: Path
 
 
 def test_a_step_is_one_call_to_mlflow_however_many_numbers_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tracking, "SLOW", 1e9)
     run, run_id = started("augmentation")
     calls: list[int] = []
     real = MlflowClient.log_batch
@@ -151,6 +157,7 @@ def test_without_a_store_a_stage_does_its_work_and_one_line_says_that_nothing_is
     run = StageRun("latency", None, {"stage_key": "k"})
     run.params({"seed": 1})
     run.metrics({"latency/ms": 1.0})
+    paths.PARAMS.write_text("seed: 1")
     run.file(paths.PARAMS)
     assert list(run.progress(range(2), 2, "latency")) == [0, 1]
     assert run.run_id is None
@@ -158,7 +165,9 @@ def test_without_a_store_a_stage_does_its_work_and_one_line_says_that_nothing_is
     assert warnings_of(caplog)[0].startswith("warning: MLflow takes no records of latency at the moment (")
     assert "\n" not in warnings_of(caplog)[0]
     run.end("FINISHED")
-    assert warnings_of(caplog)[1:] == ["warning: 4 records of latency never reached MLflow"]
+    assert warnings_of(caplog)[1:] == [
+        "warning: 4 records of latency wait in mlflow/spool; the next stage or flow hands them over"
+    ]
 
 
 def test_without_a_store_a_flow_goes_on_without_a_parent_run(
@@ -195,6 +204,112 @@ def test_records_that_a_failing_tracker_did_not_take_arrive_later_once_and_with_
     assert all(metric.timestamp <= before for metric in history)
     assert connect().get_run(run_id).info.status == "FINISHED"
     assert len(warnings_of(caplog)) == 1
+
+
+def test_records_that_outlive_their_process_reach_mlflow_once_with_the_files_as_they_were(
+    workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MLflow is down until the run is over; then two processes settle, one after the other."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    run = StageRun("loss", None, {"stage_key": "late"})
+    for step in range(3):
+        run.metrics({"loss/score": step}, step)
+    Path("trunks.csv").write_text("as it was")
+    run.file(Path("trunks.csv"))
+    Path("trunks.csv").write_text("of the next run")
+    run.end("FINISHED")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    for _ in range(2):
+        tracking.settle()
+    client = connect()
+    (found,) = client.search_runs([tracking.experiment_id(client)], "tags.stage_key = 'late'")
+    assert found.info.status == "FINISHED"
+    history = client.get_metric_history(found.info.run_id, "loss/score")
+    assert [metric.value for metric in history] == [0, 1, 2]
+    kept = client.download_artifacts(found.info.run_id, "trunks.csv", str(tmp_path))
+    assert Path(kept).read_text() == "as it was"
+    assert list(Path("mlflow/spool").glob(f"{run.key}*")) == []
+
+
+KILLED = """
+import os, signal, sys
+from mlflow import MlflowClient
+from flows import tracking
+from flows.tracking import StageRun
+
+tracking.SLOW = 1e9
+run = StageRun("train", None, {"stage_key": sys.argv[1]})
+run.metrics({"train/loss": 1.0}, 0)
+real = MlflowClient.log_batch
+
+def die(client, run_id, **parts):
+    if sys.argv[2] == "after":
+        real(client, run_id, **parts)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+MlflowClient.log_batch = die
+run.metrics({"train/loss": 2.0}, 1)
+"""
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_a_kill_while_a_record_is_handed_over_loses_none_doubles_none_and_the_run_ends_killed(
+    workspace: Path, moment: str
+) -> None:
+    key = f"killed {moment}"
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, key, moment], check=False, env={"PATH": "", "PYTHONPATH": str(ROOT)}
+    )
+    assert done.returncode == -signal.SIGKILL
+    client = connect()
+    (run,) = client.search_runs([tracking.experiment_id(client)], f"tags.stage_key = '{key}'")
+    assert run.info.status == "RUNNING"
+    tracking.settle()
+    history = client.get_metric_history(run.info.run_id, "train/loss")
+    assert [(metric.step, metric.value) for metric in history] == [(0, 1.0), (1, 2.0)]
+    assert client.get_run(run.info.run_id).info.status == "KILLED"
+
+
+def test_the_run_of_a_living_process_is_left_alone() -> None:
+    run, run_id = started("train")
+    tracking.settle()
+    assert connect().get_run(run_id).info.status == "RUNNING"
+    run.end("FINISHED")
+
+
+def test_a_slow_tracker_is_asked_seldom_and_misses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock on which every call takes ten seconds."""
+    run, run_id = started("augmentation")
+    clock, calls = [1000.0], [0]
+    real = MlflowClient.log_batch
+
+    def slow(client: MlflowClient, run: str, **parts: Any) -> None:
+        clock[0] += 10
+        calls[0] += 1
+        real(client, run, **parts)
+
+    monkeypatch.setattr(MlflowClient, "log_batch", slow)
+    monkeypatch.setattr("flows.tracking.time.monotonic", lambda: clock[0])
+    for step in range(500):
+        clock[0] += 1
+        run.metrics({"reward": step}, step)
+    assert clock[0] - 1500 <= 40, "three calls of ten seconds in 500, and one that is under way"
+    run.end("FINISHED")
+    assert calls[0] <= 5
+    assert len(connect().get_metric_history(run_id, "reward")) == 500
+
+
+def test_a_store_that_another_process_has_locked_delays_records_and_loses_none(workspace: Path) -> None:
+    run, run_id = started("loss")
+    other = sqlite3.connect(workspace / "mlflow/store/mlflow.db", isolation_level=None)
+    other.execute("BEGIN EXCLUSIVE")
+    began = time.monotonic()
+    for step in range(20):
+        run.metrics({"loss/score": step}, step)
+    assert time.monotonic() - began < 60, "one call waits for SQLite's own patience, the others for nothing"
+    other.execute("ROLLBACK")
+    run.end("FINISHED")
+    assert len(connect().get_metric_history(run_id, "loss/score")) == 20
 
 
 def test_a_record_that_mlflow_refuses_for_good_does_not_hold_up_the_next(caplog: pytest.LogCaptureFixture) -> None:
@@ -327,3 +442,30 @@ def test_no_path_user_or_host_is_in_a_tag_a_parameter_or_an_artifact(
         assert rows == [], table
     users = {user for (user,) in database.execute("SELECT user_id FROM runs")}
     assert not any(private.search(str(user)) for user in users)
+
+
+CONNECT = "from flows.tracking import connect; connect().search_experiments()"
+KILLED_BETWEEN_TWO_STEPS = f"""
+import os, signal
+from sqlalchemy import event
+from sqlalchemy.engine import Engine
+
+@event.listens_for(Engine, "after_cursor_execute")
+def die(connection, cursor, statement, *rest):
+    if "ADD COLUMN target_value" in statement:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+{CONNECT}
+"""
+
+
+def test_a_kill_while_the_tables_are_made_leaves_no_half_database(tmp_path: Path) -> None:
+    """Between a column and the note that it is there: each later start would add it again, and fail."""
+    environment = versions.stage_environment() | {"PYTHONPATH": str(ROOT)}
+    environment.pop("MLFLOW_TRACKING_URI", None)
+    codes = [
+        subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, check=False).returncode
+        for code in (KILLED_BETWEEN_TWO_STEPS, CONNECT)
+    ]
+    assert codes == [-signal.SIGKILL, 0]
+    assert not (tmp_path / "mlflow" / "store" / ".draft").exists()

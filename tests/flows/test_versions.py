@@ -108,3 +108,19 @@ def test_python_of_a_stage_is_this_environments(repo: Path) -> None:
         env=versions.stage_environment(), capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert Path(found.stdout.strip()).parent == Path(sys.executable).parent
+
+
+@pytest.mark.parametrize("cut", ["    cmd: [", "    cmd: python one.py\n    deps:\n    - path"])
+def test_a_truncated_lock_is_one_sentence_that_says_what_to_do(repo: Path, cut: str) -> None:
+    versions.LOCK.write_text(f"schema: '2.0'\nstages:\n  first:\n{cut}")
+    for look in (versions.stage_order, lambda: versions.stage_inputs("first")):
+        with pytest.raises(versions.VersionsError, match=r"dvc\.lock.*; restore it with git, or remove it") as caught:
+            look()
+        assert "\n" not in str(caught.value)
+
+
+def test_a_remote_that_is_not_configured_is_one_sentence(repo: Path) -> None:
+    Path(".dvc/config.local").write_text("[core]\n    remote = gone\n")
+    with pytest.raises(versions.VersionsError, match=r"`dvc --quiet push .*` failed: .*gone") as caught:
+        versions.push_data(Path("data/raw.dvc"))
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,123 @@
+"""The deployments of prefect.yaml: retrain on a schedule, and retrain when the source has changed enough.
+
+Each works in the workspace (flows/workspace.py), where it runs `python -m flows.retrain` of the committed code; Prefect
+knows that run as a flow run of its own, which tells of its own end. The reason is in this flow's end state and a tag of
+the MLflow run.
+"""
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from prefect import State, flow
+from prefect.states import Completed, Failed
+
+from flows import lifeline, paths, tracking, workspace
+from flows.notify import notify
+from flows.retrain import REASON, run_group
+from flows.settings import load_params
+from flows.trigger import Decision
+
+FLOW_ENDS = (signal.SIGTERM, signal.SIGKILL)
+"""How a flow that runs below this one is ended; it ends its stage as gently as there is time."""
+SENTENCES = {
+    1: "a stage failed, or the registry could not be used",
+    2: "bad input",
+    3: "refused by the gate",
+    4: "an input changed while a stage ran",
+    5: "another retrain is running there",
+    130: "interrupted",
+    143: "interrupted",
+}
+
+
+@flow(
+    name="retrain on schedule", persist_result=False, on_failure=[notify], on_crashed=[notify], on_cancellation=[notify]
+)
+def scheduled(revision: str = "HEAD", place: str | None = None) -> State:
+    """Retrain now. `revision`: what is checked out; `place`: the workspace, beside this checkout if not given."""
+    return attempt(revision, place, poll=False)
+
+
+@flow(
+    name="retrain on new data", persist_result=False, on_failure=[notify], on_crashed=[notify], on_cancellation=[notify]
+)
+def watching(revision: str = "HEAD", place: str | None = None) -> State:
+    """Retrain if there are enough new images, or if they are of another distribution."""
+    return attempt(revision, place, poll=True)
+
+
+def attempt(revision: str, place: str | None, *, poll: bool) -> State:
+    """The whole of both; every expected mistake is a Failed state with its sentence."""
+    checkout = Path.cwd()
+    folder = Path(place).absolute() if place else workspace.beside(checkout)
+    try:
+        with workspace.occupied(folder), lifeline.guarded():
+            commit = workspace.prepare(checkout, folder, revision)
+            decision = ask(checkout, folder) if poll else Decision(train=True, reason="on schedule")
+            print(f"{commit[:10]}: {decision.reason}")
+            if not decision.train:
+                return Completed(message=f"nothing to do: {decision.reason}")
+            return retrain_in(checkout, folder, decision.reason)
+    except (ValueError, OSError) as mistake:
+        return Failed(message=str(mistake))
+
+
+def ask(checkout: Path, folder: Path) -> Decision:
+    """The workspace's own code looks at the source. Raises ValueError with its sentence."""
+    done = subprocess.run(
+        workspace.python("-m", "flows.deploy"),
+        cwd=folder, env=workspace.environment(checkout), stdout=subprocess.PIPE, text=True, check=False,
+    )  # fmt: skip
+    said = (done.stdout.strip().splitlines() or [""])[-1]
+    if done.returncode not in (0, 3):
+        raise ValueError(said.removeprefix("error: ") or f"the poll ended with {done.returncode}")
+    return Decision(train=done.returncode == 0, reason=said)
+
+
+def retrain_in(checkout: Path, folder: Path, reason: str) -> State:
+    """Run the flow there; what was promoted is committed and tagged."""
+    params = load_params(folder / paths.PARAMS)
+    workspace.begin_from_last(folder, params.retrain.search)
+    environment = workspace.environment(checkout) | {REASON: reason}
+    before = champion(params.publish.model)
+    workspace.begin(folder)
+    code = run_group(workspace.python("-m", "flows.retrain"), environment, folder, FLOW_ENDS, 3 * lifeline.PATIENCE)
+    if code in (0, 3):
+        workspace.finish(folder)
+    if code != 0:
+        kind = Completed if code == 3 else Failed
+        return kind(message=f"{SENTENCES.get(code, f'ended with {code}')} (because: {reason})")
+    after = champion(params.publish.model)
+    if after is None or after == before:
+        return Completed(message=f"the champion stays version {before} (because: {reason})")
+    tag = workspace.record(folder, params.publish.model, after)
+    with tracking.tolerated("the version's tag"):
+        tracking.tag_version(params.publish.model, after, {"git.tag": tag})
+    return Completed(message=f"version {after} published, tagged {tag} (because: {reason})")
+
+
+def champion(model: str) -> str | None:
+    """Its version. Raises ValueError where the registry cannot be asked."""
+    try:
+        return tracking.alias_version(model, "champion")
+    except tracking.ERRORS as error:
+        raise ValueError(f"the MLflow registry cannot be asked ({error}); see MLFLOW_TRACKING_URI") from None
+
+
+def main() -> int:
+    """In the workspace: print the decision's reason; 0 train, 3 do not, 2 the source cannot be used."""
+    from flows.trigger import decide
+
+    try:
+        decision = decide(load_params())
+    except (ValueError, OSError) as mistake:
+        print(f"error: {mistake}")
+        return 2
+    print(decision.reason)
+    return 0 if decision.train else 3
+
+
+if __name__ == "__main__":
+    sys.exit(main())
