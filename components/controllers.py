@@ -143,7 +143,8 @@ class Bandit:
     Bayesian linear regression of the standardised rewards of all trunks so far on x_n - mean(x): R = beta x + noise,
     beta ~ N(0, prior), noise variance 1. Unlike REINFORCE, one copy's reward is credited to each of its features with
     what is known of the others, and unlike Adam, whose steps are as large on noise as on a signal, rewards of noise
-    leave z at most a standard normal, whatever their number.
+    leave z at most a standard normal, whatever their number. That is of noise which is independent from sample to
+    sample: under `alignment` a trunk's rewards share the noise of what val asks for, and z can be larger.
     """
 
     rate: float
@@ -266,7 +267,7 @@ class Matching:
 
 def nonnegative(overlaps: Float64[np.ndarray, "n n"], targets: Float64[np.ndarray, " n"]) -> Float64[np.ndarray, " n"]:
     """argmin over w >= 0 of w' overlaps w - 2 targets w + RIDGE |w|^2, one coordinate after the other until none moves
-    (scipy's nnls does the same; a GPU machine has no scipy)."""
+    (scipy's nnls does the same; scipy is no dependency of `components`)."""
     w = np.zeros(len(targets))
     for _ in range(SWEEPS):
         before = w.copy()

@@ -263,7 +263,7 @@ class Augmentation:
     """The augmentation policy's distribution, methods.md section 1."""
 
     settings: Literal["factored", "literal"] = "factored"
-    """37 + 37 logits (Identity added), or the paper's 1,296 pair logits."""
+    """38 + 38 logits (Identity and Cutout added), or the paper's 1,296 pair logits."""
     pairs_per_trunk: int | None = 2
     """Pairs a copy commits to in a trunk; null: a fresh pair for every image (the paper)."""
     normalisation: Literal["sigmoid", "softmax"] = "sigmoid"

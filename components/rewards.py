@@ -54,6 +54,7 @@ Copies = Sequence[State | None]
 Faults = Mapping[int, str]
 """copy -> why it has no reward"""
 NOT_FINITE = "its score on val is not finite"
+UNSOUND = "the gradient on val or on plain training images is not finite"
 
 
 class Unscored(Exception):
@@ -137,6 +138,9 @@ def alignments(
     plain = flat(pull(model, None, trunk, 0))
     request = ask(model, trunk)
     asked = [flat(half) for half in request.halves]
+    if not all(np.isfinite(values).all() for values in (plain, *asked)):
+        nothing = Answers(gram=np.full((len(samples) + 2,) * 2, np.nan), room=0.0)
+        return np.full(len(samples), np.nan), nothing, dict.fromkeys(range(len(samples)), UNSOUND)
     results = parallel(pulled, [(pull, model, sample, trunk, n) for n, sample in enumerate(samples)])
     faults = {n: why for n, result in enumerate(results) if (why := fault_of(result))}
     rows = [np.full_like(plain, np.nan) if n in faults else result - plain for n, result in enumerate(results)]
@@ -166,7 +170,7 @@ def cosines(answers: Answers) -> Vector:
     joined = answers.joined
     sizes = np.sqrt(np.diag(joined))
     added, asked = sizes[:-1], sizes[-1]
-    small = added <= NOTHING * asked
+    small = (added <= NOTHING * asked) | (asked == 0)
     return np.where(small, 0.0, joined[-1, :-1] / np.where(small, 1.0, added * asked))
 
 

@@ -18,7 +18,7 @@ from components.controllers import Distribution
 from components.data.store import Split
 from components.online import HEAD_START, PROBING, TRAINING, Trunk, numpy_rng, search, torch_rng
 from components.parallel import Parallel, sequential
-from components.params import Online, Recipe
+from components.params import Online, Recipe, require
 from components.rewards import Request
 from components.training import (
     METRICS,
@@ -157,20 +157,22 @@ class World(ABC):
         return slope
 
     def ask(self, state: State, trunk: int) -> Request:
-        """The slope on each half of val, less training's pull on as many training images, which no `pull` of the trunk
-        sees unless there are too few: the same noise in both would look like an answer."""
-        plain, network = self.plain(), network_on(self.devices, self.make)
+        """The slope of the log-likelihood on each half of val, less that on as many training images as training sees
+        them, which no `pull` of the trunk has unless there are too few: the same noise in both would look like an
+        answer. Raises ValueError for fewer than two images of val."""
+        network, criterion = network_on(self.devices, self.make), cross_entropy()
         images, labels = score_tensors(self.val, self.online)
+        require(len(labels) > 1, "val has one image; reward alignment compares two halves of val, so give it more")
         order, rng = self.order(trunk)
-        taken, answers = self.training_images(order[::-1][: len(labels)])
-        moved = plain.augment(taken.to(device_of(network)), torch_rng(rng))
-        halves, missed, learned = [], 0.0, 0.0
+        train_images, train_labels = self.training_images(order[::-1][: len(labels)])
+        augmented = self.plain().augment(train_images.to(device_of(network)), torch_rng(rng))
+        halves, val_loss, train_loss = [], 0.0, 0.0
         for half in (slice(0, None, 2), slice(1, None, 2)):
-            slope, on_val = descent(network, state, images[half], labels[half], plain.criterion)
-            pull, on_train = descent(network, state, moved[half], answers[half], plain.criterion)
+            slope, on_val = descent(network, state, images[half], labels[half], criterion)
+            pull, on_train = descent(network, state, augmented[half], train_labels[half], criterion)
             halves.append({name: value - pull[name] for name, value in slope.items()})
-            missed, learned = missed + on_val, learned + on_train
-        return Request(halves=(halves[0], halves[1]), room=max(0.0, 1 - learned / max(missed, TINY)))
+            val_loss, train_loss = val_loss + on_val, train_loss + on_train
+        return Request(halves=(halves[0], halves[1]), room=max(0.0, 1 - train_loss / max(val_loss, TINY)))
 
     def pull(self, state: State, sample: Any, trunk: int, copy: int) -> State:
         """Minus the gradient of the loss under the sample, on `probe_images` training images of the trunk."""

@@ -72,7 +72,7 @@ def row(data: str, seed: int, run: Run, took: dict[str, float], one: dict[str, f
 
 def search(world: World, by: str, copies: int, workers: int, backend: str, trunks: int = TRUNKS) -> None:
     online = Online(
-        trunks=trunks, images=IMAGES, copies=copies, score_images=VAL, controller_lr=1.0, warmup_trunks=0,
+        trunks=trunks, images=IMAGES, copies=max(2, copies), score_images=VAL, controller_lr=1.0, warmup_trunks=0,
         metric="calibrated_log_likelihood", **BY[by],
     )  # fmt: skip
     settings = Augmentation(normalisation="softmax", online=online)

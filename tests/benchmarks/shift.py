@@ -93,9 +93,6 @@ TASKS = {
         shifts=(moved("TranslateX", 0.25), moved("TranslateY", 0.25), moved("ShearX", 0.5), moved("ShearY", 0.5)),
         planted=elements_of("TranslateX", "TranslateY", "ShearX", "ShearY"),
     ),
-    "levels": Task(
-        shifts=(moved("Contrast", 0.7), moved("Brightness", 0.7)), planted=elements_of("Contrast", "Brightness")
-    ),
     "inverted": Task(shifts=(inverted,), planted=elements_of("Invert")),
     "none": Task(),
     "none, harm": Task(elements=(*ELEMENTS, HARM), planted=(HARM,)),

@@ -271,6 +271,12 @@ def test_halves_of_val_agree_where_val_is_another_distribution_alone() -> None:
     assert all(request.room < 0.2 for request in alike)
 
 
+def test_one_image_of_val_has_no_halves_and_the_search_says_so() -> None:
+    here = world(score_images=1, **ALIGNED)
+    with pytest.raises(ValueError, match="val has one image; reward alignment compares two halves"):
+        here.ask(here.begin(), 0)
+
+
 def test_val_asks_with_training_images_that_no_pull_of_the_trunk_has_seen() -> None:
     """Of 160 images a pull sees 40, val's 80 ask with 80: whoever changes the others changes nothing."""
     here = world(probe_images=40, **ALIGNED)

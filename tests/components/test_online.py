@@ -398,6 +398,11 @@ def asking(size: float) -> Request:
 
 def aligned(**changes: Any) -> list[Trunk[int]]:
     """Val rises along the first axis, where the planted kind pulls."""
+    return aligned_to(3.0, **changes)
+
+
+def aligned_to(size: float, **changes: Any) -> list[Trunk[int]]:
+    """Val asks for so much along the first axis."""
     chosen = settings(trunks=4, reward="alignment", controller="bandit", controller_lr=2.0, warmup_trunks=0, **changes)
     origin = {"model.w": torch.zeros(2, dtype=torch.float64), "momentum.w": torch.zeros(2, dtype=torch.float64)}
     return list(
@@ -406,7 +411,7 @@ def aligned(**changes: Any) -> list[Trunk[int]]:
             origin,
             train=rising,
             score=lambda state: state["model.w"][0].item(),
-            ask=lambda state, trunk: asking(3.0),
+            ask=lambda state, trunk: asking(size),
             pull=pulling,
             settings=chosen,
             seed=0,
@@ -449,6 +454,17 @@ def test_a_gradient_that_is_not_finite_costs_the_sample_its_trunk_and_no_other()
     )
     assert faults == {3: "its gradient is not finite"}
     assert np.flatnonzero(~np.isfinite(rewards)).tolist() == [3]
+
+
+def test_where_val_asks_for_nothing_finite_no_sample_can_be_blamed_and_the_reason_is_said() -> None:
+    with pytest.raises(ValueError, match="the gradient on val or on plain training images is not finite"):
+        list(aligned_to(math.nan))
+
+
+def test_where_val_asks_for_nothing_every_reward_is_zero_and_theta_stays() -> None:
+    for trunk in aligned_to(0.0):
+        assert set(trunk.rewards) == {0.0}
+        assert not trunk.theta.any()
 
 
 @pytest.mark.parametrize(("reward", "needed"), [("first_order", "slope"), ("alignment", "ask and pull")])
