@@ -106,7 +106,7 @@ def table(rows: Sequence[Row]) -> str:
         same = [row for row in rows if run_of(row) == run]
         relative = [float(str(row["relative_to_one_training"])) for row in same]
         wall = [float(str(row["wall_seconds"])) for row in same]
-        overhead = f"{mean(relative) / int(str(copies)) - 1:+.1%}"
+        overhead = f"{mean(relative) / int(str(copies)) - 1:+.1%}" if by == "copies" else ""
         lines.append([by, copies, workers, backend, spread(relative, 2), overhead, spread(wall, 1)])
     return markdown(
         ["search by", "copies N", "workers", "backend", "CPU / one training", "above N", "wall seconds"], lines
