@@ -239,6 +239,6 @@ def test_a_further_budgets_variant_trains_and_exports_its_network(finished: Para
     found["budgets"][1]["architecture"] = "res_k3|res_k3|res_k3"  # over both limits, so certainly not the first's
     files.write_json(paths.ARCHITECTURE / "architecture.json", found)
     params = replace(finished, train=replace(finished.train, epochs=1, variants=("searched", "baseline", "budget_2")))
-    train.run(params, Recorder(), "budget_2")
+    train.run(params, Recorder(), "budget_2", Path("checkpoint-of-train"))
     model = (paths.TRAINED / "budget_2" / "model.onnx").read_bytes()
     assert read_metadata(model)["architecture"] == "res_k3|res_k3|res_k3"

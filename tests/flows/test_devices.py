@@ -19,8 +19,8 @@ STAGES = {
     "architecture": partial(architecture.run, checkpoint=Path("checkpoint")),
     "augmentation": partial(augmentation.run, checkpoint=Path("checkpoint")),
     "loss": partial(loss.run, checkpoint=Path("checkpoint")),
-    "train searched": partial(train.run, variant="searched"),
-    "train baseline": partial(train.run, variant="baseline"),
+    "train searched": partial(train.run, variant="searched", checkpoint=Path("checkpoint")),
+    "train baseline": partial(train.run, variant="baseline", checkpoint=Path("checkpoint")),
 }
 
 
