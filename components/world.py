@@ -164,7 +164,7 @@ class World(ABC):
         images, labels = score_tensors(self.val, self.online)
         require(len(labels) > 1, "val has one image; reward alignment compares two halves of val, so give it more")
         order, rng = self.order(trunk)
-        train_images, train_labels = self.training_images(order[::-1][: len(labels)])
+        train_images, train_labels = split_tensors(self.train.at(order[::-1][: len(labels)]))
         augmented = self.plain().augment(train_images.to(device_of(network)), torch_rng(rng))
         halves, val_loss, train_loss = [], 0.0, 0.0
         for half in (slice(0, None, 2), slice(1, None, 2)):
@@ -178,7 +178,7 @@ class World(ABC):
         """Minus the gradient of the loss under the sample, on `probe_images` training images of the trunk."""
         treatment = self.plain() if sample is None else self.treatment(sample, state, trunk, copy)
         order, rng = self.order(trunk)
-        images, labels = self.training_images(order[: self.online.probe_images])
+        images, labels = split_tensors(self.train.at(order[: self.online.probe_images]))
         network = network_on(self.devices, self.make, copy)
         moved = treatment.augment(images.to(device_of(network)), torch_rng(rng))
         pull, _ = descent(network, state, moved, labels, treatment.criterion)
@@ -188,9 +188,6 @@ class World(ABC):
         """The trunk's order of the training images for gradients, and the generator that drew it, to draw on."""
         rng = numpy_rng(self.seed, trunk, 0, PROBING)
         return rng.permutation(len(self.train.labels)), rng
-
-    def training_images(self, rows: Int64[np.ndarray, " n"]) -> tuple[UInt8[Tensor, "n c h w"], Int64[Tensor, " n"]]:
-        return split_tensors(Split(images=self.train.images[rows], labels=self.train.labels[rows]))
 
 
 def network_on(devices: Devices, make: Make, copy: int = 0) -> nn.Module:
@@ -221,7 +218,7 @@ def train_trunk(
     steps = steps_in(settings.images, recipe)
     batches = list(batches_of(len(split.labels), recipe.batch_size, steps, rng))
     rows = torch.cat(batches).numpy()  # only these leave the memory map
-    chosen = Split(images=split.images[rows], labels=split.labels[rows])
+    chosen = split.at(rows)
     images, labels = (part.to(device_of(network)) for part in split_tensors(chosen))
     with one_thread():
         return train_steps(
@@ -284,9 +281,7 @@ def descent(
 
 def score_tensors(split: Split, settings: Online) -> tuple[UInt8[Tensor, "n c h w"], Int64[Tensor, " n"]]:
     """The images that rewards are measured on."""
-    return split_tensors(
-        Split(images=split.images[: settings.score_images], labels=split.labels[: settings.score_images])
-    )
+    return split_tensors(split.at(slice(settings.score_images)))
 
 
 @contextmanager

@@ -51,6 +51,10 @@ class Split:
     images: UInt8[np.ndarray, "n h w c"]
     labels: Int64[np.ndarray, " n"]
 
+    def at(self, rows: Int64[np.ndarray, " m"] | slice) -> "Split":
+        """The images and labels of these rows; by a slice they stay mapped."""
+        return Split(images=self.images[rows], labels=self.labels[rows])
+
     def __reduce__(self) -> tuple[object, ...]:
         return unpickled_split, (by_name(self.images), by_name(self.labels))
 

@@ -28,7 +28,6 @@ import torch.nn.functional as F
 from jaxtyping import Float, Float64, Int64, UInt8
 from torch import Tensor, nn
 
-from components.data.store import Split
 from components.gaussian import Gaussian, Sample
 from components.loss.family import PARAMETRISATIONS, Member
 from components.online import MATCHING, Trunk, numpy_rng, torch_rng
@@ -105,7 +104,7 @@ class LossWorld(World):
     def probed(self, state: State, trunk: int) -> tuple[Float[Tensor, "n d"], Int64[Tensor, " n"]]:
         """Features and labels of the trunk's `probe_images`, the same for all of its samples."""
         order, rng = self.order(trunk)
-        images, labels = self.training_images(order[: self.online.probe_images])
+        images, labels = split_tensors(self.train.at(order[: self.online.probe_images]))
         moved = self.plain().augment(images, torch_rng(rng))
         return remembered_features(partial(network_on, self.devices, self.make), state, moved), labels
 
@@ -124,8 +123,7 @@ class LossWorld(World):
         network = network_on(self.devices, self.make, copy)
         rng = numpy_rng(self.seed, trunk, 0, MATCHING)
         batch = rng.permutation(len(self.train.labels))[: self.recipe.batch_size]
-        chosen = Split(images=self.train.images[batch], labels=self.train.labels[batch])
-        images, labels = (part.to(device_of(network)) for part in split_tensors(chosen))
+        images, labels = (part.to(device_of(network)) for part in split_tensors(self.train.at(batch)))
         criteria = cross_entropy(self.recipe.label_smoothing), loss
         with one_thread():
             wanted, got = gradient_norms(network, state, self.plain().augment(images, torch_rng(rng)), labels, criteria)

@@ -100,7 +100,7 @@ def parity(
     network = build_network(space, architecture_of(model, space), blank, blank, seed=0)
     network.load_state_dict(load(weights))
     count = params.evaluate.parity_images
-    images, _ = split_tensors(Split(images=test.images[:count], labels=test.labels[:count]))
+    images, _ = split_tensors(test.at(slice(count)))
     return float(np.abs(predict(network, images).numpy() - logits[:count]).max())
 
 

@@ -101,10 +101,7 @@ def settings_of(layers: int, blocks: int, pool: int) -> Settings:
 
 def digits() -> tuple[Split, Split]:
     every = read_digits()
-    train, val = (
-        Split(images=every.images[rows], labels=every.labels[rows])
-        for rows in (slice(TRAIN), slice(TRAIN, TRAIN + VAL))
-    )
+    train, val = (every.at(rows) for rows in (slice(TRAIN), slice(TRAIN, TRAIN + VAL)))
     return train, val
 
 

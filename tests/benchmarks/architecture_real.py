@@ -114,9 +114,7 @@ def parts(scale: Scale) -> tuple[Split, Split, Split]:
     every = whole("cifar10")
     bounds = np.cumsum([scale.train, scale.val, scale.test])
     order = np.random.default_rng(0).permutation(len(every.labels))[: bounds[-1]]
-    train, val, test = (
-        Split(images=every.images[place], labels=every.labels[place]) for place in np.split(order, bounds[:-1])
-    )
+    train, val, test = (every.at(place) for place in np.split(order, bounds[:-1]))
     return train, val, test
 
 

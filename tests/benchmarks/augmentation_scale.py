@@ -151,10 +151,10 @@ def splits(chosen: argparse.Namespace) -> tuple[Split, Split, Split]:
     order = np.random.default_rng(0).permutation(len(every.labels))[: chosen.limit]
     if chosen.test is None:
         ends = np.cumsum(SHARES)[:2] * len(order) // sum(SHARES)
-        train, val, test = (Split(images=every.images[row], labels=every.labels[row]) for row in np.split(order, ends))
+        train, val, test = (every.at(row) for row in np.split(order, ends))
         return train, val, test
     cut = len(order) * SHARES[0] // sum(SHARES[:2])
-    train, val = (Split(images=every.images[row], labels=every.labels[row]) for row in np.split(order, [cut]))
+    train, val = (every.at(row) for row in np.split(order, [cut]))
     return train, val, read(chosen.test)
 
 

@@ -199,7 +199,7 @@ def world_of(data: str, task: str, seed: int) -> World:
     every, settings, chosen = whole(data), DATA[data], TASKS[task]
     rng = np.random.default_rng((seed, 1))
     rows = np.split(rng.permutation(len(every.labels)), [settings.train, settings.train + settings.val])
-    train, val, test = (Split(images=every.images[row], labels=every.labels[row]) for row in rows)
+    train, val, test = (every.at(row) for row in rows)
     val, test = (Split(images=shifted(chosen, each.images, rng), labels=each.labels) for each in (val, test))
     return World(data=settings, task=chosen, seed=seed, train=train, val=val, test=test)
 
