@@ -37,8 +37,9 @@ class Answers:
     gram: Float64[np.ndarray, "m m"]
     """Inner products of what n samples add to the pull and, last two, of what either half of val asks for (m = n + 2);
     nan for a sample that was lost."""
-    room: float
-    """1 - loss on training images / loss on val, at least 0: the share of val's loss that training is rid of."""
+    train_loss: float
+    """On training images that no sample was tried on; nan where nobody asks."""
+    val_loss: float
 
     @property
     def joined(self) -> Float64[np.ndarray, "k k"]:
@@ -193,7 +194,8 @@ class Matching:
         w = argmin |sum_n w_n u_n - v|^2 + RIDGE |w|^2
         length = sqrt(<asked_1, asked_2>) / |sum_n p_n added_n|
         room = 1 - loss on training images / loss on val, at least 0
-        dose = (1 - room) length + room all
+        fit = cos(sum_n p_n u_n, v)
+        dose = (1 - room) length + room fit all
 
     Rewards alone, the cosines <u_n, v>, give one strong direction to many alike samples; here samples that answer the
     same share its weight, and what they leave open goes to others (GRAD-MATCH, Killamsetty et al., ICML 2021, does so
@@ -203,9 +205,10 @@ class Matching:
     The dose says how much of training the mixture should make up (ours). A network that fails on training images as
     much as on val gets the mixture at the length of what val asks for, counting what both halves of val ask for alone:
     the rest is their noise. One that has learned the training images, and has nothing more to lose there, gets the
-    mixture on `all` that the distribution can give.
+    mixture on `all` that the distribution can give, as far as that is what val asks for.
 
-    Inner products are means over the trunks; a sample that adds nothing, or was lost, does not count in that trunk.
+    Inner products and losses are means over the trunks; a sample that adds nothing, or was lost, does not count in that
+    trunk.
     Needs the reward `alignment` and the same samples in every trunk.
     """
 
@@ -216,11 +219,12 @@ class Matching:
     directions: Float64[np.ndarray, "m m"] | float = 0.0
     """Sum of the grams of u_1..u_n, v."""
     lengths: Float64[np.ndarray, "m m"] | float = 0.0
-    """Sum of the grams of added_1..added_n, asked, in units of |asked|."""
+    """Sum of the grams of added_1..added_n, asked."""
     agreed: float = 0.0
-    """Sum of <asked_1, asked_2>, in the same units."""
-    rooms: float = 0.0
-    """Sum of the rooms."""
+    """Sum of <asked_1, asked_2>."""
+    train_loss: float = 0.0
+    val_loss: float = 0.0
+    """Sums."""
 
     def update(
         self,
@@ -245,9 +249,10 @@ class Matching:
             start=start,
             counts=self.counts + counted,
             directions=self.directions + np.where(counted, units, 0.0),
-            lengths=self.lengths + np.where(counted, asking / sizes[-1] ** 2, 0.0),
-            agreed=self.agreed + answers.agreed / float(sizes[-1]) ** 2,
-            rooms=self.rooms + answers.room,
+            lengths=self.lengths + np.where(counted, asking, 0.0),
+            agreed=self.agreed + answers.agreed,
+            train_loss=self.train_loss + answers.train_loss,
+            val_loss=self.val_loss + answers.val_loss,
         )
         begun = distribution.at(start)
         return learned, begun.toward(learned.shares(begun.places), self.rate)
@@ -256,12 +261,16 @@ class Matching:
         """Of each sample, the share of training that it should make up; 0 for all where none points along."""
         counts = np.maximum(np.asarray(self.counts), 1.0)
         directions, lengths = np.asarray(self.directions) / counts, np.asarray(self.lengths) / counts
-        w = nonnegative(directions[:-1, :-1], directions[-1, :-1])
-        mixture: Float64[np.ndarray, " n"] = w / max(w.sum(), EPSILON)
-        trunks = counts[-1, -1]  # what val asks for counts in every one
-        agreed, room = max(0.0, self.agreed) / trunks, self.rooms / trunks
-        length = np.sqrt(agreed) / max(np.sqrt(mixture @ lengths[:-1, :-1] @ mixture), EPSILON)
-        mixture *= (1 - room) * min(places, length) + room * places
+        along = directions[-1, :-1]
+        w = nonnegative(directions[:-1, :-1], along)
+        if not w.any():
+            return w
+        mixture: Float64[np.ndarray, " n"] = w / w.sum()
+        agreed = max(0.0, self.agreed) / counts[-1, -1]  # what val asks for counts in every trunk
+        length = np.sqrt(agreed / (mixture @ lengths[:-1, :-1] @ mixture))
+        fit = along @ mixture / np.sqrt(mixture @ directions[:-1, :-1] @ mixture)
+        room = max(0.0, 1 - self.train_loss / max(self.val_loss, EPSILON))
+        mixture *= (1 - room) * min(places, length) + room * fit * places
         return mixture
 
 

@@ -6,13 +6,14 @@
 a trunk of training; `alignment` needs a single gradient.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float64
+from jaxtyping import Float, Float64
 
 from components.averaging import mean_state
 from components.controllers import NOTHING, Answers
@@ -33,7 +34,8 @@ class Request:
 
     halves: tuple[State, State]
     """The change of the pull that either half of val asks for: two answers that nothing but the truth has in common."""
-    room: float
+    train_loss: float = math.nan
+    val_loss: float = math.nan
     """See `Answers`."""
 
 
@@ -50,9 +52,12 @@ class Val:
 
 
 Vector = Float64[np.ndarray, " n"]
+Gradient = Float[np.ndarray, " p"]
 Copies = Sequence[State | None]
 Faults = Mapping[int, str]
 """copy -> why it has no reward"""
+BLOCK = 1 << 16
+"""Parameters whose inner products are taken at a time."""
 NOT_FINITE = "its score on val is not finite"
 UNSOUND = "the gradient on val or on plain training images is not finite"
 
@@ -139,17 +144,30 @@ def alignments(
     request = ask(model, trunk)
     asked = [flat(half) for half in request.halves]
     if not all(np.isfinite(values).all() for values in (plain, *asked)):
-        nothing = Answers(gram=np.full((len(samples) + 2,) * 2, np.nan), room=0.0)
-        return np.full(len(samples), np.nan), nothing, dict.fromkeys(range(len(samples)), UNSOUND)
-    results = parallel(pulled, [(pull, model, sample, trunk, n) for n, sample in enumerate(samples)])
+        results: list[Gradient | str | WorkerDied] = [UNSOUND] * len(samples)
+    else:
+        results = parallel(pulled, [(pull, model, sample, trunk, n) for n, sample in enumerate(samples)])
     faults = {n: why for n, result in enumerate(results) if (why := fault_of(result))}
-    rows = [np.full_like(plain, np.nan) if n in faults else result - plain for n, result in enumerate(results)]
-    every = np.stack([*rows, *asked])
-    answers = Answers(gram=every @ every.T, room=request.room)  # of itself: the same bits for any number of threads
+    pulls = [result if isinstance(result, np.ndarray) else None for result in results]
+    answers = Answers(gram=gram_of(pulls, plain, asked), train_loss=request.train_loss, val_loss=request.val_loss)
     return cosines(answers), answers, faults
 
 
-def pulled(pull: Pull, state: State, sample: Any, trunk: int, copy: int) -> Float64[np.ndarray, " p"] | str:
+def gram_of(pulls: Sequence[Gradient | None], plain: Gradient, asked: Sequence[Gradient]) -> Float64[np.ndarray, "m m"]:
+    """See `Answers`; in double precision, some parameters at a time: gradients of a large network are not copied."""
+    sizes = len(pulls) + len(asked)
+    gram, lost = np.zeros((sizes, sizes)), [n for n, pull in enumerate(pulls) if pull is None]
+    for at in range(0, len(plain), BLOCK):
+        part = slice(at, at + BLOCK)
+        base = plain[part].astype(np.float64)
+        added = [base - base if pull is None else pull[part] - base for pull in pulls]
+        every = np.stack([*added, *(each[part].astype(np.float64) for each in asked)])
+        gram += every @ every.T  # of itself: the same bits for any number of threads
+    gram[lost], gram[:, lost] = np.nan, np.nan
+    return gram
+
+
+def pulled(pull: Pull, state: State, sample: Any, trunk: int, copy: int) -> Gradient | str:
     """The pull under the sample, or why there is none."""
     try:
         values = flat(pull(state, sample, trunk, copy))
@@ -158,7 +176,7 @@ def pulled(pull: Pull, state: State, sample: Any, trunk: int, copy: int) -> Floa
     return values if np.isfinite(values).all() else "its gradient is not finite"
 
 
-def fault_of(result: Float64[np.ndarray, " p"] | str | WorkerDied) -> str:
+def fault_of(result: Gradient | str | WorkerDied) -> str:
     """Why there is no pull; empty if there is one."""
     if isinstance(result, WorkerDied):
         return result.reason
@@ -174,9 +192,9 @@ def cosines(answers: Answers) -> Vector:
     return np.where(small, 0.0, joined[-1, :-1] / np.where(small, 1.0, added * asked))
 
 
-def flat(one: State) -> Float64[np.ndarray, " p"]:
-    """All values in a row."""
-    values: Float64[np.ndarray, " p"] = torch.cat([value.flatten().cpu().double() for value in one.values()]).numpy()
+def flat(one: State) -> Gradient:
+    """All values in a row, as precise as they are."""
+    values: Gradient = torch.cat([value.flatten().cpu() for value in one.values()]).numpy()
     return values
 
 

@@ -47,7 +47,6 @@ Devices = tuple[torch.device, ...]
 """Where copies train, in turns; scores are taken, and copies meet, on the first."""
 
 CPU: Devices = (torch.device("cpu"),)
-TINY = 1e-12
 SCORE_BATCH = 64
 """Images scored at a time: on one thread, batches that stay in the cache are three times as fast as 512 (32 pixels)."""
 
@@ -172,7 +171,7 @@ class World(ABC):
             pull, on_train = descent(network, state, augmented[half], train_labels[half], criterion)
             halves.append({name: value - pull[name] for name, value in slope.items()})
             val_loss, train_loss = val_loss + on_val, train_loss + on_train
-        return Request(halves=(halves[0], halves[1]), room=max(0.0, 1 - train_loss / max(val_loss, TINY)))
+        return Request(halves=(halves[0], halves[1]), train_loss=train_loss / 2, val_loss=val_loss / 2)
 
     def pull(self, state: State, sample: Any, trunk: int, copy: int) -> State:
         """Minus the gradient of the loss under the sample, on `probe_images` training images of the trunk."""
@@ -269,10 +268,10 @@ def descent(
     total = {f"model.{name}": torch.zeros_like(parameter) for name, parameter in zip(names, parameters, strict=True)}
     mean = 0.0
     with one_thread():
-        for batch, answer in zip(images.split(SCORE_BATCH), labels.split(SCORE_BATCH), strict=True):
+        for batch, of_batch in zip(images.split(SCORE_BATCH), labels.split(SCORE_BATCH), strict=True):
             features = classifier.features(batch.to(device))
-            loss = criterion(features, classifier.classifier.weight, answer.to(device))
-            share = len(answer) / len(labels)
+            loss = criterion(features, classifier.classifier.weight, of_batch.to(device))
+            share = len(of_batch) / len(labels)
             mean += share * loss.item()
             for name, gradient in zip(total, torch.autograd.grad(-share * loss, parameters), strict=True):
                 total[name] += gradient

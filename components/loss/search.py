@@ -86,14 +86,14 @@ class LossWorld(World):
 
     def ask(self, state: State, trunk: int) -> Request:
         """Where in the classifier's weight each half of val would have its metric, in its smooth form, rise fastest.
-        No room: `matching`, which asks for it, needs the same samples in every trunk."""
+        No losses: `matching`, which asks for them, needs the same samples in every trunk."""
         images, labels = score_tensors(self.val, self.online)
         smooth, features = SMOOTH[self.online.metric], features_of(network_on(self.devices, self.make), state, images)
 
         def rise(half: slice) -> State:
             return slope_at(lambda weight: smooth(features[half] @ weight.T, labels[half]), state)
 
-        return Request(halves=(rise(slice(0, None, 2)), rise(slice(1, None, 2))), room=0.0)
+        return Request(halves=(rise(slice(0, None, 2)), rise(slice(1, None, 2))))
 
     def pull(self, state: State, sample: Sample | None, trunk: int, copy: int) -> State:
         """Direction, of length 1, of the classifier's step under the sample, or under cross-entropy without one."""

@@ -1,5 +1,7 @@
 """Controllers by hand, on planted effects, and on noise."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import scipy.optimize
@@ -124,12 +126,14 @@ def test_what_is_alike_by_the_prior_is_learned_together() -> None:
 Trunk = tuple[Float64[np.ndarray, " n"], Answers]
 
 
-def directions(*rows: list[float], asked: list[float], noise: float = 0.0, room: float = 0.0) -> Trunk:
+def directions(
+    *rows: list[float], asked: list[float], noise: float = 0.0, room: float = 0.0, val_loss: float = 1.0
+) -> Trunk:
     """Cosines and answers of samples that add these; the halves of val ask for it with so much noise, in a direction of
-    its own that cancels in their mean."""
+    its own that cancels in their mean. `room`: the share of val's loss that training is rid of."""
     halves = [*asked, noise], [*asked, -noise]
     every = np.array([*([*row, 0.0] for row in rows), *halves], dtype=np.float64)
-    answers = Answers(gram=every @ every.T, room=room)
+    answers = Answers(gram=every @ every.T, train_loss=(1 - room) * val_loss, val_loss=val_loss)
     return cosines(answers), answers
 
 
@@ -173,13 +177,34 @@ def test_a_network_that_has_learned_its_training_images_takes_the_mixture_in_all
     assert matched(directions(*rows, asked=[1.0, 0.0], room=0.5)).sum() == pytest.approx((0.5 + 2.0) / 2)
 
 
+def test_the_room_is_one_over_all_trunks_and_none_where_val_is_the_easier() -> None:
+    rows = [2.0, 0.0], [0.0, 1.0]
+    hard = directions(*rows, asked=[1.0, 0.0], room=1.0, val_loss=3.0)
+    easy = directions(*rows, asked=[1.0, 0.0], room=-1.0)
+    assert matched(easy).sum() == pytest.approx(0.5)
+    assert matched(hard, easy).sum() == pytest.approx(0.5 * 0.5 + 0.5 * 2.0)  # losses 0 + 2 of 3 + 1
+
+
+def test_room_counts_as_far_as_the_mixture_is_what_val_asks_for() -> None:
+    rows = [2.0, 0.0], [0.0, -1.0]
+    assert matched(directions(*rows, asked=[0.6, 0.8], room=1.0)).sum() == pytest.approx(0.6 * 2.0)
+    assert matched(directions(*rows, asked=[-1.0, 0.0], room=1.0)).sum() == 0
+
+
+def test_a_trunk_counts_by_the_length_of_what_val_asks_for_in_it() -> None:
+    """Added 2 and 4, asked 1 and 8: sqrt((1 + 64) / (4 + 16))."""
+    small, large = directions([2.0, 0.0], asked=[1.0, 0.0]), directions([4.0, 0.0], asked=[8.0, 0.0])
+    assert matched(small).sum() == pytest.approx(0.5)
+    assert matched(small, small, large).sum() == pytest.approx(np.sqrt(66 / 24))
+
+
 def test_a_sample_lost_in_a_trunk_counts_in_the_others() -> None:
     rewards, answers = directions([1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], asked=[1.0, 1.0])
     lost = rewards.copy()
     lost[0] = np.nan
     gram = answers.gram.copy()
     gram[0], gram[:, 0] = np.nan, np.nan
-    broken = Answers(gram=gram, room=answers.room)
+    broken = replace(answers, gram=gram)
     assert matched((rewards, answers), (lost, broken)) == pytest.approx(matched((rewards, answers)))
 
 

@@ -19,7 +19,7 @@ from components.controllers import CONTROLLERS
 from components.online import TRAINING, Trunk, attempt, numpy_rng, search
 from components.parallel import Parallel, WorkerDied, sequential
 from components.params import Online
-from components.rewards import Request, Val, alignments, first_order, judge, leave_one_out
+from components.rewards import BLOCK, Request, Val, alignments, first_order, gram_of, judge, leave_one_out
 from components.training import Diverged, State
 
 KINDS = 12
@@ -393,7 +393,7 @@ def pulling(state: State, sample: int | None, trunk: int, copy: int) -> State:
 def asking(size: float) -> Request:
     """Both halves for the first axis."""
     up = {"model.w": torch.tensor([size, 0.0], dtype=torch.float64)}
-    return Request(halves=(up, up), room=0.0)
+    return Request(halves=(up, up))
 
 
 def aligned(**changes: Any) -> list[Trunk[int]]:
@@ -454,6 +454,17 @@ def test_a_gradient_that_is_not_finite_costs_the_sample_its_trunk_and_no_other()
     )
     assert faults == {3: "its gradient is not finite"}
     assert np.flatnonzero(~np.isfinite(rewards)).tolist() == [3]
+
+
+def test_inner_products_are_those_of_all_parameters_however_many_are_taken_at_a_time() -> None:
+    rng = np.random.default_rng(0)
+    rows = rng.standard_normal((5, 2 * BLOCK + 7)).astype(np.float32)
+    gram = gram_of([rows[0], None, rows[1]], rows[2], [rows[3], rows[4]])
+    every = np.stack([rows[0] - rows[2].astype(np.float64), rows[1] - rows[2].astype(np.float64), rows[3], rows[4]])
+    kept = [0, 2, 3, 4]
+    assert gram[np.ix_(kept, kept)] == pytest.approx(every @ every.T)
+    assert np.isnan(gram[1]).all()
+    assert np.isnan(gram[:, 1]).all()
 
 
 def test_where_val_asks_for_nothing_finite_no_sample_can_be_blamed_and_the_reason_is_said() -> None:
