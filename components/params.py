@@ -220,7 +220,8 @@ class Online:
     metric: Literal["accuracy", "balanced_accuracy", "macro_f1", "log_likelihood", "calibrated_log_likelihood"] = (
         "log_likelihood"
     )
-    """What is measured on val; calibrated: at the best temperature, so that mere doubt earns nothing (ours)."""
+    """What is measured on val; calibrated: at the best temperature, so that mere doubt earns nothing (ours). With
+    `alignment` the augmentation search rewards by the log-likelihood and this is what its progress shows."""
     warmup_trunks: int = 2
     """Trunks before the distribution first moves; the controller learns from their rewards already."""
     learn_until: float = 0.8
@@ -272,7 +273,8 @@ class Augmentation:
     """Whether Cutout is an element of the space (never always on)."""
     identity_share: float | None = None
     """Probability of Identity in each place of a pair when the search starts; null: uniform (the paper). Uniform pairs
-    underfit small networks and short trainings; an operation must then earn its share (ours)."""
+    underfit small networks and short trainings; an operation must then earn its share (ours). `matching` with
+    controller_lr 1 goes all the way to its match, wherever it starts."""
     online: Online
 
     def __post_init__(self) -> None:

@@ -20,6 +20,8 @@ what it has not spent):
     planted_rank                      share of the other elements whose mean reward is lower, mean over the family
     null_01, null_99                  percentiles of the mass when the rewards are permuted and replayed (`alignment`:
                                       one permutation for all trunks, for it asks the same of the same elements)
+    alike_99                          the same where val asks in a random direction: elements whose gradients are alike,
+                                      as the magnitudes of an operation are, are rewarded alike (`alignment` alone)
 """
 
 import time
@@ -28,6 +30,7 @@ from typing import Any
 
 import joblib
 import numpy as np
+from jaxtyping import Float64
 from scipy.stats import sem, t
 
 from components.augmentation.fixed import auto_augment_cifar10, rand_augment, trivial_augment_wide
@@ -56,7 +59,7 @@ DATA_TASKS = {
     "digits": (SEEDS, ("rotated", "translated", "translated, sheared", "inverted", "none", "none, harm")),
     "cifar10": (FEWER, ("inverted", "inverted, rotated", "none")),
 }
-PERMUTATIONS = 200
+REPLAYS = 200
 WORKERS = 2
 
 ALIGNED: dict[str, Any] = {
@@ -186,11 +189,15 @@ def searched_rows(world: World, name: str) -> Iterator[Row]:
     )
     final = outcome(name, accuracy_of(world, state, world.test), start)
     planted = planted_rows(world)
-    masses = [mass(replay(begin, trunks, settings, seed), planted) for seed in range(PERMUTATIONS)] if planted else []
     if planted:
-        final |= {"planted_mass": round(mass(found, planted), 3)}
-        final |= {"planted_rank": rank(trunks, planted)}
-        final |= {f"null_{percent:02d}": round(float(np.percentile(masses, percent)), 3) for percent in (1, 99)}
+
+        def percentile(null: Null, percent: int) -> float:
+            masses = [mass(replay(begin, trunks, settings, null(trunks, seed)), planted) for seed in range(REPLAYS)]
+            return round(float(np.percentile(masses, percent)), 3)
+
+        final |= {"planted_mass": round(mass(found, planted), 3), "planted_rank": rank(trunks, planted)}
+        final |= {"null_01": percentile(permuted, 1), "null_99": percentile(permuted, 99)}
+        final |= {"alike_99": percentile(at_random, 99) if trunks[0].answers is not None else None}
     yield final
 
 
@@ -247,28 +254,53 @@ def rank(trunks: Sequence[Trunk[Pairs]], rows: list[int]) -> float | None:
     return round(float(np.mean([np.mean(others < means[row]) for row in rows])), 3)
 
 
-def replay(
-    begin: FactoredPairs, trunks: Sequence[Trunk[Pairs]], settings: Augmentation, seed: int | None
-) -> FactoredPairs:
-    """The controller on the recorded samples with permuted rewards: what chance would have found. Without a seed, with
-    the rewards as they were.
+Rewards = list[Float64[np.ndarray, " n"]]
+"""Of every trunk."""
+Null = Callable[[Sequence[Trunk[Pairs]], int], Rewards]
+"""(trunks, seed) -> rewards that chance could have given."""
 
-    Copies draw other samples every trunk, and every trunk's rewards are permuted anew. Elements that are asked the same
-    in every trunk answer alike, and one permutation holds for all; Identity keeps its nothing.
-    """
-    rng = np.random.default_rng((seed or 0, 4))
+
+def replay(
+    begin: FactoredPairs, trunks: Sequence[Trunk[Pairs]], settings: Augmentation, rewards: Rewards
+) -> FactoredPairs:
+    """What the controller makes of the recorded samples with these rewards."""
     controller, distribution = first_controller(settings.online), begin
-    order = None
-    for trunk in trunks:
-        rewards = np.array(trunk.rewards)
-        moving = np.flatnonzero(rewards != 0) if trunk.answers is not None else np.arange(len(rewards))
-        if order is None or trunk.answers is None:
-            order = moving if seed is None else rng.permutation(moving)
-        rewards[np.sort(order)] = rewards[order]
+    for trunk, earned in zip(trunks, rewards, strict=True):
         controller, distribution = learn(
-            controller, distribution, trunk.samples, rewards, trunk.answers, index=trunk.index, settings=settings.online
+            controller, distribution, trunk.samples, earned, trunk.answers, index=trunk.index, settings=settings.online
         )
     return distribution
+
+
+def recorded(trunks: Sequence[Trunk[Pairs]]) -> Rewards:
+    return [np.array(trunk.rewards) for trunk in trunks]
+
+
+def permuted(trunks: Sequence[Trunk[Pairs]], seed: int) -> Rewards:
+    """Copies draw other samples every trunk, and every trunk's rewards are permuted anew. Elements that are asked the
+    same in every trunk answer alike, and one permutation holds for all; Identity keeps its nothing."""
+    rng = np.random.default_rng((seed, 4))
+    rewards, order = recorded(trunks), None
+    for trunk, earned in zip(trunks, rewards, strict=True):
+        moving = np.flatnonzero(earned != 0) if trunk.answers is not None else np.arange(len(earned))
+        if order is None or trunk.answers is None:
+            order = rng.permutation(moving)
+        earned[np.sort(order)] = earned[order]
+    return rewards
+
+
+def at_random(trunks: Sequence[Trunk[Pairs]], seed: int) -> Rewards:
+    """Cosines of what elements add with one direction drawn evenly from all; as long in every trunk as they were."""
+    grams = [trunk.answers.gram[:-2, :-2] for trunk in trunks if trunk.answers is not None]
+    lengths = [np.sqrt(np.diag(gram)) for gram in grams]
+    units = [gram / np.maximum(np.outer(size, size), 1e-300) for gram, size in zip(grams, lengths, strict=True)]
+    values, vectors = np.linalg.eigh(np.mean(units, axis=0))
+    drawn = vectors @ (np.sqrt(np.maximum(values, 0.0)) * np.random.default_rng((seed, 5)).standard_normal(len(values)))
+    rewards = recorded(trunks)
+    for earned in rewards:
+        moving = np.flatnonzero(earned)
+        earned[moving] = drawn[moving] * np.linalg.norm(earned[moving]) / np.linalg.norm(drawn[moving])
+    return rewards
 
 
 def outcome(method: str, test: float, start: float, val: float | None = None) -> dict[str, object]:
@@ -281,6 +313,7 @@ def outcome(method: str, test: float, start: float, val: float | None = None) ->
         "planted_rank": None,
         "null_01": None,
         "null_99": None,
+        "alike_99": None,
     }
 
 
@@ -303,14 +336,14 @@ def accuracy_table(rows: Sequence[Row]) -> str:
         gap = average(of("oracle")) - average(of(best))
         closed = f"{(average(of('ohl')) - average(of(best))) / gap:.0%} of {gap:.1f}" if gap > 0 else ""
         leads = [lead(of("ohl"), of(rival)) for rival in (best, "step_0")]
-        masses, low, high, ranks = (
-            of("ohl", what, 1.0) for what in ("planted_mass", "null_01", "null_99", "planted_rank")
-        )
-        family = f"{spread(masses, 2)} ({average(low):.2f} to {average(high):.2f})" if masses else ""
+        columns = ("planted_mass", "null_01", "null_99", "alike_99", "planted_rank")
+        masses, low, high, alike, ranks = (of("ohl", what, 1.0) for what in columns)
+        chance = f"{average(low):.2f} to {average(high):.2f}; {average(alike):.2f}" if masses else ""
+        family = f"{spread(masses, 2)} ({chance})" if masses else ""
         fixed = f"{best} {cell_of(of(best))}" if of(best) else ""
         lines.append([where, fixed, *accuracies, closed, *leads, family, f"{average(ranks):.2f}" if ranks else ""])
     header = ["data, task", "best searchless", *shown, "gap closed", "ohl - best", "ohl - step_0"]
-    return markdown([*header, "planted mass (null: 1 to 99 %)", "planted rank"], lines)
+    return markdown([*header, "planted mass (permuted: 1 to 99 %; alike: 99 %)", "planted rank"], lines)
 
 
 def lead(ours: Sequence[float], theirs: Sequence[float]) -> str:

@@ -89,8 +89,26 @@ def test_the_rewards_as_recorded_replay_to_the_theta_that_was_recorded(name: str
     here = small()
     settings, trunks = benchmark.settings_of(here, name), searched(here, name)
     begin = benchmark.uniform(here, settings)
-    assert benchmark.replay(begin, trunks, settings, None).theta == pytest.approx(trunks[-1].theta)
-    assert not np.allclose(benchmark.replay(begin, trunks, settings, 0).theta, trunks[-1].theta)
+    assert benchmark.replay(begin, trunks, settings, benchmark.recorded(trunks)).theta == pytest.approx(
+        trunks[-1].theta
+    )
+    chance = benchmark.replay(begin, trunks, settings, benchmark.permuted(trunks, 0))
+    assert not np.allclose(chance.theta, trunks[-1].theta)
+
+
+def test_where_val_asks_at_random_elements_are_rewarded_as_alike_as_their_gradients_are() -> None:
+    trunks = searched(small(), "ohl")
+    moving = np.flatnonzero(trunks[0].rewards)
+    grams = [trunk.answers.gram[np.ix_(moving, moving)] for trunk in trunks if trunk.answers is not None]
+    alike = np.mean([gram / np.sqrt(np.outer(np.diag(gram), np.diag(gram))) for gram in grams], axis=0)
+    seeds = range(400)
+    drawn = np.stack([benchmark.at_random(trunks, seed)[0][moving] for seed in seeds])
+    mixed = np.stack([benchmark.permuted(trunks, seed)[0][moving] for seed in seeds])
+    pairs = np.triu_indices(len(moving), 1)
+    found, lost = (np.corrcoef(rewards.T)[pairs] for rewards in (drawn, mixed))
+    assert np.corrcoef(found, alike[pairs])[0, 1] > 0.9
+    assert abs(np.corrcoef(lost, alike[pairs])[0, 1]) < 0.3
+    assert np.linalg.norm(drawn, axis=1) == pytest.approx(np.linalg.norm(trunks[0].rewards))
 
 
 def test_training_never_sees_the_test_images() -> None:
