@@ -217,11 +217,12 @@ class Online:
     asks every sample how far its gradient points where val's does."""
     probe_images: int = 256
     """`alignment`: training images of a sample's gradient."""
-    metric: Literal["accuracy", "balanced_accuracy", "macro_f1", "log_likelihood", "calibrated_log_likelihood"] = (
-        "log_likelihood"
-    )
-    """What is measured on val; calibrated: at the best temperature, so that mere doubt earns nothing (ours). With
-    `alignment` the augmentation search rewards by the log-likelihood and this is what its progress shows."""
+    metric: Literal[
+        "accuracy", "balanced_accuracy", "macro_f1", "log_likelihood", "lq_likelihood", "calibrated_log_likelihood"
+    ] = "log_likelihood"
+    """What is measured on val; lq: between accuracy, which bears wrong labels, and log-likelihood, which counts what is
+    hopeless; calibrated: at the best temperature, so that mere doubt earns nothing (ours). With `alignment` the
+    augmentation search rewards by the log-likelihood, and this is what its progress shows."""
     warmup_trunks: int = 2
     """Trunks before the distribution first moves; the controller learns from their rewards already."""
     learn_until: float = 0.8

@@ -186,6 +186,10 @@ def predict(network: nn.Module, images: UInt8[Tensor, "n c h w"], batch_size: in
     return torch.cat([network(batch.to(device)) for batch in images.split(batch_size)])
 
 
+LQ = 0.7
+"""q of Lq-likelihood, as its authors set it for training under wrong labels."""
+
+
 def accuracy(logits: Float[Tensor, "n k"], labels: Int64[Tensor, " n"]) -> float:
     """Share of the labels that have the largest logit."""
     return (logits.argmax(dim=1) == labels.to(logits.device)).double().mean().item()
@@ -194,6 +198,18 @@ def accuracy(logits: Float[Tensor, "n k"], labels: Int64[Tensor, " n"]) -> float
 def log_likelihood(logits: Float[Tensor, "n k"], labels: Int64[Tensor, " n"]) -> float:
     """Mean natural logarithm of the probability given to the label; at most 0."""
     return -F.cross_entropy(logits.double(), labels.to(logits.device)).item()
+
+
+def lq_likelihood(logits: Float[Tensor, "n k"], labels: Int64[Tensor, " n"]) -> float:
+    """See `smooth_lq_likelihood`; from -1 / `LQ` to 0."""
+    return smooth_lq_likelihood(logits.double(), labels.to(logits.device)).item()
+
+
+def smooth_lq_likelihood(logits: Float[Tensor, "n k"], labels: Int64[Tensor, " n"]) -> Float[Tensor, ""]:
+    """Mean of (p^q - 1) / q, p the probability of the label: between the log-likelihood (q towards 0) and the mean
+    probability of the label (q = 1). Minus the generalised cross-entropy of Zhang and Sabuncu (NeurIPS 2018)."""
+    log_p = logits.log_softmax(dim=1).gather(1, labels[:, None])
+    return torch.expm1(LQ * log_p).mean() / LQ
 
 
 def calibrated_log_likelihood(logits: Float[Tensor, "n k"], labels: Int64[Tensor, " n"]) -> float:
@@ -233,6 +249,7 @@ METRICS: dict[str, Callable[[Tensor, Tensor], float]] = {
     "balanced_accuracy": balanced_accuracy,
     "macro_f1": macro_f1,
     "log_likelihood": log_likelihood,
+    "lq_likelihood": lq_likelihood,
     "calibrated_log_likelihood": calibrated_log_likelihood,
 }
 

@@ -42,6 +42,7 @@ from components.training import (
     cross_entropy,
     device_of,
     load_state,
+    smooth_lq_likelihood,
     split_tensors,
 )
 from components.world import SCORE_BATCH, Make, Treatment, World, network_on, one_thread, score_tensors
@@ -199,6 +200,7 @@ SMOOTH: dict[str, Smooth] = {
     "balanced_accuracy": balanced_probability,
     "macro_f1": soft_f1,
     "log_likelihood": mean_log_likelihood,
+    "lq_likelihood": smooth_lq_likelihood,
     "calibrated_log_likelihood": mean_log_likelihood,
 }
 """Of each metric what `alignment` climbs in its stead."""

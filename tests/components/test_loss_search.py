@@ -361,7 +361,7 @@ def test_wrong_labels_are_found_though_val_has_as_many() -> None:
 ALIGNED = {"reward": "alignment", "controller": "bandit", "metric": "accuracy", "probe_images": 128}
 
 
-@pytest.mark.parametrize("metric", ["accuracy", "balanced_accuracy", "macro_f1"])
+@pytest.mark.parametrize("metric", ["accuracy", "balanced_accuracy", "macro_f1", "lq_likelihood"])
 def test_the_smooth_form_of_a_metric_is_the_metric_where_the_network_is_sure(metric: str) -> None:
     answers, labels = torch.tensor([0, 0, 0, 1, 2, 2]), torch.tensor([0, 0, 1, 1, 2, 0])
     sure = 100 * nn.functional.one_hot(answers, 3).float()
@@ -382,6 +382,17 @@ def test_even_wrong_labels_shorten_the_slope_of_accuracy_and_do_not_turn_it() ->
         cosine = nn.functional.cosine_similarity(slope(kind, 0.0), slope(kind, 0.4), dim=0).item()
         assert (cosine < 0.99) == turned
         assert turned or cosine == pytest.approx(1, abs=1e-5)
+
+
+def test_lq_likelihood_turns_less_than_log_likelihood_and_counts_hopeless_images_more_than_accuracy() -> None:
+    logits = torch.tensor([[0.0, 6.0], [1.0, 0.0]]).requires_grad_()  # hopeless, nearly right
+    labels = torch.tensor([0, 0])
+
+    def pull(kind: str) -> float:
+        (gradient,) = torch.autograd.grad(SMOOTH[kind](logits, labels), logits)
+        return float(gradient[0, 0] / gradient[1, 0])
+
+    assert pull("accuracy") < 0.02 < pull("lq_likelihood") < 0.1 < pull("log_likelihood")
 
 
 def test_val_asks_for_the_gradient_of_the_smooth_metric_by_the_classifier_on_either_half() -> None:

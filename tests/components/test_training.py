@@ -25,6 +25,7 @@ from components.training import (
     initial_state,
     load_state,
     log_likelihood,
+    lq_likelihood,
     macro_f1,
     predict,
     random_crop,
@@ -233,6 +234,13 @@ def test_calibrated_log_likelihood_of_logits_that_know_nothing_is_that_of_a_gues
     for logits in (torch.zeros(4, 4), backwards, 100 * backwards):
         assert calibrated_log_likelihood(logits, labels) == pytest.approx(-math.log(4), abs=0.03)
     assert calibrated_log_likelihood(-backwards, labels) == pytest.approx(0, abs=1e-9)
+
+
+def test_lq_likelihood_is_minus_the_generalised_cross_entropy() -> None:
+    logits, labels = torch.tensor([[0.0, math.log(3)], [math.log(3), 0.0]]), torch.tensor([0, 0])
+    expected = -((1 - 0.25**0.7) / 0.7 + (1 - 0.75**0.7) / 0.7) / 2
+    assert lq_likelihood(logits, labels) == pytest.approx(expected)
+    assert lq_likelihood(torch.tensor([[0.0, 1e6]]), torch.tensor([0])) == pytest.approx(-1 / 0.7)
 
 
 @pytest.mark.parametrize("occurring", [4, 3])
