@@ -192,10 +192,11 @@ class Matching:
         w_n  its weight, none below 0                         p  w, summing to 1: the mixture
 
         w = argmin |sum_n w_n u_n - v|^2 + RIDGE |w|^2
-        length = sqrt(<asked_1, asked_2>) / |sum_n p_n added_n|
+        trust = <asked_1, asked_2> / |asked|^2, at least 0
+        length = trust |asked| / |sum_n p_n added_n|
         room = 1 - loss on training images / loss on val, at least 0
         fit = cos(sum_n p_n u_n, v)
-        dose = (1 - room) length + room fit all
+        dose = fit ((1 - room) length + room all)
 
     Rewards alone, the cosines <u_n, v>, give one strong direction to many alike samples; here samples that answer the
     same share its weight, and what they leave open goes to others (GRAD-MATCH, Killamsetty et al., ICML 2021, does so
@@ -203,9 +204,10 @@ class Matching:
     shortest are the mildest operations.
 
     The dose says how much of training the mixture should make up (ours). A network that fails on training images as
-    much as on val gets the mixture at the length of what val asks for, counting what both halves of val ask for alone:
-    the rest is their noise. One that has learned the training images, and has nothing more to lose there, gets the
-    mixture on `all` that the distribution can give, as far as that is what val asks for.
+    much as on val gets the mixture at the length of what val asks for, shrunk as Wiener's filter does by what both
+    halves of val ask for: the rest is their noise. One that has learned the training images, and has nothing more to
+    lose there, gets the mixture on `all` that the distribution can give. Either as far as the mixture is what val asks
+    for: `fit` length is its least-squares factor.
 
     Inner products and losses are means over the trunks; a sample that adds nothing, or was lost, does not count in that
     trunk.
@@ -267,10 +269,10 @@ class Matching:
             return w
         mixture: Float64[np.ndarray, " n"] = w / w.sum()
         agreed = max(0.0, self.agreed) / counts[-1, -1]  # what val asks for counts in every trunk
-        length = np.sqrt(agreed / (mixture @ lengths[:-1, :-1] @ mixture))
+        length = agreed / np.sqrt(lengths[-1, -1] * (mixture @ lengths[:-1, :-1] @ mixture))
         fit = along @ mixture / np.sqrt(mixture @ directions[:-1, :-1] @ mixture)
         room = max(0.0, 1 - self.train_loss / max(self.val_loss, EPSILON))
-        mixture *= (1 - room) * min(places, length) + room * fit * places
+        mixture *= fit * ((1 - room) * min(places, length) + room * places)
         return mixture
 
 

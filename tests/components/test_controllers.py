@@ -167,7 +167,7 @@ def test_the_dose_is_what_the_mixture_lacks_in_length_and_at_most_all_places() -
 def test_what_only_one_half_of_val_asks_for_is_no_length() -> None:
     rows = [2.0, 0.0], [0.0, 1.0]
     noisy = matched(directions(*rows, asked=[1.0, 0.0], noise=0.6))
-    assert noisy.sum() == pytest.approx(0.5 * 0.8)  # the halves' inner product is 1 - 0.36
+    assert noisy.sum() == pytest.approx(0.5 * 0.64)  # the halves' inner product is 1 - 0.36
     assert matched(directions(*rows, asked=[1.0, 0.0], noise=1.5)).sum() == 0
 
 
@@ -185,9 +185,10 @@ def test_the_room_is_one_over_all_trunks_and_none_where_val_is_the_easier() -> N
     assert matched(hard, easy).sum() == pytest.approx(0.5 * 0.5 + 0.5 * 2.0)  # losses 0 + 2 of 3 + 1
 
 
-def test_room_counts_as_far_as_the_mixture_is_what_val_asks_for() -> None:
+def test_the_dose_counts_as_far_as_the_mixture_is_what_val_asks_for() -> None:
     rows = [2.0, 0.0], [0.0, -1.0]
     assert matched(directions(*rows, asked=[0.6, 0.8], room=1.0)).sum() == pytest.approx(0.6 * 2.0)
+    assert matched(directions(*rows, asked=[0.6, 0.8])).sum() == pytest.approx(0.6 * 0.5)
     assert matched(directions(*rows, asked=[-1.0, 0.0], room=1.0)).sum() == 0
 
 
