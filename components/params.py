@@ -17,6 +17,10 @@ def require(condition: bool, message: str) -> None:
         raise ValueError(message)
 
 
+class OtherSpace(ValueError):
+    """What a search should start from is about another space than the settings'."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Data:
     """Where labelled images come from and how they are split."""
@@ -460,8 +464,9 @@ class Parallel:
 class Retrain:
     """When a deployment trains anew by itself, and what it searches then."""
 
-    search: Literal["fresh", "reuse"] = "fresh"
-    """`reuse`: keep the last version's architecture, augmentation and loss, and only train (deployments only)."""
+    search: Literal["fresh", "warm", "reuse"] = "fresh"
+    """Of deployments. `warm`: the searches start from the pool and the distributions that those of the version in
+    service ended with; `reuse`: keep the last version's architecture, augmentation and loss, and only train."""
     min_new_images: int = 200
     """New images that are reason enough (ours)."""
     shift_alpha: float = 0.01

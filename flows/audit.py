@@ -40,24 +40,27 @@ RECORDED = (paths.RAW_DVC.as_posix(), "latency")
 class Records:
     """Everything that is kept of a model version: MLflow's records, DVC's objects, git's blobs."""
 
-    def __init__(self, name: str, version: str) -> None:
-        self.name, self.version = name, version
-        self.tags: Mapping[str, str] = tracking.version_tags(name, version)
-        self.objects = versions.Objects()
+    def __init__(self, name: str, version: int, objects: versions.Objects) -> None:
+        self.name, self.version, self.objects = name, version, objects
+        self.title = f"{name} version {version}"
+        self.tags: Mapping[str, str] = tracking.version_tags(name, str(version))
 
     # ------------------------------------------------------------ the version itself
 
-    def root(self, title: str) -> Step:
+    def root(self) -> Step:
         """The model and its whole history."""
-        findings = (self.registered_file(), *self.archived_files(), self.commit())
         history = lineage.trace(paths.MODEL.as_posix(), self.tags.get("md5", NONE), self)
-        return Step(title=title, findings=findings, sources=(history,))
+        return Step(title=self.title, findings=(self.registered_file(), *self.kept()), sources=tuple(history))
+
+    def kept(self) -> tuple[Finding, ...]:
+        """The version's settings, locks and code."""
+        return (*self.archived_files(), self.commit())
 
     def registered_file(self) -> Finding:
         """The file that the registry gives a user."""
         subject, noted = "the registry's file", self.tags.get("md5", NONE)
         try:
-            found = tracking.md5_of(tracking.load_version(self.name, self.version).model)
+            found = tracking.md5_of(tracking.load_version(self.name, str(self.version)).model)
         except (*tracking.ERRORS, *UNREADABLE) as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             return Finding(verdict="gap", subject=subject, said=f"cannot be loaded ({reason})")
@@ -155,6 +158,24 @@ class Records:
         inputs = tracking.data_digests(self.tags.get("gate.run", NONE))
         named = compared(f"the archived {paths.RAW_DVC}", noted.get(paths.RAW.name, NONE), md5)
         return (named, *(compared("the data set of the run", one, md5) for one in inputs))
+
+    def start(self, path: str, md5: str) -> Finding:
+        """The file as the run of the decision keeps it."""
+        content = self.archived(path)
+        return compared(f"the archived {path}", NONE if content is None else tracking.md5_of(content), md5)
+
+    def earlier(self, path: str, md5: str) -> "Records | None":
+        """By the archived dvc.locks of the versions before this one, the newest first."""
+        return next((one for one in self.before() if one.wrote(path, md5)), None)
+
+    def before(self) -> "Iterator[Records]":
+        """Of each version before this one, the newest first."""
+        for number in sorted(tracking.version_numbers(self.name), reverse=True):
+            if number < self.version:
+                yield Records(self.name, number, self.objects)
+
+    def wrote(self, path: str, md5: str) -> bool:
+        return any(versions.hashes(lock, "outs").get(path) == md5 for lock in self.lock.values())
 
 
 def compared(subject: str, found: str, wanted: str, kind: str = "md5") -> Finding:
@@ -261,8 +282,8 @@ def audit(uri: str, *, again: bool = False) -> tuple[Step, list[Finding]]:
     """The tree and everything that is not as recorded. Raises ValueError if there is no such model, RegistryError."""
     with registry():
         name, version = resolve(uri)
-        records = Records(name, version)
-        tree = records.root(f"{name} version {version}")
+        records = Records(name, int(version), versions.Objects())
+        tree = records.root()
         if again:
             anew = reproduce(records)
             tree = Step(title=tree.title, findings=(*tree.findings, anew), sources=tree.sources)
@@ -277,7 +298,7 @@ def resolve(uri: str) -> tuple[str, str]:
         raise ValueError(f"{uri} names no model; write models:/NAME@champion or models:/NAME/3")
     name, alias, version = found.groups()
     version = version if alias is None else tracking.alias_version(name, alias)
-    if version is None or not tracking.has_version(name, version):
+    if version is None or int(version) not in tracking.version_numbers(name):
         raise ValueError(f"the registry has no {uri}; `python -m flows.publish` makes one")
     return name, version
 

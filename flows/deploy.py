@@ -80,10 +80,14 @@ def retrain_in(checkout: Path, folder: Path, reason: str) -> State:
     """Run the flow there; what was promoted is committed and tagged."""
     params = load_params(folder / paths.PARAMS)
     workspace.begin_from_last(folder, params.retrain.search)
-    environment = workspace.environment(checkout) | {REASON: reason}
     before = champion(params.publish.model)
+    last = workspace.warm_from(folder, params, before)
+    if params.retrain.search == "warm" and last is None:
+        reason += "; the searches start anew, for no version in service was made by a deployment"
+    environment = workspace.environment(checkout) | {REASON: reason}
     workspace.begin(folder)
-    code = run_group(workspace.python("-m", "flows.retrain"), environment, folder, FLOW_ENDS, 3 * lifeline.PATIENCE)
+    command = workspace.python("-m", "flows.retrain", *(("--warm", last) if last else ()))
+    code = run_group(command, environment, folder, FLOW_ENDS, 3 * lifeline.PATIENCE)
     if code in (0, 3):
         workspace.finish(folder)
     if code != 0:

@@ -3,6 +3,9 @@
 Every stage run in MLflow carries the md5 of what it read (`dvc.dep.<path>`) and wrote (`dvc.out.<path>`). The walk goes
 from a file to the run that wrote it, to the files that this run read, and so on; a stage that DVC skipped left no run
 of its own, and needs none: the run that once wrote the same bytes is found the same way.
+
+Where a search started is a file too: what a search of an earlier version wrote. So that version's history belongs to
+the model's, from there on, and so on back to a version whose searches started anew.
 """
 
 from collections.abc import Iterator, Mapping
@@ -11,9 +14,15 @@ from html import escape
 from typing import Any, Literal, Protocol
 
 from flows import paths
+from flows.tracking import md5_of
 from flows.versions import Lock, hashes, stage_key
+from flows.warm_start import EMPTY
 
 Verdict = Literal["ok", "mismatch", "gap"]
+ENDS: Mapping[str, str] = {paths.STARTS[word].as_posix(): paths.ENDS[word].as_posix() for word in paths.STARTS}
+"""Where a search starts -> the file that it is of an earlier version."""
+ANEW = md5_of(EMPTY)
+"""Of a start that says nothing."""
 MARKS: Mapping[Verdict, str] = {"ok": "ok", "mismatch": "MISMATCH", "gap": "GAP"}
 
 
@@ -85,18 +94,60 @@ class Evidence(Protocol):
     def data(self, md5: str) -> tuple[Finding, ...]:
         """What else is recorded of the data version."""
 
+    def start(self, path: str, md5: str) -> Finding:
+        """Whether the version kept what its search started from."""
 
-def trace(path: str, md5: str, evidence: Evidence) -> Step:
-    """The file's whole history."""
-    return Walk(evidence).step(path, md5)
+    def earlier(self, path: str, md5: str) -> "Evidence | None":
+        """Of the newest version before this one whose search wrote the file."""
+
+    @property
+    def version(self) -> int: ...
+
+    @property
+    def title(self) -> str:
+        """The version in words."""
+
+    def kept(self) -> tuple[Finding, ...]:
+        """What is kept of the version as a whole."""
+
+
+def trace(path: str, md5: str, evidence: Evidence) -> Iterator[Step]:
+    """The file's whole history, then those of the earlier versions that searches started from, the latest first.
+
+    An earlier version is walked once, when all that started from it is known.
+    """
+    walk = Walk(evidence)
+    yield walk.step(path, md5)
+    begun = walk.starts
+    while begun:
+        latest = max(begun, key=lambda one: one.evidence.version).evidence
+        walk = Walk(latest)
+        ends = [one for one in begun if one.evidence.version == latest.version]
+        yield Step(
+            title=f"{latest.title}, from which searches started",
+            findings=latest.kept(),
+            sources=tuple(walk.step(one.path, one.md5) for one in ends),
+        )
+        begun = [one for one in begun if one.evidence.version != latest.version] + walk.starts
+
+
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """Where a search of a later version started."""
+
+    path: str
+    md5: str
+    evidence: Evidence
+    """Of the version whose search wrote it."""
 
 
 @dataclass(frozen=True)
 class Walk:
-    """A walk that meets every run once."""
+    """A walk that meets every run once, and notes where the searches on its way started."""
 
     evidence: Evidence
     seen: set[str] = field(default_factory=set)
+    starts: list[Start] = field(default_factory=list)
 
     def step(self, path: str, md5: str) -> Step:
         """The run that wrote the file, and everything before it."""
@@ -118,7 +169,7 @@ class Walk:
         """A step for every run whose outputs were read, the latest first, and the data."""
         makers: dict[str, tuple[str, str, str]] = {}  # run -> its name, and a file of it that was read
         for path, md5 in run.deps.items():
-            if not is_code(path) and path != paths.RAW.as_posix():
+            if not is_code(path) and path != paths.RAW.as_posix() and path not in ENDS:
                 maker = self.evidence.maker(path, md5)
                 makers.setdefault(maker.run if maker else path, (maker.name if maker else path, path, md5))
         order = {name: place for place, name in enumerate(self.evidence.order())}
@@ -127,6 +178,18 @@ class Walk:
         if (md5 := run.deps.get(paths.RAW.as_posix(), "")) != "":
             findings = (self.evidence.stored(paths.RAW.as_posix(), md5), *self.evidence.data(md5))
             yield Step(title=f"{paths.RAW} {md5}", findings=findings)
+        yield from (self.start(path, md5) for path, md5 in run.deps.items() if path in ENDS and md5 != ANEW)
+
+    def start(self, path: str, md5: str) -> Step:
+        """Where the run's search started; the version that left it is walked later."""
+        end, earlier = ENDS[path], self.evidence.earlier(ENDS[path], md5)
+        kept = self.evidence.start(path, md5)
+        if earlier is None:
+            missing = Finding(verdict="gap", subject=path, said=f"no earlier version wrote {end} with md5 {md5}")
+            return Step(title=path, findings=(kept, missing))
+        self.starts.append(Start(path=end, md5=md5, evidence=earlier))
+        found = Finding(verdict="ok", subject=path, said=f"is {end} of {earlier.title}")
+        return Step(title=f"{path}, {end} of {earlier.title}", findings=(kept, found))
 
 
 def is_code(path: str) -> bool:

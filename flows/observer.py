@@ -17,6 +17,10 @@ class Observer(Protocol):
         """Named numbers of one step: one call a trunk, pool update or epoch."""
         ...
 
+    def tags(self, values: Mapping[str, str]) -> None:
+        """Words about the run."""
+        ...
+
     def file(self, path: Path) -> None:
         """A written file that belongs in the run's artifacts."""
         ...
@@ -45,6 +49,9 @@ class Silent:
     """An observer that keeps nothing: for tests and for stages run as functions."""
 
     def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
+        pass
+
+    def tags(self, values: Mapping[str, str]) -> None:
         pass
 
     def file(self, path: Path) -> None:

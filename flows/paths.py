@@ -19,6 +19,11 @@ TRAINED = Path("results/train")
 MODEL = TRAINED / "searched" / "model.onnx"
 """What ships."""
 EVALUATE = Path("results/evaluate")
+SEARCHES = {"architecture": ARCHITECTURE, "augmentation": AUGMENTATION, "loss": LOSS}
+ENDS = {word: folder / "warm_start.json" for word, folder in SEARCHES.items()}
+"""What a later search can start from."""
+STARTS = {word: Path("warm_start") / f"{word}_start.json" for word in SEARCHES}
+"""What a search starts from: another version's `ENDS`, or nothing."""
 STORE = Path("mlflow/store")
 SPOOL = Path("mlflow/spool")
 """Records that MLflow has not taken yet."""

@@ -1,4 +1,4 @@
-"""The Prefect flow: ingest -> every stage of dvc.yaml, in DVC's order -> gate -> publish.
+"""The Prefect flow: ingest -> (warm start) -> every stage of dvc.yaml, in DVC's order -> gate -> publish.
 
 Prefect decides when and how a stage runs, DVC whether it does: a task is one `dvc repro -s <stage>` in a process
 group of its own, and takes names and ids only.
@@ -29,7 +29,7 @@ from prefect.runtime import flow_run, task_run
 from prefect.states import Crashed, Failed
 
 from components.params import Params
-from flows import files, ingest, lifeline, paths, publish, stage, tracking, versions
+from flows import files, ingest, lifeline, paths, publish, stage, tracking, versions, warm_start
 from flows.gate import GateReport
 from flows.notify import notify
 from flows.registry import RegistryError
@@ -147,6 +147,13 @@ def ship(params: Params, parent_run: str | None, report: GateReport) -> publish.
     return published
 
 
+@task(cache_policy=NO_CACHE, persist_result=False, task_run_name="warm start")
+@stated
+def place_start(revision: str, digest: str) -> None:
+    """What the searches start from."""
+    print(warm_start.place(revision, digest))
+
+
 @flow(
     name="retrain",
     persist_result=False,
@@ -157,12 +164,17 @@ def ship(params: Params, parent_run: str | None, report: GateReport) -> publish.
     on_cancellation=[notify],
 )
 @stated
-def retrain(params: Params) -> publish.Published:
-    """Images in, a registered model out; every finished stage is kept, so an interrupted run goes on where it was."""
+def retrain(params: Params, warm: str | None = None) -> publish.Published:
+    """Images in, a registered model out; every finished stage is kept, so an interrupted run goes on where it was.
+
+    `warm`: the commit whose version the searches start from.
+    """
     end_stale_flows()
-    with tracking.parent_run("retrain", lineage()) as parent:
+    with tracking.parent_run("retrain", lineage(warm)) as parent:
         digest = outcome(ingest_data(params, return_state=True))
         tracking.log_data(parent, params, digest)
+        if warm is not None:
+            outcome(place_start(warm, digest, return_state=True))
         for name in versions.stage_order():
             outcome(reproduce(name, parent, return_state=True))
             tracking.link_stage(parent, name, versions.locked_stage(name))
@@ -188,9 +200,9 @@ def stamps() -> list[str]:
     return [f"{STAMP}{name}={value}" for name, value in lifeline.tags().items()]
 
 
-def lineage() -> dict[str, str]:
+def lineage(warm: str | None) -> dict[str, str]:
     commit, dirty = versions.commit()
-    return {
+    return ({"retrain.warm": warm} if warm else {}) | {
         "git.commit": commit or "none",
         "git.dirty": str(dirty).lower(),
         "prefect.flow_run_id": str(flow_run.id),
@@ -212,13 +224,16 @@ def main(arguments: list[str] | None = None) -> int:
         description="Ingest the data, run every stage that is out of date, and publish the model if the gate allows.",
         epilog="settings: params.yaml; example: python -m flows.retrain",
     )
-    parser.parse_args(arguments)
+    parser.add_argument(
+        "--warm", metavar="COMMIT", help="start the searches where those of its version ended: a tag retrain/..."
+    )
+    chosen = parser.parse_args(arguments)
     stage.heed_signals()  # Prefect would die of SIGTERM, and leave its server
     try:
         params = load_params()
         with alone(), lifeline.guarded(), tags(*stamps()):
             tracking.settle()
-            published = retrain(params)
+            published = retrain(params, chosen.warm)
     except Timeout:
         return refuse(5, "another retrain is running in this folder; wait for it, or stop it with Ctrl-C there")
     except StageFailed as failed:

@@ -654,9 +654,9 @@ def drop_alias(name: str, alias: str) -> None:
     connect().delete_registered_model_alias(name, alias)
 
 
-def has_version(name: str, version: str) -> bool:
-    found = connect().search_model_versions(f"name = '{name}'")
-    return version in {str(one.version) for one in found}
+def version_numbers(name: str) -> set[int]:
+    """Of all its versions that there are."""
+    return {int(one.version) for one in connect().search_model_versions(f"name = '{name}'")}
 
 
 def version_tags(name: str, version: str) -> dict[str, str]:

@@ -13,15 +13,16 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from components.params import Params
 from flows import paths, versions
 from flows.files import write_text
 from flows.settings import load_params
 
 IDENTITY = ("-c", "user.name=assembly-line", "-c", "user.email=assembly-line@localhost")
-RECORDED = ("dvc.lock", "dvc.yaml", "data/raw.dvc", "params.yaml")
+RECORDED = ("dvc.lock", "dvc.yaml", "data/raw.dvc", "params.yaml", *map(str, paths.STARTS.values()))
 """What reproduces a model, together with the code of the commit."""
-REUSED = ("architecture", "augmentation", "loss")
-"""The searches, whose results `retrain.search: reuse` keeps."""
+REUSED = tuple(paths.SEARCHES)
+"""Whose results `retrain.search: reuse` keeps."""
 
 
 def beside(checkout: Path) -> Path:
@@ -88,6 +89,17 @@ def newest_tag(folder: Path) -> str | None:
     return tags[0] if tags else None
 
 
+def warm_from(workspace: Path, params: Params, champion: str | None) -> str | None:
+    """The tag of the version that warm searches start from: the one in service, if a deployment made it."""
+    if params.retrain.search != "warm" or champion is None:
+        return None
+    return versions.require_git(workspace, "tag", "--list", tag_of(params.publish.model, champion)) or None
+
+
+def tag_of(model: str, version: str) -> str:
+    return f"retrain/{model.replace(' ', '-')}/{version}"
+
+
 def begin(workspace: Path) -> None:
     """From here to `finish` the data may be newer than any version that was trained on them."""
     (workspace / paths.UNFINISHED).parent.mkdir(parents=True, exist_ok=True)
@@ -100,7 +112,7 @@ def finish(workspace: Path) -> None:
 
 def record(workspace: Path, model: str, version: str) -> str:
     """Commit what the version was made of and tag the commit; returns the tag, which stays where it is if it exists."""
-    tag = f"retrain/{model.replace(' ', '-')}/{version}"
+    tag = tag_of(model, version)
     if versions.require_git(workspace, "tag", "--list", tag):
         return tag
     present = [name for name in RECORDED if (workspace / name).exists()]

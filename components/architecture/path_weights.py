@@ -19,7 +19,9 @@ of probabilities times measured milliseconds, so its gradient is exact.
 
 Unlike the papers: the controller is one logit a block, not an LSTM, and has no entropy bonus; proxyless's latency term
 ends at the limit, below which there is nothing to win. A network that is drawn twice in a stage is bought once and its
-score counts for both draws; at the next stage its weights are others, and it may be bought again.
+score counts for both draws; at the next stage its weights are others, and it may be bought again. Networks that a
+search starts from are among the last stage's; the path weights start at 0 all the same, since theta learns from its own
+draws alone.
 """
 
 from collections.abc import Callable, Iterator
@@ -44,6 +46,7 @@ from components.architecture.search import (
     evaluations,
 )
 from components.architecture.space import Architecture, Space, candidates, canonical
+from components.architecture.warm_start import first_of
 from components.controllers import BETAS, EPSILON, advantages, informative
 
 DRAWS = 8
@@ -137,14 +140,18 @@ class Adam:
         return replace(self, steps=steps, first=first, second=second), moved
 
 
-def enas(space: Space, world: World, settings: params.Architecture, seed: int) -> Iterator[PoolUpdate]:
+def enas(
+    space: Space, world: World, settings: params.Architecture, seed: int, start: Pool = ()
+) -> Iterator[PoolUpdate]:
     """Pham et al.: a controller by REINFORCE and weights trained on what it draws, in turns."""
-    return with_path_weights(Paths.sample, 0.0, space, world, settings, seed)
+    return with_path_weights(Paths.sample, 0.0, space, world, settings, seed, start)
 
 
-def proxyless(space: Space, world: World, settings: params.Architecture, seed: int) -> Iterator[PoolUpdate]:
+def proxyless(
+    space: Space, world: World, settings: params.Architecture, seed: int, start: Pool = ()
+) -> Iterator[PoolUpdate]:
     """Cai et al., with REINFORCE for the accuracy and the analytic gradient for the latency."""
-    return with_path_weights(Paths.sample_any, settings.latency_weight, space, world, settings, seed)
+    return with_path_weights(Paths.sample_any, settings.latency_weight, space, world, settings, seed, start)
 
 
 def with_path_weights(
@@ -154,6 +161,7 @@ def with_path_weights(
     world: World,
     settings: params.Architecture,
     seed: int,
+    start: Pool,
 ) -> Iterator[PoolUpdate]:
     """One record a stage: the pool is the best so far, each by its newest score; the dropped are those it outdoes."""
     budget = budget_of(space, world.latency, settings)
@@ -177,6 +185,7 @@ def with_path_weights(
     rng = np.random.default_rng([seed, last])
     world.train_stage(last, trained_on(paths, PATHS, rng))
     chosen = best_scored(space, scores, final) or complete((), budget, gumbel(rng, PATIENCE * final, space), final)
+    chosen, _ = first_of(space, start, chosen, final)
     yield verify(mean_potential, world, settings, budget, scores, chosen, pool)
 
 

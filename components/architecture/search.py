@@ -76,7 +76,8 @@ class PoolUpdate:
     matter of luck, and more completions are needed. None for fewer than 3 candidates of two completions."""
 
 
-Strategy = Callable[[Space, World, params.Architecture, int], Iterator[PoolUpdate]]
+Strategy = Callable[[Space, World, params.Architecture, int, Pool], Iterator[PoolUpdate]]
+"""(space, world, settings, seed, start: whole networks that are admitted) -> records."""
 
 
 def evaluate_all(
@@ -118,13 +119,17 @@ def known(number: float | None) -> float:
 
 def evaluations(space: Space, settings: params.Architecture) -> list[int]:
     """How many networks each stage scores if nothing is dropped: what a rival may spend as well."""
+    *counts, last = candidate_counts(space, settings)
+    return [*(count * settings.completions for count in counts), last]
+
+
+def candidate_counts(space: Space, settings: params.Architecture) -> list[int]:
+    """How many (partial) models each stage of PC-NAS judges if nothing is dropped."""
     counts: list[int] = []
     members = 1
     for layer in range(len(space.layers)):
-        grown = members * len(candidates(space, layer))
-        last = layer == len(space.layers) - 1
-        counts.append(grown if last else grown * settings.completions)
-        members = min(settings.pool, grown)
+        counts.append(members * len(candidates(space, layer)))
+        members = min(settings.pool, counts[-1])
     return counts
 
 

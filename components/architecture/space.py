@@ -149,13 +149,17 @@ def format_architecture(architecture: Architecture) -> str:
 def parse_architecture(space: Space, text: str) -> Architecture:
     """The architecture a text stands for. Raises ValueError if it is none of the space's."""
     names = tuple(text.split("|"))
-    params.require(
-        len(names) == len(space.layers),
-        f"the architecture {text!r} has {len(names)} layers, the space {len(space.layers)}; name one block a layer",
-    )
+    reason = misfit(space, names)
+    params.require(not reason, f"the architecture {text!r} is none of this space: {reason}; name a legal block a layer")
+    return names
+
+
+def misfit(space: Space, names: Architecture) -> str:
+    """Why these blocks are no network of the space; empty if they are one."""
+    if len(names) != len(space.layers):
+        return f"it has {len(names)} layers, the space {len(space.layers)}"
     for layer, name in enumerate(names):
         legal = candidates(space, layer)
-        params.require(
-            name in legal, f"layer {layer} of {text!r} is {name!r}; this space allows {', '.join(legal)} there"
-        )
-    return names
+        if name not in legal:
+            return f"its layer {layer} is {name!r}, the space allows {', '.join(legal)} there"
+    return ""

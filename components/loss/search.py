@@ -17,10 +17,10 @@ mean probability of the label, whose gradient wrong labels shorten but do not tu
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -32,7 +32,7 @@ from components.gaussian import Gaussian, Sample
 from components.loss.family import PARAMETRISATIONS, Member
 from components.online import MATCHING, Trunk, numpy_rng, torch_rng
 from components.parallel import Parallel, sequential
-from components.params import Loss, Online
+from components.params import Loss, Online, OtherSpace, require
 from components.rewards import Request
 from components.training import (
     Classifier,
@@ -58,6 +58,26 @@ def start(settings: Loss) -> Gaussian:
     return Gaussian(theta=np.zeros(curves + 2 * settings.class_margins), sigma=settings.sigma)
 
 
+def to_warm_start(theta: Float64[np.ndarray, " p"], settings: Loss) -> dict[str, Any]:
+    """JSON values that a later search can start from, exactly."""
+    return family_of(settings) | {"theta": theta.tolist()}
+
+
+def from_warm_start(record: Mapping[str, Any], settings: Loss) -> Gaussian:
+    """Around the loss of such a record. Raises OtherSpace for one of another family; ValueError, KeyError."""
+    first, theta = start(settings), np.array(record["theta"], dtype=np.float64)
+    changed = [name for name, value in family_of(settings).items() if record[name] != value]
+    if changed:
+        raise OtherSpace(f"it has other {' and '.join(changed)} than the settings")
+    require(theta.shape == first.theta.shape, f"theta holds {theta.size} numbers, not {first.theta.size}")
+    return replace(first, theta=theta)
+
+
+def family_of(settings: Loss) -> dict[str, Any]:
+    """What theta is about: of any number of classes."""
+    return {name: getattr(settings, name) for name in ("parametrisation", "knots", "class_margins")}
+
+
 CLASSIFIER = "model.classifier.weight"
 
 
@@ -76,9 +96,15 @@ class LossWorld(World):
         """Known from the network; built once, for every sample asks."""
         return len(cast(Classifier, self.make()).classifier.weight)
 
-    def search(self, parallel: Parallel = sequential, after: Trunk[Sample] | None = None) -> Iterator[Trunk[Sample]]:
-        """Train the network while learning the loss, from cross-entropy or a recorded trunk on; one record a trunk."""
-        yield from self.search_from(start(self.settings), parallel, after)
+    def search(
+        self,
+        parallel: Parallel = sequential,
+        distribution: Gaussian | None = None,
+        after: Trunk[Sample] | None = None,
+    ) -> Iterator[Trunk[Sample]]:
+        """Train the network while learning the loss, from a distribution (around cross-entropy if none is given) or a
+        recorded trunk on; one record a trunk."""
+        yield from self.search_from(distribution or start(self.settings), parallel, after)
 
     def treatment(self, sample: Sample, state: State, trunk: int, copy: int) -> Treatment:
         """Training under the sampled loss, matched to cross-entropy first."""

@@ -12,17 +12,20 @@ from components.augmentation.policy import (
     Pairs,
     first_distribution,
     format_pairs,
+    from_warm_start,
     policy_of,
+    to_warm_start,
 )
 from components.augmentation.search import search_augmentation
 from components.data.store import open_split, read_classes, read_statistics
 from components.online import Trunk
-from components.params import Augmentation, Params
+from components.params import Augmentation, Online, Params
 from flows import files, paths
 from flows.checkpoints import resumed
 from flows.devices import devices_of
 from flows.observer import Observer
 from flows.parallel import joblib_parallel
+from flows.starts import started
 
 
 def run(params: Params, observe: Observer, checkpoint: Path) -> None:
@@ -35,6 +38,9 @@ def run(params: Params, observe: Observer, checkpoint: Path) -> None:
         build_network, space, parse_architecture(space, found), statistics.mean, statistics.std, seed=params.seed
     )
     settings = params.augmentation
+    distribution = started(
+        "augmentation", partial(from_warm_start, settings=settings), observe, forgotten(settings.online)
+    ) or first_distribution(settings)
     search = partial(
         search_augmentation,
         network,
@@ -43,11 +49,11 @@ def run(params: Params, observe: Observer, checkpoint: Path) -> None:
         settings=settings,
         recipe=params.train.recipe,
         seed=params.seed,
+        distribution=distribution,
         devices=devices,
         parallel=joblib_parallel(params.parallel, observe),
     )
     trunks = resumed(search, checkpoint, settings.online)
-    distribution = first_distribution(settings)
     copies, shares = [], []
     for trunk in observe.progress(trunks, settings.online.trunks, "augmentation"):
         distribution = distribution.at(trunk.theta)
@@ -57,8 +63,15 @@ def run(params: Params, observe: Observer, checkpoint: Path) -> None:
     files.write_json(paths.AUGMENTATION / "augmentation.json", policy_of(distribution).to_json())
     files.write_csv(paths.AUGMENTATION / "trunks.csv", copies)
     files.write_csv(paths.AUGMENTATION / "distribution.csv", shares)
-    for name in ("augmentation.json", "trunks.csv", "distribution.csv"):
+    files.write_json(paths.ENDS["augmentation"], to_warm_start(distribution))
+    for name in ("augmentation.json", "trunks.csv", "distribution.csv", "warm_start.json"):
         observe.file(paths.AUGMENTATION / name)
+
+
+def forgotten(online: Online) -> str:
+    """Where the start has no part in the end, in words."""
+    whole = online.controller == "matching" and online.controller_lr == 1
+    return ", which matching with controller_lr 1 replaces by the match" if whole else ""
 
 
 def copy_rows(

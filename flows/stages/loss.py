@@ -13,7 +13,7 @@ from components.data.store import open_split, read_classes, read_statistics
 from components.gaussian import Sample
 from components.loss.chart import loss_curves
 from components.loss.family import KNOWN, Member
-from components.loss.search import LossWorld
+from components.loss.search import LossWorld, from_warm_start, to_warm_start
 from components.online import Trunk
 from components.params import Params
 from components.rewards import model_of
@@ -23,6 +23,7 @@ from flows.checkpoints import resumed
 from flows.devices import devices_of
 from flows.observer import Observer
 from flows.parallel import joblib_parallel
+from flows.starts import started
 
 SCALED_AT = 8
 """States along the search that the artifact's scale is measured at, beside the first."""
@@ -31,7 +32,8 @@ SCALED_AT = 8
 def run(params: Params, observe: Observer, checkpoint: Path) -> None:
     """Write the loss, every trunk reward of every copy with its knots, and the curves beside known losses."""
     world, online = world_of(params), params.loss.online
-    search = partial(world.search, joblib_parallel(params.parallel, observe))
+    start = started("loss", partial(from_warm_start, settings=params.loss), observe)
+    search = partial(world.search, joblib_parallel(params.parallel, observe), start)
     keep = partial(scaled_weights, trunks=online.trunks)
     states, rows = [initial_state(world.make())], []
     for trunk in observe.progress(resumed(search, checkpoint, online, keep), online.trunks, "loss"):
@@ -40,10 +42,11 @@ def run(params: Params, observe: Observer, checkpoint: Path) -> None:
         observe.metrics(trunk_metrics(trunk), step=trunk.index)
     loss = world.found(trunk.theta, states)
     files.write_json(paths.LOSS / "loss.json", loss.to_json())
+    files.write_json(paths.ENDS["loss"], to_warm_start(trunk.theta, params.loss))
     files.write_csv(paths.LOSS / "trunks.csv", rows)
     files.write_csv(paths.LOSS / "curves.csv", list(curve_rows(loss)))
     files.write_text(paths.LOSS / "curves.svg", loss_curves(loss))
-    for name in ("loss.json", "trunks.csv", "curves.csv", "curves.svg"):
+    for name in ("loss.json", "trunks.csv", "curves.csv", "curves.svg", "warm_start.json"):
         observe.file(paths.LOSS / name)
 
 

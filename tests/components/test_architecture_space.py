@@ -80,8 +80,8 @@ def test_text_and_architecture_are_inverse() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("res_k3|res_k3", "has 2 layers, the space 5"),
-        ("res_k3|res_k3|identity|res_k3|res_k3", "layer 2 .* is 'identity'; this space allows mb_k3_e3, res_k3 there"),
+        ("res_k3|res_k3", "none of this space: it has 2 layers, the space 5; name a legal block a layer"),
+        ("res_k3|res_k3|identity|res_k3|res_k3", "its layer 2 is 'identity', the space allows mb_k3_e3, res_k3 there"),
         ("res_k3|res_k3|mb_k7_e1|res_k3|res_k3", "'mb_k7_e1'"),
     ],
 )
