@@ -21,9 +21,9 @@ def started(word: str, read: Callable[[Mapping[str, Any]], T], observe: Observer
     reason to wait for them. Raises ValueError for what is no record.
     """
     file = paths.STARTS[word]
-    record = files.read_json(file)
     start, said = None, "anew"
     try:
+        record = files.read_json(file)
         if record != files.NOTHING:
             start, said = read(record), f"where that of another version ended{effect}"
     except OtherSpace as changed:

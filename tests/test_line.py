@@ -29,7 +29,7 @@ from components.data.images import encode_png
 from components.data.store import open_split, read_classes
 from components.evaluation import onnx_logits
 from components.export import read_metadata
-from flows import audit, classify
+from flows import audit, classify, versions, warm_start, workspace
 from tests.benchmarks import kills
 from tests.clones import ROOT, environment, fresh_clone, run
 from tests.damage import flipped, replaced
@@ -512,3 +512,164 @@ def test_a_served_champion_answers_a_raw_image_with_its_class(published: Path, t
     names = read_classes(published / "data/prepared/classes.json").names
     assert [name for name, _ in answers] == [names[index] for index in logits.argmax(axis=1)]
     assert all(1 / len(names) < probability <= 1 for _, probability in answers)
+
+
+# ---------------------------------------------------------------- a version whose searches started from another's
+
+
+FIRST, SECOND = (f"retrain/tiny-digits/{number}" for number in (1, 2))
+SEARCHES = ("architecture", "augmentation", "loss")
+
+
+@pytest.fixture(scope="module")
+def warmed(published: Path) -> Path:
+    """The clone once more, with a second version: its searches started where those of the first ended, as on other
+    images."""
+    with contextlib.chdir(published):
+        assert workspace.record(published, "tiny-digits", "1") == FIRST
+        warm_start.place(FIRST, "another data version")
+    run(published, "-m", "dvc", "repro")
+    run(published, "-m", "flows.publish")
+    workspace.record(published, "tiny-digits", "2")
+    return published
+
+
+def of_version(clone: Path, tag: str, path: str) -> str:
+    """An output of a version, out of DVC's cache."""
+    stages = yaml.safe_load(versions.require_git(clone, "show", f"{tag}:dvc.lock"))["stages"].values()
+    (md5,) = {out["md5"] for stage in stages for out in stage["outs"] if out["path"] == path}
+    return (clone / ".dvc/cache/files/md5" / md5[:2] / md5[2:]).read_text()
+
+
+def rows_of(clone: Path, tag: str, path: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(of_version(clone, tag, path).splitlines()))
+
+
+def test_the_second_versions_searches_start_where_the_firsts_ended(warmed: Path) -> None:
+    """In both online searches the distribution first moves after trunk 1; of the architecture search the whole pool is
+    scored in the last stage again."""
+    first, second = (
+        {word: json.loads(of_version(warmed, tag, f"results/{word}/warm_start.json")) for word in SEARCHES}
+        for tag in (FIRST, SECOND)
+    )
+    trunk = rows_of(warmed, SECOND, "results/loss/trunks.csv")[0]
+    thetas = [float(trunk[f"theta_{k}"]) for k in range(len(first["loss"]["theta"]))]
+    assert thetas == first["loss"]["theta"] != second["loss"]["theta"]
+    begun, ended = (
+        [
+            row["probability"]
+            for row in rows_of(warmed, tag, "results/augmentation/distribution.csv")
+            if row["trunk"] == at
+        ]
+        for tag, at in ((SECOND, "0"), (FIRST, "2"))
+    )
+    assert begun == ended
+    assert len(set(begun)) > 1
+    scored = rows_of(warmed, SECOND, "results/architecture/scores.csv")
+    last = {row["architecture"] for row in scored if row["stage"] == "3"}
+    (pool,) = first["architecture"]["budgets"]
+    assert len(pool["networks"]) > 1
+    assert set(pool["networks"]) <= last
+
+
+def test_dvc_repro_alone_makes_the_second_version_from_its_commit_to_the_same_bytes(
+    warmed: Path, tmp_path: Path
+) -> None:
+    """The images come from the cache of the clone, as a remote would give them; times are recorded inputs."""
+    clone = tmp_path / "clone"
+    versions.require_git(warmed, "clone", "--quiet", "--branch", SECOND, str(warmed), str(clone))
+    carry_measurements(warmed, clone)
+    before = (clone / "dvc.lock").read_bytes()
+    (clone / "dvc.lock").unlink()
+    run(clone, "-m", "flows.ingest")
+    done = run(clone, "-m", "dvc", "repro")
+    assert set(stages_run(done.stdout)) == set(COMPUTED)
+    assert (clone / "dvc.lock").read_bytes() == before
+
+
+def test_a_warm_retrain_without_new_images_runs_nothing_and_registers_nothing(warmed: Path) -> None:
+    count = len(client_of(warmed).search_model_versions("name = 'tiny-digits'"))
+    done = run(warmed, "-m", "flows.retrain", "--warm", SECOND)
+    assert stages_run(done.stdout + done.stderr) == []
+    assert f"no image is new since {SECOND}" in done.stdout
+    assert "already champion" in done.stdout
+    assert len(client_of(warmed).search_model_versions("name = 'tiny-digits'")) == count
+
+
+def test_an_audit_of_a_warm_version_walks_on_through_the_version_it_started_from(
+    warmed: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with contextlib.chdir(warmed):
+        assert audit.main([f"models:/tiny-digits/{SECOND[-1]}"]) == 0
+    said = capsys.readouterr().out
+    before = said.index("─ tiny-digits version 1, from which searches started")
+    for word in SEARCHES:
+        edge = f"warm_start/{word}_start.json, results/{word}/warm_start.json of tiny-digits version 1: 2 checks, none"
+        assert said.index(edge) < before < said.rindex(f"─ {word}: "), word
+    assert "data/raw" in said[before:]
+    assert "everything is as recorded" in said.splitlines()[-1]
+
+
+@contextlib.contextmanager
+def start_flipped_in_the_cache(clone: Path) -> Iterator[None]:
+    with flipped(cached(clone, "warm_start/loss_start.json")):
+        yield
+
+
+@contextlib.contextmanager
+def kept_start_edited(clone: Path) -> Iterator[None]:
+    with replaced(archived(clone, "loss_start.json"), b"{}\n"):
+        yield
+
+
+@contextlib.contextmanager
+def first_search_deleted(clone: Path) -> Iterator[None]:
+    client = client_of(clone)
+    run_id = run_of(clone, "augmentation").info.run_id  # the newest is the second version's
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    runs = client.search_runs(experiments, filter_string="attributes.run_name = 'augmentation'")
+    (earlier,) = [one.info.run_id for one in runs if one.info.run_id != run_id]
+    client.delete_run(earlier)
+    yield
+    client.restore_run(earlier)
+
+
+@contextlib.contextmanager
+def first_version_deleted(clone: Path) -> Iterator[None]:
+    """Its decision no longer says what it was made of."""
+    client = client_of(clone)
+    run_id = client.get_model_version("tiny-digits", "1").tags["gate.run"]
+    (file,) = (clone / "mlflow/store/artifacts").glob(f"{run_id}/**/dvc.lock")
+    with replaced(file, b""):
+        yield
+
+
+@pytest.mark.parametrize(
+    ("damage", "named"),
+    [
+        (start_flipped_in_the_cache, {"MISMATCH results/loss/warm_start.json"}),
+        (
+            kept_start_edited,
+            {
+                "MISMATCH the archived warm_start/loss_start.json: sha256",
+                "MISMATCH the archived warm_start/loss_start.json: md5",
+            },
+        ),
+        (first_search_deleted, {"GAP results/augmentation/warm_start.json"}),
+        (
+            first_version_deleted,
+            {"GAP warm_start/loss_start.json: no earlier version wrote results/loss/warm_start.json"},
+        ),
+    ],
+)
+def test_an_audit_of_a_warm_version_names_what_is_wrong_with_its_start(
+    warmed: Path,
+    capsys: pytest.CaptureFixture[str],
+    damage: Callable[[Path], contextlib.AbstractContextManager[None]],
+    named: set[str],
+) -> None:
+    with contextlib.chdir(warmed), damage(warmed):
+        assert audit.main([CHAMPION]) == 1
+    said = capsys.readouterr().out
+    assert [name for name in named if name not in said] == []
+    assert "failed" in said.splitlines()[-1]

@@ -27,7 +27,7 @@ from flows import files, paths
 from flows.settings import load_params
 from flows.stages import architecture, train
 from tests.clones import ROOT
-from tests.flows.test_checkpoints import Interrupted, Recorder, interrupt, kill, outputs
+from tests.flows.test_checkpoints import Interrupted, Recorder, interrupt, kill, outputs, start_anew
 
 CHECKPOINT = Path("checkpoint")
 CROSS_ENTROPY = np.zeros(8)
@@ -69,6 +69,7 @@ def params(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
         labels = rng.integers(0, 3, count)
         pixels = rng.integers(0, 120, (count, 8, 8, 1)) + 60 * labels[:, None, None, None]
         write_split(folder, pixels.astype(np.uint8), labels)
+    start_anew()
     space = space_of(params.architecture, classes)
     files.write_json(paths.LATENCY / "table.json", table(space, params).to_json())
     return params
@@ -121,7 +122,7 @@ def test_a_search_that_was_interrupted_after_any_stage_leaves_the_same_bytes_and
         architecture.run(params, Recorder(interrupt, after), CHECKPOINT)
     architecture.run(params, again, CHECKPOINT)
     assert outputs(paths.ARCHITECTURE) == expected
-    assert len(expected) == 6
+    assert len(expected) == 7
     assert again.seen == calm.seen
     assert work == whole
 

@@ -105,11 +105,15 @@ class Recorder:
     def __init__(self, stop: Callable[[], None] = lambda: None, after: int | None = None) -> None:
         self.stop, self.after = stop, after
         self.seen: list[tuple[int, str]] = []
+        self.said: dict[str, str] = {}
 
     def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
         self.seen.append((step, repr(values)))
         if step == self.after:
             self.stop()
+
+    def tags(self, values: Mapping[str, str]) -> None:
+        self.said |= values
 
     def file(self, path: Path) -> None:
         pass
@@ -132,8 +136,12 @@ CHECKPOINT = Path("checkpoint")
 
 @pytest.fixture
 def params(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
-    """What the stages read, in a folder of its own: noise for images, the default network, the first policy."""
     monkeypatch.chdir(tmp_path)
+    return begin_with_noise()
+
+
+def begin_with_noise() -> Params:
+    """Write what the stages read into this folder: noise for images, the default network, the first policy."""
     params = load_params(ROOT / "tests" / "tiny.yaml")
     online = replace(params.augmentation.online, trunks=4, images=64)
     params = replace(
@@ -149,9 +157,15 @@ def params(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
         write_split(folder, rng.integers(0, 256, (count, 8, 8, 1), dtype=np.uint8), rng.integers(0, 3, count))
     network = format_architecture(default_architecture(space_of(params.architecture, classes)))
     files.write_json(paths.ARCHITECTURE / "architecture.json", {"architecture": network})
+    start_anew()
     policy = policy_of(first_distribution(params.augmentation)).to_json()
     files.write_json(paths.AUGMENTATION / "augmentation.json", policy)
     return params
+
+
+def start_anew() -> None:
+    for file in paths.STARTS.values():
+        files.write_json(file, files.NOTHING)
 
 
 def outputs(folder: Path) -> dict[str, bytes]:

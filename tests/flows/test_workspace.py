@@ -2,13 +2,16 @@
 
 import os
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
 from prefect.client.schemas.objects import StateType
 
+from components.params import Retrain
 from flows import deploy, versions, workspace
+from flows.settings import load_params
 from tests.clones import ROOT
 
 PIPELINE = {name: {"cmd": f"echo {name} > {name}.txt", "outs": [f"{name}.txt"]} for name in workspace.REUSED}
@@ -88,6 +91,19 @@ def test_reuse_without_a_last_version_is_refused(checkout: Path) -> None:
     workspace.prepare(checkout, place, "HEAD")
     with pytest.raises(ValueError, match="there is no version to reuse; retrain once with fresh"):
         workspace.begin_from_last(place, "reuse")
+
+
+def test_warm_searches_start_from_the_version_in_service_if_a_deployment_made_it(checkout: Path) -> None:
+    place = workspace.beside(checkout)
+    workspace.prepare(checkout, place, "HEAD")
+    params = load_params(place / "params.yaml")
+    warm = replace(params, retrain=Retrain(search="warm"))
+    assert workspace.warm_from(place, warm, "1") is None
+    tag = workspace.record(place, params.publish.model, "1")
+    assert workspace.warm_from(place, warm, "1") == tag
+    assert workspace.warm_from(place, warm, "2") is None
+    assert workspace.warm_from(place, warm, None) is None
+    assert workspace.warm_from(place, params, "1") is None
 
 
 def test_a_second_deployment_or_an_unknown_revision_ends_failed_with_a_sentence(
