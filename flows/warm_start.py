@@ -5,6 +5,7 @@ while the images are those that it was made of: nothing is searched twice, and n
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -36,7 +37,7 @@ def place(revision: str, digest: str) -> str:
     return said
 
 
-def recorded(revision: str, path: Any) -> Mapping[str, Any]:
+def recorded(revision: str, path: Path) -> Mapping[str, Any]:
     """A file of a version's commit."""
     content = versions.blob(revision, path.as_posix())
     if content is None:
