@@ -22,7 +22,7 @@ import torch
 from jaxtyping import Float64
 
 from components.averaging import broadcast
-from components.controllers import CONTROLLERS, Answers, Controller, Distribution
+from components.controllers import Answers, Controller, Distribution, first_controller
 from components.parallel import Parallel, WorkerDied, sequential
 from components.params import Online
 from components.rewards import Ask, Pull, Score, Slope, Val, alignments, judge
@@ -75,11 +75,13 @@ def search(
     settings: Online,
     seed: int,
     parallel: Parallel = sequential,
+    controller: Controller | None = None,
     after: Trunk[S] | None = None,
 ) -> Iterator[Trunk[S]]:
     """Train `state` while learning the distribution; one record a trunk, the last one holds the trained model.
 
-    `after` a recorded trunk of the same search, it goes on from there, to the same bytes. Models meet on `state`'s
+    `controller`: the settings', if it knows something already. `after` a recorded trunk of the same search, it goes on
+    from there, to the same bytes. Models meet on `state`'s
     device, wherever copies train.
 
     Unlike Algorithm 1: the next trunk may start from the (weighted) mean of the copies instead of the best one,
@@ -88,7 +90,7 @@ def search(
     when all rewards tie. `reward: first_order` needs `slope`, `alignment` needs `ask` and `pull`.
     Raises `ValueError` when no copy survives a trunk.
     """
-    controller = first_controller(settings)
+    controller = controller or first_controller(settings)
     if after is not None:
         controller, distribution, state = after.controller, distribution.at(after.theta), beside(state, after.state)
     play = round_of(settings, train, score, slope, ask, pull)
@@ -128,11 +130,6 @@ def learn(
         return controller, distribution
     controller, moved = controller.update(distribution, samples, rewards, answers)
     return controller, moved if index >= settings.warmup_trunks else distribution
-
-
-def first_controller(settings: Online) -> Controller:
-    """Before any reward."""
-    return CONTROLLERS[settings.controller](rate=settings.controller_lr)
 
 
 # --- the rounds: what is tried in a trunk, the rewards it earns, and the model after it

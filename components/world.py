@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor, nn
 
-from components.controllers import Distribution
+from components.controllers import Controller, Distribution
 from components.data.store import Split
 from components.online import HEAD_START, PROBING, TRAINING, Trunk, numpy_rng, search, torch_rng
 from components.parallel import Parallel, sequential
@@ -94,7 +94,11 @@ class World(ABC):
         return Treatment(augment=augment, criterion=cross_entropy(self.recipe.label_smoothing), recipe=self.recipe)
 
     def search_from(
-        self, distribution: Distribution[S], parallel: Parallel = sequential, after: Trunk[S] | None = None
+        self,
+        distribution: Distribution[S],
+        parallel: Parallel = sequential,
+        controller: Controller | None = None,
+        after: Trunk[S] | None = None,
     ) -> Iterator[Trunk[S]]:
         """Train the network while learning the distribution; `after` a recorded trunk of the same search, go on."""
         yield from search(
@@ -108,6 +112,7 @@ class World(ABC):
             settings=self.online,
             seed=self.seed,
             parallel=parallel,
+            controller=controller,
             after=after,
         )
 

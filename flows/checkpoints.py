@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from safetensors.torch import load, save
 
-from components.controllers import Controller
-from components.online import Trunk, first_controller
+from components.controllers import Controller, first_controller
+from components.online import Trunk
 from components.params import Online, require
 from components.training import State
 from flows.files import read_json, write_bytes, write_text

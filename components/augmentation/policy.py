@@ -224,33 +224,6 @@ def first_distribution(settings: params.Augmentation) -> FactoredPairs | Literal
     return kind(theta=theta, elements=elements, pairs=pairs, normalisation=settings.normalisation)
 
 
-def to_warm_start(distribution: FactoredPairs | LiteralPairs) -> dict[str, Any]:
-    """JSON values that a later search can start from, exactly."""
-    return space_of_pairs(distribution) | {"theta": distribution.theta.tolist()}
-
-
-def from_warm_start(record: Mapping[str, Any], settings: params.Augmentation) -> FactoredPairs | LiteralPairs:
-    """The distribution of such a record, as the settings sample it.
-
-    Raises OtherSpace for one over other elements, or whose logits mean something else; ValueError, KeyError.
-    """
-    first, theta = first_distribution(settings), np.array(record["theta"], dtype=np.float64)
-    changed = [name for name, value in space_of_pairs(first).items() if record[name] != value]
-    if changed:
-        raise params.OtherSpace(f"it has other {' and '.join(changed)} than the settings")
-    params.require(theta.shape == first.theta.shape, f"theta holds {theta.size} numbers, not {first.theta.size}")
-    return first.at(theta)
-
-
-def space_of_pairs(distribution: FactoredPairs | LiteralPairs) -> dict[str, Any]:
-    """What theta is about."""
-    return {
-        "elements": [str(element) for element in distribution.elements],
-        "pairs": "factored" if isinstance(distribution, FactoredPairs) else "literal",
-        "normalisation": distribution.normalisation,
-    }
-
-
 def identity_logits(elements: Elements, share: float | None, normalisation: str) -> Vector:
     """Logits that give Identity the share and all other elements the same; 0 for all where there is no share."""
     if share is None:

@@ -28,6 +28,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Float64, Int64, UInt8
 from torch import Tensor, nn
 
+from components.controllers import Controller, begun_with, evidence_of, first_controller
 from components.gaussian import Gaussian, Sample
 from components.loss.family import PARAMETRISATIONS, Member
 from components.online import MATCHING, Trunk, numpy_rng, torch_rng
@@ -58,19 +59,23 @@ def start(settings: Loss) -> Gaussian:
     return Gaussian(theta=np.zeros(curves + 2 * settings.class_margins), sigma=settings.sigma)
 
 
-def to_warm_start(theta: Float64[np.ndarray, " p"], settings: Loss) -> dict[str, Any]:
-    """JSON values that a later search can start from, exactly."""
-    return family_of(settings) | {"theta": theta.tolist()}
+def to_warm_start(theta: Float64[np.ndarray, " p"], controller: Controller, settings: Loss) -> dict[str, Any]:
+    """JSON values that a later search can start with, exactly."""
+    return family_of(settings) | {"theta": theta.tolist(), "evidence": evidence_of(controller)}
 
 
-def from_warm_start(record: Mapping[str, Any], settings: Loss) -> Gaussian:
-    """Around the loss of such a record. Raises OtherSpace for one of another family; ValueError, KeyError."""
+def from_warm_start(record: Mapping[str, Any], settings: Loss) -> tuple[Gaussian, Controller]:
+    """Around the loss of such a record, and the settings' controller with its evidence.
+
+    Raises OtherSpace for a loss of another family; ValueError, KeyError.
+    """
     first, theta = start(settings), np.array(record["theta"], dtype=np.float64)
     changed = [name for name, value in family_of(settings).items() if record[name] != value]
     if changed:
         raise OtherSpace(f"it has other {' and '.join(changed)} than the settings")
     require(theta.shape == first.theta.shape, f"theta holds {theta.size} numbers, not {first.theta.size}")
-    return replace(first, theta=theta)
+    controller = begun_with(first_controller(settings.online), record["evidence"], theta.size)
+    return replace(first, theta=theta), controller
 
 
 def family_of(settings: Loss) -> dict[str, Any]:
@@ -100,11 +105,15 @@ class LossWorld(World):
         self,
         parallel: Parallel = sequential,
         distribution: Gaussian | None = None,
+        controller: Controller | None = None,
         after: Trunk[Sample] | None = None,
     ) -> Iterator[Trunk[Sample]]:
-        """Train the network while learning the loss, from a distribution (around cross-entropy if none is given) or a
-        recorded trunk on; one record a trunk."""
-        yield from self.search_from(distribution or start(self.settings), parallel, after)
+        """Train the network while learning the loss; one record a trunk.
+
+        It starts with a distribution and a controller (without them around cross-entropy, knowing nothing), or after a
+        recorded trunk.
+        """
+        yield from self.search_from(distribution or start(self.settings), parallel, controller, after)
 
     def treatment(self, sample: Sample, state: State, trunk: int, copy: int) -> Treatment:
         """Training under the sampled loss, matched to cross-entropy first."""

@@ -54,7 +54,7 @@ class MultiplierWorld(World):
     def search(self, parallel: Parallel = sequential, after: Trunk[Sample] | None = None) -> Iterator[Trunk[Sample]]:
         """Train the network while learning the multipliers, from the recipe's values or a recorded trunk on; one record
         a trunk."""
-        yield from self.search_from(Gaussian(theta=np.zeros(2), sigma=self.sigma), parallel, after)
+        yield from self.search_from(Gaussian(theta=np.zeros(2), sigma=self.sigma), parallel, after=after)
 
     def treatment(self, sample: Sample, state: State, trunk: int, copy: int) -> Treatment:
         return replace(self.plain(), recipe=self.multiplied(sample))

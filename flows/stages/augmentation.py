@@ -12,11 +12,10 @@ from components.augmentation.policy import (
     Pairs,
     first_distribution,
     format_pairs,
-    from_warm_start,
     policy_of,
-    to_warm_start,
 )
-from components.augmentation.search import search_augmentation
+from components.augmentation.search import from_warm_start, search_augmentation, to_warm_start
+from components.controllers import first_controller
 from components.data.store import open_split, read_classes, read_statistics
 from components.online import Trunk
 from components.params import Augmentation, Online, Params
@@ -38,9 +37,9 @@ def run(params: Params, observe: Observer, checkpoint: Path) -> None:
         build_network, space, parse_architecture(space, found), statistics.mean, statistics.std, seed=params.seed
     )
     settings = params.augmentation
-    distribution = started(
+    distribution, controller = started(
         "augmentation", partial(from_warm_start, settings=settings), observe, forgotten(settings.online)
-    ) or first_distribution(settings)
+    ) or (first_distribution(settings), first_controller(settings.online))
     search = partial(
         search_augmentation,
         network,
@@ -50,6 +49,7 @@ def run(params: Params, observe: Observer, checkpoint: Path) -> None:
         recipe=params.train.recipe,
         seed=params.seed,
         distribution=distribution,
+        controller=controller,
         devices=devices,
         parallel=joblib_parallel(params.parallel, observe),
     )
@@ -63,7 +63,7 @@ def run(params: Params, observe: Observer, checkpoint: Path) -> None:
     files.write_json(paths.AUGMENTATION / "augmentation.json", policy_of(distribution).to_json())
     files.write_csv(paths.AUGMENTATION / "trunks.csv", copies)
     files.write_csv(paths.AUGMENTATION / "distribution.csv", shares)
-    files.write_json(paths.ENDS["augmentation"], to_warm_start(distribution))
+    files.write_json(paths.ENDS["augmentation"], to_warm_start(distribution, trunk.controller))
     for name in ("augmentation.json", "trunks.csv", "distribution.csv", "warm_start.json"):
         observe.file(paths.AUGMENTATION / name)
 

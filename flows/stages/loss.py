@@ -32,8 +32,8 @@ SCALED_AT = 8
 def run(params: Params, observe: Observer, checkpoint: Path) -> None:
     """Write the loss, every trunk reward of every copy with its knots, and the curves beside known losses."""
     world, online = world_of(params), params.loss.online
-    start = started("loss", partial(from_warm_start, settings=params.loss), observe)
-    search = partial(world.search, joblib_parallel(params.parallel, observe), start)
+    start = started("loss", partial(from_warm_start, settings=params.loss), observe) or (None, None)
+    search = partial(world.search, joblib_parallel(params.parallel, observe), *start)
     keep = partial(scaled_weights, trunks=online.trunks)
     states, rows = [initial_state(world.make())], []
     for trunk in observe.progress(resumed(search, checkpoint, online, keep), online.trunks, "loss"):
@@ -42,7 +42,7 @@ def run(params: Params, observe: Observer, checkpoint: Path) -> None:
         observe.metrics(trunk_metrics(trunk), step=trunk.index)
     loss = world.found(trunk.theta, states)
     files.write_json(paths.LOSS / "loss.json", loss.to_json())
-    files.write_json(paths.ENDS["loss"], to_warm_start(trunk.theta, params.loss))
+    files.write_json(paths.ENDS["loss"], to_warm_start(trunk.theta, trunk.controller, params.loss))
     files.write_csv(paths.LOSS / "trunks.csv", rows)
     files.write_csv(paths.LOSS / "curves.csv", list(curve_rows(loss)))
     files.write_text(paths.LOSS / "curves.svg", loss_curves(loss))

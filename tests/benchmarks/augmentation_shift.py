@@ -44,8 +44,9 @@ from components.augmentation.policy import (
     policy_of,
 )
 from components.augmentation.search import search_augmentation
+from components.controllers import first_controller
 from components.data.store import Split
-from components.online import Trunk, first_controller, learn
+from components.online import Trunk, learn
 from components.parallel import sequential
 from components.params import Augmentation, Online
 from components.rewards import pulled

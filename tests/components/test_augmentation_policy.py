@@ -18,12 +18,10 @@ from components.augmentation.policy import (
     augment_pairs,
     first_distribution,
     format_pairs,
-    from_warm_start,
     policy_of,
-    to_warm_start,
 )
 from components.controllers import Distribution
-from components.params import Augmentation, Online, OtherSpace
+from components.params import Augmentation, Online
 
 KINDS = [(settings, normalisation) for settings in ("factored", "literal") for normalisation in ("sigmoid", "softmax")]
 every_kind = pytest.mark.parametrize(("settings", "normalisation"), KINDS)
@@ -222,37 +220,3 @@ def test_features_are_shares_and_the_prior_is_a_covariance(settings: str, normal
     assert np.array_equal(prior, prior.T)
     assert np.diag(prior) == pytest.approx(1)
     assert np.linalg.eigvalsh(prior[:50, :50]).min() > 0
-
-
-# --- a start for a later search
-
-
-@every_kind
-def test_a_search_starts_where_another_ended_to_the_last_digit(settings: str, normalisation: str) -> None:
-    ended = distribution(settings, normalisation)
-    record = json.loads(json.dumps(to_warm_start(ended)))
-    chosen = Augmentation(settings=settings, normalisation=normalisation, online=Online(trunks=1, images=8))
-    again = from_warm_start(record, chosen)
-    assert type(again) is type(ended)
-    assert again.theta.tolist() == ended.theta.tolist()
-    np.testing.assert_array_equal(again.joint(), ended.joint())
-
-
-@pytest.mark.parametrize(
-    ("changes", "named"),
-    [
-        ({"cutout": False}, "elements"),
-        ({"normalisation": "softmax"}, "normalisation"),
-        ({"settings": "literal"}, "elements and pairs"),
-    ],
-)
-def test_a_start_of_another_space_is_refused_by_what_changed(changes: dict[str, Any], named: str) -> None:
-    record = to_warm_start(distribution("factored", "sigmoid"))
-    with pytest.raises(OtherSpace, match=f"it has other {named} than the settings"):
-        from_warm_start(record, Augmentation(online=Online(trunks=1, images=8), **changes))
-
-
-def test_a_start_with_too_few_logits_is_refused() -> None:
-    record = to_warm_start(distribution("factored", "sigmoid")) | {"theta": [0.0]}
-    with pytest.raises(ValueError, match="theta holds 1 numbers, not 76"):
-        from_warm_start(record, Augmentation(online=Online(trunks=1, images=8)))

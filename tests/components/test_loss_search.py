@@ -12,6 +12,7 @@ from jaxtyping import Float, Int64, UInt8
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
+from components.controllers import Null
 from components.data.store import Split
 from components.gaussian import Sample
 from components.loss.family import KNOWN, RARITY, closest, decode
@@ -62,8 +63,8 @@ def test_the_search_starts_at_cross_entropy() -> None:
 def test_a_search_starts_where_another_ended_to_the_last_digit_whatever_sigma_is_now() -> None:
     ended = np.random.default_rng(0).normal(size=2 * KNOTS + 2)
     chosen = Loss(knots=KNOTS, class_margins=True, online=settings())
-    record = json.loads(json.dumps(to_warm_start(ended, chosen)))
-    again = from_warm_start(record, replace(chosen, sigma=0.05))
+    record = json.loads(json.dumps(to_warm_start(ended, Null(), chosen)))
+    again, _ = from_warm_start(record, replace(chosen, sigma=0.05))
     assert again.theta.tolist() == ended.tolist()
     assert again.sigma == 0.05
 
@@ -78,7 +79,7 @@ def test_a_search_starts_where_another_ended_to_the_last_digit_whatever_sigma_is
 )
 def test_a_start_of_another_family_is_refused_by_what_changed(changes: dict[str, Any], named: str) -> None:
     chosen = Loss(knots=KNOTS, online=settings())
-    record = to_warm_start(start(chosen).theta, chosen)
+    record = to_warm_start(start(chosen).theta, Null(), chosen)
     with pytest.raises(OtherSpace, match=f"it has other {named} than the settings"):
         from_warm_start(record, replace(chosen, **changes))
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
@@ -70,6 +71,20 @@ def test_the_loss_search_tries_samples_around_the_mean_that_another_ended_with(p
         one, other, *_ = csv.DictReader(file)  # an antithetic pair
     middle = [(float(one[f"sample_{k}"]) + float(other[f"sample_{k}"])) / 2 for k in range(len(before))]
     assert middle == pytest.approx(before, abs=1e-12)
+
+
+@pytest.mark.parametrize("word", STAGES)
+def test_a_bandit_goes_on_with_the_evidence_of_the_search_before(params: Params, word: str) -> None:
+    chosen = with_online(params, word, controller="bandit")
+    run(chosen, word)
+    first = files.read_json(paths.ENDS[word])
+    start_from(word)
+    run(chosen, word)
+    second = files.read_json(paths.ENDS[word])
+    assert second["evidence"]["start"] == first["evidence"]["start"] != first["theta"]
+    before, after = (np.diag(record["evidence"]["precision"]) for record in (first, second))
+    assert (after >= before / 2).all()
+    assert after.sum() > before.sum() / 2 > 0
 
 
 def test_matching_replaces_a_start_whole_at_rate_1_and_says_so_and_keeps_its_share_of_it_below(params: Params) -> None:
