@@ -81,8 +81,7 @@ def search(
     """Train `state` while learning the distribution; one record a trunk, the last one holds the trained model.
 
     `controller`: the settings', if it knows something already. `after` a recorded trunk of the same search, it goes on
-    from there, to the same bytes. Models meet on `state`'s
-    device, wherever copies train.
+    from there, to the same bytes. Models meet on `state`'s device, wherever copies train.
 
     Unlike Algorithm 1: the next trunk may start from the (weighted) mean of the copies instead of the best one,
     and a reward may be a copy's contribution to that mean (methods.md section 0), or come from the gradients of one
