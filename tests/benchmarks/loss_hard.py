@@ -15,6 +15,8 @@ has not spent):
                                                             what is left of C
     random                                                  another loss around cross-entropy for every batch, none
                                                             learned (Wang et al., ICML 2020)
+    stopped                                                 cross-entropy on as few images as `copies` leaves: under
+                                                            wrong labels, stopping early is a remedy of its own
     copies                                                  4 copies, averaged; leave-one-out rewards, linear bandit
     paper                                                   4 copies, own score, best of N, REINFORCE at 0.05
 
@@ -54,6 +56,7 @@ DATA_TASKS = {
 ON_FEW = (
     "cross_entropy",
     "smooth_0.3",
+    "stopped",
     "gce_0.7",
     "gce_0.9",
     "adjusted_1",
@@ -120,11 +123,15 @@ def methods(hard: Hard) -> dict[str, Method]:
     fixed = {name: partial(Found, criterion=loss) for name, loss in published(hard).items()}
     fixed |= {name: partial(Found, criterion=loss) for name, loss in oracles(hard).items()}
     searches: dict[str, Method] = {name: partial(found, hard, name) for name in SEARCHES}
-    step_0 = partial(Found, criterion=cross_entropy(), images=spent_images(hard, settings_of(hard, "search").online))
+    step_0, stopped = (
+        partial(Found, criterion=cross_entropy(), images=spent_images(hard, settings_of(hard, name).online))
+        for name in ("search", "copies")
+    )
     return {
         **fixed,
         **searches,
         "step_0": step_0,
+        "stopped": stopped,
         "random": partial(Found, criterion=RandomLosses(hard)),
         "chosen": partial(choose, hard),
     }
@@ -289,6 +296,7 @@ def misdirected(seed: int) -> Parallel:
 # --- the table
 
 NULLS = ("shuffled", "step_0", "random")
+OTHERS = ("cross_entropy", "stopped", "chosen", "copies", "paper", "by_accuracy", "search")
 
 
 def table(rows: Sequence[Row]) -> str:
@@ -300,11 +308,11 @@ def table(rows: Sequence[Row]) -> str:
         oracle = best_of(of, [name for name in names if name.startswith("oracle")])
         null = best_of(of, NULLS)
         shown = [f"{name} {cell_of(of(name))}" for name in (best, oracle, null)]
-        others = [cell_of(of(name)) for name in ("cross_entropy", "chosen", "copies", "paper", "by_accuracy", "search")]
+        others = [cell_of(of(name)) for name in OTHERS]
         leads = [lead(of("search"), of(rival)) for rival in (best, null, "cross_entropy")]
         lines.append([where, *shown, *others, *leads])
     header = ["data, task", "best fixed (hindsight)", "oracle in the family", "best null"]
-    header += ["cross-entropy", "chosen by val", "copies", "paper", "by accuracy", "search"]
+    header += ["cross-entropy", "stopped early", "chosen by val", "copies", "paper", "by accuracy", "search"]
     return markdown([*header, "search - best fixed", "search - best null", "search - cross-entropy"], lines)
 
 
