@@ -364,7 +364,7 @@ class Train:
 
     variants: tuple[str, ...] = ("searched", "baseline")
     """What is trained: `searched`, `baseline` and, of further budgets in `architecture.latency_ms`, those named here
-    (`budget_2` is the second's)."""
+    (`budget_2` is the second's) and in `evaluate.budgets`."""
     epochs: int
     ema: float = 0.0
     """Decay a step of the exponential moving average of the weights that ships; 0: the last weights ship."""
@@ -403,6 +403,8 @@ class Evaluate:
     """Timed runs of the ONNX file."""
     parity_images: int = 256
     """Test images on which torch and ONNX Runtime must give the same logits."""
+    budgets: tuple[str, ...] = ()
+    """Those of `train.variants` that are of further budgets: each is measured beside its own limit."""
 
     def __post_init__(self) -> None:
         require(self.repeats >= 1, f"evaluate.repeats is {self.repeats}; use at least 1")
@@ -511,6 +513,12 @@ class Params:
                 f"train.variants names {name!r}; with {budgets} budgets in architecture.latency_ms, known are "
                 f"{', '.join(known)}",
             )
+        further = [name for name in self.train.variants if name.startswith("budget_")]
+        require(
+            sorted(self.evaluate.budgets) == sorted(further),
+            f"evaluate.budgets is [{', '.join(self.evaluate.budgets)}], but train.variants names "
+            f"[{', '.join(further)}] of further budgets; name the same in both: what is trained is measured",
+        )
         require(
             self.export.quantize == "none" or self.latency.provider == "cpu",
             f"export.quantize is {self.export.quantize} and latency.provider {self.latency.provider}: ONNX Runtime "

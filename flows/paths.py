@@ -19,6 +19,7 @@ TRAINED = Path("results/train")
 MODEL = TRAINED / "searched" / "model.onnx"
 """What ships."""
 EVALUATE = Path("results/evaluate")
+BUDGET = Path("results/budget")
 SEARCHES = {"architecture": ARCHITECTURE, "augmentation": AUGMENTATION, "loss": LOSS}
 ENDS = {word: folder / "warm_start.json" for word, folder in SEARCHES.items()}
 """What a later search can start from."""

@@ -26,7 +26,7 @@ from flows import files, lifeline, paths, tracking, versions
 from flows.settings import load_params
 from flows.tracking import StageRun, Status
 
-WORDS = ("prepare", "latency", "architecture", "augmentation", "loss", "train", "evaluate")
+WORDS = ("prepare", "latency", "architecture", "augmentation", "loss", "train", "evaluate", "budget")
 RESUMED = ("architecture", "augmentation", "loss", "train")
 """Stages that go on where they were killed: at a stage or trunk of the search, at an epoch of the training."""
 REPORT = "ASSEMBLY_LINE_REPORT"
@@ -63,7 +63,8 @@ def main(arguments: list[str] | None = None) -> int:
         epilog="example: python -m flows.stage train searched",
     )
     parser.add_argument("word", choices=WORDS)
-    parser.add_argument("variant", nargs="?", help="of the stage train: one of train.variants in params.yaml")
+    known = "of train: one of train.variants in params.yaml; of budget: one of evaluate.budgets"
+    parser.add_argument("variant", nargs="?", help=known)
     chosen = parser.parse_args(arguments)
     heed_signals()
     try:
@@ -111,8 +112,9 @@ def fail(code: int, sentence: str) -> int:
 def run_stage(word: str, variant: str | None) -> None:
     """Run a stage under an MLflow run of its own."""
     params = load_params()
-    known = params.train.variants if word == "train" else (None,)
-    require(variant in known, f"{variant or 'none'} is no variant of it; use {', '.join(v or 'none' for v in known)}")
+    known = {"train": params.train.variants, "budget": params.evaluate.budgets}.get(word, (None,))
+    named = ", ".join(one or "none" for one in known) or "none: evaluate.budgets is empty"
+    require(variant in known, f"{variant or 'none'} is no variant of it; use {named}")
     name = f"{word}@{variant}" if variant else word
     before = versions.stage_inputs(name)
     tracking.settle()

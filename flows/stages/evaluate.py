@@ -1,5 +1,8 @@
-"""evaluate: the only reader of the test split, once, on the very files that ship."""
+"""evaluate: the only reader of the test split, once, on the very files that ship; `budget` is the same for a further
+budget's file."""
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,14 +26,20 @@ VARIANTS = ("searched", "baseline")
 
 
 def run(params: Params, observe: Observer) -> None:
-    """Write accuracy with its interval, the per-class table, every prediction, and the measured latency."""
+    """The model that ships, and the baseline."""
+    evaluate(params, observe, VARIANTS, params.architecture.budget, paths.EVALUATE)
+
+
+def evaluate(params: Params, observe: Observer, variants: Sequence[str], limit_ms: float, folder: Path) -> None:
+    """Write accuracy with its interval, the per-class table, every prediction, and the measured latency beside the
+    limit that the models were searched for."""
     classes, test = read_classes(paths.CLASSES), open_split(paths.TEST)
     table = LatencyTable.from_json(files.read_json(paths.LATENCY / "table.json"))
     metrics: dict[str, object] = {"images": len(test.labels)}
-    latency: dict[str, Any] = {"limit_ms": params.architecture.budget}
+    latency: dict[str, Any] = {"limit_ms": limit_ms}
     rows: list[dict[str, object]] = []
     predictions = {"actual": [classes.names[label] for label in test.labels]}
-    for variant in observe.progress(VARIANTS, len(VARIANTS), "evaluate"):
+    for variant in observe.progress(variants, len(variants), "evaluate"):
         model, exact = (read(variant, name) for name in ("model.onnx", "float.onnx"))
         logits = onnx_logits(model, test.images)
         exact_logits = logits if exact == model else onnx_logits(exact, test.images)
@@ -46,9 +55,9 @@ def run(params: Params, observe: Observer) -> None:
         confusion = confusion_matrix(predicted, test.labels, len(classes.names))
         rows += [{"variant": variant} | vars(row) for row in per_class(confusion, classes.names)]
         predictions[variant] = [classes.names[label] for label in predicted]
-        shown = figures | {"latency_ms": latency[variant]["p50_ms"]}
+        shown = figures | {"latency_ms": latency[variant]["p50_ms"], "limit_ms": limit_ms}
         observe.metrics({f"evaluate/{variant}/{key}": value for key, value in shown.items()})
-    write(observe, metrics, latency, rows, predictions)
+    write(observe, folder, metrics, latency, rows, predictions)
 
 
 def read(variant: str, name: str) -> bytes:
@@ -58,18 +67,19 @@ def read(variant: str, name: str) -> bytes:
 
 def write(
     observe: Observer,
+    folder: Path,
     metrics: dict[str, object],
     latency: dict[str, Any],
     rows: list[dict[str, object]],
     predictions: dict[str, list[str]],
 ) -> None:
     columns = zip(*predictions.values(), strict=True)
-    files.write_json(paths.EVALUATE / "metrics.json", metrics)
-    files.write_json(paths.EVALUATE / "latency.json", latency)
-    files.write_csv(paths.EVALUATE / "per_class.csv", rows)
-    files.write_csv(paths.EVALUATE / "predictions.csv", [dict(zip(predictions, row, strict=True)) for row in columns])
+    files.write_json(folder / "metrics.json", metrics)
+    files.write_json(folder / "latency.json", latency)
+    files.write_csv(folder / "per_class.csv", rows)
+    files.write_csv(folder / "predictions.csv", [dict(zip(predictions, row, strict=True)) for row in columns])
     for name in ("metrics.json", "latency.json", "per_class.csv", "predictions.csv"):
-        observe.file(paths.EVALUATE / name)
+        observe.file(folder / name)
 
 
 def scores(logits: Float[np.ndarray, "n k"], labels: Int64[np.ndarray, " n"]) -> dict[str, float]:

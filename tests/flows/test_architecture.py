@@ -20,12 +20,14 @@ from components.architecture.supernet import SharedWeights
 from components.architecture.timing import REFERENCE, Entry, device_of
 from components.augmentation.policy import first_distribution, policy_of
 from components.data.store import Classes, Statistics, read_classes, write_classes, write_split, write_statistics
+from components.evaluation import onnx_logits
 from components.export import read_metadata
 from components.loss.family import decode
 from components.params import Parallel, Params
 from flows import files, paths
 from flows.settings import load_params
 from flows.stages import architecture, train
+from flows.stages import budget as budget_stage
 from tests.clones import ROOT
 from tests.flows.test_checkpoints import Interrupted, Recorder, interrupt, kill, outputs, start_anew
 
@@ -271,14 +273,38 @@ def test_what_is_no_record_of_a_search_is_refused(params: Params, record: dict[s
     assert not paths.ARCHITECTURE.exists()
 
 
-def test_a_further_budgets_variant_trains_and_exports_its_network(finished: Params) -> None:
+def test_a_further_budgets_variant_is_trained_exported_and_measured_beside_its_own_limit(finished: Params) -> None:
     policy = policy_of(first_distribution(finished.augmentation)).to_json()
     files.write_json(paths.AUGMENTATION / "augmentation.json", policy)
     files.write_json(paths.LOSS / "loss.json", decode(CROSS_ENTROPY).to_json())
     found = files.read_json(paths.ARCHITECTURE / "architecture.json")
     found["budgets"][1]["architecture"] = "res_k3|res_k3|res_k3"  # over both limits, so certainly not the first's
     files.write_json(paths.ARCHITECTURE / "architecture.json", found)
-    params = replace(finished, train=replace(finished.train, epochs=1, variants=("searched", "baseline", "budget_2")))
+    params = replace(
+        finished,
+        train=replace(finished.train, epochs=1, variants=("searched", "baseline", "budget_2")),
+        evaluate=replace(finished.evaluate, budgets=("budget_2",)),
+    )
     train.run(params, Recorder(), "budget_2", Path("checkpoint-of-train"))
     model = (paths.TRAINED / "budget_2" / "model.onnx").read_bytes()
     assert read_metadata(model)["architecture"] == "res_k3|res_k3|res_k3"
+    measured_beside_its_own_limit(params, model)
+
+
+def measured_beside_its_own_limit(params: Params, model: bytes) -> None:
+    rng = np.random.default_rng(1)
+    images, labels = rng.integers(0, 256, (50, 8, 8, 1), dtype=np.uint8), rng.integers(0, 3, 50)
+    write_split(paths.TEST, images, labels)
+    recorder = Recorder()
+    budget_stage.run(params, recorder, "budget_2")
+    metrics, latency = (files.read_json(paths.BUDGET / "budget_2" / f"{name}.json") for name in ("metrics", "latency"))
+    right = onnx_logits(model, images).argmax(axis=1) == labels
+    assert metrics.keys() == {"images", "budget_2"}
+    assert metrics["budget_2"]["accuracy"] == right.mean()
+    assert metrics["budget_2"]["parity"] < 1e-3
+    assert latency["limit_ms"] == params.architecture.budgets[1] != params.architecture.budget
+    assert latency["budget_2"]["predicted_ms"] == pytest.approx(0.02 + 0.01 + 0.01 * (5 + 6 + 7))
+    assert 0 < latency["budget_2"]["p50_ms"] <= latency["budget_2"]["p99_ms"]
+    ((_, logged),) = recorder.seen
+    assert f"'evaluate/budget_2/limit_ms': {latency['limit_ms']}" in logged
+    assert not paths.EVALUATE.exists()

@@ -98,6 +98,7 @@ def test_an_unknown_key_or_wrong_type_is_refused_with_its_path_and_what_to_do(
         ("architecture.finalists", 9, ": architecture.finalists is 9; use 0 to architecture.pool (4)"),
         ("train.variants", ["searched", "baseline", "budget_2"], ": train.variants names 'budget_2'; with 1 budgets"),
         ("train.variants", ["searched"], ": train.variants lacks baseline"),
+        ("evaluate.budgets", ["budget_2"], ": evaluate.budgets is [budget_2], but train.variants names [] of"),
         ("augmentation.online.trunks", 0, ": augmentation.online.trunks is 0; use at least 1"),
         ("loss.online.copies", 3, ": loss.online.copies is 3; samples come in antithetic pairs"),
         ("export.calibration_images", 0, ": export.calibration_images is 0; use at least 1"),
@@ -108,6 +109,16 @@ def test_an_impossible_value_is_refused_with_its_path_and_what_to_do(
     tmp_path: Path, key: str, value: Any, said: str
 ) -> None:
     assert refusal(written(tmp_path, key, value)).startswith(said)
+
+
+def test_a_further_budget_is_trained_and_measured_or_neither(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    text = (settings.PRESETS / "digits.yaml").read_text().replace("latency_ms: 0.07", "latency_ms: [0.07, 0.05]")
+    text = text.replace("variants: [searched, baseline]", "variants: [searched, baseline, budget_2]")
+    path.write_text(text)
+    assert refusal(path).startswith(": evaluate.budgets is [], but train.variants names [budget_2] of further")
+    path.write_text(text.replace("budgets: []", "budgets: [budget_2]"))
+    assert load_params(path).evaluate.budgets == ("budget_2",)
 
 
 def test_an_int8_file_for_a_gpu_is_refused(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from flows import versions
+from tests.clones import ROOT
 
 PIPELINE = {
     "stages": {
@@ -45,6 +46,25 @@ def repo(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
 def test_stages_come_in_the_order_in_which_dvc_runs_them(repo: Path) -> None:
     assert versions.stage_order() == ["first", "second"]
     assert versions.run_dvc("repro").count("Running stage") == 2
+
+
+@pytest.mark.parametrize("further", [[], ["budget_2", "budget_3"]])
+def test_the_line_trains_and_measures_each_further_budget_and_has_no_such_stage_without(
+    further: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(ROOT / "dvc.yaml", "dvc.yaml")
+    params = yaml.safe_load((ROOT / "tests" / "tiny.yaml").read_text())
+    params["train"]["variants"] += further
+    params["evaluate"]["budgets"] = further
+    Path("params.yaml").write_text(yaml.safe_dump(params))
+    subprocess.run(["git", "init", "-q"], check=True)
+    subprocess.run(versions.dvc("init", "-q"), check=True)
+    order = versions.stage_order()
+    searches = {"prepare", "latency", "architecture", "augmentation", "loss"}
+    always = searches | {"train@searched", "train@baseline", "evaluate"}
+    assert set(order) == always | {f"{word}@{variant}" for word in ("train", "budget") for variant in further}
+    assert all(order.index(f"train@{variant}") < order.index(f"budget@{variant}") for variant in further)
 
 
 def test_a_stages_inputs_before_the_run_are_what_dvc_locks_after_it(repo: Path) -> None:
