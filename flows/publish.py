@@ -33,7 +33,7 @@ from components.export import read_metadata
 from components.params import Params
 from components.quantisation import QUANTIZE
 from flows import gate, paths, registry, tracking, versions
-from flows.files import read_json
+from flows.files import read_json, write_json
 from flows.gate import GateReport
 from flows.registry import CHALLENGER, CHAMPION, RegistryError
 from flows.settings import load_params
@@ -57,11 +57,12 @@ Outcome = Literal["published", "already champion", "refused"]
 
 @dataclass(frozen=True, kw_only=True)
 class Published:
-    """How it ended; `version` is the model's own version in the registry."""
+    """How it ended; `version` is the model's own version in the registry, `run` keeps the decision."""
 
     version: str
     outcome: Outcome
     report: GateReport
+    run: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +105,7 @@ def judge(params: Params, measure: Callable[[bytes, Params], Measurement] = meas
         md5=md5,
         champion=number,
         against=report.against,
+        reference=report.reference,
         added=report.added,
         removed=report.removed,
         device=str(time.device),
@@ -183,6 +185,7 @@ class Comparison:
     """The model beside a reference."""
 
     against: str
+    reference: gate.Score
     added: tuple[str, ...]
     removed: tuple[str, ...]
     checks: tuple[gate.Check, ...]
@@ -212,6 +215,7 @@ def compare(
     )
     return Comparison(
         against=f"{reference.name} on {shared.sum()} of {len(shared)} test images{changed}",
+        reference=gate.Score(right=int(answers[shared].sum()), images=int(shared.sum())),
         added=added,
         removed=removed,
         checks=gate.accuracy_checks(right[shared], answers[shared], actual[shared], params.gate, rng),
@@ -242,6 +246,23 @@ def publish(params: Params, parent_run: str | None, report: GateReport) -> Publi
     `parent_run`: the MLflow run that the decision is kept with; None: a run of its own. Raises ValueError if the
     file is not the one that was judged, RegistryError.
     """
+    published = register(params, parent_run, report)
+    if published.outcome != "already champion" or decided(report.md5) is None:
+        ended = {"model": params.publish.model, "version": published.version, "outcome": published.outcome}
+        write_json(paths.DECISION, published.report.to_json() | ended)
+    return published
+
+
+def decided(md5: str) -> dict[str, Any] | None:
+    """The decision on this file that was made here; None if none was, or the last one was on another file."""
+    if not paths.DECISION.exists():
+        return None
+    decision: dict[str, Any] = read_json(paths.DECISION)
+    return decision if decision["md5"] == md5 else None
+
+
+def register(params: Params, parent_run: str | None, report: GateReport) -> Published:
+    """What MLflow and the registry have to do with it."""
     model, name = read_result(MODEL), params.publish.model
     if tracking.md5_of(model) != report.md5:
         raise ValueError(f"{MODEL} changed after the gate judged it; run the gate again")
@@ -250,7 +271,7 @@ def publish(params: Params, parent_run: str | None, report: GateReport) -> Publi
         tracking.archive(run, ARCHIVED)
         if report.champion and not report.checks:
             record(run, name, report.champion, report)
-            return Published(version=report.champion, outcome="already champion", report=report)
+            return Published(version=report.champion, outcome="already champion", report=report, run=run)
         maker = tracking.find_run(f"dvc.out.{MODEL.as_posix()}", report.md5) or run
         number = tracking.register_model(name, proposed, maker)
         tracking.move_alias(name, CHALLENGER, number)
@@ -258,11 +279,11 @@ def publish(params: Params, parent_run: str | None, report: GateReport) -> Publi
         tracking.retag_version(name, number, decision(report) | origin(run), "gate")
         record(run, name, number, report)
         if not report.passed:
-            return Published(version=number, outcome="refused", report=report)
+            return Published(version=number, outcome="refused", report=report, run=run)
         if tracking.alias_version(name, CHAMPION) != report.champion:
             raise RegistryError("the champion changed while its challenger was judged; run the gate again")
         registry.promote(name, number, report.champion)
-        return Published(version=number, outcome="published", report=report)
+        return Published(version=number, outcome="published", report=report, run=run)
 
 
 def record(run: str, name: str, number: str, report: GateReport) -> None:

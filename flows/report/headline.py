@@ -1,0 +1,231 @@
+"""What the line found, whether to trust it, and what to do next."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from components.comparison import Paired, mcnemar, pair
+from components.evaluation import wilson_interval
+from components.params import Params
+from flows import paths, tracking, versions
+from flows.files import read_json
+from flows.publish import decided
+from flows.report import figures
+from flows.report.parts import Fact, Facts, Figure, Maker, Note, Part, Table
+from flows.report.reading import counted, milliseconds, percent, read_rows
+
+SEARCHES = ("architecture", "augmentation", "loss")
+TRAINING = "train@baseline"
+"""What a training without any search costs."""
+CHANCE = 0.05
+"""Below it a difference is called more than chance."""
+REMEDIES = {
+    "accuracy": "look at the mistakes below; more epochs, more trunks or more images may help",
+    "mcnemar_p": "look at the mistakes below; more epochs, more trunks or more images may help",
+    "loss_bound": "the test split may be too small to show that nothing is lost: add test images, or raise gate.margin",
+    "class_drop": "look at that class in the table below: its images may be too few, or wrongly labelled",
+    "latency_p50_ms": "raise architecture.margin, or measure anew on a quiet machine: `python -m flows.publish`",
+    "latency_p99_ms": "measure anew on a quiet machine: `python -m flows.publish`; or raise gate.p99",
+    "file_bytes": "raise architecture.max_file_bytes, or set it lower for the search",
+    "parity": "torch and ONNX Runtime disagree: report it, this model must not ship",
+    "quantisation": "raise export.calibration_images, or ship the float file (export.quantize: none)",
+    "registry_md5": "the registry gave back another file: look at its storage",
+    "registry_logits": "the registry gave back another model: look at its storage",
+    "rolled_back": "somebody took this very file back: delete its version's tag rollback.at to have it judged again",
+}
+"""Check of the gate -> what to do when it refuses."""
+
+
+def key_numbers(params: Params) -> Iterator[Part]:
+    metrics, latency = read_json(paths.EVALUATE / "metrics.json"), read_json(paths.EVALUATE / "latency.json")
+    searched, time, budget = metrics["searched"], latency["searched"], params.architecture.budget
+    yield Facts(
+        facts=[
+            Fact(
+                name="accuracy",
+                value=percent(searched["accuracy"]),
+                beside=f"baseline {percent(metrics['baseline']['accuracy'])}, {metrics['images']:,} test images",
+            ),
+            Fact(
+                name="latency",
+                value=milliseconds(time["p50_ms"]),
+                beside=f"budget {milliseconds(budget)}, predicted {milliseconds(time['predicted_ms'])}",
+            ),
+            searches_fact(costs()),
+            verdict_fact(decided(model_md5())),
+        ]
+    )
+
+
+def model_md5() -> str:
+    return tracking.md5_of(paths.MODEL.read_bytes())
+
+
+def verdict_fact(decision: Mapping[str, Any] | None) -> Fact:
+    if decision is None:
+        return Fact(name="gate", value="not judged", beside="`python -m flows.publish` judges it")
+    passed = sum(check["passed"] for check in decision["checks"])
+    return Fact(
+        name="gate",
+        value=decision["outcome"],
+        beside=f"{decision['model']} version {decision['version']}, {passed} of {len(decision['checks'])} checks passed",
+    )
+
+
+# --- accuracy
+
+
+def accuracy(params: Params) -> Iterator[Part]:
+    """Accuracies with their intervals, and whether the searches' gain may be chance."""
+    metrics, decision = read_json(paths.EVALUATE / "metrics.json"), decided(model_md5())
+    measured = {name: interval_of(metrics[name]) for name in ("searched", "baseline")}
+    champion, note = champion_of(decision)
+    if champion:
+        measured |= champion
+    shown = [
+        [name, percent(middle), f"{percent(low)} to {percent(high)}"] for name, (middle, low, high) in measured.items()
+    ]
+    yield Figure(
+        svg=figures.intervals(measured),
+        label="; ".join(f"{name} {said}" for name, said, _ in shown),
+        caption=f"{gain()} {note}",
+    )
+    yield Table(header=["network", "accuracy", "95 % interval"], rows=shown)
+
+
+def interval_of(scores: Mapping[str, float]) -> tuple[float, float, float]:
+    return scores["accuracy"], scores["accuracy_low"], scores["accuracy_high"]
+
+
+def champion_of(decision: Mapping[str, Any] | None) -> tuple[dict[str, tuple[float, float, float]], str]:
+    """The champion that the model was compared with, and a sentence on it."""
+    if decision is None:
+        return {}, "The gate has not judged this model, so it was not compared with a champion."
+    if decision["champion"] is None:
+        return {}, "There was no champion before this model."
+    if decision.get("reference") is None:
+        return {}, "How accurate the champion is on these images was not recorded."
+    right, images = decision["reference"]["right"], decision["reference"]["images"]
+    value = (right / images, *wilson_interval(right, images))
+    return {f"champion, version {decision['champion']}": value}, f"Compared with {decision['against']}."
+
+
+def gain() -> str:
+    """The searched network against the baseline, image by image (McNemar, exact, one-sided)."""
+    rows = read_rows(paths.EVALUATE / "predictions.csv")
+    right = {
+        name: np.array([row[name] == row["actual"] for row in rows], dtype=bool) for name in ("searched", "baseline")
+    }
+    found = pair(right["searched"], right["baseline"])
+    better = found.won >= found.lost
+    swapped = Paired(images=found.images, lost=found.won, won=found.lost)
+    p = mcnemar(swapped if better else found)
+    said = "more than chance" if p < CHANCE else "within what chance gives"
+    return (
+        f"The searched network alone is right on {counted(found.won, 'image')}, the baseline alone on "
+        f"{found.lost:,}: {'better' if better else 'worse'} by {percent(abs(found.won - found.lost) / found.images)}, "
+        f"{said} (p = {p:.2g})."
+    )
+
+
+# --- cost
+
+
+def costs() -> dict[str, float | None]:
+    """Stage -> core-minutes; None where MLflow was not told, or cannot be asked."""
+    found: dict[str, float | None] = {}
+    for name in (*SEARCHES, TRAINING):
+        found[name] = None
+        lock = versions.locked_stage(name)
+        if lock is not None:
+            with tracking.tolerated(f"a question for the cost of {name}"):
+                found[name] = tracking.core_minutes(versions.stage_key(lock))
+    return found
+
+
+def searches_fact(spent: Mapping[str, float | None]) -> Fact:
+    total = sum(spent[name] or 0 for name in SEARCHES)
+    training = spent[TRAINING]
+    if any(spent[name] is None for name in SEARCHES):
+        return Fact(name="cost of the searches", value="not recorded")
+    beside = f"{total / training:.1f} times one training ({training:.1f})" if training else "one training: not recorded"
+    return Fact(name="cost of the searches", value=f"{total:.1f} core-minutes", beside=beside)
+
+
+def cost(params: Params) -> Iterator[Part]:
+    spent = costs()
+    missing = [name for name, minutes in spent.items() if minutes is None]
+    if len(missing) == len(spent):
+        yield Note(text="What the stages cost was not recorded in MLflow, or MLflow cannot be asked.")
+        return
+    training = spent[TRAINING]
+    rows = [
+        [name, f"{minutes:.1f}", f"{minutes / training:.1f}" if training else "not known"]
+        for name, minutes in spent.items()
+        if minutes is not None
+    ]
+    left_out = f" Not recorded: {', '.join(missing)}." if missing else ""
+    yield Table(
+        header=["stage", "core-minutes", "trainings"],
+        rows=rows,
+        caption="CPU time of a stage and of its workers on its machine, once it ran; one training is the baseline's."
+        + left_out,
+    )
+
+
+# --- the gate
+
+
+def verdict(params: Params) -> Iterator[Part]:
+    """Why, check by check, and what to do."""
+    decision = decided(model_md5())
+    if decision is None:
+        yield Note(
+            text="The gate has not judged this model: `python -m flows.publish` does, and publishes it.", loud=True
+        )
+        return
+    failed = [check for check in decision["checks"] if not check["passed"]]
+    name = f"{decision['model']} version {decision['version']}"
+    if failed:
+        reasons = "; ".join(reason(check) for check in failed)
+        yield Note(text=f"{name} is not in service, for the gate refused it: {reasons}.", loud=True)
+        for check in failed:
+            yield Note(text=f"{check['name']}: {REMEDIES.get(check['name'], 'see the README')}.")
+    else:
+        yield Note(text=f"{name} is in service: models:/{decision['model']}@champion. {way_back(decision)}")
+    if not decision["checks"]:
+        yield Note(text="It was the champion already, so there was nothing to decide.")
+        return
+    yield Table(
+        header=["check", "value", "allowed", "verdict", ""],
+        rows=[check_row(check) for check in decision["checks"]],
+        caption=f"Compared with {decision['against']}. Latency measured on {decision['device']}.",
+    )
+
+
+def way_back(decision: Mapping[str, Any]) -> str:
+    if decision["champion"] is None:
+        return "It is the first."
+    return f"`python -m flows.publish rollback` puts version {decision['champion']} back."
+
+
+def reason(check: Mapping[str, Any]) -> str:
+    return f"{check['name']} is {shown(check['value'])}, allowed is {check['rule']} {shown(check['threshold'])}"
+
+
+def check_row(check: Mapping[str, Any]) -> Sequence[str]:
+    allowed = f"{check['rule']} {shown(check['threshold'])}"
+    return [check["name"], shown(check["value"]), allowed, "passed" if check["passed"] else "REFUSED", check["detail"]]
+
+
+def shown(value: float | str) -> str:
+    return value if isinstance(value, str) else f"{value:.4g}"
+
+
+MAKERS: dict[str, Maker] = {
+    "the key numbers": key_numbers,
+    "the gate's verdict": verdict,
+    "the accuracies": accuracy,
+    "the cost": cost,
+}
