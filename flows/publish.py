@@ -14,6 +14,7 @@ gate.
 import argparse
 import getpass
 import json
+import logging
 import math
 import sys
 from collections.abc import Callable, Iterator
@@ -32,10 +33,11 @@ from components.evaluation import onnx_logits
 from components.export import read_metadata
 from components.params import Params
 from components.quantisation import QUANTIZE
-from flows import gate, paths, registry, tracking, versions
-from flows.files import read_json, write_json
+from flows import decision, gate, paths, registry, tracking, versions
+from flows.files import read_json
 from flows.gate import GateReport
 from flows.registry import CHALLENGER, CHAMPION, RegistryError
+from flows.report import page
 from flows.settings import load_params
 
 MODEL = paths.MODEL
@@ -51,6 +53,8 @@ LISTED = 10
 """Class names that a sentence holds; gate.json has them all."""
 COMPARED = 64
 """Test images whose logits must be the same through the registry."""
+
+LOG = logging.getLogger(__name__)
 
 Outcome = Literal["published", "already champion", "refused"]
 
@@ -247,18 +251,8 @@ def publish(params: Params, parent_run: str | None, report: GateReport) -> Publi
     file is not the one that was judged, RegistryError.
     """
     published = register(params, parent_run, report)
-    if published.outcome != "already champion" or decided(report.md5) is None:
-        ended = {"model": params.publish.model, "version": published.version, "outcome": published.outcome}
-        write_json(paths.DECISION, published.report.to_json() | ended)
+    decision.keep(published.report, params.publish.model, published.version, published.outcome)
     return published
-
-
-def decided(md5: str) -> dict[str, Any] | None:
-    """The decision on this file that was made here; None if none was, or the last one was on another file."""
-    if not paths.DECISION.exists():
-        return None
-    decision: dict[str, Any] = read_json(paths.DECISION)
-    return decision if decision["md5"] == md5 else None
 
 
 def register(params: Params, parent_run: str | None, report: GateReport) -> Published:
@@ -276,7 +270,7 @@ def register(params: Params, parent_run: str | None, report: GateReport) -> Publ
         number = tracking.register_model(name, proposed, maker)
         tracking.move_alias(name, CHALLENGER, number)
         report = report.with_checks(*through_the_alias(model, params))
-        tracking.retag_version(name, number, decision(report) | origin(run), "gate")
+        tracking.retag_version(name, number, decision_tags(report) | origin(run), "gate")
         record(run, name, number, report)
         if not report.passed:
             return Published(version=number, outcome="refused", report=report, run=run)
@@ -338,7 +332,7 @@ def runtime_package() -> str:
     return "onnxruntime-gpu"
 
 
-def decision(report: GateReport) -> dict[str, str]:
+def decision_tags(report: GateReport) -> dict[str, str]:
     """The gate's report as tags of the model version."""
     checks = {f"gate.{check.name}": f"{'passed' if check.passed else 'refused'}: {check}" for check in report.checks}
     return {"gate": verdict(report), "gate.against": report.against, "gate.device": report.device} | checks
@@ -353,6 +347,14 @@ def origin(run: str) -> dict[str, str]:
     commit, dirty = versions.commit()
     archived = {f"archived.{file.as_posix()}": versions.digest(file) for file in ARCHIVED if file.exists()}
     return {"git.commit": commit or "none", "git.dirty": str(dirty).lower(), "gate.run": run} | archived
+
+
+def keep_report(params: Params, run: str) -> None:
+    """Write results/report.html, and keep it with the decision's run; what is published stays so if that fails."""
+    try:
+        tracking.archive(run, [page.write(params)])
+    except OSError as error:
+        LOG.warning("warning: %s was not written (%s); `python -m flows.report` tries again", paths.REPORT, error)
 
 
 def summary(params: Params, published: Published) -> str:
@@ -370,7 +372,7 @@ def summary(params: Params, published: Published) -> str:
         *quantisation_lines(searched, measured),
         *[f"gate      {'passed' if check.passed else 'REFUSED'}: {check}" for check in report.checks],
         f"gate      compared with {report.against}",
-        "look      mlflow/serve, then http://127.0.0.1:5000",
+        f"look      {paths.REPORT}; mlflow/serve, then {tracking.SERVED_AT}",
     ]
     return "\n".join(lines)
 
@@ -411,6 +413,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def go_forward(params: Params) -> int:
     published = publish(params, None, judge(params))
+    keep_report(params, published.run)
     print(summary(params, published))
     return 3 if published.outcome == "refused" else 0
 

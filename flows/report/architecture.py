@@ -46,11 +46,13 @@ def candidates(params: Params) -> Iterator[Part]:
     chosen = {tuple(entry["architecture"].split("|")) for entry in budgets}
     last = last_scores(every)
     yield Figure(
-        svg=accuracy_against_latency(
-            points(last),
-            points(front(every)),
-            points([one for one in last if one.architecture in chosen]),
-            [entry["latency_ms"] for entry in budgets],
+        svg=figures.styled(
+            lambda: accuracy_against_latency(
+                points(last),
+                points(front(every)),
+                points([one for one in last if one.architecture in chosen]),
+                [entry["latency_ms"] for entry in budgets],
+            )
         ),
         label=f"{counted(len(last), 'network')} scored; chosen for {milliseconds(budgets[0]['latency_ms'])}: score "
         f"{percent(budgets[0]['score'])} at {milliseconds(budgets[0]['predicted_latency_ms'])}",

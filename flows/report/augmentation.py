@@ -36,10 +36,10 @@ def distribution(params: Params) -> Iterator[Part]:
     names, shares = operation_shares(rows, start)
     last = sorted(zip(names, shares[:, -1], strict=True), key=lambda pair: -pair[1])[:3]
     yield Figure(
-        svg=figures.shares_by_trunk(names, shares, first=-1),
+        svg=figures.shares_by_trunk(names, shares),
         label="; ".join(f"{name} {share:.1%}" for name, share in last),
-        caption="Share of each operation among the two that an image gets, all magnitudes together, from the start "
-        f"(-1) to the last trunk. Most likely in the end: {', '.join(f'{n} {s:.1%}' for n, s in last)}.",
+        caption="Share of each operation among the two that an image gets, all magnitudes together, from the "
+        f"start to the last trunk. Most likely in the end: {', '.join(f'{n} {s:.1%}' for n, s in last)}.",
     )
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from itertools import islice
 
+from components.data.split import SPLITS
 from components.data.store import read_statistics
 from components.params import Params
 from flows import paths, versions
@@ -22,7 +23,8 @@ def version(params: Params) -> Iterator[Part]:
 
 
 def classes(params: Params) -> Iterator[Part]:
-    splits = read_statistics(paths.STATISTICS).counts
+    counts = read_statistics(paths.STATISTICS).counts
+    splits = {split: counts[split] for split in SPLITS}
     names = list(dict.fromkeys(name for counts in splits.values() for name in counts))
     own = [[splits[split].get(name, 0) for split in splits] for name in names]
     totals = [sum(column) for column in zip(*own, strict=True)]

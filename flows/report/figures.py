@@ -45,6 +45,12 @@ def drawn(draw: Callable[[Figure], None], width: float, height: float) -> str:
         return svg(figure)
 
 
+def styled(chart: Callable[[], str]) -> str:
+    """A chart of components in the style of these."""
+    with matplotlib.rc_context(STYLE):
+        return chart()
+
+
 def short(name: str) -> str:
     """A name that a chart has room for, without what XML forbids."""
     clean = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in name)
@@ -109,18 +115,22 @@ def rewards_by_trunk(rewards: Rewards, progress: Mapping[int, float], measured: 
     return drawn(draw, 7.5, 2.9)
 
 
-def shares_by_trunk(names: Sequence[str], shares: Float[np.ndarray, "names trunks"], first: int) -> str:
-    """A row a name; the last share is written at its end. Colours are of the square root: small shares show."""
+def shares_by_trunk(names: Sequence[str], shares: Float[np.ndarray, "names start_and_trunks"]) -> str:
+    """A row a name, a column for the start and each trunk, and at its end the last share.
+
+    Colours are of the square root: small shares show.
+    """
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
-        heat_map(figure, axes, shares, PowerNorm(0.5, vmin=0, vmax=float(shares.max())), "cividis", first, "share")
+        heat_map(figure, axes, shares, PowerNorm(0.5, vmin=0, vmax=float(shares.max())), "cividis", -1, "share")
         axes.set_yticks(range(len(names)), [short(name) for name in names])
         right = axes.secondary_yaxis("right")
         right.set_yticks(range(len(names)), [f"{100 * share:.1f} %" for share in shares[:, -1]])
         right.tick_params(length=0)
         right.spines["right"].set_visible(False)
         by_trunk(axes)
+        axes.xaxis.set_major_formatter(lambda trunk, _: "start" if trunk == -1 else f"{trunk:.0f}")
 
     return drawn(draw, 7, 0.9 + 0.21 * len(names))
 
@@ -149,13 +159,15 @@ def heat_map(
         values,
         norm=norm,
         cmap=colours,
+        edgecolors="face",  # else the page shows between cells
+        linewidth=0.3,
         rasterized=values.size > CELLS,
     )
     axes.invert_yaxis()
     for spine in axes.spines.values():
         spine.set_visible(False)
     axes.tick_params(length=0)
-    figure.colorbar(mesh, ax=axes, label=of, pad=0.01).outline.set_visible(False)  # type: ignore[operator]
+    figure.colorbar(mesh, ax=axes, label=of, pad=0.01).outline.set_visible(False)
 
 
 # --- architecture
@@ -202,7 +214,8 @@ def predicted_against_measured(
         every = [*calibration, *named.values()]
         ends = [min(min(pair) for pair in every), max(max(pair) for pair in every)]
         axes.plot(ends, ends, color="silver", linewidth=1, label="equal")
-        axes.scatter(*zip(*calibration, strict=True), s=16, color="black", label="calibration, random networks")
+        x, y = zip(*calibration, strict=True)
+        axes.scatter(x, y, s=16, color="black", label="calibration, random networks")
         for place, (name, (predicted, measured)) in enumerate(named.items()):
             axes.scatter(
                 [predicted], [measured], s=60, marker="*^svD"[place % 5], color=f"C{place}", label=name, zorder=3
@@ -227,6 +240,8 @@ def training_curves(losses: Mapping[str, tuple[Sequence[float], Sequence[float]]
         axes.set_ylabel("training loss")
         if all(value > 0 for _, loss in losses.values() for value in loss):
             axes.set_yscale("log")
+            axes.yaxis.set_major_formatter("{x:g}")  # the usual one writes powers in markup
+            axes.yaxis.set_minor_formatter("")
         by_trunk(axes, "epoch")
         axes.legend()
 
@@ -250,8 +265,8 @@ def confusion(matrix: Float[np.ndarray, "k k"], names: Sequence[str]) -> str:
         if count <= WRITTEN:
             for row, column in np.argwhere(matrix):
                 bright = shares[row, column] > 0.3
-                said = {"color": "#010101" if bright else "#fefefe", "ha": "center", "va": "center", "fontsize": 8}
-                axes.text(column, row, f"{matrix[row, column]:.0f}", **said)
+                ink = "#010101" if bright else "#fefefe"
+                axes.text(column, row, f"{matrix[row, column]:.0f}", color=ink, ha="center", va="center", fontsize=8)
 
     side = 3.2 + 0.16 * min(count, NAMED)
     return drawn(draw, side + 0.8, side)

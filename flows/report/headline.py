@@ -1,6 +1,8 @@
 """What the line found, whether to trust it, and what to do next."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -9,9 +11,10 @@ from components.comparison import Paired, mcnemar, pair
 from components.evaluation import wilson_interval
 from components.params import Params
 from flows import paths, tracking, versions
+from flows.decision import decided
 from flows.files import read_json
-from flows.publish import decided
 from flows.report import figures
+from flows.report.lineage import trace
 from flows.report.parts import Fact, Facts, Figure, Maker, Note, Part, Table
 from flows.report.reading import counted, milliseconds, percent, read_rows
 
@@ -40,6 +43,7 @@ REMEDIES = {
 def key_numbers(params: Params) -> Iterator[Part]:
     metrics, latency = read_json(paths.EVALUATE / "metrics.json"), read_json(paths.EVALUATE / "latency.json")
     searched, time, budget = metrics["searched"], latency["searched"], params.architecture.budget
+    spent = costs()
     yield Facts(
         facts=[
             Fact(
@@ -52,10 +56,22 @@ def key_numbers(params: Params) -> Iterator[Part]:
                 value=milliseconds(time["p50_ms"]),
                 beside=f"budget {milliseconds(budget)}, predicted {milliseconds(time['predicted_ms'])}",
             ),
-            searches_fact(costs()),
+            searches_fact(spent),
             verdict_fact(decided(model_md5())),
         ]
     )
+    yield cost_of_stages(spent)
+
+
+def doubts(params: Params) -> Iterator[Part]:
+    """Whether the numbers are of one run."""
+    if differing := [finding.subject for finding in trace().all_findings() if finding.verdict != "ok"]:
+        said = f"{counted(len(differing), 'thing')} here, {differing[0]} first,"
+        yield Note(
+            text=f"Read these numbers with care: {said} are not what dvc.lock names (see Lineage), so they may be of "
+            "different runs. `dvc repro` brings them together.",
+            loud=True,
+        )
 
 
 def model_md5() -> str:
@@ -69,7 +85,7 @@ def verdict_fact(decision: Mapping[str, Any] | None) -> Fact:
     return Fact(
         name="gate",
         value=decision["outcome"],
-        beside=f"{decision['model']} version {decision['version']}, {passed} of {len(decision['checks'])} checks passed",
+        beside=f"version {decision['version']}, {passed} of {len(decision['checks'])} checks passed",
     )
 
 
@@ -134,13 +150,11 @@ def gain() -> str:
 
 def costs() -> dict[str, float | None]:
     """Stage -> core-minutes; None where MLflow was not told, or cannot be asked."""
-    found: dict[str, float | None] = {}
-    for name in (*SEARCHES, TRAINING):
-        found[name] = None
-        lock = versions.locked_stage(name)
-        if lock is not None:
-            with tracking.tolerated(f"a question for the cost of {name}"):
-                found[name] = tracking.core_minutes(versions.stage_key(lock))
+    found: dict[str, float | None] = dict.fromkeys((*SEARCHES, TRAINING))
+    with suppress(*tracking.ERRORS):
+        for name in found:
+            lock = versions.locked_stage(name)
+            found[name] = tracking.core_minutes(versions.stage_key(lock)) if lock else None
     return found
 
 
@@ -149,28 +163,27 @@ def searches_fact(spent: Mapping[str, float | None]) -> Fact:
     training = spent[TRAINING]
     if any(spent[name] is None for name in SEARCHES):
         return Fact(name="cost of the searches", value="not recorded")
-    beside = f"{total / training:.1f} times one training ({training:.1f})" if training else "one training: not recorded"
-    return Fact(name="cost of the searches", value=f"{total:.1f} core-minutes", beside=beside)
+    beside = f"{total / training:.1f} times one training ({training:.3g})" if training else "one training: not recorded"
+    return Fact(name="cost of the searches", value=f"{total:.3g} core-minutes", beside=beside)
 
 
-def cost(params: Params) -> Iterator[Part]:
-    spent = costs()
+def cost_of_stages(spent: Mapping[str, float | None]) -> Note | Table:
     missing = [name for name, minutes in spent.items() if minutes is None]
     if len(missing) == len(spent):
-        yield Note(text="What the stages cost was not recorded in MLflow, or MLflow cannot be asked.")
-        return
+        return Note(text="What the searches cost was not recorded in MLflow, or MLflow cannot be asked.")
     training = spent[TRAINING]
     rows = [
-        [name, f"{minutes:.1f}", f"{minutes / training:.1f}" if training else "not known"]
+        [name, f"{minutes:.2f}", f"{minutes / training:.1f}" if training else "not known"]
         for name, minutes in spent.items()
         if minutes is not None
     ]
     left_out = f" Not recorded: {', '.join(missing)}." if missing else ""
-    yield Table(
+    return Table(
         header=["stage", "core-minutes", "trainings"],
         rows=rows,
-        caption="CPU time of a stage and of its workers on its machine, once it ran; one training is the baseline's."
-        + left_out,
+        caption="CPU time of the stage and its workers on its machine, when it last ran; a GPU's and a cluster's are not "
+        f"in it. One training is the baseline's.{left_out}",
+        fold="What each search cost",
     )
 
 
@@ -178,7 +191,7 @@ def cost(params: Params) -> Iterator[Part]:
 
 
 def verdict(params: Params) -> Iterator[Part]:
-    """Why, check by check, and what to do."""
+    """What was decided and why, and what to do."""
     decision = decided(model_md5())
     if decision is None:
         yield Note(
@@ -194,11 +207,17 @@ def verdict(params: Params) -> Iterator[Part]:
             yield Note(text=f"{check['name']}: {REMEDIES.get(check['name'], 'see the README')}.")
     else:
         yield Note(text=f"{name} is in service: models:/{decision['model']}@champion. {way_back(decision)}")
+
+
+def checks(params: Params) -> Iterator[Part]:
+    decision = decided(model_md5())
+    if decision is None:
+        return
     if not decision["checks"]:
         yield Note(text="It was the champion already, so there was nothing to decide.")
         return
     yield Table(
-        header=["check", "value", "allowed", "verdict", ""],
+        header=["check of the gate", "value", "allowed", "verdict", ""],
         rows=[check_row(check) for check in decision["checks"]],
         caption=f"Compared with {decision['against']}. Latency measured on {decision['device']}.",
     )
@@ -206,7 +225,7 @@ def verdict(params: Params) -> Iterator[Part]:
 
 def way_back(decision: Mapping[str, Any]) -> str:
     if decision["champion"] is None:
-        return "It is the first."
+        return "It is the first, so there is none to go back to."
     return f"`python -m flows.publish rollback` puts version {decision['champion']} back."
 
 
@@ -220,12 +239,16 @@ def check_row(check: Mapping[str, Any]) -> Sequence[str]:
 
 
 def shown(value: float | str) -> str:
-    return value if isinstance(value, str) else f"{value:.4g}"
+    """A hash by its first digits."""
+    if isinstance(value, str):
+        return f"{value[:8]}…" if re.fullmatch(r"[0-9a-f]{32}", value) else value
+    return f"{value:.4g}"
 
 
 MAKERS: dict[str, Maker] = {
     "the key numbers": key_numbers,
+    "whether the results belong together": doubts,
     "the gate's verdict": verdict,
     "the accuracies": accuracy,
-    "the cost": cost,
+    "the gate's checks": checks,
 }

@@ -8,7 +8,7 @@ import yaml
 
 from components.params import Params
 from flows import lineage, paths, tracking, versions
-from flows.lineage import Finding, StageRun
+from flows.lineage import Finding, StageRun, Step
 from flows.report.parts import Maker, Part, Tree
 
 STAGE = "train@searched"
@@ -55,7 +55,7 @@ class Workspace:
         found = tracking.md5_of(place.read_bytes())
         if found != md5:
             return Finding(
-                verdict="mismatch", subject=str(place), said=f"is not what dvc.lock names ({found}, not {md5})"
+                verdict="mismatch", subject=str(place), said=f"is not what dvc.lock names ({found[:8]}, not {md5[:8]})"
             )
         return Finding(verdict="ok", subject=str(place), said=md5)
 
@@ -66,19 +66,27 @@ class Workspace:
         return (Finding(verdict="ok" if same else "mismatch", subject=str(paths.RAW_DVC), said=said),)
 
 
-def tree(params: Params) -> Iterator[Part]:
+def trace() -> Step:
+    """The model's history as dvc.lock has it; KeyError if it does not have the model."""
     evidence = Workspace()
-    model = paths.MODEL.as_posix()
-    md5 = versions.hashes(evidence.stages[STAGE], "outs")[model]
-    root = lineage.trace(model, md5, evidence)
+    return lineage.trace(paths.MODEL.as_posix(), locked_md5(evidence), evidence)
+
+
+def locked_md5(evidence: Workspace) -> str:
+    return versions.hashes(evidence.stages[STAGE], "outs")[paths.MODEL.as_posix()]
+
+
+def tree(params: Params) -> Iterator[Part]:
+    root = trace()
     bad = sum(finding.verdict != "ok" for finding in root.all_findings())
     whole = "Everything here is what dvc.lock names." if not bad else f"{bad} of them differ: run `dvc repro`."
     commit, dirty = versions.commit()
     edits = ", with edits that were not committed" if dirty else ""
     yield Tree(
         root=root,
-        caption=f"The model's md5 is {md5}. {sum(1 for _ in root.all_findings())} checks of links, settings, code and "
-        f"files in this folder. {whole} Code: {f'git commit {commit}{edits}' if commit else 'not in git'}. "
+        caption=f"The model's md5 is {locked_md5(Workspace())}. {sum(1 for _ in root.all_findings())} checks of links, "
+        f"settings, code and files in this folder. {whole} "
+        f"Code: {f'git commit {commit}{edits}' if commit else 'not in git'}. "
         f"`python -m flows.audit models:/{params.publish.model}@champion` reads every byte, the images included.",
     )
 

@@ -22,7 +22,7 @@ def method(params: Params) -> Iterator[Part]:
 def curves(params: Params) -> Iterator[Part]:
     found = read_loss(paths.LOSS / "loss.json")
     yield Figure(
-        svg=loss_curves(found),
+        svg=figures.styled(lambda: loss_curves(found)),
         label="the found t and tau, and those of cross-entropy, AM-softmax, ArcFace and focal loss",
         caption="The loss is -log τ(p), where p is the label's probability once t has bent its cosine. On the line of "
         "cross-entropy, nothing was found that serves val better.",

@@ -24,10 +24,10 @@ def kept(stage: str) -> Iterator[Note]:
 
 def how(online: Online) -> str:
     """The engine's settings in a sentence."""
-    asked = "samples asked" if online.reward == "alignment" else "copies of the network"
+    copies = "" if online.reward == "alignment" else f" {counted(online.copies, 'copy', 'copies')} of the network,"
     return (
-        f"{counted(online.trunks, 'trunk')} of {counted(online.images, 'image')}, rewards by {online.reward}, learned by "
-        f"{online.controller}, up to {online.copies} {asked} a trunk."
+        f"{counted(online.trunks, 'trunk')} of {counted(online.images, 'image')},{copies} reward {online.reward}, "
+        f"controller {online.controller}."
     )
 
 
@@ -51,7 +51,7 @@ def rewards(rows: Sequence[Row], measured: str) -> Iterator[Part]:
     yield Figure(
         svg=figures.rewards_by_trunk(every, progress, measured),
         label=f"{counted(len(known), 'reward')} in {counted(len(progress), 'trunk')}",
-        caption=f"Left: the reward of every copy in every trunk. In the last, the best was {best['copy']} with "
+        caption=f"Left: every reward of every trunk. In the last, the best was {best['copy']} with "
         f"{float(best['reward']):.4g}. Right: the model after each trunk.",
     )
     faults = [row for row in rows if row["fault"]]
