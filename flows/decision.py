@@ -8,7 +8,7 @@ from flows.gate import GateReport
 
 
 def keep(report: GateReport, model: str, version: str, outcome: str) -> None:
-    """`model` and `version` are the registry's. A champion that is judged again, with nothing to decide, keeps its own."""
+    """`model` and `version` are the registry's. Where a champion was judged again, what was decided of it stays."""
     if report.checks or decided(report.md5) is None:
         write_json(paths.DECISION, report.to_json() | {"model": model, "version": version, "outcome": outcome})
 

@@ -18,6 +18,8 @@ from flows.report.figures import Judged
 from flows.report.parts import Chain, Figure, Link, Maker, Note, Part, Table
 from flows.report.reading import Row, counted, milliseconds, number, percent, read_rows
 
+DRAWN = 2000
+"""Networks in the chart of scores."""
 LISTED = 60
 """Rows of the pool's table."""
 
@@ -45,10 +47,12 @@ def candidates(params: Params) -> Iterator[Part]:
     budgets = read_json(paths.ARCHITECTURE / "architecture.json")["budgets"]
     chosen = {tuple(entry["architecture"].split("|")) for entry in budgets}
     last = last_scores(every)
+    step = -(-len(last) // DRAWN)
+    fewer = f" One in {step} is drawn." if step > 1 else ""
     yield Figure(
         svg=figures.styled(
             lambda: accuracy_against_latency(
-                points(last),
+                points(last[::step]),
                 points(front(every)),
                 points([one for one in last if one.architecture in chosen]),
                 [entry["latency_ms"] for entry in budgets],
@@ -57,7 +61,7 @@ def candidates(params: Params) -> Iterator[Part]:
         label=f"{counted(len(last), 'network')} scored; chosen for {milliseconds(budgets[0]['latency_ms'])}: score "
         f"{percent(budgets[0]['score'])} at {milliseconds(budgets[0]['predicted_latency_ms'])}",
         caption=f"Every network that was scored ({len(last):,}), each by its last score with the shared weights. "
-        "These scores rank networks; they are not what a network reaches when it is trained alone.",
+        "These scores rank networks; they are not what a network reaches when it is trained alone." + fewer,
     )
 
 

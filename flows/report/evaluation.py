@@ -99,7 +99,7 @@ def shown(wrong: Sequence[tuple[int, Row]]) -> Iterator[Picture]:
     images = open_split(paths.TEST).images
     for place, row in wrong:
         said, actual, sure = row["searched"], row["actual"], float(row["searched_confidence"])
-        yield picture(images[place], f"{said} instead of {actual}", f"{said} {sure:.0%}, is {actual}")
+        yield picture(images[place], f"{said} instead of {actual}", f"says {said} ({sure:.0%}), is {actual}")
 
 
 MAKERS: dict[str, Maker] = {

@@ -19,19 +19,17 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from components.charts import FIXED, svg
 
-STYLE: Any = FIXED | {
-    "text.parse_math": False,  # a class may be called $x$
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "legend.frameon": False,
-    "font.size": 9,
-}
+OPEN: Any = {"axes.spines.top": False, "axes.spines.right": False}
+STYLE: Any = FIXED | OPEN | {"legend.frameon": False, "font.size": 9, "text.parse_math": False}
+"""No markup in texts: a class may be called $x$."""
 POINTS, CELLS = 1500, 1200
 """More of them are drawn as pixels."""
 NAMED = 40
 """Classes whose names fit beside a matrix."""
 WRITTEN = 16
 """Classes whose counts fit into its cells."""
+DECADES = 30
+"""Ratio of the largest to the smallest loss from which they are drawn by their logarithms."""
 LONGEST = 24
 """Letters of a name in a chart."""
 
@@ -46,8 +44,8 @@ def drawn(draw: Callable[[Figure], None], width: float, height: float) -> str:
 
 
 def styled(chart: Callable[[], str]) -> str:
-    """A chart of components in the style of these."""
-    with matplotlib.rc_context(STYLE):
+    """A chart of components, its axes like those of these."""
+    with matplotlib.rc_context(OPEN):
         return chart()
 
 
@@ -238,7 +236,8 @@ def training_curves(losses: Mapping[str, tuple[Sequence[float], Sequence[float]]
         for place, (name, (epochs, loss)) in enumerate(losses.items()):
             axes.plot(epochs, loss, label=name, color=f"C{place}", linestyle=("-", "--", ":", "-.")[place % 4])
         axes.set_ylabel("training loss")
-        if all(value > 0 for _, loss in losses.values() for value in loss):
+        every = [value for _, loss in losses.values() for value in loss]
+        if 0 < min(every) < max(every) / DECADES:
             axes.set_yscale("log")
             axes.yaxis.set_major_formatter("{x:g}")  # the usual one writes powers in markup
             axes.yaxis.set_minor_formatter("")

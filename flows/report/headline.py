@@ -21,6 +21,8 @@ from flows.report.reading import counted, milliseconds, percent, read_rows
 SEARCHES = ("architecture", "augmentation", "loss")
 TRAINING = "train@baseline"
 """What a training without any search costs."""
+Scores = Mapping[str, float]
+INTERVAL = ("accuracy", "accuracy_low", "accuracy_high")
 CHANCE = 0.05
 """Below it a difference is called more than chance."""
 REMEDIES = {
@@ -49,7 +51,7 @@ def key_numbers(params: Params) -> Iterator[Part]:
             Fact(
                 name="accuracy",
                 value=percent(searched["accuracy"]),
-                beside=f"baseline {percent(metrics['baseline']['accuracy'])}, {metrics['images']:,} test images",
+                beside=f"{interval(searched)} with 95 %; baseline {percent(metrics['baseline']['accuracy'])}",
             ),
             Fact(
                 name="latency",
@@ -95,26 +97,28 @@ def verdict_fact(decision: Mapping[str, Any] | None) -> Fact:
 def accuracy(params: Params) -> Iterator[Part]:
     """Accuracies with their intervals, and whether the searches' gain may be chance."""
     metrics, decision = read_json(paths.EVALUATE / "metrics.json"), decided(model_md5())
-    measured = {name: interval_of(metrics[name]) for name in ("searched", "baseline")}
     champion, note = champion_of(decision)
-    if champion:
-        measured |= champion
-    shown = [
-        [name, percent(middle), f"{percent(low)} to {percent(high)}"] for name, (middle, low, high) in measured.items()
-    ]
+    every = {name: metrics[name] for name in ("searched", "baseline")} | champion
+    found = answers()
+    if found.lost > found.won and mcnemar(found) < CHANCE:
+        yield Note(text="The searches did not pay on these data: the baseline is better, beyond chance.", loud=True)
     yield Figure(
-        svg=figures.intervals(measured),
-        label="; ".join(f"{name} {said}" for name, said, _ in shown),
-        caption=f"{gain()} {note}",
+        svg=figures.intervals({name: tuple(scores[key] for key in INTERVAL) for name, scores in every.items()}),
+        label="; ".join(f"{name} {percent(scores['accuracy'])}" for name, scores in every.items()),
+        caption=f"{gain(found)} {note}",
     )
-    yield Table(header=["network", "accuracy", "95 % interval"], rows=shown)
+    yield Table(
+        header=["network", "accuracy", "95 % interval"],
+        rows=[[name, percent(scores["accuracy"]), interval(scores)] for name, scores in every.items()],
+        caption=f"On {counted(metrics['images'], 'test image')}.",
+    )
 
 
-def interval_of(scores: Mapping[str, float]) -> tuple[float, float, float]:
-    return scores["accuracy"], scores["accuracy_low"], scores["accuracy_high"]
+def interval(scores: Scores) -> str:
+    return f"{percent(scores['accuracy_low'])} to {percent(scores['accuracy_high'])}"
 
 
-def champion_of(decision: Mapping[str, Any] | None) -> tuple[dict[str, tuple[float, float, float]], str]:
+def champion_of(decision: Mapping[str, Any] | None) -> tuple[dict[str, Scores], str]:
     """The champion that the model was compared with, and a sentence on it."""
     if decision is None:
         return {}, "The gate has not judged this model, so it was not compared with a champion."
@@ -123,25 +127,25 @@ def champion_of(decision: Mapping[str, Any] | None) -> tuple[dict[str, tuple[flo
     if decision.get("reference") is None:
         return {}, "How accurate the champion is on these images was not recorded."
     right, images = decision["reference"]["right"], decision["reference"]["images"]
-    value = (right / images, *wilson_interval(right, images))
-    return {f"champion, version {decision['champion']}": value}, f"Compared with {decision['against']}."
+    scores = dict(zip(INTERVAL, (right / images, *wilson_interval(right, images)), strict=True))
+    return {f"champion, version {decision['champion']}": scores}, f"Compared with {decision['against']}."
 
 
-def gain() -> str:
-    """The searched network against the baseline, image by image (McNemar, exact, one-sided)."""
+def answers() -> Paired:
+    """The searched network beside the baseline, image by image."""
     rows = read_rows(paths.EVALUATE / "predictions.csv")
-    right = {
-        name: np.array([row[name] == row["actual"] for row in rows], dtype=bool) for name in ("searched", "baseline")
-    }
-    found = pair(right["searched"], right["baseline"])
+    searched, baseline = (np.array([row[name] == row["actual"] for row in rows]) for name in ("searched", "baseline"))
+    return pair(searched, baseline)
+
+
+def gain(found: Paired) -> str:
+    """Whether it may be chance: McNemar, exact, one-sided."""
     better = found.won >= found.lost
-    swapped = Paired(images=found.images, lost=found.won, won=found.lost)
-    p = mcnemar(swapped if better else found)
-    said = "more than chance" if p < CHANCE else "within what chance gives"
+    p = mcnemar(Paired(images=found.images, lost=found.won, won=found.lost) if better else found)
     return (
         f"The searched network alone is right on {counted(found.won, 'image')}, the baseline alone on "
         f"{found.lost:,}: {'better' if better else 'worse'} by {percent(abs(found.won - found.lost) / found.images)}, "
-        f"{said} (p = {p:.2g})."
+        f"{'more than chance' if p < CHANCE else 'within what chance gives'} (p = {p:.2g})."
     )
 
 
@@ -162,9 +166,9 @@ def searches_fact(spent: Mapping[str, float | None]) -> Fact:
     total = sum(spent[name] or 0 for name in SEARCHES)
     training = spent[TRAINING]
     if any(spent[name] is None for name in SEARCHES):
-        return Fact(name="cost of the searches", value="not recorded")
+        return Fact(name="core-minutes of the searches", value="not recorded")
     beside = f"{total / training:.1f} times one training ({training:.3g})" if training else "one training: not recorded"
-    return Fact(name="cost of the searches", value=f"{total:.3g} core-minutes", beside=beside)
+    return Fact(name="core-minutes of the searches", value=f"{total:.3g}", beside=beside)
 
 
 def cost_of_stages(spent: Mapping[str, float | None]) -> Note | Table:
@@ -181,8 +185,8 @@ def cost_of_stages(spent: Mapping[str, float | None]) -> Note | Table:
     return Table(
         header=["stage", "core-minutes", "trainings"],
         rows=rows,
-        caption="CPU time of the stage and its workers on its machine, when it last ran; a GPU's and a cluster's are not "
-        f"in it. One training is the baseline's.{left_out}",
+        caption="CPU time of the stage and its workers when it last ran, without a GPU's or a cluster's. "
+        f"One training is the baseline's.{left_out}",
         fold="What each search cost",
     )
 

@@ -112,7 +112,9 @@ def attempted(what: str, maker: Maker, params: Params) -> list[Part]:
     try:
         return list(maker(params))
     except FileNotFoundError as missing:
-        return [Note(text=f"Not shown: {what}. {missing.filename} is missing; `dvc repro` writes it.")]
+        place = Path(missing.filename)
+        writer = "python -m flows.ingest" if paths.RAW in place.parents or place == paths.RAW_DVC else "dvc repro"
+        return [Note(text=f"Not shown: {what}. {place} is missing; `{writer}` writes it.")]
     except DAMAGED as error:
         said = str(error) or type(error).__name__
         return [
