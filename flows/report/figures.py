@@ -77,7 +77,7 @@ def intervals(values: Mapping[str, tuple[float, float, float]]) -> str:
         axes.grid(axis="x", color="silver", linewidth=0.5)
         axes.spines["left"].set_visible(False)
         axes.tick_params(axis="y", length=0)
-        axes.set_xlabel("accuracy on the test split, with 95 % interval")
+        axes.set_xlabel("accuracy on the test split, with 95% interval")
 
     return drawn(draw, 6, 0.9 + 0.3 * len(values))
 
@@ -124,7 +124,7 @@ def shares_by_trunk(names: Sequence[str], shares: Float[np.ndarray, "names start
         heat_map(figure, axes, shares, PowerNorm(0.5, vmin=0, vmax=float(shares.max())), "cividis", -1, "share")
         axes.set_yticks(range(len(names)), [short(name) for name in names])
         right = axes.secondary_yaxis("right")
-        right.set_yticks(range(len(names)), [f"{100 * share:.1f} %" for share in shares[:, -1]])
+        right.set_yticks(range(len(names)), [f"{100 * share:.1f}%" for share in shares[:, -1]])
         right.tick_params(length=0)
         right.spines["right"].set_visible(False)
         by_trunk(axes)

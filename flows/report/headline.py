@@ -51,7 +51,7 @@ def key_numbers(params: Params) -> Iterator[Part]:
             Fact(
                 name="accuracy",
                 value=percent(searched["accuracy"]),
-                beside=f"{interval(searched)} with 95 %; baseline {percent(metrics['baseline']['accuracy'])}",
+                beside=f"95% interval {interval(searched)}; baseline {percent(metrics['baseline']['accuracy'])}",
             ),
             Fact(
                 name="latency",
@@ -67,11 +67,12 @@ def key_numbers(params: Params) -> Iterator[Part]:
 
 def doubts(params: Params) -> Iterator[Part]:
     """Whether the numbers are of one run."""
-    if differing := [finding.subject for finding in trace().all_findings() if finding.verdict != "ok"]:
-        said = f"{counted(len(differing), 'thing')} here, {differing[0]} first,"
+    differing = {finding.subject: None for finding in trace().all_findings() if finding.verdict != "ok"}
+    if differing:
+        more = f" and {len(differing) - 1} more" if len(differing) > 1 else ""
         yield Note(
-            text=f"Read these numbers with care: {said} are not what dvc.lock names (see Lineage), so they may be of "
-            "different runs. `dvc repro` brings them together.",
+            text=f"Read these numbers with care, they may be of different runs: not as dvc.lock names it is "
+            f"{next(iter(differing))}{more} (see Lineage). `dvc repro` brings them together.",
             loud=True,
         )
 
@@ -108,7 +109,7 @@ def accuracy(params: Params) -> Iterator[Part]:
         caption=f"{gain(found)} {note}",
     )
     yield Table(
-        header=["network", "accuracy", "95 % interval"],
+        header=["network", "accuracy", "95% interval"],
         rows=[[name, percent(scores["accuracy"]), interval(scores)] for name, scores in every.items()],
         caption=f"On {counted(metrics['images'], 'test image')}.",
     )
@@ -166,9 +167,9 @@ def searches_fact(spent: Mapping[str, float | None]) -> Fact:
     total = sum(spent[name] or 0 for name in SEARCHES)
     training = spent[TRAINING]
     if any(spent[name] is None for name in SEARCHES):
-        return Fact(name="core-minutes of the searches", value="not recorded")
+        return Fact(name="core-minutes of search", value="not recorded")
     beside = f"{total / training:.1f} times one training ({training:.3g})" if training else "one training: not recorded"
-    return Fact(name="core-minutes of the searches", value=f"{total:.3g}", beside=beside)
+    return Fact(name="core-minutes of search", value=f"{total:.3g}", beside=beside)
 
 
 def cost_of_stages(spent: Mapping[str, float | None]) -> Note | Table:

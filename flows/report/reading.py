@@ -33,7 +33,7 @@ def number(text: str) -> float | None:
 
 
 def percent(share: float) -> str:
-    return f"{100 * share:.2f} %"
+    return f"{share:.2%}"
 
 
 def milliseconds(ms: float) -> str:

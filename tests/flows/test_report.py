@@ -20,7 +20,7 @@ from components.data.intake import take_in
 from components.data.sources import open_source
 from components.data.store import Split, open_split
 from components.params import Params
-from flows import decision, files, paths, tracking
+from flows import decision, files, paths, tracking, versions
 from flows.gate import Check, GateReport, Score
 from flows.observer import Silent, progress_bar
 from flows.report import __main__ as command
@@ -220,11 +220,11 @@ def test_the_headline_has_the_numbers_of_the_files(params: Params) -> None:
         searched["accuracy_high"],
         metrics["baseline"]["accuracy"],
     ):
-        assert f"{100 * value:.2f} %" in said["accuracy"]
+        assert f"{value:.2%}" in said["accuracy"]
     for value in (times["searched"]["p50_ms"], times["searched"]["predicted_ms"], times["limit_ms"]):
         assert f"{value:.3g} ms" in said["latency"]
     assert {row[0]: row[1] for row in tables(some)[0].rows} == {
-        name: f"{100 * metrics[name]['accuracy']:.2f} %" for name in ("searched", "baseline")
+        name: f"{metrics[name]['accuracy']:.2%}" for name in ("searched", "baseline")
     }
     rows = read_rows(paths.EVALUATE / "predictions.csv")
     alone = sum(row["searched"] == row["actual"] != row["baseline"] for row in rows)
@@ -235,7 +235,7 @@ def test_the_headline_has_the_numbers_of_the_files(params: Params) -> None:
 def test_the_tables_of_classes_are_those_of_the_files(params: Params) -> None:
     with (paths.EVALUATE / "per_class.csv").open() as file:
         rows = [row for row in csv.DictReader(file) if row["variant"] == "searched"]
-    recalls = {row["name"]: (row["images"], f"{100 * float(row['recall']):.2f} %") for row in rows}
+    recalls = {row["name"]: (row["images"], f"{float(row['recall']):.2%}") for row in rows}
     table = tables(parts("classes", params))[0]
     assert {row[0]: (row[1], row[2]) for row in table.rows} == recalls
     counts = json.loads(paths.STATISTICS.read_text())["counts"]
@@ -303,7 +303,7 @@ def test_a_model_that_ships_stands_beside_the_champion_before_it(params: Params,
     assert "tiny version 5 is in service: models:/tiny@champion" in notes(some)
     assert "rollback` puts version 4 back" in notes(some)
     accuracies, checks = tables(some)
-    assert list(accuracies.rows[-1]) == ["champion, version 4", "90.00 %", "74.38 % to 96.54 %"]  # Wilson, by hand
+    assert list(accuracies.rows[-1]) == ["champion, version 4", "90.00%", "74.38% to 96.54%"]  # Wilson, by hand
     assert [row[3] for row in checks.rows] == ["passed", "passed"]
 
 
@@ -338,6 +338,19 @@ def test_costs_are_summed_and_divided_by_one_training() -> None:
     assert isinstance(table, Table)
     assert "Not recorded: train@baseline." in table.caption
     assert [row[2] for row in table.rows] == ["not known"] * 3
+
+
+def test_results_of_different_runs_are_said_to_be(params: Params) -> None:
+    """As after an edit of one result: its md5 is no longer what dvc.lock names."""
+    lock = {"cmd": "x", "deps": [], "outs": [{"path": paths.MODEL.as_posix(), "md5": "0" * 32}]}
+    versions.LOCK.write_text(yaml.safe_dump({"stages": {"train@searched": lock}}))
+    said, (tree,) = notes(parts("headline", params)), parts("lineage", params)
+    versions.LOCK.unlink()
+    assert (
+        "Read these numbers with care, they may be of different runs: not as dvc.lock names it is results/train" in said
+    )
+    assert tree.kind == "tree"
+    assert "1 of them differ: run `dvc repro`." in tree.caption
 
 
 def test_searches_that_do_not_pay_are_said_to(params: Params) -> None:
