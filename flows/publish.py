@@ -66,7 +66,7 @@ class Published:
     version: str
     outcome: Outcome
     report: GateReport
-    run: str = ""
+    run: str
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,12 +2,14 @@
 
 import math
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 from components.architecture.latency import LatencyTable
 from components.architecture.pareto import front, last_scores
 from components.architecture.search import Scored
 from components.architecture.space import IDENTITY, Space, parse_architecture, parse_block, space_of
+from components.architecture.warm_start import from_warm_start
 from components.charts import accuracy_against_latency
 from components.data.store import read_classes
 from components.params import Params
@@ -31,6 +33,8 @@ def method(params: Params) -> Iterator[Part]:
         text=f"Strategy {found['strategy']}: {counted(found['evaluations'], 'evaluation')} with shared weights, under "
         f"{milliseconds(found['latency_ms'])} less {settings.margin:.0%} margin."
     )
+    space = space_of(settings, read_classes(paths.CLASSES))
+    yield searched.start("architecture", partial(from_warm_start, space=space, settings=settings))[1]
 
 
 def candidates(params: Params) -> Iterator[Part]:

@@ -113,13 +113,18 @@ def attempted(what: str, maker: Maker, params: Params) -> list[Part]:
         return list(maker(params))
     except FileNotFoundError as missing:
         place = Path(missing.filename)
-        writer = "python -m flows.ingest" if paths.RAW in place.parents or place == paths.RAW_DVC else "dvc repro"
-        return [Note(text=f"Not shown: {what}. {place} is missing; `{writer}` writes it.")]
+        return [Note(text=f"Not shown: {what}. {place} is missing; `{writer_of(place)}` writes it.")]
     except DAMAGED as error:
         said = str(error) or type(error).__name__
         return [
             Note(text=f"Not shown: {what}. A result file is not as this version writes it ({said}); run `dvc repro`.")
         ]
+
+
+def writer_of(place: Path) -> str:
+    if paths.RAW in place.parents or place == paths.RAW_DVC:
+        return "python -m flows.ingest"
+    return f"git checkout {place.parent}" if place in paths.STARTS.values() else "dvc repro"
 
 
 def prose(text: str) -> Markup:

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import re
 from collections.abc import Iterator
+from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -15,6 +16,8 @@ import yaml
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from components.augmentation.policy import policy_of
+from components.augmentation.search import from_warm_start
 from components.data.images import encode_png
 from components.data.intake import take_in
 from components.data.sources import open_source
@@ -26,7 +29,7 @@ from flows.observer import Silent, progress_bar
 from flows.report import __main__ as command
 from flows.report import architecture as architecture_report
 from flows.report import augmentation as augmentation_report
-from flows.report import figures, headline, page
+from flows.report import figures, headline, page, searched
 from flows.report.images import picture
 from flows.report.page import SECTIONS, inline, parts_of, render
 from flows.report.parts import Facts, Figure, Note, Part, Pictures, Table
@@ -34,6 +37,7 @@ from flows.report.reading import read_rows
 from flows.settings import load_params
 from flows.stages import architecture, augmentation, evaluate, latency, loss, prepare, train
 from tests.clones import ROOT
+from tests.flows.test_checkpoints import start_anew
 
 HOSTILE = "<img src=x onerror=alert(1)>"
 NAMES = ("$a$ & b", HOSTILE, "ünï '\"` 字")
@@ -102,6 +106,7 @@ def run_stages(params: Params) -> None:
     """The line without DVC, Prefect and MLflow."""
     paths.RAW.mkdir(parents=True)
     take_in(open_source(params.data), paths.RAW, params.data, progress_bar)
+    start_anew()
     prepare.run(params, Silent())
     latency.run(params, Silent())
     for stage in (architecture, augmentation, loss):
@@ -261,6 +266,21 @@ def test_the_distribution_starts_with_the_settings_and_ends_with_the_policy(para
         {one["operation"]: one["share"] for one in policy["operations"]}
     )
     assert shares[:, 0].tolist() == [float(name == "Identity") for name in names]
+
+
+def test_a_search_that_started_from_another_version_s_end_says_so_and_shows_that_start(params: Params) -> None:
+    start, anew = paths.STARTS["augmentation"], paths.STARTS["augmentation"].read_bytes()
+    assert "The search started anew." in notes(parts("augmentation", params))
+    start.write_bytes(paths.ENDS["augmentation"].read_bytes())
+    some = parts("augmentation", params)
+    begun, _ = searched.start("augmentation", partial(from_warm_start, settings=params.augmentation))
+    start.write_bytes(anew)
+    assert "The search started where that of another version ended." in notes(some)
+    assert begun is not None
+    policy = files.read_json(paths.AUGMENTATION / "augmentation.json")
+    assert policy_of(begun[0]).operation_shares() == pytest.approx(
+        {one["operation"]: one["share"] for one in policy["operations"]}
+    )
 
 
 def test_the_mistakes_are_the_most_confident_ones_first_and_their_own_images(params: Params) -> None:
