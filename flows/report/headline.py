@@ -62,17 +62,19 @@ def key_numbers(params: Params) -> Iterator[Part]:
             verdict_fact(decided(model_md5())),
         ]
     )
-    yield cost_of_stages(spent)
+    yield from cost_of_stages(spent)
 
 
 def doubts(params: Params) -> Iterator[Part]:
     """Whether the numbers are of one run."""
-    differing = {finding.subject: None for finding in trace().all_findings() if finding.verdict != "ok"}
+    differing = list(dict.fromkeys(one.subject for one in trace().all_findings() if one.verdict != "ok"))
     if differing:
-        more = f" and {len(differing) - 1} more" if len(differing) > 1 else ""
+        which = (
+            f"{differing[0]} differs" if len(differing) == 1 else f"{differing[0]} and {len(differing) - 1} more differ"
+        )
         yield Note(
-            text=f"Read these numbers with care, they may be of different runs: not as dvc.lock names it is "
-            f"{next(iter(differing))}{more} (see Lineage). `dvc repro` brings them together.",
+            text=f"Read these numbers with care, they may be of different runs or of other code: {which} from what "
+            "dvc.lock names (see Lineage). `dvc repro` brings them together.",
             loud=True,
         )
 
@@ -167,15 +169,16 @@ def searches_fact(spent: Mapping[str, float | None]) -> Fact:
     total = sum(spent[name] or 0 for name in SEARCHES)
     training = spent[TRAINING]
     if any(spent[name] is None for name in SEARCHES):
-        return Fact(name="core-minutes of search", value="not recorded")
+        return Fact(name="core-minutes of search", value="not recorded", beside="or MLflow cannot be asked")
     beside = f"{total / training:.1f} times one training ({training:.3g})" if training else "one training: not recorded"
     return Fact(name="core-minutes of search", value=f"{total:.3g}", beside=beside)
 
 
-def cost_of_stages(spent: Mapping[str, float | None]) -> Note | Table:
+def cost_of_stages(spent: Mapping[str, float | None]) -> Iterator[Table]:
+    """Nothing if nothing is known."""
     missing = [name for name, minutes in spent.items() if minutes is None]
     if len(missing) == len(spent):
-        return Note(text="What the searches cost was not recorded in MLflow, or MLflow cannot be asked.")
+        return
     training = spent[TRAINING]
     rows = [
         [name, f"{minutes:.2f}", f"{minutes / training:.1f}" if training else "not known"]
@@ -183,7 +186,7 @@ def cost_of_stages(spent: Mapping[str, float | None]) -> Note | Table:
         if minutes is not None
     ]
     left_out = f" Not recorded: {', '.join(missing)}." if missing else ""
-    return Table(
+    yield Table(
         header=["stage", "core-minutes", "trainings"],
         rows=rows,
         caption="CPU time of the stage and its workers when it last ran, without a GPU's or a cluster's. "
@@ -252,8 +255,8 @@ def shown(value: float | str) -> str:
 
 MAKERS: dict[str, Maker] = {
     "the key numbers": key_numbers,
-    "whether the results belong together": doubts,
     "the gate's verdict": verdict,
+    "whether the results belong together": doubts,
     "the accuracies": accuracy,
     "the gate's checks": checks,
 }

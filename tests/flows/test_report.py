@@ -354,8 +354,7 @@ def test_costs_are_summed_and_divided_by_one_training() -> None:
     assert headline.searches_fact(spent).value == "6"
     assert headline.searches_fact(spent).beside == "4.0 times one training (1.5)"
     assert headline.searches_fact(spent | {"loss": None}).value == "not recorded"
-    table = headline.cost_of_stages(spent | {"train@baseline": None})
-    assert isinstance(table, Table)
+    (table,) = headline.cost_of_stages(spent | {"train@baseline": None})
     assert "Not recorded: train@baseline." in table.caption
     assert [row[2] for row in table.rows] == ["not known"] * 3
 
