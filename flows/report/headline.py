@@ -32,7 +32,7 @@ REMEDIES = {
     "class_drop": "look at that class in the table below: its images may be too few, or wrongly labelled",
     "latency_p50_ms": "raise architecture.margin, or measure anew on a quiet machine: `python -m flows.publish`",
     "latency_p99_ms": "measure anew on a quiet machine: `python -m flows.publish`; or raise gate.p99",
-    "file_bytes": "raise architecture.max_file_bytes, or set it lower for the search",
+    "file_bytes": "raise architecture.max_file_bytes, or offer cheaper blocks",
     "parity": "torch and ONNX Runtime disagree: report it, this model must not ship",
     "quantisation": "raise export.calibration_images, or ship the float file (export.quantize: none)",
     "registry_md5": "the registry gave back another file: look at its storage",
