@@ -134,6 +134,33 @@ def chain_caption(entry: dict[str, Any]) -> str:
     )
 
 
+def further_budgets(params: Params) -> Iterator[Part]:
+    """What the models of further budgets reach."""
+    if params.evaluate.budgets:
+        yield Table(
+            header=["model", "accuracy", "95% interval", "latency", "predicted", "budget"],
+            rows=[budget_row(variant) for variant in params.evaluate.budgets],
+            caption="The networks of further budgets, trained and measured as the first one's is.",
+        )
+    elif len(params.architecture.budgets) > 1:
+        yield Note(
+            text="The networks of further budgets were not trained and measured (train.variants, evaluate.budgets)."
+        )
+
+
+def budget_row(variant: str) -> list[str]:
+    scores, times = (read_json(paths.BUDGET / variant / f"{name}.json") for name in ("metrics", "latency"))
+    own, time = scores[variant], times[variant]
+    return [
+        variant,
+        percent(own["accuracy"]),
+        f"{percent(own['accuracy_low'])} to {percent(own['accuracy_high'])}",
+        milliseconds(time["p50_ms"]),
+        milliseconds(time["predicted_ms"]),
+        milliseconds(times["limit_ms"]),
+    ]
+
+
 def links(space: Space, text: str) -> Iterator[Link]:
     yield Link(name="image", detail=f"{space.size}×{space.size}×{space.channels}")
     yield Link(name="stem", detail=f"3×3, {space.stem} channels", meaning="convolution")
@@ -173,6 +200,7 @@ def latency(params: Params) -> Iterator[Part]:
 MAKERS: dict[str, Maker] = {
     "how it was searched": method,
     "the chosen networks": chains,
+    "the models of further budgets": further_budgets,
     "the networks scored": candidates,
     "the pool": pool,
     "predicted and measured latency": latency,

@@ -39,6 +39,8 @@ from flows.stages import architecture, augmentation, evaluate, latency, loss, pr
 from tests.clones import ROOT
 from tests.flows.test_checkpoints import start_anew
 
+pytestmark = pytest.mark.timeout(900)  # the line that the fixture runs counts for the first test
+
 HOSTILE = "<img src=x onerror=alert(1)>"
 NAMES = ("$a$ & b", HOSTILE, "ünï '\"` 字")
 """Classes of the workspace."""
@@ -255,6 +257,23 @@ def test_the_chain_has_the_chosen_block_of_every_layer(params: Params) -> None:
     found = json.loads((paths.ARCHITECTURE / "architecture.json").read_text())["architecture"].split("|")
     assert [link.name for link in chain.links] == ["image", "stem", *found, "classifier"]
     assert [link.skipped for link in chain.links[2:-1]] == [block == "identity" for block in found]
+
+
+def test_models_of_further_budgets_stand_beside_their_own_limits(params: Params) -> None:
+    """As `budget` leaves them: the searched network's figures under another name."""
+    scores, times = (files.read_json(paths.EVALUATE / f"{name}.json") for name in ("metrics", "latency"))
+    folder = paths.BUDGET / "budget_2"
+    files.write_json(folder / "metrics.json", {"budget_2": scores["searched"], "images": 1})
+    files.write_json(folder / "latency.json", {"budget_2": times["searched"], "limit_ms": 0.25})
+    several = dataclasses.replace(params, architecture=dataclasses.replace(params.architecture, latency_ms=(5.0, 2.0)))
+    wanted = dataclasses.replace(
+        several,
+        train=dataclasses.replace(params.train, variants=(*params.train.variants, "budget_2")),
+        evaluate=dataclasses.replace(params.evaluate, budgets=("budget_2",)),
+    )
+    (row,) = tables(parts("architecture", wanted))[0].rows
+    assert (row[0], row[1], row[-1]) == ("budget_2", f"{scores['searched']['accuracy']:.2%}", "0.25 ms")
+    assert "The networks of further budgets were not trained" in notes(parts("architecture", several))
 
 
 def test_the_distribution_starts_with_the_settings_and_ends_with_the_policy(params: Params) -> None:
