@@ -51,6 +51,14 @@ def shown(value: float | str) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Score:
+    """How often a model was right."""
+
+    right: int
+    images: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class GateReport:
     """What the gate found; nothing to decide (no checks) if the model is the champion already."""
 
@@ -58,6 +66,8 @@ class GateReport:
     """Of the file that was judged."""
     against: str
     """What it is compared with, on which images."""
+    reference: Score | None = None
+    """Of what it is compared with, on those images; None if nothing is."""
     champion: str | None
     """The champion's version, None before the first."""
     added: tuple[str, ...] = ()

@@ -25,6 +25,9 @@ ENDS = {word: folder / "warm_start.json" for word, folder in SEARCHES.items()}
 """What a later search can start from."""
 STARTS = {word: Path("warm_start") / f"{word}_start.json" for word in SEARCHES}
 """What a search starts from: another version's `ENDS`, or nothing."""
+DECISION = Path("results/publish/decision.json")
+"""What the gate last decided here."""
+REPORT = Path("results/report.html")
 STORE = Path("mlflow/store")
 SPOOL = Path("mlflow/spool")
 """Records that MLflow has not taken yet."""

@@ -14,6 +14,7 @@ gate.
 import argparse
 import getpass
 import json
+import logging
 import math
 import sys
 from collections.abc import Callable, Iterator
@@ -32,10 +33,11 @@ from components.evaluation import onnx_logits
 from components.export import read_metadata
 from components.params import Params
 from components.quantisation import QUANTIZE
-from flows import gate, paths, registry, tracking, versions
+from flows import decision, gate, paths, registry, tracking, versions
 from flows.files import read_json
 from flows.gate import GateReport
 from flows.registry import CHALLENGER, CHAMPION, RegistryError
+from flows.report import page
 from flows.settings import load_params
 
 MODEL = paths.MODEL
@@ -52,16 +54,19 @@ LISTED = 10
 COMPARED = 64
 """Test images whose logits must be the same through the registry."""
 
+LOG = logging.getLogger(__name__)
+
 Outcome = Literal["published", "already champion", "refused"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Published:
-    """How it ended; `version` is the model's own version in the registry."""
+    """How it ended; `version` is the model's own version in the registry, `run` keeps the decision."""
 
     version: str
     outcome: Outcome
     report: GateReport
+    run: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +109,7 @@ def judge(params: Params, measure: Callable[[bytes, Params], Measurement] = meas
         md5=md5,
         champion=number,
         against=report.against,
+        reference=report.reference,
         added=report.added,
         removed=report.removed,
         device=str(time.device),
@@ -183,6 +189,7 @@ class Comparison:
     """The model beside a reference."""
 
     against: str
+    reference: gate.Score
     added: tuple[str, ...]
     removed: tuple[str, ...]
     checks: tuple[gate.Check, ...]
@@ -212,6 +219,7 @@ def compare(
     )
     return Comparison(
         against=f"{reference.name} on {shared.sum()} of {len(shared)} test images{changed}",
+        reference=gate.Score(right=int(answers[shared].sum()), images=int(shared.sum())),
         added=added,
         removed=removed,
         checks=gate.accuracy_checks(right[shared], answers[shared], actual[shared], params.gate, rng),
@@ -242,6 +250,13 @@ def publish(params: Params, parent_run: str | None, report: GateReport) -> Publi
     `parent_run`: the MLflow run that the decision is kept with; None: a run of its own. Raises ValueError if the
     file is not the one that was judged, RegistryError.
     """
+    published = register(params, parent_run, report)
+    decision.keep(published.report, params.publish.model, published.version, published.outcome)
+    return published
+
+
+def register(params: Params, parent_run: str | None, report: GateReport) -> Published:
+    """What MLflow and the registry have to do with it."""
     model, name = read_result(MODEL), params.publish.model
     if tracking.md5_of(model) != report.md5:
         raise ValueError(f"{MODEL} changed after the gate judged it; run the gate again")
@@ -250,19 +265,19 @@ def publish(params: Params, parent_run: str | None, report: GateReport) -> Publi
         tracking.archive(run, ARCHIVED)
         if report.champion and not report.checks:
             record(run, name, report.champion, report)
-            return Published(version=report.champion, outcome="already champion", report=report)
+            return Published(version=report.champion, outcome="already champion", report=report, run=run)
         maker = tracking.find_run(f"dvc.out.{MODEL.as_posix()}", report.md5) or run
         number = tracking.register_model(name, proposed, maker)
         tracking.move_alias(name, CHALLENGER, number)
         report = report.with_checks(*through_the_alias(model, params))
-        tracking.retag_version(name, number, decision(report) | origin(run), "gate")
+        tracking.retag_version(name, number, decision_tags(report) | origin(run), "gate")
         record(run, name, number, report)
         if not report.passed:
-            return Published(version=number, outcome="refused", report=report)
+            return Published(version=number, outcome="refused", report=report, run=run)
         if tracking.alias_version(name, CHAMPION) != report.champion:
             raise RegistryError("the champion changed while its challenger was judged; run the gate again")
         registry.promote(name, number, report.champion)
-        return Published(version=number, outcome="published", report=report)
+        return Published(version=number, outcome="published", report=report, run=run)
 
 
 def record(run: str, name: str, number: str, report: GateReport) -> None:
@@ -317,7 +332,7 @@ def runtime_package() -> str:
     return "onnxruntime-gpu"
 
 
-def decision(report: GateReport) -> dict[str, str]:
+def decision_tags(report: GateReport) -> dict[str, str]:
     """The gate's report as tags of the model version."""
     checks = {f"gate.{check.name}": f"{'passed' if check.passed else 'refused'}: {check}" for check in report.checks}
     return {"gate": verdict(report), "gate.against": report.against, "gate.device": report.device} | checks
@@ -332,6 +347,14 @@ def origin(run: str) -> dict[str, str]:
     commit, dirty = versions.commit()
     archived = {f"archived.{file.as_posix()}": versions.digest(file) for file in ARCHIVED if file.exists()}
     return {"git.commit": commit or "none", "git.dirty": str(dirty).lower(), "gate.run": run} | archived
+
+
+def keep_report(params: Params, run: str) -> None:
+    """Write results/report.html, and keep it with the decision's run; what is published stays so if that fails."""
+    try:
+        tracking.archive(run, [page.write(params)])
+    except OSError as error:
+        LOG.warning("warning: %s was not written (%s); `python -m flows.report` tries again", paths.REPORT, error)
 
 
 def summary(params: Params, published: Published) -> str:
@@ -349,7 +372,7 @@ def summary(params: Params, published: Published) -> str:
         *quantisation_lines(searched, measured),
         *[f"gate      {'passed' if check.passed else 'REFUSED'}: {check}" for check in report.checks],
         f"gate      compared with {report.against}",
-        "look      mlflow/serve, then http://127.0.0.1:5000",
+        f"look      {paths.REPORT}; mlflow/serve, then {tracking.SERVED_AT}",
     ]
     return "\n".join(lines)
 
@@ -390,6 +413,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def go_forward(params: Params) -> int:
     published = publish(params, None, judge(params))
+    keep_report(params, published.run)
     print(summary(params, published))
     return 3 if published.outcome == "refused" else 0
 

@@ -1,4 +1,4 @@
-"""The Prefect flow: ingest -> (warm start) -> every stage of dvc.yaml, in DVC's order -> gate -> publish.
+"""The Prefect flow: ingest -> (warm start) -> every stage of dvc.yaml, in DVC's order -> gate -> publish -> report.
 
 Prefect decides when and how a stage runs, DVC whether it does: a task is one `dvc repro -s <stage>` in a process
 group of its own, and takes names and ids only.
@@ -21,7 +21,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from filelock import FileLock, Timeout
 from prefect import State, flow, get_client, tags, task
-from prefect.artifacts import create_markdown_artifact
+from prefect.artifacts import create_link_artifact, create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, FlowRunFilterStateType
 from prefect.client.schemas.objects import StateType
@@ -154,6 +154,20 @@ def place_start(revision: str, digest: str) -> None:
     print(warm_start.place(revision, digest))
 
 
+@task(cache_policy=NO_CACHE, persist_result=False, task_run_name="report")
+@stated
+def tell(params: Params, published: publish.Published) -> None:
+    """Write the report, keep it with the run, and link it."""
+    publish.keep_report(params, published.run)
+    with tracking.tolerated("the link to the report"):
+        create_link_artifact(
+            tracking.address_of(published.run, paths.REPORT.name),
+            link_text="What the line found",
+            key="report",
+            description=f"The same file is {paths.REPORT}.\n\n```\n{publish.summary(params, published)}\n```",
+        )
+
+
 @flow(
     name="retrain",
     persist_result=False,
@@ -180,6 +194,7 @@ def retrain(params: Params, warm: str | None = None) -> publish.Published:
             tracking.link_stage(parent, name, versions.locked_stage(name))
         report = outcome(decide(params, return_state=True))
         published: publish.Published = outcome(ship(params, parent, report, return_state=True))
+        tell(params, published, return_state=True)  # published is published, whatever becomes of the report
         return published
 
 

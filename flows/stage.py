@@ -22,7 +22,7 @@ from types import FrameType
 from filelock import FileLock, Timeout
 
 from components.params import Params, require
-from flows import files, lifeline, paths, tracking, versions
+from flows import cost, files, lifeline, paths, tracking, versions
 from flows.settings import load_params
 from flows.tracking import StageRun, Status
 
@@ -122,7 +122,7 @@ def run_stage(word: str, variant: str | None) -> None:
     status: Status = "FAILED"
     try:
         run.params(before.get("params", {}).get("params.yaml", {}))
-        with checkpoint_folder(name, versions.stage_key(before)) as checkpoint:
+        with cost.counted(run), checkpoint_folder(name, versions.stage_key(before)) as checkpoint:
             files.sweep(versions.output_paths(name))
             compute(word, variant, params, run, checkpoint)
         if difference := versions.changed(before, versions.stage_inputs(name)):

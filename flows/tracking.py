@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
-from itertools import islice
+from itertools import islice, takewhile
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, Literal, TypeVar
 from uuid import uuid4
@@ -39,6 +39,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from components.params import Params
 from flows import lifeline, paths, versions
+from flows.cost import CORE_MINUTES
 from flows.files import read_json, write_bytes
 from flows.observer import progress_bar
 from flows.spool import Record, Spool, left_behind
@@ -59,6 +60,8 @@ PATIENCE = 120.0
 """Seconds that one process waits for another to make the tables (ours): 3 is usual, 30 on a loaded machine."""
 RUN_KEY = "line.run"
 """Tag: what a run is found by before MLflow has said which id it has."""
+SERVED_AT = "http://127.0.0.1:5000"
+"""mlflow/serve."""
 METRICS_PER_BATCH = 1000
 PARAMS_PER_BATCH = 100
 
@@ -436,6 +439,13 @@ def archive(run_id: str | None, files: Iterable[Path]) -> None:
             connect().log_artifact(run_id, str(file))
 
 
+def address_of(run_id: str, name: str) -> str:
+    """Where a browser sees an artifact of the run: on the tracking server, or on the one that `mlflow/serve` starts."""
+    uri = tracking_uri()
+    server = uri.rstrip("/") if uri.startswith(("http://", "https://")) else SERVED_AT
+    return f"{server}/#/experiments/{connect().get_run(run_id).info.experiment_id}/runs/{run_id}/artifacts/{name}"
+
+
 def find_stage_run(stage_key: str) -> str | None:
     """The newest FINISHED run of a stage with exactly these inputs."""
     return find_run("stage_key", stage_key)
@@ -451,6 +461,19 @@ def find_run(tag: str, value: str) -> str | None:
         max_results=1,
     )
     return str(runs[0].info.run_id) if runs else None
+
+
+def core_minutes(stage_key: str) -> float | None:
+    """What the newest results with these inputs cost, with the runs before it that were interrupted on the way there;
+    None if that was not recorded. A run that was killed by force says nothing of its share."""
+    client = connect()
+    where = f"tags.stage_key = '{stage_key}'"
+    runs = client.search_runs([experiment_id(client)], where, order_by=["attributes.start_time DESC"])
+    ended = next((place for place, run in enumerate(runs) if run.info.status == "FINISHED"), None)
+    if ended is None or CORE_MINUTES not in runs[ended].data.metrics:
+        return None
+    earlier = takewhile(lambda run: run.info.status != "FINISHED", runs[ended + 1 :])
+    return sum(float(run.data.metrics.get(CORE_MINUTES, 0.0)) for run in (runs[ended], *earlier))
 
 
 @dataclass(frozen=True, kw_only=True)

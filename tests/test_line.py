@@ -99,6 +99,17 @@ def test_the_flow_computed_every_stage_that_measures_no_time_itself(by_flow: Pat
     assert set(stages_run((by_flow / "flow.log").read_text())) == set(COMPUTED)
 
 
+def test_the_report_of_a_whole_line_leaves_nothing_out_and_is_the_same_when_it_is_written_anew(by_flow: Path) -> None:
+    client, parent = parent_of(by_flow)
+    kept = Path(client.download_artifacts(parent.info.run_id, "report.html")).read_text()
+    assert kept == (by_flow / "results" / "report.html").read_text()
+    assert "Not shown" not in kept
+    assert "not recorded" not in kept.lower()
+    assert "Everything here is what dvc.lock names." in kept
+    assert run(by_flow, "-m", "flows.report").stdout == "results/report.html\n"
+    assert (by_flow / "results" / "report.html").read_text() == kept
+
+
 def test_what_evaluate_computes_is_the_same_in_both_clones(by_dvc: Path, by_flow: Path) -> None:
     shutil.copytree(by_flow / "results" / "evaluate", by_flow / "kept")
     run(by_flow, "-m", "flows.stage", "evaluate")
@@ -218,10 +229,12 @@ def test_the_parent_run_and_prefect_show_the_decision_and_the_run_links_its_mode
     runs = [tags["stage." + name.replace("@", ".") + ".run"] for name in COMPUTED]
     assert all(f"/runs/{run_id})" in shown for run_id in runs)
     kept = {file.path for file in client.list_artifacts(parent.info.run_id)}
-    assert {"gate.json", "dvc.lock", "dvc.yaml", "params.yaml", "raw.dvc"} <= kept
+    assert {"gate.json", "dvc.lock", "dvc.yaml", "params.yaml", "raw.dvc", "report.html"} <= kept
     database = sqlite3.connect(by_flow / ".prefect-home" / "prefect.db")
     artifacts = database.execute("SELECT data FROM artifact WHERE key = 'gate'").fetchall()
     assert any("latency_p50_ms" in data for (data,) in artifacts)
+    links = database.execute("SELECT data FROM artifact WHERE key = 'report'").fetchall()
+    assert any(f"/runs/{parent.info.run_id}/artifacts/report.html" in data for (data,) in links)
 
 
 def test_the_flow_a_second_time_runs_nothing_and_registers_nothing(by_flow: Path) -> None:

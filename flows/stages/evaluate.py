@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int64
 from safetensors.torch import load
+from scipy.special import softmax
 
 from components.architecture.latency import LatencyTable
 from components.architecture.network import build_network
@@ -31,14 +32,14 @@ def run(params: Params, observe: Observer) -> None:
 
 
 def evaluate(params: Params, observe: Observer, variants: Sequence[str], limit_ms: float, folder: Path) -> None:
-    """Write accuracy with its interval, the per-class table, every prediction, and the measured latency beside the
-    limit that the models were searched for."""
+    """Write accuracy with its interval, the per-class table, every prediction with its confidence, and the measured
+    latency beside the limit that the models were searched for."""
     classes, test = read_classes(paths.CLASSES), open_split(paths.TEST)
     table = LatencyTable.from_json(files.read_json(paths.LATENCY / "table.json"))
     metrics: dict[str, object] = {"images": len(test.labels)}
     latency: dict[str, Any] = {"limit_ms": limit_ms}
     rows: list[dict[str, object]] = []
-    predictions = {"actual": [classes.names[label] for label in test.labels]}
+    predictions: dict[str, list[object]] = {"actual": [classes.names[label] for label in test.labels]}
     for variant in observe.progress(variants, len(variants), "evaluate"):
         model, exact = (read(variant, name) for name in ("model.onnx", "float.onnx"))
         logits = onnx_logits(model, test.images)
@@ -55,6 +56,7 @@ def evaluate(params: Params, observe: Observer, variants: Sequence[str], limit_m
         confusion = confusion_matrix(predicted, test.labels, len(classes.names))
         rows += [{"variant": variant} | vars(row) for row in per_class(confusion, classes.names)]
         predictions[variant] = [classes.names[label] for label in predicted]
+        predictions[f"{variant}_confidence"] = softmax(logits, axis=1).max(axis=1).tolist()
         shown = figures | {"latency_ms": latency[variant]["p50_ms"], "limit_ms": limit_ms}
         observe.metrics({f"evaluate/{variant}/{key}": value for key, value in shown.items()})
     write(observe, folder, metrics, latency, rows, predictions)
@@ -71,7 +73,7 @@ def write(
     metrics: dict[str, object],
     latency: dict[str, Any],
     rows: list[dict[str, object]],
-    predictions: dict[str, list[str]],
+    predictions: dict[str, list[object]],
 ) -> None:
     columns = zip(*predictions.values(), strict=True)
     files.write_json(folder / "metrics.json", metrics)

@@ -15,7 +15,7 @@ from tests.flows.receiver import receiver
 
 RUN = FlowRun(flow_id=uuid4(), name="brave-otter")
 PUBLISHED = Published(
-    version="3", outcome="published", report=GateReport(md5="m", champion="2", against="x", checks=())
+    version="3", outcome="published", report=GateReport(md5="m", champion="2", against="x", checks=()), run="r"
 )
 
 

@@ -16,6 +16,7 @@ from components.export import read_metadata
 from components.params import Params
 from components.quantisation import QUANTIZE
 from flows import files, paths, publish, registry, settings, tracking
+from flows.gate import Score
 from flows.publish import Published
 from flows.registry import RegistryError
 from tests.damage import flipped
@@ -122,6 +123,8 @@ def test_the_first_model_ships_only_if_every_check_against_baseline_and_budget_p
     write_results(THREE_QUARTERS, 0.75, baseline=baseline, parity=parity)
     published = ship(params, *times)
     assert published.report.against == "the baseline on 40 of 40 test images"
+    right = sum(name in {HALF: "ab", THREE_QUARTERS: "abc", PERFECT: "abcd"}[baseline] for name in NAMES)
+    assert published.report.reference == Score(right=right * 10, images=40)
     assert refused(published) == names
     assert published.outcome == ("refused" if names else "published")
     assert aliases(params) == (None if names else "1", "1", None)
@@ -442,16 +445,37 @@ def test_the_command_ends_with_0_when_published_3_when_refused_and_1_without_a_r
     write_results(PERFECT, 1.0, parity=1.0)
     assert publish.main([]) == 3
     assert "REFUSED: parity 1, at most 0.001" in capsys.readouterr().out
+    assert files.read_json(paths.DECISION)["outcome"] == "refused"
     edit_metrics(parity=0.0)
     assert publish.main([]) == 0
     assert "accuracy  searched 100.00%" in capsys.readouterr().out
+    decision = paths.DECISION.read_bytes()
+    assert json.loads(decision)["outcome"] == "published"
     assert publish.main([]) == 0
+    assert paths.DECISION.read_bytes() == decision, "there was nothing to decide"
     (tmp_path / "file").touch()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/file/mlflow.db")
     assert publish.main([]) == 1
     error = capsys.readouterr().err
     assert error.startswith("error: the MLflow registry cannot be used (")
     assert error.count("\n") == 1
+
+
+def test_the_report_is_kept_with_the_decision_and_cannot_undo_it(
+    params: Params, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_results(PERFECT, 1.0)
+    published = ship(params)
+    publish.keep_report(params, published.run)
+    kept = Path(tracking.connect().download_artifacts(published.run, "report.html")).read_text()
+    assert kept == paths.REPORT.read_text()
+    assert f"{params.publish.model} version 1 is in service" in kept
+    paths.REPORT.unlink()
+    paths.REPORT.mkdir()  # where the file cannot take its place
+    publish.keep_report(params, published.run)
+    paths.REPORT.rmdir()
+    assert "results/report.html was not written" in caplog.text
+    assert aliases(params) == ("1", "1", None)
 
 
 def test_help_documents_the_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:

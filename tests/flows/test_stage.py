@@ -16,6 +16,7 @@ from mlflow import MlflowClient
 
 from components.params import Params
 from flows import stage, versions
+from flows.cost import CORE_MINUTES, MINUTES
 from flows.files import write_bytes
 from flows.observer import Observer, Silent
 from flows.settings import load_params
@@ -77,6 +78,8 @@ def test_a_stage_that_ends_well_leaves_its_lineage(run_with: Callable[[Work], in
     assert tags["dvc.dep.in.txt"] == "13b5bfe96f3e2fe411c9f66f4a582adf"  # md5 of "in"
     assert tags["dvc.out.out.txt"] == "c68271a63ddbc431c307beb7d2918275"  # md5 of "out"
     assert tags["stage_key"] == versions.stage_key(versions.stage_inputs("prepare"))
+    assert metrics.pop(CORE_MINUTES) > 0
+    assert metrics.pop(MINUTES) > 0
     assert metrics == {"prepare/images": 3.0}
 
 

@@ -24,8 +24,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from components.evaluation import onnx_logits
 from flows import paths, settings, tracking, versions
+from flows.cost import CORE_MINUTES
 from flows.observer import Observer
-from flows.tracking import Candidate, StageRun, connect
+from flows.tracking import Candidate, StageRun, Status, connect
 
 ROOT = Path(__file__).parents[2]
 SIDE = 4
@@ -469,3 +470,27 @@ def test_a_kill_while_the_tables_are_made_leaves_no_half_database(tmp_path: Path
     ]
     assert codes == [-signal.SIGKILL, 0]
     assert not (tmp_path / "mlflow" / "store" / ".draft").exists()
+
+
+def ended(key: str, minutes: float | None, status: Status) -> None:
+    run = StageRun("loss", tags={"stage_key": key})
+    if minutes is not None:
+        run.metrics({CORE_MINUTES: minutes})
+    run.end(status)
+    time.sleep(0.002)  # runs are ordered by the millisecond in which they start
+
+
+def test_results_cost_what_the_run_took_that_made_them_and_those_that_were_interrupted_on_the_way() -> None:
+    ended("k", 10.0, "FINISHED")  # once before, by force
+    ended("k", 3.0, "KILLED")
+    ended("k", None, "KILLED")  # by force: it could not say
+    ended("other", 7.0, "FINISHED")
+    ended("k", 2.0, "FINISHED")
+    ended("k", 5.0, "FAILED")  # later, without results
+    assert tracking.core_minutes("k") == pytest.approx(5.0)
+
+
+def test_a_cost_that_was_never_recorded_is_none() -> None:
+    ended("silent", None, "FINISHED")
+    ended("unfinished", 1.0, "KILLED")
+    assert [tracking.core_minutes(key) for key in ("silent", "unfinished", "unknown")] == [None, None, None]

@@ -1,0 +1,21 @@
+"""What the gate last decided in this folder, as a file: results/publish/decision.json, for the report."""
+
+from typing import Any
+
+from flows import paths
+from flows.files import read_json, write_json
+from flows.gate import GateReport
+
+
+def keep(report: GateReport, model: str, version: str, outcome: str) -> None:
+    """`model` and `version` are the registry's. Where a champion was judged again, what was decided of it stays."""
+    if report.checks or decided(report.md5) is None:
+        write_json(paths.DECISION, report.to_json() | {"model": model, "version": version, "outcome": outcome})
+
+
+def decided(md5: str) -> dict[str, Any] | None:
+    """The decision on the file with this md5; None if there is none, or the last one was on another file."""
+    if not paths.DECISION.exists():
+        return None
+    decision: dict[str, Any] = read_json(paths.DECISION)
+    return decision if decision["md5"] == md5 else None

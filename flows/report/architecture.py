@@ -1,0 +1,207 @@
+"""The architecture search: every network scored, what the pool was at each stage, what was chosen, and its latency."""
+
+import math
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+from components.architecture.latency import LatencyTable
+from components.architecture.pareto import front, last_scores
+from components.architecture.search import Scored
+from components.architecture.space import IDENTITY, Space, parse_architecture, parse_block, space_of
+from components.architecture.warm_start import from_warm_start
+from components.charts import accuracy_against_latency
+from components.data.store import read_classes
+from components.params import Params
+from flows import paths
+from flows.files import read_json
+from flows.report import figures, searched
+from flows.report.figures import Judged
+from flows.report.parts import Chain, Figure, Link, Maker, Note, Part, Table
+from flows.report.reading import Row, counted, milliseconds, number, percent, read_rows
+
+DRAWN = 2000
+"""Networks in the chart of scores."""
+LISTED = 60
+"""Rows of the pool's table."""
+
+
+def method(params: Params) -> Iterator[Part]:
+    yield from searched.kept("architecture")
+    settings, found = params.architecture, read_json(paths.ARCHITECTURE / "architecture.json")
+    yield Note(
+        text=f"Strategy {found['strategy']}: {counted(found['evaluations'], 'evaluation')} with shared weights, under "
+        f"{milliseconds(found['latency_ms'])} less {settings.margin:.0%} margin."
+    )
+    space = space_of(settings, read_classes(paths.CLASSES))
+    yield searched.start("architecture", partial(from_warm_start, space=space, settings=settings))[1]
+
+
+def candidates(params: Params) -> Iterator[Part]:
+    """Accuracy against latency of every network scored."""
+    every = [
+        Scored(
+            stage=int(row["stage"]),
+            architecture=tuple(row["architecture"].split("|")),
+            score=float(row["score"]),
+            latency=float(row["latency_ms"]),
+        )
+        for row in read_rows(paths.ARCHITECTURE / "scores.csv")
+    ]
+    budgets = read_json(paths.ARCHITECTURE / "architecture.json")["budgets"]
+    chosen = {tuple(entry["architecture"].split("|")) for entry in budgets}
+    last = last_scores(every)
+    step = -(-len(last) // DRAWN)
+    fewer = f" One in {step} is drawn." if step > 1 else ""
+    yield Figure(
+        svg=figures.styled(
+            lambda: accuracy_against_latency(
+                points(last[::step]),
+                points(front(every)),
+                points([one for one in last if one.architecture in chosen]),
+                [entry["latency_ms"] for entry in budgets],
+            )
+        ),
+        label=f"{counted(len(last), 'network')} scored; chosen for {milliseconds(budgets[0]['latency_ms'])}: score "
+        f"{percent(budgets[0]['score'])} at {milliseconds(budgets[0]['predicted_latency_ms'])}",
+        caption=f"Every network that was scored ({len(last):,}), each by its last score with the shared weights. "
+        "These scores rank networks; they are not what a network reaches when it is trained alone." + fewer,
+    )
+
+
+def points(some: list[Scored]) -> list[tuple[float, float]]:
+    return [(one.latency, one.score) for one in some]
+
+
+def pool(params: Params) -> Iterator[Part]:
+    rows = [
+        row
+        for row in read_rows(paths.ARCHITECTURE / "pool.csv")
+        if float(row["budget_ms"]) == params.architecture.budget
+    ]
+    judged = [judged_of(row) for row in rows if row["potential"]]
+    yield Figure(
+        svg=figures.pool_by_stage(judged),
+        label=f"{counted(len(judged), 'candidate')} in {counted(len({one.stage for one in judged}), 'stage')}",
+        caption="What each stage expected of its candidates, with standard errors where there are any: "
+        "who stayed in the pool, and who was dropped.",
+    )
+    yield Table(
+        header=["stage", "rank", "expected", "latency", "blocks", ""],
+        rows=[pool_row(row) for row in rows[:LISTED]],
+        caption=f"The first {LISTED} of {len(rows)} rows; all are in results/architecture/pool.csv."
+        if len(rows) > LISTED
+        else "",
+        fold=f"The pool, {counted(len(rows), 'row')}",
+    )
+
+
+def judged_of(row: Row) -> Judged:
+    error = number(row["standard_error"])
+    return Judged(
+        stage=int(row["stage"]),
+        potential=float(row["potential"]),
+        error=math.nan if error is None else error,
+        kept=not row["dropped"],
+    )
+
+
+def pool_row(row: Row) -> list[str]:
+    potential, latency = number(row["potential"]), number(row["latency_ms"])
+    return [
+        row["stage"],
+        row["rank"],
+        "" if potential is None else percent(potential),
+        "" if latency is None else milliseconds(latency),
+        row["architecture"].replace("|", " → "),
+        row["dropped"] or "in the pool",
+    ]
+
+
+def chains(params: Params) -> Iterator[Part]:
+    """The block chosen for each layer, a chain for each budget."""
+    space = space_of(params.architecture, read_classes(paths.CLASSES))
+    for entry in read_json(paths.ARCHITECTURE / "architecture.json")["budgets"]:
+        yield Chain(links=list(links(space, entry["architecture"])), caption=chain_caption(entry))
+
+
+def chain_caption(entry: dict[str, Any]) -> str:
+    alone = f", {percent(entry['alone'])} trained alone" if entry["alone"] is not None else ""
+    return (
+        f"Chosen for {milliseconds(entry['latency_ms'])}: predicted {milliseconds(entry['predicted_latency_ms'])}, "
+        f"{entry['parameters']:,} parameters, {entry['flops'] / 1e6:.3g} million FLOPs, "
+        f"{percent(entry['score'])} with shared weights{alone}."
+    )
+
+
+def further_budgets(params: Params) -> Iterator[Part]:
+    """What the models of further budgets reach."""
+    if params.evaluate.budgets:
+        yield Table(
+            header=["model", "accuracy", "95% interval", "latency", "predicted", "budget"],
+            rows=[budget_row(variant) for variant in params.evaluate.budgets],
+            caption="The networks of further budgets, trained and measured as the first one's is.",
+        )
+    elif len(params.architecture.budgets) > 1:
+        yield Note(
+            text="The networks of further budgets were not trained and measured (train.variants, evaluate.budgets)."
+        )
+
+
+def budget_row(variant: str) -> list[str]:
+    scores, times = (read_json(paths.BUDGET / variant / f"{name}.json") for name in ("metrics", "latency"))
+    own, time = scores[variant], times[variant]
+    return [
+        variant,
+        percent(own["accuracy"]),
+        f"{percent(own['accuracy_low'])} to {percent(own['accuracy_high'])}",
+        milliseconds(time["p50_ms"]),
+        milliseconds(time["predicted_ms"]),
+        milliseconds(times["limit_ms"]),
+    ]
+
+
+def links(space: Space, text: str) -> Iterator[Link]:
+    yield Link(name="image", detail=f"{space.size}×{space.size}×{space.channels}")
+    yield Link(name="stem", detail=f"3×3, {space.stem} channels", meaning="convolution")
+    for name, layer in zip(parse_architecture(space, text), space.layers, strict=True):
+        side = -(-layer.size // layer.stride)
+        detail = "skipped" if name == IDENTITY else f"{side}×{side}×{layer.outputs}"
+        yield Link(name=name, detail=detail, meaning=meaning(name), skipped=name == IDENTITY)
+    yield Link(
+        name="classifier", detail=counted(space.classes, "class", "classes"), meaning="mean over pixels, then linear"
+    )
+
+
+def meaning(name: str) -> str:
+    """What the block's name says, in words."""
+    block = parse_block(name)
+    if block.family == "mb":
+        squeeze = ", squeeze-and-excitation" if block.squeeze else ""
+        return f"inverted bottleneck, {block.kernel}×{block.kernel} depthwise, expansion {block.expansion}{squeeze}"
+    return "3×3 residual block" if block.family == "res" else "no layer"
+
+
+def latency(params: Params) -> Iterator[Part]:
+    """Predicted against measured, of the calibration's networks and of those that were trained."""
+    table = LatencyTable.from_json(read_json(paths.LATENCY / "table.json"))
+    measured = read_json(paths.EVALUATE / "latency.json")
+    calibration = [(table.line(whole.sum_ms), whole.entry.ms) for whole in table.wholes]
+    named = {name: (measured[name]["predicted_ms"], measured[name]["p50_ms"]) for name in ("searched", "baseline")}
+    off = {name: own / predicted - 1 for name, (predicted, own) in named.items()}
+    yield Figure(
+        svg=figures.predicted_against_measured(calibration, named),
+        label="; ".join(f"{name}: predicted {p:.4g} ms, measured {m:.4g} ms" for name, (p, m) in named.items()),
+        caption=f"The searched network is {abs(off['searched']):.1%} {'slower' if off['searched'] > 0 else 'faster'} "
+        f"than predicted. The table was measured on {table.device}.",
+    )
+
+
+MAKERS: dict[str, Maker] = {
+    "how it was searched": method,
+    "the chosen networks": chains,
+    "the models of further budgets": further_budgets,
+    "the networks scored": candidates,
+    "the pool": pool,
+    "predicted and measured latency": latency,
+}

@@ -1,0 +1,66 @@
+"""The data version: how many images of each class, and what validation turned away."""
+
+from collections.abc import Iterator
+from itertools import islice
+
+from components.data.split import SPLITS
+from components.data.store import read_statistics
+from components.params import Params
+from flows import paths, versions
+from flows.files import read_json
+from flows.report.parts import Maker, Note, Part, Table
+from flows.report.reading import counted
+
+MANY = 30
+"""Classes beyond which the table is folded."""
+LISTED = 20
+"""Images that are named with the reason why they were turned away."""
+
+
+def version(params: Params) -> Iterator[Part]:
+    digest = versions.data_digest(paths.RAW_DVC)
+    yield Note(text=f"Source {params.data.source}; data version {digest} (DVC's md5 of {paths.RAW}).")
+
+
+def classes(params: Params) -> Iterator[Part]:
+    counts = read_statistics(paths.STATISTICS).counts
+    splits = {split: counts[split] for split in SPLITS}
+    names = list(dict.fromkeys(name for counts in splits.values() for name in counts))
+    own = [[splits[split].get(name, 0) for split in splits] for name in names]
+    totals = [sum(column) for column in zip(*own, strict=True)]
+    rows = [[name, *(f"{n:,}" for n in line), f"{sum(line):,}"] for name, line in zip(names, own, strict=True)]
+    yield Table(
+        header=["class", *splits, "all"],
+        rows=[*rows, ["all", *(f"{n:,}" for n in totals), f"{sum(totals):,}"]],
+        caption="Splits are by the hash of an image's content: new data move no old image.",
+        fold=f"All {len(names)} classes" if len(names) > MANY else "",
+    )
+
+
+def turned_away(params: Params) -> Iterator[Part]:
+    report = read_json(paths.VALIDATION)
+    counts = report["counts"]
+    parts = ("refused", "quarantined", "duplicates")
+    away = sum(counts[part] for part in parts)
+    if not away:
+        yield Note(text=f"Validation turned none of {counted(counts['kept'], 'image')} away.")
+        return
+    rules = ", ".join(f"{rule} {count}" for rule, count in sorted(report["rules"].items(), key=lambda item: -item[1]))
+    said = ", ".join(f"{counts[part]} {part}" for part in parts)
+    yield Note(
+        text=f"Validation turned {counted(away, 'image')} away ({said}) and kept {counts['kept']:,}. Why: {rules}."
+    )
+    every = ([one["path"], one["class"] or "", one["rule"], one["reason"]] for part in parts for one in report[part])
+    yield Table(
+        header=["image", "class", "rule", "reason"],
+        rows=list(islice(every, LISTED)),
+        caption=f"The first {LISTED} of {away}; all are in {paths.VALIDATION}." if away > LISTED else "",
+        fold="Which images",
+    )
+
+
+MAKERS: dict[str, Maker] = {
+    "the data version": version,
+    "the images of each class": classes,
+    "what validation turned away": turned_away,
+}

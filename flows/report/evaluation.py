@@ -1,0 +1,109 @@
+"""The searched network on the test split: class by class, and its most confident mistakes."""
+
+from collections.abc import Iterator, Sequence
+from itertools import islice
+
+import numpy as np
+from jaxtyping import Int64
+
+from components.data.store import open_split, read_classes
+from components.evaluation import confusion_matrix
+from components.params import Params
+from flows import paths
+from flows.report import figures
+from flows.report.images import picture
+from flows.report.parts import Figure, Maker, Note, Part, Picture, Pictures, Table
+from flows.report.reading import Row, counted, number, percent, read_rows
+
+MISTAKES = 20
+CONFUSIONS = 10
+MANY = 30
+"""Classes beyond which the table is folded."""
+
+
+def per_class(params: Params) -> Iterator[Part]:
+    rows = read_rows(paths.EVALUATE / "per_class.csv")
+    baseline = {row["name"]: row for row in rows if row["variant"] == "baseline"}
+    own = sorted((row for row in rows if row["variant"] == "searched"), key=lambda row: float(row["recall"] or "nan"))
+    worst = own[0]
+    table = [
+        [
+            row["name"],
+            row["images"],
+            share(row["recall"]),
+            share(row["precision"]),
+            share(baseline[row["name"]]["recall"]),
+        ]
+        for row in own
+    ]
+    yield Table(
+        header=["class", "images", "recall", "precision", "recall of the baseline"],
+        rows=table,
+        caption=f"The worst first: {worst['name']}, of whose images {share(worst['recall'])} are recognised.",
+        fold=f"All {len(own)} classes" if len(own) > MANY else "",
+    )
+
+
+def share(text: str) -> str:
+    value = number(text)
+    return "none" if value is None or np.isnan(value) else percent(value)
+
+
+def confusion(params: Params) -> Iterator[Part]:
+    names = read_classes(paths.CLASSES).names
+    matrix = counts(read_rows(paths.EVALUATE / "predictions.csv"), names)
+    wrong = int(matrix.sum() - np.trace(matrix))
+    yield Figure(
+        svg=figures.confusion(matrix.astype(float), names),
+        label=f"confusion of {counted(len(names), 'class', 'classes')}: {counted(wrong, 'mistake')}",
+        caption=f"{counted(wrong, 'mistake')} in {counted(int(matrix.sum()), 'test image')}.",
+    )
+    common = most_common(matrix, names)
+    if common:
+        yield Table(header=["actual", "predicted", "images"], rows=common, fold="The most frequent confusions")
+
+
+def counts(rows: Sequence[Row], names: Sequence[str]) -> Int64[np.ndarray, "k k"]:
+    place = {name: label for label, name in enumerate(names)}
+    actual, predicted = (
+        np.array([place[row[column]] for row in rows], dtype=np.int64) for column in ("actual", "searched")
+    )
+    return confusion_matrix(predicted, actual, len(names))
+
+
+def most_common(matrix: Int64[np.ndarray, "k k"], names: Sequence[str]) -> list[list[str]]:
+    off = matrix - np.diag(matrix.diagonal())
+    order = np.argsort(-off, axis=None, kind="stable")[:CONFUSIONS]
+    found = (np.unravel_index(place, off.shape) for place in order)
+    return [[names[row], names[column], str(off[row, column])] for row, column in found if off[row, column]]
+
+
+def mistakes(params: Params) -> Iterator[Part]:
+    rows = read_rows(paths.EVALUATE / "predictions.csv")
+    if "searched_confidence" not in rows[0]:
+        yield Note(text="Confidences were not recorded; `dvc repro evaluate` records them.")
+        return
+    wrong = [(place, row) for place, row in enumerate(rows) if row["searched"] != row["actual"]]
+    wrong.sort(key=lambda one: -float(one[1]["searched_confidence"]))
+    if not wrong:
+        yield Note(text="There is no mistake to show.")
+        return
+    yield Pictures(
+        rows=[list(islice(shown(wrong), MISTAKES))],
+        caption=f"The {min(MISTAKES, len(wrong))} most confident of {counted(len(wrong), 'mistake')}: what the network "
+        "said, how sure it was, and the label. Wrong labels are often among them.",
+    )
+
+
+def shown(wrong: Sequence[tuple[int, Row]]) -> Iterator[Picture]:
+    images = open_split(paths.TEST).images
+    for place, row in wrong:
+        said, actual, sure = row["searched"], row["actual"], float(row["searched_confidence"])
+        yield picture(images[place], f"{said} instead of {actual}", f"says {said} ({sure:.0%}), is {actual}")
+
+
+MAKERS: dict[str, Maker] = {
+    "the classes": per_class,
+    "the confusions": confusion,
+    "the mistakes": mistakes,
+}

@@ -1,0 +1,262 @@
+"""What the line found, whether to trust it, and what to do next."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+
+from components.comparison import Paired, mcnemar, pair
+from components.evaluation import wilson_interval
+from components.params import Params
+from flows import paths, tracking, versions
+from flows.decision import decided
+from flows.files import read_json
+from flows.report import figures
+from flows.report.lineage import trace
+from flows.report.parts import Fact, Facts, Figure, Maker, Note, Part, Table
+from flows.report.reading import counted, milliseconds, percent, read_rows
+
+SEARCHES = ("architecture", "augmentation", "loss")
+TRAINING = "train@baseline"
+"""What a training without any search costs."""
+Scores = Mapping[str, float]
+INTERVAL = ("accuracy", "accuracy_low", "accuracy_high")
+CHANCE = 0.05
+"""Below it a difference is called more than chance."""
+REMEDIES = {
+    "accuracy": "look at the mistakes below; more epochs, more trunks or more images may help",
+    "mcnemar_p": "look at the mistakes below; more epochs, more trunks or more images may help",
+    "loss_bound": "the test split may be too small to show that nothing is lost: add test images, or raise gate.margin",
+    "class_drop": "look at that class in the table below: its images may be too few, or wrongly labelled",
+    "latency_p50_ms": "raise architecture.margin, or measure anew on a quiet machine: `python -m flows.publish`",
+    "latency_p99_ms": "measure anew on a quiet machine: `python -m flows.publish`; or raise gate.p99",
+    "file_bytes": "raise architecture.max_file_bytes, or offer cheaper blocks",
+    "parity": "torch and ONNX Runtime disagree: report it, this model must not ship",
+    "quantisation": "raise export.calibration_images, or ship the float file (export.quantize: none)",
+    "registry_md5": "the registry gave back another file: look at its storage",
+    "registry_logits": "the registry gave back another model: look at its storage",
+    "rolled_back": "somebody took this very file back: delete its version's tag rollback.at to have it judged again",
+}
+"""Check of the gate -> what to do when it refuses."""
+
+
+def key_numbers(params: Params) -> Iterator[Part]:
+    metrics, latency = read_json(paths.EVALUATE / "metrics.json"), read_json(paths.EVALUATE / "latency.json")
+    searched, time, budget = metrics["searched"], latency["searched"], params.architecture.budget
+    spent = costs()
+    yield Facts(
+        facts=[
+            Fact(
+                name="accuracy",
+                value=percent(searched["accuracy"]),
+                beside=f"95% interval {interval(searched)}; baseline {percent(metrics['baseline']['accuracy'])}",
+            ),
+            Fact(
+                name="latency",
+                value=milliseconds(time["p50_ms"]),
+                beside=f"budget {milliseconds(budget)}, predicted {milliseconds(time['predicted_ms'])}",
+            ),
+            searches_fact(spent),
+            verdict_fact(decided(model_md5())),
+        ]
+    )
+    yield from cost_of_stages(spent)
+
+
+def doubts(params: Params) -> Iterator[Part]:
+    """Whether the numbers are of one run."""
+    differing = list(dict.fromkeys(one.subject for one in trace().all_findings() if one.verdict != "ok"))
+    if differing:
+        which = (
+            f"{differing[0]} differs" if len(differing) == 1 else f"{differing[0]} and {len(differing) - 1} more differ"
+        )
+        yield Note(
+            text=f"Read these numbers with care, they may be of different runs or of other code: {which} from what "
+            "dvc.lock names (see Lineage). `dvc repro` brings them together.",
+            loud=True,
+        )
+
+
+def model_md5() -> str:
+    return tracking.md5_of(paths.MODEL.read_bytes())
+
+
+def verdict_fact(decision: Mapping[str, Any] | None) -> Fact:
+    if decision is None:
+        return Fact(name="gate", value="not judged", beside="`python -m flows.publish` judges it")
+    passed = sum(check["passed"] for check in decision["checks"])
+    return Fact(
+        name="gate",
+        value=decision["outcome"],
+        beside=f"version {decision['version']}, {passed} of {len(decision['checks'])} checks passed",
+    )
+
+
+# --- accuracy
+
+
+def accuracy(params: Params) -> Iterator[Part]:
+    """Accuracies with their intervals, and whether the searches' gain may be chance."""
+    metrics, decision = read_json(paths.EVALUATE / "metrics.json"), decided(model_md5())
+    champion, note = champion_of(decision)
+    every = {name: metrics[name] for name in ("searched", "baseline")} | champion
+    found = answers()
+    if found.lost > found.won and mcnemar(found) < CHANCE:
+        yield Note(text="The searches did not pay on these data: the baseline is better, beyond chance.", loud=True)
+    yield Figure(
+        svg=figures.intervals({name: tuple(scores[key] for key in INTERVAL) for name, scores in every.items()}),
+        label="; ".join(f"{name} {percent(scores['accuracy'])}" for name, scores in every.items()),
+        caption=f"{gain(found)} {note}",
+    )
+    yield Table(
+        header=["network", "accuracy", "95% interval"],
+        rows=[[name, percent(scores["accuracy"]), interval(scores)] for name, scores in every.items()],
+        caption=f"On {counted(metrics['images'], 'test image')}.",
+    )
+
+
+def interval(scores: Scores) -> str:
+    return f"{percent(scores['accuracy_low'])} to {percent(scores['accuracy_high'])}"
+
+
+def champion_of(decision: Mapping[str, Any] | None) -> tuple[dict[str, Scores], str]:
+    """The champion that the model was compared with, and a sentence on it."""
+    if decision is None:
+        return {}, "The gate has not judged this model, so it was not compared with a champion."
+    if decision["champion"] is None:
+        return {}, "There was no champion before this model."
+    if decision.get("reference") is None:
+        return {}, "How accurate the champion is on these images was not recorded."
+    right, images = decision["reference"]["right"], decision["reference"]["images"]
+    scores = dict(zip(INTERVAL, (right / images, *wilson_interval(right, images)), strict=True))
+    return {f"champion, version {decision['champion']}": scores}, f"Compared with {decision['against']}."
+
+
+def answers() -> Paired:
+    """The searched network beside the baseline, image by image."""
+    rows = read_rows(paths.EVALUATE / "predictions.csv")
+    searched, baseline = (np.array([row[name] == row["actual"] for row in rows]) for name in ("searched", "baseline"))
+    return pair(searched, baseline)
+
+
+def gain(found: Paired) -> str:
+    """Whether it may be chance: McNemar, exact, one-sided."""
+    better = found.won >= found.lost
+    p = mcnemar(Paired(images=found.images, lost=found.won, won=found.lost) if better else found)
+    return (
+        f"The searched network alone is right on {counted(found.won, 'image')}, the baseline alone on "
+        f"{found.lost:,}: {'better' if better else 'worse'} by {percent(abs(found.won - found.lost) / found.images)}, "
+        f"{'more than chance' if p < CHANCE else 'within what chance gives'} (p = {p:.2g})."
+    )
+
+
+# --- cost
+
+
+def costs() -> dict[str, float | None]:
+    """Stage -> core-minutes; None where MLflow was not told, or cannot be asked."""
+    found: dict[str, float | None] = dict.fromkeys((*SEARCHES, TRAINING))
+    with suppress(*tracking.ERRORS):
+        for name in found:
+            lock = versions.locked_stage(name)
+            found[name] = tracking.core_minutes(versions.stage_key(lock)) if lock else None
+    return found
+
+
+def searches_fact(spent: Mapping[str, float | None]) -> Fact:
+    total = sum(spent[name] or 0 for name in SEARCHES)
+    training = spent[TRAINING]
+    if any(spent[name] is None for name in SEARCHES):
+        return Fact(name="core-minutes of search", value="not recorded", beside="or MLflow cannot be asked")
+    beside = f"{total / training:.1f} times one training ({training:.3g})" if training else "one training: not recorded"
+    return Fact(name="core-minutes of search", value=f"{total:.3g}", beside=beside)
+
+
+def cost_of_stages(spent: Mapping[str, float | None]) -> Iterator[Table]:
+    """Nothing if nothing is known."""
+    missing = [name for name, minutes in spent.items() if minutes is None]
+    if len(missing) == len(spent):
+        return
+    training = spent[TRAINING]
+    rows = [
+        [name, f"{minutes:.2f}", f"{minutes / training:.1f}" if training else "not known"]
+        for name, minutes in spent.items()
+        if minutes is not None
+    ]
+    left_out = f" Not recorded: {', '.join(missing)}." if missing else ""
+    yield Table(
+        header=["stage", "core-minutes", "trainings"],
+        rows=rows,
+        caption="CPU time of the stage and its workers when it last ran, without a GPU's or a cluster's. "
+        f"One training is the baseline's.{left_out}",
+        fold="What each search cost",
+    )
+
+
+# --- the gate
+
+
+def verdict(params: Params) -> Iterator[Part]:
+    """What was decided and why, and what to do."""
+    decision = decided(model_md5())
+    if decision is None:
+        yield Note(
+            text="The gate has not judged this model: `python -m flows.publish` does, and publishes it.", loud=True
+        )
+        return
+    failed = [check for check in decision["checks"] if not check["passed"]]
+    name = f"{decision['model']} version {decision['version']}"
+    if failed:
+        reasons = "; ".join(reason(check) for check in failed)
+        yield Note(text=f"{name} is not in service, for the gate refused it: {reasons}.", loud=True)
+        for check in failed:
+            yield Note(text=f"{check['name']}: {REMEDIES.get(check['name'], 'see the README')}.")
+    else:
+        yield Note(text=f"{name} is in service: models:/{decision['model']}@champion. {way_back(decision)}")
+
+
+def checks(params: Params) -> Iterator[Part]:
+    decision = decided(model_md5())
+    if decision is None:
+        return
+    if not decision["checks"]:
+        yield Note(text="It was the champion already, so there was nothing to decide.")
+        return
+    yield Table(
+        header=["check of the gate", "value", "allowed", "verdict", ""],
+        rows=[check_row(check) for check in decision["checks"]],
+        caption=f"Compared with {decision['against']}. Latency measured on {decision['device']}.",
+    )
+
+
+def way_back(decision: Mapping[str, Any]) -> str:
+    if decision["champion"] is None:
+        return "It is the first, so there is none to go back to."
+    return f"`python -m flows.publish rollback` puts version {decision['champion']} back."
+
+
+def reason(check: Mapping[str, Any]) -> str:
+    return f"{check['name']} is {shown(check['value'])}, allowed is {check['rule']} {shown(check['threshold'])}"
+
+
+def check_row(check: Mapping[str, Any]) -> Sequence[str]:
+    allowed = f"{check['rule']} {shown(check['threshold'])}"
+    return [check["name"], shown(check["value"]), allowed, "passed" if check["passed"] else "REFUSED", check["detail"]]
+
+
+def shown(value: float | str) -> str:
+    """A hash by its first digits."""
+    if isinstance(value, str):
+        return f"{value[:8]}…" if re.fullmatch(r"[0-9a-f]{32}", value) else value
+    return f"{value:.4g}"
+
+
+MAKERS: dict[str, Maker] = {
+    "the key numbers": key_numbers,
+    "the gate's verdict": verdict,
+    "whether the results belong together": doubts,
+    "the accuracies": accuracy,
+    "the gate's checks": checks,
+}

@@ -1,0 +1,107 @@
+"""From the model back to the images, as dvc.lock says it, beside what lies here now."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from components.params import Params
+from flows import lineage, paths, tracking, versions
+from flows.lineage import Finding, StageRun, Step
+from flows.report.parts import Maker, Part, Tree
+
+STAGE = "train@searched"
+"""Writes the model."""
+
+
+class Workspace:
+    """`flows.lineage.Evidence` of this folder alone: no tracker is asked, no image is read, no other version known."""
+
+    version = 0
+    title = "an earlier version, which flows.audit looks for"
+    """What `earlier` is called; the walk ends there."""
+
+    def __init__(self) -> None:
+        text = versions.LOCK.read_text(encoding="utf-8")
+        self.stages: dict[str, versions.Lock] = yaml.safe_load(text)["stages"]
+
+    def maker(self, path: str, md5: str) -> StageRun | None:
+        for name, lock in self.stages.items():
+            outs = versions.hashes(lock, "outs")
+            if outs.get(path) == md5:
+                key, deps = versions.stage_key(lock), versions.hashes(lock, "deps")
+                return StageRun(run=name, name=name, key=key, commit="", deps=deps, outs=outs)
+        return None
+
+    def locked(self, stage: str) -> versions.Lock | None:
+        return self.stages.get(stage)
+
+    def settings(self) -> Mapping[str, Any] | None:
+        settings: dict[str, Any] = yaml.safe_load(paths.PARAMS.read_text(encoding="utf-8"))
+        return settings
+
+    def order(self) -> list[str]:
+        return list(self.stages)
+
+    def stored(self, path: str, md5: str) -> Finding:
+        place = Path(path)
+        if place.is_dir():
+            return Finding(verdict="ok", subject=path, said="a folder, which is not read here")
+        return self.here(place, md5)
+
+    def code(self, commit: str, path: str, md5: str) -> Finding:
+        return self.here(Path(path), md5)
+
+    def here(self, place: Path, md5: str) -> Finding:
+        if not place.is_file():
+            return Finding(verdict="gap", subject=str(place), said="is not here")
+        found = tracking.md5_of(place.read_bytes())
+        if found != md5:
+            return Finding(
+                verdict="mismatch", subject=str(place), said=f"is not what dvc.lock names ({found[:8]}, not {md5[:8]})"
+            )
+        return Finding(verdict="ok", subject=str(place), said=md5)
+
+    def data(self, md5: str) -> tuple[Finding, ...]:
+        found = versions.data_digest(paths.RAW_DVC) if paths.RAW_DVC.exists() else "none"
+        same = found == md5
+        said = f"names {'this' if same else 'another'} version{'' if same else f', {found}'}"
+        return (Finding(verdict="ok" if same else "mismatch", subject=str(paths.RAW_DVC), said=said),)
+
+    def start(self, path: str, md5: str) -> Finding:
+        return self.here(Path(path), md5)
+
+    def earlier(self, path: str, md5: str) -> "Workspace":
+        return self
+
+    def kept(self) -> tuple[Finding, ...]:
+        return ()
+
+
+def trace() -> Step:
+    """The model's history as dvc.lock has it; KeyError if it does not have the model."""
+    evidence = Workspace()
+    return next(lineage.trace(paths.MODEL.as_posix(), locked_md5(evidence), evidence))
+
+
+def locked_md5(evidence: Workspace) -> str:
+    return versions.hashes(evidence.stages[STAGE], "outs")[paths.MODEL.as_posix()]
+
+
+def tree(params: Params) -> Iterator[Part]:
+    root = trace()
+    bad = sum(finding.verdict != "ok" for finding in root.all_findings())
+    whole = "Everything here is what dvc.lock names." if not bad else f"{bad} of them differ: run `dvc repro`."
+    commit, dirty = versions.commit()
+    edits = ", with edits that were not committed" if dirty else ""
+    yield Tree(
+        root=root,
+        caption=f"The model's md5 is {locked_md5(Workspace())}. {sum(1 for _ in root.all_findings())} checks of links, "
+        f"settings, code and files in this folder. {whole} "
+        f"Code: {f'git commit {commit}{edits}' if commit else 'not in git'}. "
+        f"`python -m flows.audit models:/{params.publish.model}@champion` reads every byte, the images included.",
+    )
+
+
+MAKERS: dict[str, Maker] = {"the lineage": tree}

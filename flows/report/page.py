@@ -1,0 +1,170 @@
+"""The page: its sections in order, each part drawn by page.html, charts in colours that follow the reader's page."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from xml.etree import ElementTree
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
+
+from components.params import Params
+from flows import files, paths
+from flows.report import architecture, augmentation, data, evaluation, headline, lineage, loss, training
+from flows.report.parts import Maker, Note, Part, Section
+
+SECTIONS = (
+    Section(
+        anchor="headline",
+        title="What was found",
+        lead="The searched network beside the baseline: the default network, trained without any search on the same "
+        "budget. Accuracy is on images that nothing before the evaluation has seen.",
+        makers=headline.MAKERS,
+    ),
+    Section(
+        anchor="architecture",
+        title="Architecture search",
+        lead="Which block each layer is, so that the network is accurate within the latency budget.",
+        makers=architecture.MAKERS,
+    ),
+    Section(
+        anchor="augmentation",
+        title="Augmentation search",
+        lead="Which operations on training images help on images that were not trained on.",
+        makers=augmentation.MAKERS,
+    ),
+    Section(
+        anchor="loss",
+        title="Loss search",
+        lead="How hard and easy images weigh in training, compared with cross-entropy.",
+        makers=loss.MAKERS,
+    ),
+    Section(
+        anchor="training",
+        title="Training",
+        lead="The final training of each variant, on train and val together.",
+        makers=training.MAKERS,
+    ),
+    Section(
+        anchor="classes",
+        title="Classes and mistakes",
+        lead="The searched network on the test split.",
+        makers=evaluation.MAKERS,
+    ),
+    Section(
+        anchor="data",
+        title="Data",
+        lead="What the line was given.",
+        makers=data.MAKERS,
+    ),
+    Section(
+        anchor="lineage",
+        title="Lineage",
+        lead="Which files the model was made of, each known by its content.",
+        makers=lineage.MAKERS,
+    ),
+)
+
+COLOURS = {
+    "#000000": "var(--ink)",
+    "#ffffff": "var(--page)",
+    "#c0c0c0": "var(--faint)",
+    "#d62728": "var(--red)",
+    "#1f77b4": "var(--blue)",
+    "#ff7f0e": "var(--orange)",
+    "#2ca02c": "var(--green)",
+    "#9467bd": "var(--purple)",
+}
+"""Of matplotlib -> of the page."""
+DAMAGED = (KeyError, ValueError, TypeError, IndexError, AttributeError)
+"""What reading a file raises that a person edited, or an older version wrote."""
+
+
+def write(params: Params) -> Path:
+    """Write results/report.html from what lies here. Raises ValueError if nothing was run yet."""
+    if not any(folder.exists() for folder in (paths.LATENCY, paths.EVALUATE, paths.STATISTICS)):
+        raise ValueError("there are no results to report on; run `dvc repro` or `python -m flows.retrain` first")
+    files.write_text(paths.REPORT, render(params))
+    return paths.REPORT
+
+
+def render(params: Params) -> str:
+    """The page as text."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"prose": prose, "inline": inline}
+    sections = [(section, list(parts_of(section, params))) for section in SECTIONS]
+    return environment.get_template("page.html").render(title=params.publish.model, sections=sections)
+
+
+def parts_of(section: Section, params: Params) -> Iterator[Part]:
+    for what, maker in section.makers.items():
+        yield from attempted(what, maker, params)
+
+
+def attempted(what: str, maker: Maker, params: Params) -> list[Part]:
+    """What the maker makes, or the sentence that says why it is not there."""
+    try:
+        return list(maker(params))
+    except FileNotFoundError as missing:
+        place = Path(missing.filename)
+        return [Note(text=f"Not shown: {what}. {place} is missing; `{writer_of(place)}` writes it.")]
+    except DAMAGED as error:
+        said = str(error) or type(error).__name__
+        return [
+            Note(text=f"Not shown: {what}. A result file is not as this version writes it ({said}); run `dvc repro`.")
+        ]
+
+
+def writer_of(place: Path) -> str:
+    if paths.RAW in place.parents or place == paths.RAW_DVC:
+        return "python -m flows.ingest"
+    return f"git checkout {place.parent}" if place in paths.STARTS.values() else "dvc repro"
+
+
+def prose(text: str) -> Markup:
+    """Text in which `...` is code."""
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
+
+
+def inline(svg: str, name: str) -> Markup:
+    """An SVG file as an element of the page: without what only a file needs, its ids unlike any other figure's."""
+    root = ElementTree.fromstring(svg)
+    referred = set(re.findall(r"(?:url\(#|href=\"#)([^)\"]+)", svg))
+    for parent in list(root.iter()):
+        for child in list(parent):
+            if local(child.tag) in ("metadata", "style"):
+                parent.remove(child)
+    for element in root.iter():
+        element.tag = local(element.tag)
+        attributes = {local(key): value for key, value in element.attrib.items()}
+        if attributes.get("id") not in referred:
+            attributes.pop("id", None)
+        element.attrib.clear()
+        element.attrib.update({key: adapted(key, value, name) for key, value in attributes.items()})
+    width = float(root.attrib.pop("width").removesuffix("pt"))
+    root.attrib.pop("height")
+    root.attrib.pop("version", None)
+    root.set("style", f"--width: {width / 72 * 96:.0f}px")
+    root.set("aria-hidden", "true")  # the figure's label speaks for it
+    return Markup(ElementTree.tostring(root, encoding="unicode"))
+
+
+def local(name: str) -> str:
+    """A name without its namespace: inside HTML there is only one."""
+    return name.rpartition("}")[2]
+
+
+def adapted(key: str, value: str, name: str) -> str:
+    """An attribute's value with this figure's ids and the page's colours."""
+    if key == "id":
+        return f"{name}-{value}"
+    if key == "href" and value.startswith("#"):
+        return f"#{name}-{value[1:]}"
+    value = value.replace("url(#", f"url(#{name}-")
+    return re.sub(r"#[0-9a-f]{6}\b", lambda found: COLOURS.get(found[0], found[0]), value) if key == "style" else value

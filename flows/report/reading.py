@@ -1,0 +1,46 @@
+"""Result files as values, and numbers as text."""
+
+import csv
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TypeVar
+
+Row = dict[str, str]
+K = TypeVar("K")
+
+
+def read_rows(path: Path) -> list[Row]:
+    """The rows of a CSV file; ValueError if it has none."""
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    if not rows:
+        raise ValueError("it has no rows")
+    return rows
+
+
+def grouped(rows: Iterable[Row], key: Callable[[Row], K]) -> dict[K, list[Row]]:
+    """Rows by key, keys in order of appearance."""
+    groups: dict[K, list[Row]] = defaultdict(list)
+    for row in rows:
+        groups[key(row)].append(row)
+    return dict(groups)
+
+
+def number(text: str) -> float | None:
+    """An empty cell is None."""
+    return float(text) if text else None
+
+
+def percent(share: float) -> str:
+    return f"{share:.2%}"
+
+
+def milliseconds(ms: float) -> str:
+    """Three significant digits, none in powers of ten."""
+    return f"{ms:.3g} ms" if ms >= 0.001 else f"{ms:.6f} ms"
+
+
+def counted(number: int, what: str, many: str = "") -> str:
+    """`1 image`, `1,200 images`."""
+    return f"{number:,} {what if number == 1 else many or what + 's'}"

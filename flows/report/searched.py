@@ -1,0 +1,86 @@
+"""What the sections of the two online searches share."""
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from components.params import Online
+from flows.observer import Silent
+from flows.report import figures
+from flows.report.figures import Rewards
+from flows.report.parts import Figure, Note, Part
+from flows.report.reading import Row, counted, number
+from flows.starts import TAG, started
+
+T = TypeVar("T")
+
+PIPELINE = Path("dvc.yaml")
+
+
+class Said(Silent):
+    """Keeps what the start of a search says of itself."""
+
+    def __init__(self) -> None:
+        self.words: dict[str, str] = {}
+
+    def tags(self, values: Mapping[str, str]) -> None:
+        self.words |= values
+
+
+def start(word: str, read: Callable[[Mapping[str, Any]], T]) -> tuple[T | None, Note]:
+    """Where the search started, None if anew, and the sentence that says so."""
+    said = Said()
+    with warnings.catch_warnings(action="ignore"):
+        found = started(word, read, said)
+    return found, Note(text=f"The search started {said.words[TAG]}.")
+
+
+def kept(stage: str) -> Iterator[Note]:
+    """Whether the stage did not search this time."""
+    stages: dict[str, Any] = yaml.safe_load(PIPELINE.read_text(encoding="utf-8"))["stages"] if PIPELINE.exists() else {}
+    if stages.get(stage, {}).get("frozen"):
+        yield Note(text="This search was not run anew: its stage is frozen, and the last version's result is used.")
+
+
+def how(online: Online) -> str:
+    """The engine's settings in a sentence."""
+    copies = "" if online.reward == "alignment" else f" {counted(online.copies, 'copy', 'copies')} of the network,"
+    return (
+        f"{counted(online.trunks, 'trunk')} of {counted(online.images, 'image')},{copies} reward {online.reward}, "
+        f"controller {online.controller}."
+    )
+
+
+def control(online: Online) -> Note:
+    """The line runs one controller; a control is a line of its own."""
+    if online.controller == "null":
+        return Note(text="This is a control (controller null): nothing is learned, the rewards are what chance gives.")
+    return Note(text="No control was run beside it: the line runs one controller; `controller: null` would be one.")
+
+
+def rewards(rows: Sequence[Row], measured: str) -> Iterator[Part]:
+    """Every reward of every trunk, the best marked, and the model's score after each."""
+    known = [row for row in rows if number(row["reward"]) is not None and row["reward"] != "nan"]
+    every = Rewards(
+        trunks=[int(row["trunk"]) for row in known],
+        rewards=[float(row["reward"]) for row in known],
+        best=[row["best"] == "True" for row in known],
+    )
+    progress = {int(row["trunk"]): float(row["broadcast_score"]) for row in rows}
+    best = [row for row in known if row["best"] == "True"][-1]
+    yield Figure(
+        svg=figures.rewards_by_trunk(every, progress, measured),
+        label=f"{counted(len(known), 'reward')} in {counted(len(progress), 'trunk')}",
+        caption=f"Left: every reward of every trunk. In the last, the best was {best['copy']} with "
+        f"{float(best['reward']):.4g}. Right: the model after each trunk.",
+    )
+    faults = [row for row in rows if row["fault"]]
+    if faults:
+        first = faults[0]
+        yield Note(
+            text=f"{counted(len(faults), 'reward')} of {len(rows):,} lost; the first in trunk {first['trunk']}, "
+            f"{first['copy']}: {first['fault']}."
+        )

@@ -1,0 +1,527 @@
+"""The report says what the result files say, all of it in one file, and in a sentence what it cannot say."""
+
+import contextlib
+import csv
+import dataclasses
+import json
+import re
+from collections.abc import Iterator
+from functools import partial
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from components.augmentation.policy import policy_of
+from components.augmentation.search import from_warm_start
+from components.data.images import encode_png
+from components.data.intake import take_in
+from components.data.sources import open_source
+from components.data.store import Split, open_split
+from components.params import Params
+from flows import decision, files, gate, paths, tracking, versions
+from flows.gate import Check, GateReport, Score
+from flows.observer import Silent, progress_bar
+from flows.report import __main__ as command
+from flows.report import architecture as architecture_report
+from flows.report import augmentation as augmentation_report
+from flows.report import figures, headline, page, searched
+from flows.report.images import picture
+from flows.report.page import SECTIONS, inline, parts_of, render
+from flows.report.parts import Facts, Figure, Note, Part, Pictures, Table
+from flows.report.reading import read_rows
+from flows.settings import load_params
+from flows.stages import architecture, augmentation, evaluate, latency, loss, prepare, train
+from tests.clones import ROOT
+from tests.flows.test_checkpoints import start_anew
+
+pytestmark = pytest.mark.timeout(900)  # the line that the fixture runs counts for the first test
+
+HOSTILE = "<img src=x onerror=alert(1)>"
+NAMES = ("$a$ & b", HOSTILE, "ünï '\"` 字")
+"""Classes of the workspace."""
+IMAGES = 60
+"""Of each class."""
+LARGEST = 5_000_000
+"""Bytes that a report may have, whatever the images, the classes and the trunks."""
+
+
+class Page(HTMLParser):
+    """What a browser would make of the page, as far as the tests ask."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str]]] = []
+        self.cells: list[list[str]] = []
+        self.text = ""
+        self._silent = False
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, {key: value or "" for key, value in attrs}))
+        self._silent = tag == "style"
+        if tag == "tr":
+            self.cells.append([])
+        if tag in ("th", "td"):
+            self.cells[-1].append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        self._silent = False
+
+    def handle_data(self, data: str) -> None:
+        if self._silent:
+            return
+        self.text += data
+        if self.cells and self.cells[-1]:
+            self.cells[-1][-1] += data
+
+    def attributes(self, name: str) -> list[str]:
+        return [attributes[name] for _, attributes in self.tags if name in attributes]
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of images with awkward class names, one of them no image, through every stage with the tiny settings."""
+    folder = tmp_path_factory.mktemp("workspace")
+    digits = load_digits()
+    for label, name in enumerate(NAMES):
+        place = folder / "source" / name
+        place.mkdir(parents=True)
+        for index, image in enumerate(digits.images[digits.target == label][:IMAGES]):
+            (place / f"{index}.png").write_bytes(encode_png(Image.fromarray((image * 15).astype(np.uint8))))
+    (folder / "source" / NAMES[0] / "broken.png").write_bytes(b"no image")
+    settings = yaml.safe_load((ROOT / "tests" / "tiny.yaml").read_text())
+    settings["data"] |= {"source": "folder", "path": "source"}
+    settings["export"] = {"quantize": "none"}
+    (folder / "params.yaml").write_text(yaml.safe_dump(settings))
+    with contextlib.chdir(folder), pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        run_stages(load_params())
+    return folder
+
+
+def run_stages(params: Params) -> None:
+    """The line without DVC, Prefect and MLflow."""
+    paths.RAW.mkdir(parents=True)
+    take_in(open_source(params.data), paths.RAW, params.data, progress_bar)
+    start_anew()
+    prepare.run(params, Silent())
+    latency.run(params, Silent())
+    for stage in (architecture, augmentation, loss):
+        stage.run(params, Silent(), Path("checkpoint") / stage.__name__)
+    for variant in params.train.variants:
+        train.run(params, Silent(), variant, Path("checkpoint") / variant)
+    evaluate.run(params, Silent())
+
+
+@pytest.fixture
+def params(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
+    monkeypatch.chdir(workspace)
+    monkeypatch.setattr(tracking, "core_minutes", lambda key: None)  # a store takes seconds to make
+    return load_params()
+
+
+@pytest.fixture(scope="module")
+def shown(workspace: Path) -> Page:
+    with contextlib.chdir(workspace):
+        return Page(render(load_params()))
+
+
+def parts(anchor: str, params: Params) -> list[Part]:
+    (section,) = (section for section in SECTIONS if section.anchor == anchor)
+    return list(parts_of(section, params))
+
+
+def notes(some: list[Part]) -> str:
+    return "\n".join(part.text for part in some if isinstance(part, Note))
+
+
+def tables(some: list[Part]) -> list[Table]:
+    return [part for part in some if isinstance(part, Table)]
+
+
+@contextlib.contextmanager
+def without(place: Path) -> Iterator[None]:
+    hidden = place.with_name("hidden")
+    place.rename(hidden)
+    yield
+    hidden.rename(place)
+
+
+# --- the page
+
+
+def test_every_section_is_there_and_shows_all_it_has(shown: Page) -> None:
+    ids = shown.attributes("id")
+    assert [section.anchor for section in SECTIONS if section.anchor not in ids] == []
+    charts = ("headline", "architecture", "augmentation", "loss", "training", "classes")
+    labels = [label for label in shown.attributes("aria-label") if label != "sections"]
+    assert len(labels) >= 11
+    assert sum(tag == "svg" for tag, _ in shown.tags) == len(labels)
+    assert all(f"#{anchor}" in shown.attributes("href") for anchor in charts)
+    # this line ran without DVC: what only DVC knows is said to be missing, nothing else
+    missing = re.findall(r"Not shown: (.*?)\. (\S+) is missing", shown.text)
+    assert missing == [
+        ("whether the results belong together", "dvc.lock"),
+        ("the data version", "data/raw.dvc"),
+        ("the lineage", "dvc.lock"),
+    ]
+    assert shown.text.count("Not shown") == len(missing)
+
+
+def test_it_loads_nothing(workspace: Path) -> None:
+    with contextlib.chdir(workspace):
+        text = render(load_params())
+    shown = Page(text)
+    assert not re.search(r"https?:|//|@import|file:", re.sub(r"data:image/png;base64,[A-Za-z0-9+/=\s]+", "", text))
+    assert {tag for tag, _ in shown.tags}.isdisjoint({"script", "link", "iframe", "object", "embed", "base"})
+    links = [value for name in ("src", "href") for value in shown.attributes(name)]
+    assert len(links) > 40
+    assert all(value.startswith(("#", "data:image/png;base64,")) for value in links)
+    assert shown.attributes("srcset") == []
+
+
+def test_charts_have_ids_of_their_own_and_colours_of_the_page(shown: Page) -> None:
+    ids = shown.attributes("id")
+    assert len(ids) == len(set(ids))
+    everything = [value for _, attributes in shown.tags for value in attributes.values()]
+    referred = {name for value in everything for name in re.findall(r"url\(#([^)]+)\)", value)}
+    referred |= {value[1:] for value in shown.attributes("href") if value.startswith("#")}
+    assert referred <= set(ids)
+    styles = " ".join(shown.attributes("style"))
+    assert "var(--ink)" in styles
+    assert not set(page.COLOURS) & set(re.findall(r"#[0-9a-f]{6}", styles)), "not readable on a dark page"
+
+
+def test_class_names_are_text_and_nothing_else(shown: Page) -> None:
+    assert all(attributes["src"].startswith("data:") for tag, attributes in shown.tags if tag == "img")
+    assert shown.attributes("onerror") == []
+    for name in NAMES:
+        assert any(row[0] == name for row in shown.cells), name
+    assert any(HOSTILE[: figures.LONGEST - 1] in text for text in shown.text.split("\n")), "the chart cuts it off"
+
+
+def test_a_name_that_xml_forbids_does_not_break_a_chart() -> None:
+    svg = figures.confusion(np.eye(2), ["bell \x07 and escape \x1b", "$\\frac{$"])
+    drawn = inline(svg, "x")
+    assert "bell \N{REPLACEMENT CHARACTER}" in drawn
+    assert "$\\frac{$" in drawn
+
+
+# --- the numbers
+
+
+def test_the_headline_has_the_numbers_of_the_files(params: Params) -> None:
+    some = parts("headline", params)
+    metrics, times = (files.read_json(paths.EVALUATE / f"{name}.json") for name in ("metrics", "latency"))
+    (facts,) = (part for part in some if isinstance(part, Facts))
+    said = {fact.name: f"{fact.value} {fact.beside}" for fact in facts.facts}
+    searched = metrics["searched"]
+    for value in (
+        searched["accuracy"],
+        searched["accuracy_low"],
+        searched["accuracy_high"],
+        metrics["baseline"]["accuracy"],
+    ):
+        assert f"{value:.2%}" in said["accuracy"]
+    for value in (times["searched"]["p50_ms"], times["searched"]["predicted_ms"], times["limit_ms"]):
+        assert f"{value:.3g} ms" in said["latency"]
+    assert {row[0]: row[1] for row in tables(some)[0].rows} == {
+        name: f"{metrics[name]['accuracy']:.2%}" for name in ("searched", "baseline")
+    }
+    rows = read_rows(paths.EVALUATE / "predictions.csv")
+    alone = sum(row["searched"] == row["actual"] != row["baseline"] for row in rows)
+    (figure,) = (part for part in some if isinstance(part, Figure))
+    assert f"The searched network alone is right on {alone:,} image" in figure.caption
+
+
+def test_the_tables_of_classes_are_those_of_the_files(params: Params) -> None:
+    with (paths.EVALUATE / "per_class.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["variant"] == "searched"]
+    recalls = {row["name"]: (row["images"], f"{float(row['recall']):.2%}") for row in rows}
+    table = tables(parts("classes", params))[0]
+    assert {row[0]: (row[1], row[2]) for row in table.rows} == recalls
+    counts = json.loads(paths.STATISTICS.read_text())["counts"]
+    (by_class, refused) = tables(parts("data", params))
+    assert {row[0]: row[1] for row in by_class.rows[:-1]} == {name: str(counts["train"][name]) for name in NAMES}
+    assert by_class.rows[-1][-1] == str(3 * IMAGES)
+    assert [(row[0], row[2]) for row in refused.rows] == [(f"{NAMES[0]}/broken.png", "not an image")]
+
+
+def test_the_chain_has_the_chosen_block_of_every_layer(params: Params) -> None:
+    (chain,) = (part for part in parts("architecture", params) if part.kind == "chain")
+    found = json.loads((paths.ARCHITECTURE / "architecture.json").read_text())["architecture"].split("|")
+    assert [link.name for link in chain.links] == ["image", "stem", *found, "classifier"]
+    assert [link.skipped for link in chain.links[2:-1]] == [block == "identity" for block in found]
+
+
+def test_models_of_further_budgets_stand_beside_their_own_limits(params: Params) -> None:
+    """As `budget` leaves them: the searched network's figures under another name."""
+    scores, times = (files.read_json(paths.EVALUATE / f"{name}.json") for name in ("metrics", "latency"))
+    folder = paths.BUDGET / "budget_2"
+    files.write_json(folder / "metrics.json", {"budget_2": scores["searched"], "images": 1})
+    files.write_json(folder / "latency.json", {"budget_2": times["searched"], "limit_ms": 0.25})
+    several = dataclasses.replace(params, architecture=dataclasses.replace(params.architecture, latency_ms=(5.0, 2.0)))
+    wanted = dataclasses.replace(
+        several,
+        train=dataclasses.replace(params.train, variants=(*params.train.variants, "budget_2")),
+        evaluate=dataclasses.replace(params.evaluate, budgets=("budget_2",)),
+    )
+    (row,) = tables(parts("architecture", wanted))[0].rows
+    assert (row[0], row[1], row[-1]) == ("budget_2", f"{scores['searched']['accuracy']:.2%}", "0.25 ms")
+    assert "The networks of further budgets were not trained" in notes(parts("architecture", several))
+
+
+def test_the_distribution_starts_with_the_settings_and_ends_with_the_policy(params: Params) -> None:
+    policy = json.loads((paths.AUGMENTATION / "augmentation.json").read_text())
+    rows = read_rows(paths.AUGMENTATION / "distribution.csv")
+    names, shares = augmentation_report.operation_shares(rows, {"Identity": 1.0})
+    assert shares.shape == (len(names), 1 + params.augmentation.online.trunks)
+    assert dict(zip(names, shares[:, -1].tolist(), strict=True)) == pytest.approx(
+        {one["operation"]: one["share"] for one in policy["operations"]}
+    )
+    assert shares[:, 0].tolist() == [float(name == "Identity") for name in names]
+
+
+def test_a_search_that_started_from_another_version_s_end_says_so_and_shows_that_start(params: Params) -> None:
+    start, anew = paths.STARTS["augmentation"], paths.STARTS["augmentation"].read_bytes()
+    assert "The search started anew." in notes(parts("augmentation", params))
+    start.write_bytes(paths.ENDS["augmentation"].read_bytes())
+    some = parts("augmentation", params)
+    begun, _ = searched.start("augmentation", partial(from_warm_start, settings=params.augmentation))
+    start.write_bytes(anew)
+    assert "The search started where that of another version ended." in notes(some)
+    assert begun is not None
+    policy = files.read_json(paths.AUGMENTATION / "augmentation.json")
+    assert policy_of(begun[0]).operation_shares() == pytest.approx(
+        {one["operation"]: one["share"] for one in policy["operations"]}
+    )
+
+
+def test_the_mistakes_are_the_most_confident_ones_first_and_their_own_images(params: Params) -> None:
+    rows = read_rows(paths.EVALUATE / "predictions.csv")
+    wrong = [(place, row) for place, row in enumerate(rows) if row["searched"] != row["actual"]]
+    assert wrong, "the test needs a network that errs"
+    wrong.sort(key=lambda one: -float(one[1]["searched_confidence"]))
+    (shown,) = (part for part in parts("classes", params) if isinstance(part, Pictures))
+    images = open_split(paths.TEST).images
+    expected = [picture(images[place], "").address for place, _ in wrong[:20]]
+    assert [one.address for one in shown.rows[0]] == expected
+    assert f"says {wrong[0][1]['searched']} ({float(wrong[0][1]['searched_confidence']):.0%})" in shown.rows[0][0].below
+
+
+# --- the gate and the cost
+
+
+def decided(passed: bool, md5: str | None = None, champion: str | None = "4") -> None:
+    own = md5 or tracking.md5_of(paths.MODEL.read_bytes())
+    checks = (
+        Check(name="accuracy", value=0.9, rule="at least", threshold=0.8),
+        Check(name="latency_p50_ms", value=0.5 if passed else 7.0, rule="at most", threshold=5.0),
+    )
+    report = GateReport(
+        md5=own, champion=champion, against="champion version 4 on 30 of 36 test images",
+        reference=Score(right=27, images=30), device="an oven", checks=checks,
+    )  # fmt: skip
+    decision.keep(report, "tiny", "5", "published" if passed else "refused")
+
+
+@pytest.fixture
+def no_decision(params: Params) -> Iterator[None]:
+    yield
+    paths.DECISION.unlink(missing_ok=True)
+
+
+def test_a_model_that_ships_stands_beside_the_champion_before_it(params: Params, no_decision: None) -> None:
+    decided(passed=True)
+    some = parts("headline", params)
+    assert "tiny version 5 is in service: models:/tiny@champion" in notes(some)
+    assert "rollback` puts version 4 back" in notes(some)
+    accuracies, checks = tables(some)
+    assert list(accuracies.rows[-1]) == ["champion, version 4", "90.00%", "74.38% to 96.54%"]  # Wilson, by hand
+    assert [row[3] for row in checks.rows] == ["passed", "passed"]
+
+
+def test_a_refused_model_comes_with_the_reason_and_a_remedy(params: Params, no_decision: None) -> None:
+    decided(passed=False)
+    said = notes(parts("headline", params))
+    assert (
+        "tiny version 5 is not in service, for the gate refused it: latency_p50_ms is 7, allowed is at most 5" in said
+    )
+    assert "latency_p50_ms: raise architecture.margin" in said
+
+
+def test_every_check_of_the_gate_has_a_remedy() -> None:
+    names = set(re.findall(r'Check\(\s*name="(\w+)"', Path(gate.__file__).read_text()))
+    assert len(names) > 10
+    assert set(headline.REMEDIES) == names
+
+
+def test_a_decision_on_another_file_is_not_this_model_s(params: Params, no_decision: None) -> None:
+    decided(passed=True, md5="0" * 32)
+    assert "The gate has not judged this model" in notes(parts("headline", params))
+
+
+def test_a_champion_judged_again_keeps_what_was_decided_of_it(params: Params, no_decision: None) -> None:
+    decided(passed=True)
+    before = paths.DECISION.read_bytes()
+    md5 = tracking.md5_of(paths.MODEL.read_bytes())
+    decision.keep(GateReport(md5=md5, champion="5", against="itself", checks=()), "tiny", "5", "already champion")
+    assert paths.DECISION.read_bytes() == before
+
+
+def test_costs_are_summed_and_divided_by_one_training() -> None:
+    spent = {"architecture": 3.0, "augmentation": 2.0, "loss": 1.0, "train@baseline": 1.5}
+    assert headline.searches_fact(spent).value == "6"
+    assert headline.searches_fact(spent).beside == "4.0 times one training (1.5)"
+    assert headline.searches_fact(spent | {"loss": None}).value == "not recorded"
+    (table,) = headline.cost_of_stages(spent | {"train@baseline": None})
+    assert "Not recorded: train@baseline." in table.caption
+    assert [row[2] for row in table.rows] == ["not known"] * 3
+
+
+def test_results_of_different_runs_are_said_to_be(params: Params) -> None:
+    """As after an edit of one result: its md5 is no longer what dvc.lock names."""
+    lock = {"cmd": "x", "deps": [], "outs": [{"path": paths.MODEL.as_posix(), "md5": "0" * 32}]}
+    versions.LOCK.write_text(yaml.safe_dump({"stages": {"train@searched": lock}}))
+    said, (tree,) = notes(parts("headline", params)), parts("lineage", params)
+    versions.LOCK.unlink()
+    assert "they may be of different runs or of other code: results/train/searched/model.onnx differs from what" in said
+    assert tree.kind == "tree"
+    assert "1 of them differ: run `dvc repro`." in tree.caption
+
+
+def test_searches_that_do_not_pay_are_said_to(params: Params) -> None:
+    file = paths.EVALUATE / "predictions.csv"
+    before, rows = file.read_bytes(), read_rows(file)
+    files.write_csv(file, [row | {"baseline": row["actual"], "searched": "another"} for row in rows])
+    said = notes(parts("headline", params))
+    file.write_bytes(before)
+    assert "The searches did not pay on these data" in said
+
+
+# --- what is not there
+
+
+@pytest.mark.parametrize(
+    ("place", "anchor", "kept"),
+    [
+        (paths.AUGMENTATION / "distribution.csv", "augmentation", Pictures),
+        (paths.TRAIN / "images.npy", "augmentation", Figure),
+        (paths.LOSS / "loss.json", "loss", Figure),
+        (paths.ARCHITECTURE / "scores.csv", "architecture", Figure),
+        (paths.EVALUATE / "latency.json", "architecture", Figure),
+        (paths.TEST / "images.npy", "classes", Table),
+        (paths.VALIDATION, "data", Table),
+    ],
+)
+def test_a_missing_file_is_one_sentence_and_the_rest_is_shown(
+    params: Params, place: Path, anchor: str, kept: type[Part]
+) -> None:
+    with without(place):
+        some = parts(anchor, params)
+    writer = "python -m flows.ingest" if place == paths.VALIDATION else "dvc repro"
+    assert f"{place} is missing; `{writer}` writes it." in notes(some)
+    assert any(isinstance(part, kept) for part in some)
+
+
+@pytest.mark.parametrize("content", [b"", b"trunk,copy\n0,copy_0\n", b"\xff\xfe", b"trunk\n"])
+def test_a_damaged_file_is_one_sentence_and_the_rest_is_shown(params: Params, content: bytes) -> None:
+    file = paths.LOSS / "trunks.csv"
+    before = file.read_bytes()
+    file.write_bytes(content)
+    some = parts("loss", params)
+    file.write_bytes(before)
+    assert notes(some).count("is not as this version writes it") == 2  # the mean and the rewards
+    assert sum(isinstance(part, Figure) for part in some) == 1
+
+
+def test_a_page_without_any_result_but_the_data_can_be_read(workspace: Path, tmp_path: Path) -> None:
+    (tmp_path / "data" / "prepared").mkdir(parents=True)
+    for name in ("params.yaml", paths.STATISTICS):
+        (tmp_path / name).write_bytes((workspace / name).read_bytes())
+    with contextlib.chdir(tmp_path):
+        assert command.main([]) == 0
+        shown = Page(paths.REPORT.read_text())
+    assert any(row[0] == NAMES[0] for row in shown.cells)
+    assert shown.text.count("Not shown") > 15
+
+
+def test_without_results_the_command_says_so_and_writes_nothing(
+    workspace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "params.yaml").write_bytes((workspace / "params.yaml").read_bytes())
+    with contextlib.chdir(tmp_path):
+        assert command.main([]) == 2
+        assert not paths.REPORT.exists()
+    assert capsys.readouterr().err.startswith("error: there are no results to report on; run `dvc repro`")
+
+
+def test_lost_copies_a_control_and_a_frozen_search_are_said(params: Params) -> None:
+    file = paths.AUGMENTATION / "trunks.csv"
+    before, rows = file.read_bytes(), read_rows(file)
+    place = next(place for place, row in enumerate(rows) if row["best"] == "False")
+    rows[place] |= {"reward": "nan", "fault": "its weights are no longer finite"}
+    files.write_csv(file, rows)
+    Path("dvc.yaml").write_text(yaml.safe_dump({"stages": {"augmentation": {"frozen": True}}}))
+    online = dataclasses.replace(params.augmentation.online, controller="null")
+    control = dataclasses.replace(params, augmentation=dataclasses.replace(params.augmentation, online=online))
+    said = notes(parts("augmentation", control))
+    file.write_bytes(before)
+    Path("dvc.yaml").unlink()
+    assert f"1 reward of {len(rows)} lost" in said
+    assert "its weights are no longer finite" in said
+    assert "This is a control (controller null)" in said
+    assert "its stage is frozen" in said
+
+
+# --- the size
+
+
+def test_large_images_many_classes_and_long_searches_stay_within_the_bound(params: Params) -> None:
+    """Noise compresses worst; 1,000 classes, 300 trunks of 128 copies, 3,000 candidates."""
+    rng = np.random.default_rng(0)
+    noise = rng.integers(0, 256, (augmentation_report.STRIP, 320, 320, 3), dtype=np.uint8)
+    policy = augmentation_report.Policy.from_json(files.read_json(paths.AUGMENTATION / "augmentation.json"))
+    split = Split(images=noise, labels=np.arange(len(noise)))
+    names = tuple(f"class {k}" for k in range(1000))
+    strip = list(augmentation_report.augmented(policy, split, names, seed=1))
+    mistakes = [picture(rng.integers(0, 256, (320, 320, 3), dtype=np.uint8), "") for _ in range(20)]
+    trunks, best = np.repeat(np.arange(300), 128), np.arange(300 * 128) % 128 == 0
+    rewards = figures.Rewards(trunks=trunks.tolist(), rewards=rng.normal(size=len(trunks)).tolist(), best=best.tolist())
+    judged = [
+        figures.Judged(stage=k % 20, potential=float(rng.random()), error=0.1, kept=k % 3 > 0) for k in range(3_000)
+    ]
+    drawn = [
+        figures.confusion(rng.integers(0, 9, (1000, 1000)).astype(float), names),
+        *[figures.rewards_by_trunk(rewards, dict.fromkeys(range(300), 0.5), "x")] * 2,
+        figures.shares_by_trunk([f"operation {k}" for k in range(16)], rng.random((16, 301))),
+        figures.mean_by_trunk([f"t {k}" for k in range(40)], rng.normal(size=(40, 300))),
+        figures.pool_by_stage(judged),
+    ]
+    size = sum(len(one.address) for row in [*strip, mistakes] for one in row)
+    size += sum(len(inline(svg, "x")) for svg in drawn)
+    assert size < LARGEST - 1_000_000  # the rest is text, and charts of what is few
+
+
+def test_of_very_many_networks_some_are_drawn(params: Params) -> None:
+    file = paths.ARCHITECTURE / "scores.csv"
+    before, row = file.read_bytes(), read_rows(paths.ARCHITECTURE / "scores.csv")[0]
+    many = 2 * architecture_report.DRAWN + 1
+    files.write_csv(file, [row | {"architecture": f"a|{k}", "latency_ms": 1 + k / many} for k in range(many)])
+    figure = next(part for part in parts("architecture", params) if isinstance(part, Figure))
+    file.write_bytes(before)
+    assert f"({many:,})" in figure.caption
+    assert "One in 3 is drawn." in figure.caption
+    assert len(figure.svg) < 500_000
+
+
+def test_examples_are_of_as_many_classes_as_there_are() -> None:
+    labels = np.array([2, 2, 0, 1, 1, 0, 0, 2, 2])
+    split = Split(images=np.zeros((9, 2, 2, 1), dtype=np.uint8), labels=labels)
+    assert augmentation_report.examples(split).labels.tolist()[:3] == [0, 1, 2]
+    assert len(augmentation_report.examples(split).labels) == 8
