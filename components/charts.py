@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 FIXED: Any = {"svg.hashsalt": "assembly-line", "svg.fonttype": "none"}
 
 Points = Sequence[tuple[float, float]]
-"""(milliseconds, accuracy)."""
+"""(milliseconds, score)."""
 
 
 def svg(figure: Figure) -> str:
@@ -21,7 +21,7 @@ def svg(figure: Figure) -> str:
     return text.getvalue()
 
 
-def accuracy_against_latency(scored: Points, front: Points, chosen: Points, budgets: Sequence[float]) -> str:
+def score_against_latency(scored: Points, front: Points, chosen: Points, budgets: Sequence[float], metric: str) -> str:
     """Every network that was scored, the Pareto front, the budgets and what was chosen for them, as SVG text."""
     with matplotlib.rc_context(FIXED):
         figure = Figure(figsize=(6, 4), layout="constrained")
@@ -47,6 +47,6 @@ def accuracy_against_latency(scored: Points, front: Points, chosen: Points, budg
             label="chosen",
         )
         axes.set_xlabel("predicted latency, ms")
-        axes.set_ylabel("accuracy on val with shared weights")
+        axes.set_ylabel(f"{metric} on val with shared weights")
         axes.legend(frameon=False)
     return svg(figure)

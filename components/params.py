@@ -121,6 +121,9 @@ class Architecture:
     """P, partial models kept a stage (paper: 5)."""
     completions: int = 4
     """S, completions scored for each candidate."""
+    metric: Literal["accuracy", "likelihood"] = "likelihood"
+    """A network's score on val: the share of images that it names rightly (the paper), or the geometric mean of the
+    right classes' probabilities (ours): what is nearly right and what is hopeless differ, so it is less noisy."""
     warmup_epochs: float
     """Epochs of the whole supernet, paths uniform, before stage 1."""
     stage_epochs: float

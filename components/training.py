@@ -200,6 +200,12 @@ def log_likelihood(logits: Float[Tensor, "n k"], labels: Int64[Tensor, " n"]) ->
     return -F.cross_entropy(logits.double(), labels.to(logits.device)).item()
 
 
+def likelihood(logits: Float[Tensor, "n k"], labels: Int64[Tensor, " n"]) -> float:
+    """Geometric mean of the labels' probabilities, 0 to 1: exp of the log-likelihood; 0 if a logit is not finite."""
+    value = math.exp(log_likelihood(logits, labels))
+    return value if math.isfinite(value) else 0.0
+
+
 def lq_likelihood(logits: Float[Tensor, "n k"], labels: Int64[Tensor, " n"]) -> float:
     """See `smooth_lq_likelihood`; from -1 / `LQ` to 0."""
     return smooth_lq_likelihood(logits.double(), labels.to(logits.device)).item()

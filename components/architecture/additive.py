@@ -16,8 +16,9 @@ from components.architecture.space import Architecture, Space, candidates
 
 PENALTIES = tuple(10.0**power for power in np.arange(-2, 3.1, 0.5))
 """Ridge penalties that generalised cross-validation chooses from (ours)."""
-SURE = 0.01
-"""Accuracies nearer to 0 or 1 than this count as this near: beyond it their log odds are noise (ours)."""
+LEAST, MOST = 0.001, 0.99
+"""Scores beyond count as these: nearer to 1 the log odds of an accuracy are noise, and a thousand classes begin at
+0.001 (ours)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,9 +40,9 @@ class Additive:
 
 
 def log_odds(scores: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
-    """Log odds of shares in 0..1, those at the ends kept finite. A better block lifts the log odds of a good and of a
-    bad network alike; accuracies themselves saturate, and their sums leave 0..1."""
-    inside = np.clip(scores, SURE, 1 - SURE)
+    """Log odds of scores in 0..1, those at the ends kept finite. A better block lifts the log odds of a good and of a
+    bad network alike; scores themselves saturate, and their sums leave 0..1."""
+    inside = np.clip(scores, LEAST, MOST)
     result: np.ndarray = np.log(inside / (1 - inside))
     return result
 

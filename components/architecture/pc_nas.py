@@ -3,7 +3,7 @@
     L  layers; stage l = 1..L settles layer l       o  a block, one of layer l's candidates
     P  partial models in the pool                   m  a member of the pool: the blocks of layers 1..l-1
     S  completions scored for each candidate        c  a candidate: m + o
-    a  an architecture: a block for every layer     y  its score: accuracy on val with the shared weights
+    a  an architecture: a block for every layer     y  its score on val with the shared weights, 0 to 1
 
     warm up: train the supernet on uniform paths
     pool = {()}

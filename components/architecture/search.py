@@ -2,7 +2,7 @@
 
     L  layers; stage l = 1..L                       o  a block, one of layer l's candidates
     P  (partial) models in the pool                 a  an architecture: a block for every layer
-    S  completions scored for each candidate        y  its score: accuracy on val with the shared weights
+    S  completions scored for each candidate        y  its score on val with the shared weights, 0 to 1
 
 A strategy is a generator of one PoolUpdate a stage. The world comes in as functions, so that any strategy runs
 against a table as well as against a supernet.
@@ -28,7 +28,7 @@ class World:
     """Train the shared weights for a stage (0: warm-up), first layers from the pool's members. Members that are
     whole networks leave nothing to draw: the paths are theirs."""
     score: Callable[[Architecture, int], float]
-    """A network's accuracy on the stage's slice of val; the last stage's slice is the whole of val."""
+    """A network's score, from 0 to 1, on the stage's slice of val; the last stage's slice is the whole of val."""
     latency: Callable[[Architecture], float]
     """Milliseconds a network takes; its blocks' shares add up."""
     score_all: Callable[[Sequence[Architecture], int], list[float]] | None = None

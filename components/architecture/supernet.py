@@ -32,6 +32,7 @@ from components.training import (
     cross_entropy,
     device_of,
     initial_state,
+    likelihood,
     load_state,
     make_optimiser,
     schedule,
@@ -48,6 +49,8 @@ CHUNK = 128
 """Images at once through a sub-network; batch-norm statistics are averaged over chunks (ours)."""
 GROUP = 12
 """Networks scored by one call of a worker: those that begin alike share the work of their beginning (ours)."""
+SCORES: dict[str, Callable[[Tensor, Tensor], float]] = {"accuracy": accuracy, "likelihood": likelihood}
+"""(logits, labels) -> from 0 to 1."""
 PATHS, AUGMENT, SUBSET, RECALIBRATION, SLICE = range(5)
 """What a stream of random numbers is for: streams are seeded by (seed, stage, purpose), never by what ran before."""
 
@@ -136,15 +139,16 @@ def score_group(
     labels: Int64[Tensor, " s"],
     architectures: Sequence[Architecture],
     settled: int,
+    metric: str,
     device: torch.device,
 ) -> list[float]:
-    """Accuracies of networks that begin with the same `settled` blocks, on one thread."""
+    """Scores of networks that begin with the same `settled` blocks, on one thread."""
     if device != device_of(supernet):
         supernet = deepcopy(supernet).to(device)
     with one_thread():
         beginning = [supernet.stem, *supernet.blocks(architectures[0][:settled])]
         behind = through(beginning, chunks(recalibration.to(device)), chunks(images.to(device)))
-        return [score_behind(supernet, behind, labels, a[settled:], settled) for a in architectures]
+        return [score_behind(supernet, behind, labels, a[settled:], settled, metric) for a in architectures]
 
 
 def score_behind(
@@ -153,12 +157,13 @@ def score_behind(
     labels: Int64[Tensor, " s"],
     ending: Architecture,
     settled: int,
+    metric: str,
 ) -> float:
-    """Accuracy of the network whose settled beginning led to the activations `behind`."""
+    """Score of the network whose settled beginning led to the activations `behind`."""
     _, v = through(supernet.blocks(ending, settled), *behind)
     with torch.no_grad():
         logits = torch.cat([supernet.classifier(pool(chunk)) for chunk in v])
-    return accuracy(logits, labels)
+    return SCORES[metric](logits, labels)
 
 
 class SharedWeights:
@@ -246,11 +251,12 @@ class SharedWeights:
         self.optimiser = make_optimiser(self.supernet, state, self.recipe)
 
     def score(self, architecture: Architecture, stage: int) -> float:
-        """Accuracy of the sub-network on the stage's slice of val."""
+        """The sub-network's score by the settings' metric on the stage's slice of val."""
         settled, slice_ = max(0, stage - 1), self.val_slice(stage)
         with one_thread():
             behind = self.settled(architecture[:settled], stage, slice_)
-            return score_behind(self.supernet, behind, self.val_labels[slice_], architecture[settled:], settled)
+            labels, metric = self.val_labels[slice_], self.settings.metric
+            return score_behind(self.supernet, behind, labels, architecture[settled:], settled, metric)
 
     def score_all(
         self, architectures: Sequence[Architecture], stage: int, parallel: Parallel = sequential, devices: Devices = ()
@@ -261,7 +267,8 @@ class SharedWeights:
         shown = (self.recalibration_images(), self.val_images[slice_], self.val_labels[slice_])
         groups, places = grouped(architectures, settled), devices or (self.device,)
         calls = [
-            (self.supernet, *shown, group, settled, places[index % len(places)]) for index, group in enumerate(groups)
+            (self.supernet, *shown, group, settled, self.settings.metric, places[index % len(places)])
+            for index, group in enumerate(groups)
         ]
         scores: dict[Architecture, float] = {}
         for group, result in zip(groups, parallel(score_group, calls), strict=True):

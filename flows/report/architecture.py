@@ -10,7 +10,7 @@ from components.architecture.pareto import front, last_scores
 from components.architecture.search import Scored
 from components.architecture.space import IDENTITY, Space, parse_architecture, parse_block, space_of
 from components.architecture.warm_start import from_warm_start
-from components.charts import accuracy_against_latency
+from components.charts import score_against_latency
 from components.data.store import read_classes
 from components.params import Params
 from flows import paths
@@ -38,7 +38,7 @@ def method(params: Params) -> Iterator[Part]:
 
 
 def candidates(params: Params) -> Iterator[Part]:
-    """Accuracy against latency of every network scored."""
+    """Score against latency of every network scored."""
     every = [
         Scored(
             stage=int(row["stage"]),
@@ -55,14 +55,16 @@ def candidates(params: Params) -> Iterator[Part]:
     fewer = f" One in {step} is drawn." if step > 1 else ""
     yield Figure(
         svg=figures.styled(
-            lambda: accuracy_against_latency(
+            lambda: score_against_latency(
                 points(last[::step]),
                 points(front(every)),
                 points([one for one in last if one.architecture in chosen]),
                 [entry["latency_ms"] for entry in budgets],
+                params.architecture.metric,
             )
         ),
-        label=f"{counted(len(last), 'network')} scored; chosen for {milliseconds(budgets[0]['latency_ms'])}: score "
+        label=f"{counted(len(last), 'network')} scored; chosen for {milliseconds(budgets[0]['latency_ms'])}: "
+        f"{params.architecture.metric} "
         f"{percent(budgets[0]['score'])} at {milliseconds(budgets[0]['predicted_latency_ms'])}",
         caption=f"Every network that was scored ({len(last):,}), each by its last score with the shared weights. "
         "These scores rank networks; they are not what a network reaches when it is trained alone." + fewer,
@@ -81,7 +83,7 @@ def pool(params: Params) -> Iterator[Part]:
     ]
     judged = [judged_of(row) for row in rows if row["potential"]]
     yield Figure(
-        svg=figures.pool_by_stage(judged),
+        svg=figures.pool_by_stage(judged, params.architecture.metric),
         label=f"{counted(len(judged), 'candidate')} in {counted(len({one.stage for one in judged}), 'stage')}",
         caption="What each stage expected of its candidates, with standard errors where there are any: "
         "who stayed in the pool, and who was dropped.",
@@ -122,15 +124,16 @@ def chains(params: Params) -> Iterator[Part]:
     """The block chosen for each layer, a chain for each budget."""
     space = space_of(params.architecture, read_classes(paths.CLASSES))
     for entry in read_json(paths.ARCHITECTURE / "architecture.json")["budgets"]:
-        yield Chain(links=list(links(space, entry["architecture"])), caption=chain_caption(entry))
+        caption = chain_caption(entry, params.architecture.metric)
+        yield Chain(links=list(links(space, entry["architecture"])), caption=caption)
 
 
-def chain_caption(entry: dict[str, Any]) -> str:
-    alone = f", {percent(entry['alone'])} trained alone" if entry["alone"] is not None else ""
+def chain_caption(entry: dict[str, Any], metric: str) -> str:
+    alone = f", accuracy {percent(entry['alone'])} trained alone" if entry["alone"] is not None else ""
     return (
         f"Chosen for {milliseconds(entry['latency_ms'])}: predicted {milliseconds(entry['predicted_latency_ms'])}, "
         f"{entry['parameters']:,} parameters, {entry['flops'] / 1e6:.3g} million FLOPs, "
-        f"{percent(entry['score'])} with shared weights{alone}."
+        f"{metric} {percent(entry['score'])} with shared weights{alone}."
     )
 
 

@@ -181,7 +181,7 @@ class Judged:
     kept: bool
 
 
-def pool_by_stage(judged: Sequence[Judged]) -> str:
+def pool_by_stage(judged: Sequence[Judged], metric: str) -> str:
     """What each stage expected of its candidates: those that it kept, and those that it dropped."""
 
     def draw(figure: Figure) -> None:
@@ -195,7 +195,7 @@ def pool_by_stage(judged: Sequence[Judged]) -> str:
                     yerr=np.nan_to_num([one.error for one in some]),
                     fmt="o", markersize=4, elinewidth=1, color=colour, label=label, rasterized=len(some) > POINTS,
                 )  # fmt: skip
-        axes.set_ylabel("expected accuracy on val")
+        axes.set_ylabel(f"expected {metric} on val")
         by_trunk(axes, "stage: one more layer is decided")
         axes.legend()
 

@@ -18,7 +18,7 @@ from components.architecture.space import Architecture, Space, format_architectu
 from components.architecture.supernet import SharedWeights, build_supernet
 from components.architecture.timing import device_of
 from components.architecture.warm_start import from_warm_start, to_warm_start
-from components.charts import accuracy_against_latency
+from components.charts import score_against_latency
 from components.data.store import Statistics, open_split, read_classes, read_statistics
 from components.parallel import Parallel, WorkerDied
 from components.params import Params, require
@@ -128,11 +128,12 @@ def write(params: Params, space: Space, table: LatencyTable, found: Found) -> No
     every = [one for _, one in scores]
     best = front(every)
     files.write_csv(paths.ARCHITECTURE / "pareto.csv", [pareto_row(one, chosen) for one in best])
-    chart = accuracy_against_latency(
+    chart = score_against_latency(
         [(one.latency, one.score) for one in last_scores(every)],
         [(one.latency, one.score) for one in best],
         [(one.latency, one.score) for one in last_scores(every) if one.architecture in chosen.values()],
         list(chosen),
+        params.architecture.metric,
     )
     files.write_text(paths.ARCHITECTURE / "pareto.svg", chart)
 

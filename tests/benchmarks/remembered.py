@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from components.architecture.network import pool
 from components.architecture.search import Pool, World
 from components.architecture.space import Architecture
-from components.architecture.supernet import RECALIBRATION, SharedWeights, chunks, random_path, through
-from components.training import State, accuracy, base_augment, collect_state, initial_state, load_state, make_optimiser
+from components.architecture.supernet import RECALIBRATION, SCORES, SharedWeights, chunks, random_path, through
+from components.training import State, base_augment, collect_state, initial_state, load_state, make_optimiser
 
 History = tuple[tuple[int, Pool], ...]
 """(stage, members) of every training."""
@@ -96,7 +96,7 @@ class Remembered:
     def score_all(
         self, history: History, networks: Sequence[Architecture], *, own_statistics: bool = True
     ) -> dict[Architecture, float]:
-        """Every network's accuracy on the whole of val after a history; what networks begin with is computed once.
+        """Every network's score on the whole of val after a history; what networks begin with is computed once.
 
         `own_statistics`: batch-norm statistics are re-estimated for each network; else all share those of random paths.
         """
@@ -137,7 +137,8 @@ def walk(
     if layer == len(weights.layers):
         with torch.no_grad():
             logits = torch.cat([weights.supernet.classifier(pool(chunk)) for chunk in v])
-        yield from ((architecture, accuracy(logits, weights.val_labels)) for architecture in networks)
+        score = SCORES[weights.settings.metric](logits, weights.val_labels)
+        yield from ((architecture, score) for architecture in networks)
         return
     for _, group in groupby(networks, key=lambda architecture: architecture[layer]):
         members = list(group)

@@ -95,9 +95,11 @@ def test_a_path_computes_what_the_stand_alone_network_computes(
 
 @pytest.mark.parametrize("architecture", [A, B])
 @pytest.mark.parametrize("stage", [1, 2, 3])
+@pytest.mark.parametrize("metric", ["accuracy", "likelihood"])
 def test_a_score_uses_statistics_of_that_sub_network_alone(
-    trained: SharedWeights, architecture: Architecture, stage: int
+    trained: SharedWeights, architecture: Architecture, stage: int, metric: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(trained, "settings", settings(metric=metric))
     network = standalone(trained, architecture)
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -108,9 +110,11 @@ def test_a_score_uses_statistics_of_that_sub_network_alone(
         for chunk in chunks(trained.recalibration_images()):
             network(chunk)
     shown = trained.val_slice(stage)
-    expected = accuracy(predict(network, trained.val_images[shown]), trained.val_labels[shown])
+    logits, labels = predict(network, trained.val_images[shown]), trained.val_labels[shown]
+    right = logits.softmax(dim=1)[range(len(labels)), labels]
+    expected = {"accuracy": accuracy(logits, labels), "likelihood": right.double().log().mean().exp().item()}[metric]
     trained.score(B if architecture == A else A, stage)  # whose statistics must leave no trace
-    assert trained.score(architecture, stage) == expected
+    assert trained.score(architecture, stage) == pytest.approx(expected, rel=1e-5)
 
 
 def test_statistics_are_taken_over_the_augmented_slice_in_large_chunks(trained: SharedWeights) -> None:
@@ -166,7 +170,7 @@ def test_the_learning_rate_is_one_schedule_over_warm_up_and_stages() -> None:
 
 
 def test_a_search_on_digits_finds_a_network_that_has_learnt_and_fits() -> None:
-    weights = shared(warmup_epochs=8.0, stage_epochs=3.0, max_images=None)
+    weights = shared(warmup_epochs=8.0, stage_epochs=3.0, max_images=None, metric="accuracy")
     costs = {"identity": 0.0, "mb_k3_e2": 0.3, "mb_k3_e2_se": 0.4, "res_k3": 0.5}
     world = weights.world(lambda architecture: sum(costs[block] for block in architecture))
     *_, last = search(SPACE, world, settings(latency_ms=1.05), 0)
@@ -180,7 +184,11 @@ def test_a_search_on_digits_finds_a_network_that_has_learnt_and_fits() -> None:
 # Many scores at once
 
 
-def test_scores_in_groups_are_the_scores_one_after_the_other(trained: SharedWeights) -> None:
+@pytest.mark.parametrize("metric", ["accuracy", "likelihood"])
+def test_scores_in_groups_are_the_scores_one_after_the_other(
+    trained: SharedWeights, metric: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trained, "settings", settings(metric=metric))
     every = list(itertools.product(*trained.layers))[::4]
     for stage in (1, 3):
         assert trained.score_all(every, stage) == [trained.score(a, stage) for a in every]

@@ -23,6 +23,7 @@ from components.training import (
     epoch_batches,
     fit,
     initial_state,
+    likelihood,
     load_state,
     log_likelihood,
     lq_likelihood,
@@ -215,6 +216,8 @@ def test_metrics_by_hand() -> None:
     labels = torch.tensor([0, 1])
     assert accuracy(logits, labels) == 0.5
     assert log_likelihood(logits, labels) == pytest.approx((-math.log1p(math.exp(-2)) - math.log(2)) / 2)
+    assert likelihood(logits, labels) == pytest.approx(math.sqrt(1 / (1 + math.exp(-2)) / 2))
+    assert likelihood(logits * torch.tensor(math.inf), labels) == 0
 
 
 @pytest.mark.parametrize("sharpness", [0.05, 1.0, 20.0])

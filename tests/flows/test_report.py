@@ -501,7 +501,7 @@ def test_large_images_many_classes_and_long_searches_stay_within_the_bound(param
         *[figures.rewards_by_trunk(rewards, dict.fromkeys(range(300), 0.5), "x")] * 2,
         figures.shares_by_trunk([f"operation {k}" for k in range(16)], rng.random((16, 301))),
         figures.mean_by_trunk([f"t {k}" for k in range(40)], rng.normal(size=(40, 300))),
-        figures.pool_by_stage(judged),
+        figures.pool_by_stage(judged, "likelihood"),
     ]
     size = sum(len(one.address) for row in [*strip, mistakes] for one in row)
     size += sum(len(inline(svg, "x")) for svg in drawn)
