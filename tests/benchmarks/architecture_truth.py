@@ -21,7 +21,7 @@ latency (the largest that fits); `any`: a network drawn from those that fit.
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
-from statistics import mean
+from statistics import mean, stdev
 
 import joblib
 import torch
@@ -214,10 +214,11 @@ def within_pool(truth: Truth, members: Sequence[Architecture], limit: float) -> 
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Regret in points for each limit and over all; tau with its interval, on average over seeds and limits."""
+    """Regret in points for each limit, with its deviation over seeds, and over all, with the standard error of its
+    mean; tau with its interval, on average over seeds and limits."""
     limits = sorted({float(str(row["latency_budget"])) for row in rows})
     header = ["strategy", *(f"regret at {limit:.3f} ms" for limit in limits)]
-    header += ["regret, all", "tau", "95 % interval", "n", "steps", "evaluations", "CPU s"]
+    header += ["regret, all (± standard error)", "tau", "95 % interval", "n", "steps", "evaluations", "CPU s"]
     lines = []
     for strategy in dict.fromkeys(str(row["strategy"]) for row in rows):
         mine = [row for row in rows if row["strategy"] == strategy]
@@ -228,9 +229,19 @@ def table(rows: Sequence[Row]) -> str:
         lines.append([
             strategy,
             *(spread(of("regret", limit=limit), 2) for limit in limits),
-            f"{mean(of('regret')):.2f}",
+            with_error([mean(float(str(row["regret"])) for row in rows) for rows in by_seed(mine)]),
             f"{mean(of('kendall_tau')):.2f}",
             f"{mean(of('tau_low')):.2f} to {mean(of('tau_high')):.2f}",
             *(f"{mean(of(what)):.0f}" for what in ("n", "supernet_steps", "evaluations", "cpu_seconds")),
         ])  # fmt: skip
     return markdown(header, lines)
+
+
+def by_seed(rows: Sequence[Row]) -> list[list[Row]]:
+    return [[row for row in rows if row["seed"] == seed] for seed in dict.fromkeys(row["seed"] for row in rows)]
+
+
+def with_error(values: Sequence[float]) -> str:
+    """Mean and its standard error, or the value itself when there is one."""
+    error = f" ± {stdev(values) / len(values) ** 0.5:.2f}" if len(values) > 1 else ""
+    return f"{mean(values):.2f}{error}"
