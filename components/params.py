@@ -406,8 +406,9 @@ class Evaluate:
     """Timed runs of the ONNX file."""
     parity_images: int = 256
     """Test images on which torch and ONNX Runtime must give the same logits."""
-    budgets: tuple[str, ...] = ()
-    """Those of `train.variants` that are of further budgets: each is measured beside its own limit."""
+    budgets: tuple[str, ...]
+    """Those of `train.variants` that are of further budgets: each is measured beside its own limit. Without a default,
+    since dvc.yaml makes a stage of each and knows none."""
 
     def __post_init__(self) -> None:
         require(self.repeats >= 1, f"evaluate.repeats is {self.repeats}; use at least 1")

@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,11 +26,15 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from PIL import Image
 
+from components.architecture.budget import block_extras
+from components.architecture.latency import LatencyTable
+from components.architecture.space import space_of
 from components.data.images import encode_png
 from components.data.store import open_split, read_classes
 from components.evaluation import onnx_logits
 from components.export import read_metadata
 from flows import audit, classify, versions, warm_start, workspace
+from flows.settings import load_params
 from tests.benchmarks import kills
 from tests.clones import ROOT, environment, fresh_clone, run
 from tests.damage import flipped, replaced
@@ -338,6 +343,57 @@ def test_bad_input_gives_one_sentence_and_exit_code_2_and_writes_nothing(
     assert says in sentences[0]
     assert "Traceback" not in done.stderr
     assert {file: file.read_bytes() for file in before if file.exists()} == before
+
+
+def test_two_budgets_give_two_models_each_measured_beside_its_own_limit(tmp_path: Path) -> None:
+    """The second allows little more than the cheapest network; evaluate goes on as with one."""
+    clone = fresh_clone(tmp_path, ROOT / "tests" / "tiny.yaml")
+    run(clone, "-m", "flows.ingest")
+    run(clone, "-m", "dvc", "repro", "latency")
+    second = write_second_budget(clone)
+    run(clone, "-m", "dvc", "repro")
+    of_both, of_second = results_of(clone, "evaluate"), results_of(clone, "budget/budget_2")
+    assert (of_both["limit_ms"], of_second["limit_ms"]) == (5.0, second)
+    assert of_both.keys() == {"limit_ms", "images", "searched", "baseline"}
+    assert of_second.keys() == {"limit_ms", "images", "budget_2"}
+    measured = of_second["budget_2"]
+    assert measured["predicted_ms"] <= second
+    assert 0 < measured["p50_ms"] <= measured["p99_ms"]
+    model = (clone / "results/train/budget_2/model.onnx").read_bytes()
+    budgets = json.loads((clone / "results/architecture/architecture.json").read_text())["budgets"]
+    assert read_metadata(model)["architecture"] == budgets[1]["architecture"]
+    test = open_split(clone / "data/prepared/test")
+    accuracy = float((onnx_logits(model, test.images).argmax(axis=1) == test.labels).mean())
+    assert measured["accuracy_low"] < measured["accuracy"] == accuracy <= measured["accuracy_high"]
+    assert measured["parity"] < 1e-3
+    logged = run_of(clone, "budget@budget_2")
+    assert logged.info.status == "FINISHED"
+    for name, value in {"limit_ms": second, "latency_ms": measured["p50_ms"], "accuracy": accuracy}.items():
+        assert logged.data.metrics[f"evaluate/budget_2/{name}"] == value
+    assert "results/budget/budget_2/metrics.json" in run(clone, "-m", "dvc", "metrics", "show", "--md").stdout
+
+
+def write_second_budget(clone: Path) -> float:
+    """Add a budget, of which only its margin and a hundredth are beyond the cheapest network; returns it."""
+    settings = clone / "params.yaml"
+    architecture = load_params(settings).architecture
+    table = LatencyTable.from_json(json.loads((clone / "results/latency/table.json").read_text()))
+    space = space_of(architecture, read_classes(clone / "data/prepared/classes.json"))
+    cheapest, _ = block_extras(space, table.predict)
+    budget = round(1.01 * table.predict(cheapest) / (1 - architecture.margin), 9)
+    text = settings.read_text().replace("latency_ms: 5.0", f"latency_ms: [5.0, {budget}]")
+    text = text.replace("variants: [searched, baseline]", "variants: [searched, baseline, budget_2]")
+    settings.write_text(text.replace("budgets: []", "budgets: [budget_2]"))
+    return budget
+
+
+def results_of(clone: Path, folder: str) -> dict[str, Any]:
+    """metrics.json and latency.json as one."""
+    metrics, latency = (
+        json.loads((clone / "results" / folder / name).read_text()) for name in ("metrics.json", "latency.json")
+    )
+    figures = {name: value | latency[name] for name, value in metrics.items() if name in latency}
+    return metrics | latency | figures
 
 
 def test_the_dvc_lock_says_nothing_of_time_or_place(by_dvc: Path) -> None:

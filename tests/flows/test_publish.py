@@ -130,6 +130,16 @@ def test_the_first_model_ships_only_if_every_check_against_baseline_and_budget_p
     assert aliases(params) == (None if names else "1", "1", None)
 
 
+def test_a_further_budget_and_its_model_are_nothing_to_the_gate(params: Params) -> None:
+    write_results(THREE_QUARTERS, 0.75)
+    files.write_bytes(paths.TRAINED / "budget_2" / "model.onnx", PERFECT)
+    two = dataclasses.replace(params, architecture=dataclasses.replace(params.architecture, latency_ms=(1.0, 0.4)))
+    published = ship(two, p50_ms=0.5)
+    assert published.outcome == "published"
+    assert [check.threshold for check in published.report.checks if check.name == "latency_p50_ms"] == [1.0]
+    assert tracking.load_version(params.publish.model, "1").md5 == tracking.md5_of(THREE_QUARTERS)
+
+
 @pytest.mark.parametrize(("spare", "outcome"), [(0, "published"), (-1, "refused")])
 def test_a_file_over_its_limit_does_not_ship(params: Params, spare: int, outcome: str) -> None:
     write_results(PERFECT, 1.0)

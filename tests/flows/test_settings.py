@@ -62,6 +62,7 @@ def test_lists_become_tuples_and_whole_numbers_become_floats(tmp_path: Path) -> 
         ("publish", None, ": publish is empty; give its settings"),
         ("publish", 3, ": publish is 3; give its settings as indented"),
         ("device", ..., ": device is missing; add it"),
+        ("evaluate.budgets", ..., ": evaluate.budgets is missing; add it"),
         ("device", "gpu", ": device is \"gpu\"; use 'cpu' or 'cuda'"),
         ("seed", "1", ': seed is "1"; use a whole number without quotes'),
         ("seed", 1.5, ": seed is 1.5; use a whole number"),
@@ -119,6 +120,9 @@ def test_a_further_budget_is_trained_and_measured_or_neither(tmp_path: Path) -> 
     assert refusal(path).startswith(": evaluate.budgets is [], but train.variants names [budget_2] of further")
     path.write_text(text.replace("budgets: []", "budgets: [budget_2]"))
     assert load_params(path).evaluate.budgets == ("budget_2",)
+    path.write_text(text.replace("budget_2", "budget_3").replace("budgets: []", "budgets: [budget_3]"))
+    said = ": train.variants names 'budget_3'; with 2 budgets in architecture.latency_ms, known are searched, baseline,"
+    assert refusal(path) == f"{said} budget_2"
 
 
 def test_an_int8_file_for_a_gpu_is_refused(tmp_path: Path) -> None:
