@@ -43,7 +43,7 @@ from flows.settings import load_params
 MODEL = paths.MODEL
 BASELINE = paths.TRAINED / "baseline" / "model.onnx"
 METRICS = paths.EVALUATE / "metrics.json"
-ARCHIVED = (paths.PARAMS, Path("dvc.yaml"), versions.LOCK, paths.RAW_DVC, *paths.STARTS.values())
+ARCHIVED = (paths.PARAMS, versions.PIPELINE, versions.LOCK, paths.RAW_DVC, *paths.STARTS.values())
 """What the run of a decision keeps, so that an auditor finds it when the checkout has moved on."""
 STALE = 0.005
 """How far a recorded accuracy may be from the one measured again on another machine (ours)."""

@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 LOCK = Path("dvc.lock")
+PIPELINE = Path("dvc.yaml")
 Lock = Mapping[str, Any]
 """A stage's entry in dvc.lock: cmd, deps, params and, once it has run, outs."""
 
@@ -81,7 +82,7 @@ def stage_order() -> list[str]:
     from dvc.stage import PipelineStage
 
     with opened() as repo:
-        plan = plan_repro(get_active_graph(repo.index.graph), collect_stages(repo, ["dvc.yaml"]))
+        plan = plan_repro(get_active_graph(repo.index.graph), collect_stages(repo, [PIPELINE.name]))
         return [stage.addressing for stage in plan if isinstance(stage, PipelineStage)]
 
 

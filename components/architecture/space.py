@@ -146,9 +146,14 @@ def format_architecture(architecture: Architecture) -> str:
     return "|".join(architecture)
 
 
+def blocks_of(text: str) -> Architecture:
+    """The blocks that a text names, of whatever space."""
+    return tuple(text.split("|"))
+
+
 def parse_architecture(space: Space, text: str) -> Architecture:
     """The architecture a text stands for. Raises ValueError if it is none of the space's."""
-    names = tuple(text.split("|"))
+    names = blocks_of(text)
     reason = misfit(space, names)
     params.require(not reason, f"the architecture {text!r} is none of this space: {reason}; name a legal block a layer")
     return names

@@ -10,7 +10,7 @@ from typing import Any
 from components import params
 from components.architecture.budget import Budget
 from components.architecture.search import Candidate, Pool
-from components.architecture.space import Architecture, Space, canonical, format_architecture, misfit
+from components.architecture.space import Architecture, Space, blocks_of, canonical, format_architecture, misfit
 
 
 def admitted(start: Pool, budget: Budget, settings: params.Architecture) -> tuple[Pool, tuple[Candidate, ...]]:
@@ -43,9 +43,7 @@ def from_warm_start(record: Mapping[str, Any], space: Space, settings: params.Ar
 
     Raises OtherSpace if none of all is one of the space's; KeyError, ValueError.
     """
-    pools = {
-        entry["latency_ms"]: tuple(tuple(text.split("|")) for text in entry["networks"]) for entry in record["budgets"]
-    }
+    pools = {entry["latency_ms"]: tuple(map(blocks_of, entry["networks"])) for entry in record["budgets"]}
     reasons = [misfit(space, a) for pool in pools.values() for a in pool]
     params.require(reasons != [], "it names no network")
     if all(reasons):

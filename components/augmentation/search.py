@@ -4,8 +4,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-
 from components import params
 from components.augmentation.policy import (
     Elements,
@@ -15,11 +13,12 @@ from components.augmentation.policy import (
     augment_pairs,
     first_distribution,
 )
-from components.controllers import Controller, begun_with, evidence_of, first_controller
+from components.controllers import Controller
 from components.data.store import Split
 from components.online import Trunk
 from components.parallel import Parallel, sequential
 from components.training import State, compose
+from components.warm_start import begun_from, record_of
 from components.world import CPU, Devices, Make, Treatment, World
 
 
@@ -77,10 +76,7 @@ def search_augmentation(
 
 def to_warm_start(distribution: FactoredPairs | LiteralPairs, controller: Controller) -> dict[str, Any]:
     """JSON values that a later search can start with, exactly."""
-    return space_of_pairs(distribution) | {
-        "theta": distribution.theta.tolist(),
-        "evidence": evidence_of(controller),
-    }
+    return record_of(space_of_pairs(distribution), distribution.theta, controller)
 
 
 def from_warm_start(
@@ -90,12 +86,8 @@ def from_warm_start(
 
     Raises OtherSpace for one over other elements, or whose logits mean something else; ValueError, KeyError.
     """
-    first, theta = first_distribution(settings), np.array(record["theta"], dtype=np.float64)
-    changed = [name for name, value in space_of_pairs(first).items() if record[name] != value]
-    if changed:
-        raise params.OtherSpace(f"it has other {' and '.join(changed)} than the settings")
-    params.require(theta.shape == first.theta.shape, f"theta holds {theta.size} numbers, not {first.theta.size}")
-    controller = begun_with(first_controller(settings.online), record["evidence"], theta.size)
+    first = first_distribution(settings)
+    theta, controller = begun_from(record, space_of_pairs(first), first.theta.size, settings.online)
     return first.at(theta), controller
 
 

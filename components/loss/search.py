@@ -28,12 +28,12 @@ import torch.nn.functional as F
 from jaxtyping import Float, Float64, Int64, UInt8
 from torch import Tensor, nn
 
-from components.controllers import Controller, begun_with, evidence_of, first_controller
+from components.controllers import Controller
 from components.gaussian import Gaussian, Sample
 from components.loss.family import PARAMETRISATIONS, Member
 from components.online import MATCHING, Trunk, numpy_rng, torch_rng
 from components.parallel import Parallel, sequential
-from components.params import Loss, Online, OtherSpace, require
+from components.params import Loss, Online
 from components.rewards import Request
 from components.training import (
     Classifier,
@@ -46,6 +46,7 @@ from components.training import (
     smooth_lq_likelihood,
     split_tensors,
 )
+from components.warm_start import begun_from, record_of
 from components.world import SCORE_BATCH, Make, Treatment, World, network_on, one_thread, score_tensors
 
 LARGEST = 4.0
@@ -61,7 +62,7 @@ def start(settings: Loss) -> Gaussian:
 
 def to_warm_start(theta: Float64[np.ndarray, " p"], controller: Controller, settings: Loss) -> dict[str, Any]:
     """JSON values that a later search can start with, exactly."""
-    return family_of(settings) | {"theta": theta.tolist(), "evidence": evidence_of(controller)}
+    return record_of(family_of(settings), theta, controller)
 
 
 def from_warm_start(record: Mapping[str, Any], settings: Loss) -> tuple[Gaussian, Controller]:
@@ -69,13 +70,9 @@ def from_warm_start(record: Mapping[str, Any], settings: Loss) -> tuple[Gaussian
 
     Raises OtherSpace for a loss of another family; ValueError, KeyError.
     """
-    first, theta = start(settings), np.array(record["theta"], dtype=np.float64)
-    changed = [name for name, value in family_of(settings).items() if record[name] != value]
-    if changed:
-        raise OtherSpace(f"it has other {' and '.join(changed)} than the settings")
-    require(theta.shape == first.theta.shape, f"theta holds {theta.size} numbers, not {first.theta.size}")
-    controller = begun_with(first_controller(settings.online), record["evidence"], theta.size)
-    return replace(first, theta=theta), controller
+    first = start(settings)
+    theta, controller = begun_from(record, family_of(settings), first.theta.size, settings.online)
+    return first.at(theta), controller
 
 
 def family_of(settings: Loss) -> dict[str, Any]:

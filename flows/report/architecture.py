@@ -8,7 +8,7 @@ from typing import Any
 from components.architecture.latency import LatencyTable
 from components.architecture.pareto import front, last_scores
 from components.architecture.search import Scored
-from components.architecture.space import IDENTITY, Space, parse_architecture, parse_block, space_of
+from components.architecture.space import IDENTITY, Space, blocks_of, parse_architecture, parse_block, space_of
 from components.architecture.warm_start import from_warm_start
 from components.charts import score_against_latency
 from components.data.store import read_classes
@@ -18,7 +18,7 @@ from flows.files import read_json
 from flows.report import figures, searched
 from flows.report.figures import Judged
 from flows.report.parts import Chain, Figure, Link, Maker, Note, Part, Table
-from flows.report.reading import Row, counted, milliseconds, number, percent, read_rows
+from flows.report.reading import Row, counted, interval, milliseconds, number, percent, read_rows
 
 DRAWN = 2000
 """Networks in the chart of scores."""
@@ -42,14 +42,14 @@ def candidates(params: Params) -> Iterator[Part]:
     every = [
         Scored(
             stage=int(row["stage"]),
-            architecture=tuple(row["architecture"].split("|")),
+            architecture=blocks_of(row["architecture"]),
             score=float(row["score"]),
             latency=float(row["latency_ms"]),
         )
         for row in read_rows(paths.ARCHITECTURE / "scores.csv")
     ]
     budgets = read_json(paths.ARCHITECTURE / "architecture.json")["budgets"]
-    chosen = {tuple(entry["architecture"].split("|")) for entry in budgets}
+    chosen = {blocks_of(entry["architecture"]) for entry in budgets}
     last = last_scores(every)
     step = -(-len(last) // DRAWN)
     fewer = f" One in {step} is drawn." if step > 1 else ""
@@ -157,7 +157,7 @@ def budget_row(variant: str) -> list[str]:
     return [
         variant,
         percent(own["accuracy"]),
-        f"{percent(own['accuracy_low'])} to {percent(own['accuracy_high'])}",
+        interval(own),
         milliseconds(time["p50_ms"]),
         milliseconds(time["predicted_ms"]),
         milliseconds(times["limit_ms"]),

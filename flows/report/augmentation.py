@@ -78,8 +78,7 @@ def pairs(params: Params) -> Iterator[Part]:
 
 
 def rewards(params: Params) -> Iterator[Part]:
-    rows = read_rows(paths.AUGMENTATION / "trunks.csv")
-    yield from searched.rewards(rows, params.augmentation.online.metric.replace("_", " ") + " on val")
+    yield from searched.rewards(read_rows(paths.AUGMENTATION / "trunks.csv"), params.augmentation.online)
 
 
 def strip(params: Params) -> Iterator[Part]:

@@ -9,10 +9,8 @@ from components.params import Params
 from flows import paths, versions
 from flows.files import read_json
 from flows.report.parts import Maker, Note, Part, Table
-from flows.report.reading import counted
+from flows.report.reading import counted, folded
 
-MANY = 30
-"""Classes beyond which the table is folded."""
 LISTED = 20
 """Images that are named with the reason why they were turned away."""
 
@@ -33,7 +31,7 @@ def classes(params: Params) -> Iterator[Part]:
         header=["class", *splits, "all"],
         rows=[*rows, ["all", *(f"{n:,}" for n in totals), f"{sum(totals):,}"]],
         caption="Splits are by the hash of an image's content: new data move no old image.",
-        fold=f"All {len(names)} classes" if len(names) > MANY else "",
+        fold=folded(len(names)),
     )
 
 

@@ -13,12 +13,10 @@ from flows import paths
 from flows.report import figures
 from flows.report.images import picture
 from flows.report.parts import Figure, Maker, Note, Part, Picture, Pictures, Table
-from flows.report.reading import Row, counted, number, percent, read_rows
+from flows.report.reading import Row, counted, folded, number, percent, read_rows
 
 MISTAKES = 20
 CONFUSIONS = 10
-MANY = 30
-"""Classes beyond which the table is folded."""
 
 
 def per_class(params: Params) -> Iterator[Part]:
@@ -40,7 +38,7 @@ def per_class(params: Params) -> Iterator[Part]:
         header=["class", "images", "recall", "precision", "recall of the baseline"],
         rows=table,
         caption=f"The worst first: {worst['name']}, of whose images {share(worst['recall'])} are recognised.",
-        fold=f"All {len(own)} classes" if len(own) > MANY else "",
+        fold=folded(len(own)),
     )
 
 

@@ -10,15 +10,14 @@ import numpy as np
 from components.comparison import Paired, mcnemar, pair
 from components.evaluation import wilson_interval
 from components.params import Params
-from flows import paths, tracking, versions
+from flows import gate, paths, tracking, versions
 from flows.decision import decided
 from flows.files import read_json
 from flows.report import figures
-from flows.report.lineage import trace
+from flows.report.lineage import Workspace, trace
 from flows.report.parts import Fact, Facts, Figure, Maker, Note, Part, Table
-from flows.report.reading import counted, milliseconds, percent, read_rows
+from flows.report.reading import counted, interval, milliseconds, percent, read_rows
 
-SEARCHES = ("architecture", "augmentation", "loss")
 TRAINING = "train@baseline"
 """What a training without any search costs."""
 Scores = Mapping[str, float]
@@ -59,7 +58,7 @@ def key_numbers(params: Params) -> Iterator[Part]:
                 beside=f"budget {milliseconds(budget)}, predicted {milliseconds(time['predicted_ms'])}",
             ),
             searches_fact(spent),
-            verdict_fact(decided(model_md5())),
+            verdict_fact(judged()),
         ]
     )
     yield from cost_of_stages(spent)
@@ -67,7 +66,7 @@ def key_numbers(params: Params) -> Iterator[Part]:
 
 def doubts(params: Params) -> Iterator[Part]:
     """Whether the numbers are of one run."""
-    differing = list(dict.fromkeys(one.subject for one in trace().all_findings() if one.verdict != "ok"))
+    differing = list(dict.fromkeys(one.subject for one in trace(Workspace()).all_findings() if one.verdict != "ok"))
     if differing:
         which = (
             f"{differing[0]} differs" if len(differing) == 1 else f"{differing[0]} and {len(differing) - 1} more differ"
@@ -79,8 +78,9 @@ def doubts(params: Params) -> Iterator[Part]:
         )
 
 
-def model_md5() -> str:
-    return tracking.md5_of(paths.MODEL.read_bytes())
+def judged() -> dict[str, Any] | None:
+    """What the gate decided on the model that lies here; None if it has not."""
+    return decided(tracking.md5_of(paths.MODEL.read_bytes()))
 
 
 def verdict_fact(decision: Mapping[str, Any] | None) -> Fact:
@@ -99,7 +99,7 @@ def verdict_fact(decision: Mapping[str, Any] | None) -> Fact:
 
 def accuracy(params: Params) -> Iterator[Part]:
     """Accuracies with their intervals, and whether the searches' gain may be chance."""
-    metrics, decision = read_json(paths.EVALUATE / "metrics.json"), decided(model_md5())
+    metrics, decision = read_json(paths.EVALUATE / "metrics.json"), judged()
     champion, note = champion_of(decision)
     every = {name: metrics[name] for name in ("searched", "baseline")} | champion
     found = answers()
@@ -115,10 +115,6 @@ def accuracy(params: Params) -> Iterator[Part]:
         rows=[[name, percent(scores["accuracy"]), interval(scores)] for name, scores in every.items()],
         caption=f"On {counted(metrics['images'], 'test image')}.",
     )
-
-
-def interval(scores: Scores) -> str:
-    return f"{percent(scores['accuracy_low'])} to {percent(scores['accuracy_high'])}"
 
 
 def champion_of(decision: Mapping[str, Any] | None) -> tuple[dict[str, Scores], str]:
@@ -157,7 +153,7 @@ def gain(found: Paired) -> str:
 
 def costs() -> dict[str, float | None]:
     """Stage -> core-minutes; None where MLflow was not told, or cannot be asked."""
-    found: dict[str, float | None] = dict.fromkeys((*SEARCHES, TRAINING))
+    found: dict[str, float | None] = dict.fromkeys((*paths.SEARCHES, TRAINING))
     with suppress(*tracking.ERRORS):
         for name in found:
             lock = versions.locked_stage(name)
@@ -166,9 +162,9 @@ def costs() -> dict[str, float | None]:
 
 
 def searches_fact(spent: Mapping[str, float | None]) -> Fact:
-    total = sum(spent[name] or 0 for name in SEARCHES)
+    total = sum(spent[name] or 0 for name in paths.SEARCHES)
     training = spent[TRAINING]
-    if any(spent[name] is None for name in SEARCHES):
+    if any(spent[name] is None for name in paths.SEARCHES):
         return Fact(name="core-minutes of search", value="not recorded", beside="or MLflow cannot be asked")
     beside = f"{total / training:.1f} times one training ({training:.3g})" if training else "one training: not recorded"
     return Fact(name="core-minutes of search", value=f"{total:.3g}", beside=beside)
@@ -200,7 +196,7 @@ def cost_of_stages(spent: Mapping[str, float | None]) -> Iterator[Table]:
 
 def verdict(params: Params) -> Iterator[Part]:
     """What was decided and why, and what to do."""
-    decision = decided(model_md5())
+    decision = judged()
     if decision is None:
         yield Note(
             text="The gate has not judged this model: `python -m flows.publish` does, and publishes it.", loud=True
@@ -218,7 +214,7 @@ def verdict(params: Params) -> Iterator[Part]:
 
 
 def checks(params: Params) -> Iterator[Part]:
-    decision = decided(model_md5())
+    decision = judged()
     if decision is None:
         return
     if not decision["checks"]:
@@ -248,9 +244,8 @@ def check_row(check: Mapping[str, Any]) -> Sequence[str]:
 
 def shown(value: float | str) -> str:
     """A hash by its first digits."""
-    if isinstance(value, str):
-        return f"{value[:8]}…" if re.fullmatch(r"[0-9a-f]{32}", value) else value
-    return f"{value:.4g}"
+    text = gate.shown(value)
+    return f"{text[:8]}…" if re.fullmatch(r"[0-9a-f]{32}", text) else text
 
 
 MAKERS: dict[str, Maker] = {

@@ -79,9 +79,8 @@ class Workspace:
         return ()
 
 
-def trace() -> Step:
+def trace(evidence: Workspace) -> Step:
     """The model's history as dvc.lock has it; KeyError if it does not have the model."""
-    evidence = Workspace()
     return next(lineage.trace(paths.MODEL.as_posix(), locked_md5(evidence), evidence))
 
 
@@ -90,14 +89,16 @@ def locked_md5(evidence: Workspace) -> str:
 
 
 def tree(params: Params) -> Iterator[Part]:
-    root = trace()
-    bad = sum(finding.verdict != "ok" for finding in root.all_findings())
+    evidence = Workspace()
+    root = trace(evidence)
+    findings = list(root.all_findings())
+    bad = sum(finding.verdict != "ok" for finding in findings)
     whole = "Everything here is what dvc.lock names." if not bad else f"{bad} of them differ: run `dvc repro`."
     commit, dirty = versions.commit()
     edits = ", with edits that were not committed" if dirty else ""
     yield Tree(
         root=root,
-        caption=f"The model's md5 is {locked_md5(Workspace())}. {sum(1 for _ in root.all_findings())} checks of links, "
+        caption=f"The model's md5 is {locked_md5(evidence)}. {len(findings)} checks of links, "
         f"settings, code and files in this folder. {whole} "
         f"Code: {f'git commit {commit}{edits}' if commit else 'not in git'}. "
         f"`python -m flows.audit models:/{params.publish.model}@champion` reads every byte, the images included.",

@@ -66,8 +66,7 @@ def component_names(settings: Loss, count: int) -> list[str]:
 
 
 def rewards(params: Params) -> Iterator[Part]:
-    rows = read_rows(paths.LOSS / "trunks.csv")
-    yield from searched.rewards(rows, params.loss.online.metric.replace("_", " ") + " on val")
+    yield from searched.rewards(read_rows(paths.LOSS / "trunks.csv"), params.loss.online)
 
 
 MAKERS: dict[str, Maker] = {

@@ -2,12 +2,15 @@
 
 import csv
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
 Row = dict[str, str]
 K = TypeVar("K")
+
+MANY = 30
+"""Classes beyond which a table of them is folded."""
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -36,9 +39,19 @@ def percent(share: float) -> str:
     return f"{share:.2%}"
 
 
+def interval(scores: Mapping[str, float]) -> str:
+    """Of the accuracy, as `evaluate` writes it."""
+    return f"{percent(scores['accuracy_low'])} to {percent(scores['accuracy_high'])}"
+
+
 def milliseconds(ms: float) -> str:
     """Three significant digits, none in powers of ten."""
     return f"{ms:.3g} ms" if ms >= 0.001 else f"{ms:.6f} ms"
+
+
+def folded(classes: int) -> str:
+    """What to click to see a table of so many classes; empty where it is seen at once."""
+    return f"All {classes} classes" if classes > MANY else ""
 
 
 def counted(number: int, what: str, many: str = "") -> str:

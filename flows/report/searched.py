@@ -2,12 +2,12 @@
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
 
 from components.params import Online
+from flows import versions
 from flows.observer import Silent
 from flows.report import figures
 from flows.report.figures import Rewards
@@ -16,8 +16,6 @@ from flows.report.reading import Row, counted, number
 from flows.starts import TAG, started
 
 T = TypeVar("T")
-
-PIPELINE = Path("dvc.yaml")
 
 
 class Said(Silent):
@@ -40,7 +38,8 @@ def start(word: str, read: Callable[[Mapping[str, Any]], T]) -> tuple[T | None, 
 
 def kept(stage: str) -> Iterator[Note]:
     """Whether the stage did not search this time."""
-    stages: dict[str, Any] = yaml.safe_load(PIPELINE.read_text(encoding="utf-8"))["stages"] if PIPELINE.exists() else {}
+    pipeline = versions.PIPELINE
+    stages: dict[str, Any] = yaml.safe_load(pipeline.read_text(encoding="utf-8"))["stages"] if pipeline.exists() else {}
     if stages.get(stage, {}).get("frozen"):
         yield Note(text="This search was not run anew: its stage is frozen, and the last version's result is used.")
 
@@ -61,7 +60,7 @@ def control(online: Online) -> Note:
     return Note(text="No control was run beside it: the line runs one controller; `controller: null` would be one.")
 
 
-def rewards(rows: Sequence[Row], measured: str) -> Iterator[Part]:
+def rewards(rows: Sequence[Row], online: Online) -> Iterator[Part]:
     """Every reward of every trunk, the best marked, and the model's score after each."""
     known = [row for row in rows if number(row["reward"]) is not None and row["reward"] != "nan"]
     every = Rewards(
@@ -72,7 +71,7 @@ def rewards(rows: Sequence[Row], measured: str) -> Iterator[Part]:
     progress = {int(row["trunk"]): float(row["broadcast_score"]) for row in rows}
     best = [row for row in known if row["best"] == "True"][-1]
     yield Figure(
-        svg=figures.rewards_by_trunk(every, progress, measured),
+        svg=figures.rewards_by_trunk(every, progress, f"{online.metric.replace('_', ' ')} on val"),
         label=f"{counted(len(known), 'reward')} in {counted(len(progress), 'trunk')}",
         caption=f"Left: every reward of every trunk. In the last, the best was {best['copy']} with "
         f"{float(best['reward']):.4g}. Right: the model after each trunk.",

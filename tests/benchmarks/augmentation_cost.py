@@ -14,13 +14,13 @@ from statistics import mean
 from typing import Any
 
 import numpy as np
-import psutil
 import torch
 
 from components.augmentation.operations import ELEMENTS
 from components.augmentation.policy import augment_pairs
 from components.augmentation.search import search_augmentation
 from components.params import Augmentation, Online, Parallel
+from flows.cost import cpu_seconds
 from flows.observer import Silent
 from flows.parallel import joblib_parallel
 from tests.benchmarks.harness import Row, markdown, spread
@@ -85,15 +85,10 @@ def search(world: World, by: str, copies: int, workers: int, backend: str, trunk
 
 
 def spent(work: Callable[..., object], *arguments: object) -> dict[str, float]:
-    """CPU seconds of this process and of the workers that are alive before and after; wall seconds."""
+    """CPU seconds of this process and its workers; wall seconds."""
     cpu, wall = cpu_seconds(), time.perf_counter()
     work(*arguments)
     return {"cpu_seconds": cpu_seconds() - cpu, "wall_seconds": time.perf_counter() - wall}
-
-
-def cpu_seconds() -> float:
-    processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
-    return sum(process.cpu_times().user + process.cpu_times().system for process in processes)
 
 
 def table(rows: Sequence[Row]) -> str:
