@@ -4,6 +4,8 @@ One training: a network without copies, under as many pairs as a copy commits to
 trains N times as many images and scores N + 1 models on val after every trunk; everything above N is overhead. The
 search by gradients trains one network and takes a gradient of every element after every trunk, on a twentieth of its
 images as in the CIFAR-10 preset (which has a head start of as many images as its trunks, not counted here).
+`none` of two workers: two such trainings side by side that never wait for each other, which is all that the machine
+gives to two processes.
 CIFAR-10's images where the parquet file is there, else digits.
 """
 
@@ -20,6 +22,7 @@ from components.augmentation.operations import ELEMENTS
 from components.augmentation.policy import augment_pairs
 from components.augmentation.search import search_augmentation
 from components.params import Augmentation, Online, Parallel
+from components.training import Augment
 from flows.cost import cpu_seconds
 from flows.observer import Silent
 from flows.parallel import joblib_parallel
@@ -58,6 +61,8 @@ def rows() -> Iterator[Row]:
         train_network(world, world.train, pairs, IMAGES)
         one = spent(train_network, world, world.train, pairs, TRUNKS * IMAGES)
         yield row(data, seed, ("none", 1, 1, "none"), one, one)
+        apart(world, pairs, IMAGES)
+        yield row(data, seed, ("none", 2, 2, "loky"), spent(apart, world, pairs, TRUNKS * IMAGES), one)
         for run in RUNS:
             search(world, *run, trunks=1)
             yield row(data, seed, run, spent(search, world, *run), one)
@@ -82,6 +87,12 @@ def search(world: World, by: str, copies: int, workers: int, backend: str, trunk
         settings=settings, recipe=world.data.recipe, seed=world.seed, parallel=parallel,
     ):  # fmt: skip
         pass
+
+
+def apart(world: World, augment: Augment, images: int) -> None:
+    """The same training twice, on two workers."""
+    parallel = joblib_parallel(Parallel(backend="loky", workers=2), Silent())
+    parallel(train_network, [(world, world.train, augment, images)] * 2)
 
 
 def spent(work: Callable[..., object], *arguments: object) -> dict[str, float]:
