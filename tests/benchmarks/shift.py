@@ -120,12 +120,12 @@ def read_digits() -> Split:
     return Split(images=np.stack(larger)[..., None], labels=digits.target.astype(np.int64))
 
 
-def read_cifar10() -> Split:
-    """The first 10,000 images of the CIFAR-10 parquet."""
+def read_cifar10(count: int = 10_000) -> Split:
+    """The first images of the CIFAR-10 parquet."""
     import pyarrow.parquet
 
     table = pyarrow.parquet.ParquetFile(PARQUET)
-    batch = next(table.iter_batches(batch_size=10_000))
+    batch = next(table.iter_batches(batch_size=count))
     image, label = (batch.column(name) for name in batch.schema.names[:2])
     images = [np.asarray(Image.open(io.BytesIO(each["bytes"])).convert("RGB")) for each in image.to_pylist()]
     return Split(images=np.stack(images), labels=np.array(label.to_pylist(), dtype=np.int64))
