@@ -158,7 +158,7 @@ DATA = {
         read=read_cifar10, train=5000, val=500, widths=(16, 32, 64), strides=(2, 2, 2),
         recipe=Recipe(batch_size=128, crop=4, flip=True),
         aligned={"head_start": 8192, "trunks": 2, "images": 1024, "probe_images": 64},
-        copies={"trunks": 12, "images": 512}, compute=200_000,
+        copies={"trunks": 12, "images": 512}, compute=400_000,
     ),
 }  # fmt: skip
 COPIES = 8
