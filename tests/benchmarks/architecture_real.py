@@ -9,7 +9,8 @@ then every network trains on all 10,000 with the same recipe and is tested on 5,
 
 The latency of ResNet-8 at its usual width of 16 is the search's limit. The other rivals are as large as they can be to
 take at most a tenth longer: ONNX Runtime computes 18 channels in twice the time of 16, so that no width takes exactly
-as long. All are built from the same operators, exported by the same exporter, and timed in turns.
+as long. The null is `drawn`: a network of the search's own space, drawn evenly from those within the limit, once a
+seed. All are built from the same operators, exported by the same exporter, and timed in turns.
 """
 
 import time
@@ -23,6 +24,7 @@ import numpy as np
 import onnx
 import torch
 
+from components.architecture.budget import budget_of, complete_once, gumbel
 from components.architecture.costs import costs_of
 from components.architecture.latency import measure
 from components.architecture.network import Network, build_network
@@ -95,7 +97,8 @@ def compare(scale: Scale, seeds: Sequence[int]) -> Iterator[Row]:
     settings = replace(preset().architecture, latency_ms=limit, **dict(scale.search))  # type: ignore[arg-type]
     table = measure(space_of(settings, classes()), preset().latency, preset().export, np.random.default_rng(0))
     chosen: list[Shape] = run(joblib.delayed(searched)(scale, settings, table.predict, seed) for seed in seeds)
-    networks = [{"chosen": each} | rivals for each in chosen]
+    null = [drawn(settings, table.predict, seed) for seed in seeds]
+    networks = [{"chosen": each, "drawn": other} | rivals for each, other in zip(chosen, null, strict=True)]
     latencies = [in_turns({name: shape.model() for name, shape in each.items()}) for each in networks]
     places = [(seed, name) for seed in range(len(seeds)) for name in networks[seed]]
     trained = run(joblib.delayed(train)(scale, networks[place][name], seeds[place]) for place, name in places)
@@ -146,6 +149,14 @@ def searched(scale: Scale, settings: Settings, latency: Callable[[Architecture],
     )  # fmt: skip
     *_, last = search(space, weights.world(latency), settings, seed)
     architecture = last.pool[0].architecture
+    return Shape(space=space, architecture=architecture, form=format_architecture(architecture))
+
+
+def drawn(settings: Settings, latency: Callable[[Architecture], float], seed: int) -> Shape:
+    """Evenly from the networks within the limit."""
+    space = space_of(settings, classes())
+    (noise,) = gumbel(np.random.default_rng((seed, 1)), 1, space)
+    architecture = complete_once((), budget_of(space, latency, settings), noise)
     return Shape(space=space, architecture=architecture, form=format_architecture(architecture))
 
 
