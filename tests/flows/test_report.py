@@ -31,7 +31,7 @@ from flows.report import architecture as architecture_report
 from flows.report import augmentation as augmentation_report
 from flows.report import figures, headline, page, searched
 from flows.report.images import picture
-from flows.report.page import SECTIONS, inline, parts_of, render
+from flows.report.page import SECTIONS, attempted, inline, make, render
 from flows.report.parts import Facts, Figure, Note, Part, Pictures, Table
 from flows.report.reading import read_rows
 from flows.settings import load_params
@@ -128,12 +128,17 @@ def params(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
 @pytest.fixture(scope="module")
 def shown(workspace: Path) -> Page:
     with contextlib.chdir(workspace):
-        return Page(render(load_params()))
+        return Page(rendered())
+
+
+def rendered() -> str:
+    params = load_params()
+    return render(params, make(params))
 
 
 def parts(anchor: str, params: Params) -> list[Part]:
     (section,) = (section for section in SECTIONS if section.anchor == anchor)
-    return list(parts_of(section, params))
+    return [part for what, maker in section.makers.items() for part in attempted(what, maker, params)]
 
 
 def notes(some: list[Part]) -> str:
@@ -175,7 +180,7 @@ def test_every_section_is_there_and_shows_all_it_has(shown: Page) -> None:
 
 def test_it_loads_nothing(workspace: Path) -> None:
     with contextlib.chdir(workspace):
-        text = render(load_params())
+        text = rendered()
     shown = Page(text)
     assert not re.search(r"https?:|//|@import|file:", re.sub(r"data:image/png;base64,[A-Za-z0-9+/=\s]+", "", text))
     assert {tag for tag, _ in shown.tags}.isdisjoint({"script", "link", "iframe", "object", "embed", "base"})
