@@ -77,13 +77,13 @@ def searches_cost(found: Findings) -> float | None:
 
 
 def headline(found: Findings) -> str:
-    """A sentence on the result, one on the gate, one on the cost."""
-    searched, time = found.metrics["searched"], found.latency["searched"]
+    """Two lines: the result beside what it must be read beside; the gate's verdict and why, and the cost."""
+    accuracy, other = (percent(found.metrics[name]["accuracy"]) for name in ("searched", "baseline"))
+    time = milliseconds(found.latency["searched"]["p50_ms"])
     return "\n\n".join(
         [
-            f"**{found.name} version {found.version} {found.outcome}: accuracy {percent(searched['accuracy'])}** "
-            f"({interval(searched)}), baseline {percent(found.metrics['baseline']['accuracy'])}{champion(found)}; "
-            f"latency **{milliseconds(time['p50_ms'])}** of {milliseconds(found.budget_ms)}.",
+            f"**{found.name} version {found.version} {found.outcome}: accuracy {accuracy}**, baseline {other}"
+            f"{champion(found)}; latency **{time}** of {milliseconds(found.budget_ms)}.",
             f"{judgement(found.report)} {cost(found)}",
         ]
     )
@@ -102,10 +102,9 @@ def judgement(report: GateReport) -> str:
     if not report.checks:
         return "This file was the champion already: there was nothing to decide."
     failed = [str(check) for check in report.checks if not check.passed]
-    against = f"Compared with {report.against}."
     if failed:
-        return f"The gate **refused** it: {'; '.join(failed)}. {against}"
-    return f"The gate passed it, {len(report.checks)} of {len(report.checks)} checks. {against}"
+        return f"The gate **refused** it: {'; '.join(failed)}."
+    return f"The gate passed it ({len(report.checks)} checks)."
 
 
 def cost(found: Findings) -> str:
@@ -126,9 +125,9 @@ def run_note(found: Findings, links: Mapping[str, str], stages: Mapping[str, tup
 
 
 def version_note(found: Findings, links: Mapping[str, str]) -> str:
-    """The model version: the decision, where it was made, and how to use the file."""
-    use = f"`mlflow.onnx.load_model('models:/{found.name}/{found.version}')`; by hand: `python -m flows.classify`."
-    return "\n\n".join([headline(found), listed(links), found.report.to_markdown(), use])
+    """The model version: the decision, where it was made, how to use the file. Lists show its first line as it is."""
+    use = f"Use: `mlflow.onnx.load_model('models:/{found.name}/{found.version}')`, or `python -m flows.classify`."
+    return "\n\n".join([headline(found).replace("**", ""), listed(links), use, found.report.to_markdown()])
 
 
 def listed(links: Mapping[str, str]) -> str:

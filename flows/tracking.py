@@ -69,9 +69,8 @@ NOTE = "mlflow.note.content"
 """Tag: what the UI shows on top of a run or an experiment, Markdown."""
 EXPERIMENT_TAGS = {
     "mlflow.experimentKind": "custom_model_development",
-    NOTE: "A run a retrain, with a nested run a stage. Chart view: `headline/...` compares retrains. A run's page: "
-    "**Overview** says what was found, **Model metrics** has the charts, **Artifacts** the report (`report.html`) and "
-    "the files. **Models** holds every file that went through the gate.",
+    NOTE: "A run is a retrain, a nested run a stage; the chart view compares retrains (`headline/...`). "
+    "Names of metrics: mlflow/README.md",
 }
 METRICS_PER_BATCH = 1000
 PARAMS_PER_BATCH = 100

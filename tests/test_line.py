@@ -173,12 +173,12 @@ def test_every_trunk_reward_of_every_copy_and_every_pool_update_is_in_mlflow(by_
     for word in ("augmentation", "loss"):
         with (by_flow / "results" / word / "trunks.csv").open() as file:
             for row in csv.DictReader(file):
-                history = client.get_metric_history(by_name[word].info.run_id, f"{word}/reward/{row['copy']}")
+                history = client.get_metric_history(by_name[word].info.run_id, f"{word}/rewards/{row['copy']}")
                 logged = {metric.step: metric.value for metric in history}
                 assert logged[int(row["trunk"])] == pytest.approx(float(row["reward"]), nan_ok=True)
     with (by_flow / "results" / "architecture" / "pool.csv").open() as file:
         stages = {int(row["stage"]) for row in csv.DictReader(file)}
-    history = client.get_metric_history(by_name["architecture"].info.run_id, "architecture/pool/potential_0")
+    history = client.get_metric_history(by_name["architecture"].info.run_id, "architecture/pool/potential")
     assert {metric.step for metric in history} == stages
 
 
@@ -232,14 +232,21 @@ def test_the_parent_run_and_prefect_show_the_decision_and_the_run_links_its_mode
     shown, tags = parent.data.tags["mlflow.note.content"], parent.data.tags
     assert "#/models/tiny-digits/versions/1" in shown
     runs = [tags["stage." + name.replace("@", ".") + ".run"] for name in COMPUTED]
-    assert all(f"/runs/{run_id})" in shown for run_id in runs)
+    assert all(f"/runs/{run_id}?" in shown for run_id in runs)
     kept = {file.path for file in client.list_artifacts(parent.info.run_id)}
     assert {"gate.json", "dvc.lock", "dvc.yaml", "params.yaml", "raw.dvc", "report.html"} <= kept
     database = sqlite3.connect(by_flow / ".prefect-home" / "prefect.db")
     artifacts = database.execute("SELECT data FROM artifact WHERE key = 'gate'").fetchall()
     assert any("latency_p50_ms" in data for (data,) in artifacts)
-    links = database.execute("SELECT data FROM artifact WHERE key = 'report'").fetchall()
-    assert any(f"/runs/{parent.info.run_id}/artifacts/report.html" in data for (data,) in links)
+    for key, place in (("report", "/artifacts/report.html"), ("mlflow", "?"), ("headline", "?")):
+        links = database.execute("SELECT data FROM artifact WHERE key = ?", (key,)).fetchall()
+        assert any(
+            f"http://127.0.0.1:5000/#/experiments/1/runs/{parent.info.run_id}{place}" in data for (data,) in links
+        )
+    tagged = dict(database.execute("SELECT name, tags FROM task_run"))
+    assert set(json.loads(tagged["loss"])) == {"stage", "search", "tiny-digits"}
+    (named,) = database.execute("SELECT name FROM flow_run").fetchone()
+    assert re.fullmatch(r"tiny-digits \d{4}-\d\d-\d\d \d\d:\d\d:\d\d", named)
 
 
 def test_the_flow_a_second_time_runs_nothing_and_registers_nothing(by_flow: Path) -> None:

@@ -190,7 +190,7 @@ def pool_metrics(update: PoolUpdate, folder: str) -> dict[str, float]:
 def chosen_metrics(entry: Mapping[str, Any], folder: str) -> dict[str, float]:
     """The choice under a budget, to be compared with those of other runs."""
     named = {name: entry[name] for name in CHOSEN if entry[name] is not None}
-    return {f"{folder}/chosen/{name}": value for name, value in named.items()}
+    return {f"{folder}/result/{name}": value for name, value in named.items()}
 
 
 def pool_rows(update: PoolUpdate, budget: float) -> Iterator[dict[str, object]]:
