@@ -9,7 +9,7 @@ from flows import gate, notes, paths
 from flows.files import read_json
 from flows.gate import GateReport
 from flows.report.headline import TRAINING
-from flows.report.reading import interval, milliseconds, percent
+from flows.report.reading import counted, interval, milliseconds, percent
 
 Outcome = Literal["published", "already champion", "refused"]
 
@@ -82,7 +82,7 @@ def headline(found: Findings) -> str:
     time = milliseconds(found.latency["searched"]["p50_ms"])
     return "\n\n".join(
         [
-            f"**{found.name} version {found.version} {found.outcome}: accuracy {accuracy}**, baseline {other}"
+            f"**Version {found.version} {found.outcome}: accuracy {accuracy}**, baseline {other}"
             f"{champion(found)}; latency **{time}** of {milliseconds(found.budget_ms)}.",
             f"{judgement(found.report)} {cost(found)}",
         ]
@@ -94,7 +94,7 @@ def champion(found: Findings) -> str:
     reference = found.report.reference
     if found.report.champion is None or reference is None:
         return ""
-    return f", champion (version {found.report.champion}) {percent(reference.right / reference.images)}"
+    return f", champion {percent(reference.right / reference.images)}"
 
 
 def judgement(report: GateReport) -> str:
@@ -142,7 +142,7 @@ def result_table(found: Findings) -> str:
         f"{milliseconds(time['predicted_ms'])} |"
         for name, own, time in networks(found)
     ]
-    return "\n".join([*head, *rows])
+    return "\n".join([f"On {counted(found.metrics['images'], 'test image')}:", "", *head, *rows])
 
 
 def networks(found: Findings) -> Iterator[tuple[str, Mapping[str, float], Mapping[str, float]]]:
@@ -154,7 +154,7 @@ def stage_table(stages: Mapping[str, tuple[str, str]]) -> str:
     """What each stage decided; empty if none is known."""
     head = ["| stage | | found |", "| --- | --- | --- |"]
     rows = [f"| [{name}]({address}) | {how} | {notes.found(name)} |" for name, (how, address) in stages.items()]
-    return "\n".join([*head, *rows]) if rows else ""
+    return "\n".join(["What each stage decided:", "", *head, *rows]) if rows else ""
 
 
 def verdict(report: GateReport) -> str:

@@ -26,7 +26,7 @@ DOES: Mapping[str, str] = {
     "prepare": "Decodes every image once, and splits them into train, val and test by the hash of their content.",
     "latency": "Measures every candidate block once in ONNX Runtime; networks are predicted by adding blocks up.",
     "architecture": "Searches the block of each layer within the latency budget. Charts: `architecture/pool` is what "
-    "the search expects of the first of its pool, stage by stage; `architecture/result` is the network it chose.",
+    "the search expects of the first of its pool, stage by stage; `architecture/pool/rank_2` and so on of the others.",
     "augmentation": "Searches which pairs of operations on training images help on val. Charts: `augmentation` is the "
     "model and the policy, trunk by trunk; `augmentation/reward` the best and the mean reward; `augmentation/share` "
     "how often each operation is drawn; `augmentation/rewards` every reward.",

@@ -310,7 +310,6 @@ def run_note(found: Findings, run: str, linked: Callable[[str], str] = str) -> s
     """Of the decision's run. `linked`: from a page of MLflow's UI to its address; inside the UI that is the same."""
     links = {
         "Report": linked(tracking.run_page(run, paths.REPORT.name)),
-        "All charts and files": linked(tracking.run_page(run)),
         f"{found.name} version {found.version}": linked(tracking.version_page(found.name, found.version)),
     }
     if address := tracking.run_tags(run).get(PREFECT):

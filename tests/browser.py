@@ -7,11 +7,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page, Route, expect, sync_playwright
+from playwright.sync_api import Page, Route, ViewportSize, expect, sync_playwright
 
 SCREENSHOTS = Path(__file__).parent / "screenshots"
 """Git-ignored; for people, and to be kept by whatever runs the tests."""
-LAPTOP = {"width": 1366, "height": 768}
+LAPTOP: ViewportSize = {"width": 1366, "height": 768}
 PATIENCE = 90_000.0
 """Milliseconds until a page must show what it should: seconds are usual, a minute on a loaded machine."""
 CLOSED = "localStorage.setItem('mlflow.assistant.fab.autoOpenedOnFirstLoad_v1', 'true')"
@@ -33,13 +33,20 @@ def browser_page() -> Iterator[Page]:
     expect.set_options(timeout=PATIENCE)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
-        page = browser.new_page(viewport=LAPTOP)  # type: ignore[arg-type]
-        page.set_default_timeout(PATIENCE)
-        page.add_init_script(CLOSED)
-        page.route(re.compile(r"^https?://(?!127\.0\.0\.1[:/])"), refuse)
-        yield page
+        context = browser.new_context(viewport=LAPTOP)
+        context.set_default_timeout(PATIENCE)
+        context.add_init_script(CLOSED)
+        context.route(re.compile(r"^https?://(?!127\.0\.0\.1[:/])"), refuse)
+        yield context.new_page()
         browser.close()
     assert asked == []
+
+
+def followed(page: Page, name: str) -> Page:
+    """What a link of a description leads to: MLflow opens it in a tab of its own."""
+    with page.context.expect_page() as opened:
+        page.get_by_role("link", name=name, exact=True).click()
+    return opened.value
 
 
 def keep(page: Page, name: str) -> None:

@@ -1,11 +1,10 @@
 """architecture: the settings' search on the data, under the budgets that the latency table speaks of."""
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from components.architecture.budget import limit_of
 from components.architecture.costs import costs_of, within_memory
@@ -35,9 +34,6 @@ OUTPUTS = (
     "architecture.json", "pool.csv", "scores.csv", "finalists.csv", "pareto.csv", "pareto.svg", "warm_start.json"
 )  # fmt: skip
 
-CHOSEN = ("score", "alone", "predicted_latency_ms", "limit_ms", "parameters", "flops")
-"""Of the choice, what MLflow charts."""
-
 Found = dict[float, tuple[PoolUpdate, tuple[Finalist, ...]]]
 """Budget -> the last record of its search, and the last pool with the choice first."""
 
@@ -61,9 +57,7 @@ def run(params: Params, observe: Observer, checkpoint: Path) -> None:
     alone = trained_alone(params, space, statistics, parallel, last, checkpoint / "finalists.json")
     found = {b: (update, best_alone(update, alone)) for b, update in zip(settings.budgets, last, strict=True)}
     files.write_csv(paths.ARCHITECTURE / "pool.csv", rows)
-    entries = write(params, space, table, found)
-    for one in entries:
-        observe.metrics(chosen_metrics(one, metrics_folder(params, one["latency_ms"])))
+    write(params, space, table, found)
     for name in OUTPUTS:
         observe.file(paths.ARCHITECTURE / name)
 
@@ -120,8 +114,8 @@ def fresh_network(space: Space, statistics: Statistics, seed: int, architecture:
     return build_network(space, architecture, statistics.mean, statistics.std, seed)
 
 
-def write(params: Params, space: Space, table: LatencyTable, found: Found) -> list[dict[str, Any]]:
-    """What the searches found, budget by budget, and the front of all that was scored; returns the choices."""
+def write(params: Params, space: Space, table: LatencyTable, found: Found) -> None:
+    """What the searches found, budget by budget, and the front of all that was scored."""
     entries = [entry(params, space, table, budget, *of) for budget, of in found.items()]
     files.write_json(paths.ARCHITECTURE / "architecture.json", entries[0] | {"budgets": entries})
     pools = {budget: tuple(one.candidate.architecture for one in pool) for budget, (_, pool) in found.items()}
@@ -142,12 +136,11 @@ def write(params: Params, space: Space, table: LatencyTable, found: Found) -> li
         params.architecture.metric,
     )
     files.write_text(paths.ARCHITECTURE / "pareto.svg", chart)
-    return entries
 
 
 def entry(
     params: Params, space: Space, table: LatencyTable, budget: float, update: PoolUpdate, pool: Sequence[Finalist]
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """The choice under a budget."""
     best = pool[0]
     return {
@@ -185,12 +178,6 @@ def pool_metrics(update: PoolUpdate, folder: str) -> dict[str, float]:
     if update.agreement is not None:
         values[f"{folder}/pool/agreement"] = update.agreement
     return values
-
-
-def chosen_metrics(entry: Mapping[str, Any], folder: str) -> dict[str, float]:
-    """The choice under a budget, to be compared with those of other runs."""
-    named = {name: entry[name] for name in CHOSEN if entry[name] is not None}
-    return {f"{folder}/result/{name}": value for name, value in named.items()}
 
 
 def pool_rows(update: PoolUpdate, budget: float) -> Iterator[dict[str, object]]:
