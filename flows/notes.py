@@ -7,7 +7,6 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from components.architecture.latency import LatencyTable
 from flows import paths
 from flows.files import read_json
 from flows.report.reading import Row, counted, interval, milliseconds, percent, read_rows
@@ -66,6 +65,8 @@ def prepared(_: str) -> str:
 
 
 def measured(_: str) -> str:
+    from components.architecture.latency import LatencyTable  # torch must not start before the stage has set it up
+
     table = LatencyTable.from_json(read_json(paths.LATENCY / "table.json"))
     off = sum(abs(table.line(whole.sum_ms) / whole.entry.ms - 1) for whole in table.wholes) / len(table.wholes)
     return (
