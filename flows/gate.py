@@ -4,6 +4,7 @@ lost, won   as in components/comparison.py: images that the reference alone, or 
 """
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
@@ -50,6 +51,12 @@ def shown(value: float | str) -> str:
     return value if isinstance(value, str) else f"{value:.4g}"
 
 
+def brief(value: float | str) -> str:
+    """For tables: a hash by its first digits."""
+    text = shown(value)
+    return f"{text[:8]}…" if re.fullmatch(r"[0-9a-f]{32}", text) else text
+
+
 @dataclass(frozen=True, kw_only=True)
 class Score:
     """How often a model was right."""
@@ -94,7 +101,7 @@ class GateReport:
         if not self.checks:
             return "The champion already: nothing to decide."
         rows = [
-            f"| {check.name} | {shown(check.value)} | {check.rule} {shown(check.threshold)} | "
+            f"| {check.name} | {brief(check.value)} | {check.rule} {brief(check.threshold)} | "
             f"{'passed' if check.passed else '**REFUSED**'} | {check.detail} |"
             for check in self.checks
         ]

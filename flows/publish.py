@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool
@@ -33,11 +33,12 @@ from components.evaluation import onnx_logits
 from components.export import read_metadata
 from components.params import Params
 from components.quantisation import QUANTIZE
-from flows import decision, gate, paths, registry, tracking, versions
+from flows import decision, findings, gate, notes, paths, registry, tracking, versions
 from flows.files import read_json
+from flows.findings import Findings, Outcome
 from flows.gate import GateReport
 from flows.registry import CHALLENGER, CHAMPION, RegistryError
-from flows.report import page
+from flows.report import charts, headline, page
 from flows.settings import load_params
 
 MODEL = paths.MODEL
@@ -54,9 +55,10 @@ LISTED = 10
 COMPARED = 64
 """Test images whose logits must be the same through the registry."""
 
-LOG = logging.getLogger(__name__)
+PREFECT = "prefect.flow_run_url"
+"""Tag of a retrain's run: its page in Prefect, where that has a server that stays."""
 
-Outcome = Literal["published", "already champion", "refused"]
+LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -252,6 +254,10 @@ def publish(params: Params, parent_run: str | None, report: GateReport) -> Publi
     """
     published = register(params, parent_run, report)
     decision.keep(published.report, params.publish.model, published.version, published.outcome)
+    try:
+        describe(params, published)
+    except (*tracking.ERRORS, *notes.UNREADABLE) as error:
+        LOG.warning("warning: MLflow is not told what was found (%s); the model is registered", error)
     return published
 
 
@@ -270,7 +276,7 @@ def register(params: Params, parent_run: str | None, report: GateReport) -> Publ
         number = tracking.register_model(name, proposed, maker)
         tracking.move_alias(name, CHALLENGER, number)
         report = report.with_checks(*through_the_alias(model, params))
-        tracking.retag_version(name, number, decision_tags(report) | origin(run), "gate")
+        tracking.retag_version(name, number, findings.tags(report) | origin(run), "gate")
         record(run, name, number, report)
         if not report.passed:
             return Published(version=number, outcome="refused", report=report, run=run)
@@ -283,10 +289,39 @@ def register(params: Params, parent_run: str | None, report: GateReport) -> Publ
 def record(run: str, name: str, number: str, report: GateReport) -> None:
     """The decision on the run that it was made in."""
     tracking.log_json(run, report.to_json(), "gate.json")
-    tracking.tag_run(run, {"model": name, "model.version": number, "gate": verdict(report)})
-    tracking.describe(
-        run, f"Model [{name} version {number}](#/models/{name}/versions/{number})\n\n{report.to_markdown()}"
-    )
+    tracking.tag_run(run, {"model": name, "model.version": number, "gate": findings.verdict(report)})
+
+
+def describe(params: Params, published: Published) -> None:
+    """Numbers and words for whoever looks: on the decision's run, the model version and the registered model."""
+    found = found_by(params, published)
+    tracking.log_metrics(published.run, findings.charted(found))
+    tracking.describe(published.run, run_note(found, published.run))
+    tracking.describe_model(found.name, findings.MODEL.format(name=found.name))
+    if found.report.checks:
+        tracking.describe_version(found.name, found.version, version_note(found, published.run))
+
+
+def found_by(params: Params, published: Published) -> Findings:
+    return findings.read(params, published.report, published.version, published.outcome, headline.costs())
+
+
+def run_note(found: Findings, run: str, linked: Callable[[str], str] = str) -> str:
+    """Of the decision's run. `linked`: from a page of MLflow's UI to its address; inside the UI that is the same."""
+    links = {
+        "Report": linked(tracking.run_page(run, paths.REPORT.name)),
+        f"{found.name} version {found.version}": linked(tracking.version_page(found.name, found.version)),
+    }
+    if address := tracking.run_tags(run).get(PREFECT):
+        links["Prefect"] = address
+    stages = {name: (how, linked(tracking.run_page(made))) for name, (how, made) in tracking.linked_stages(run).items()}
+    return findings.run_note(found, links, stages)
+
+
+def version_note(found: Findings, run: str) -> str:
+    """Of the model version: back to the run that judged it."""
+    links = {"The run that judged it": tracking.run_page(run), "Report": tracking.run_page(run, paths.REPORT.name)}
+    return findings.version_note(found, links)
 
 
 def through_the_alias(model: bytes, params: Params) -> tuple[gate.Check, ...]:
@@ -332,16 +367,6 @@ def runtime_package() -> str:
     return "onnxruntime-gpu"
 
 
-def decision_tags(report: GateReport) -> dict[str, str]:
-    """The gate's report as tags of the model version."""
-    checks = {f"gate.{check.name}": f"{'passed' if check.passed else 'refused'}: {check}" for check in report.checks}
-    return {"gate": verdict(report), "gate.against": report.against, "gate.device": report.device} | checks
-
-
-def verdict(report: GateReport) -> str:
-    return "passed" if report.passed else "refused"
-
-
 def origin(run: str) -> dict[str, str]:
     """Where an auditor begins: the code, the run of the decision, and the sha256 of each file archived there."""
     commit, dirty = versions.commit()
@@ -352,9 +377,21 @@ def origin(run: str) -> dict[str, str]:
 def keep_report(params: Params, run: str) -> None:
     """Write results/report.html, and keep it with the decision's run; what is published stays so if that fails."""
     try:
-        tracking.archive(run, [page.write(params)])
+        made = page.make(params)
+        tracking.archive(run, [page.write(params, made)])
+        keep_charts(made, run)
     except OSError as error:
         LOG.warning("warning: %s was not written (%s); `python -m flows.report` tries again", paths.REPORT, error)
+
+
+def keep_charts(made: page.Made, run: str) -> None:
+    """Every chart of the report with the run of the stage that it is about, else with the decision's."""
+    for chart in charts.charts(made):
+        with tracking.tolerated(chart.name):
+            lock = versions.locked_stage(chart.stage) if chart.stage else None
+            maker = tracking.find_stage_run(versions.stage_key(lock)) if lock else run
+            if maker is not None:
+                tracking.log_bytes(maker, chart.content, chart.name)
 
 
 def summary(params: Params, published: Published) -> str:
@@ -372,7 +409,7 @@ def summary(params: Params, published: Published) -> str:
         *quantisation_lines(searched, measured),
         *[f"gate      {'passed' if check.passed else 'REFUSED'}: {check}" for check in report.checks],
         f"gate      compared with {report.against}",
-        f"look      {paths.REPORT}; mlflow/serve, then {tracking.SERVED_AT}",
+        f"look      {paths.REPORT}; mlflow/serve, then {tracking.address_of(tracking.run_page(published.run))}",
     ]
     return "\n".join(lines)
 

@@ -15,6 +15,8 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from datetime import datetime
 from functools import wraps
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
@@ -25,11 +27,13 @@ from prefect.artifacts import create_link_artifact, create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, FlowRunFilterStateType
 from prefect.client.schemas.objects import StateType
+from prefect.context import TagsContext
 from prefect.runtime import flow_run, task_run
 from prefect.states import Crashed, Failed
+from prefect.utilities.urls import url_for
 
 from components.params import Params
-from flows import files, ingest, lifeline, paths, publish, stage, tracking, versions, warm_start
+from flows import files, findings, ingest, lifeline, paths, publish, stage, tracking, versions, warm_start
 from flows.gate import GateReport
 from flows.notify import notify
 from flows.registry import RegistryError
@@ -78,7 +82,7 @@ def outcome(state: State) -> Any:
     return result
 
 
-@task(cache_policy=NO_CACHE, persist_result=False, task_run_name="ingest")
+@task(name="ingest", task_run_name="ingest", cache_policy=NO_CACHE, persist_result=False)
 @stated
 def ingest_data(params: Params) -> str:
     """Source -> validated data/raw -> a DVC data version; returns its digest."""
@@ -86,7 +90,7 @@ def ingest_data(params: Params) -> str:
     return versions.data_digest(paths.RAW_DVC)
 
 
-@task(cache_policy=NO_CACHE, persist_result=False, task_run_name="{name}")
+@task(name="stage", task_run_name="{name}", cache_policy=NO_CACHE, persist_result=False)
 @stated
 def reproduce(name: str, parent_run: str | None) -> None:
     """`dvc repro -s <stage>`; the stage logs to an MLflow run nested in the parent."""
@@ -131,45 +135,75 @@ def run_group(
             process.wait()
 
 
-@task(cache_policy=NO_CACHE, persist_result=False, task_run_name="gate")
+@task(name="gate", task_run_name="gate", cache_policy=NO_CACHE, persist_result=False)
 @stated
 def decide(params: Params) -> GateReport:
     """Every check with its value and threshold."""
     return publish.judge(params)
 
 
-@task(cache_policy=NO_CACHE, persist_result=False, task_run_name="publish")
+@task(name="publish", task_run_name="publish", cache_policy=NO_CACHE, persist_result=False)
 @stated
 def ship(params: Params, parent_run: str | None, report: GateReport) -> publish.Published:
     """Register the model and, if the gate let it through, move the champion alias."""
     published = publish.publish(params, parent_run, report)
-    create_markdown_artifact(published.report.to_markdown(), key="gate", description=published.outcome)
+    create_markdown_artifact(
+        f"{findings.judgement(published.report)}\n\n{published.report.to_markdown()}",
+        key="gate",
+        description=f"Version {published.version} {published.outcome}",
+    )
     return published
 
 
-@task(cache_policy=NO_CACHE, persist_result=False, task_run_name="warm start")
+@task(name="warm start", task_run_name="warm start", cache_policy=NO_CACHE, persist_result=False)
 @stated
 def place_start(revision: str, digest: str) -> None:
     """What the searches start from."""
     print(warm_start.place(revision, digest))
 
 
-@task(cache_policy=NO_CACHE, persist_result=False, task_run_name="report")
+@task(name="report", task_run_name="report", cache_policy=NO_CACHE, persist_result=False)
 @stated
 def tell(params: Params, published: publish.Published) -> None:
     """Write the report, keep it with the run, and link it."""
     publish.keep_report(params, published.run)
-    with tracking.tolerated("the link to the report"):
-        create_link_artifact(
-            tracking.address_of(published.run, paths.REPORT.name),
-            link_text="What the line found",
-            key="report",
-            description=f"The same file is {paths.REPORT}.\n\n```\n{publish.summary(params, published)}\n```",
+    with tracking.tolerated("what Prefect shows of it"):
+        found = publish.found_by(params, published)
+        create_markdown_artifact(
+            publish.run_note(found, published.run, tracking.address_of),
+            key="headline",
+            description=f"Version {published.version} {published.outcome}",
         )
+        create_link_artifact(
+            tracking.address_of(tracking.run_page(published.run, paths.REPORT.name)),
+            link_text="The report",
+            key="report",
+            description=f"What the line found, with charts; the same file is {paths.REPORT}.",
+        )
+
+
+def link_run(run: str | None) -> None:
+    """From Prefect's page of this flow to MLflow's of its run, while it goes on."""
+    if run is None:
+        return
+    with tracking.tolerated("Prefect's link to the run"):
+        create_link_artifact(
+            tracking.address_of(tracking.run_page(run)),
+            link_text="This retrain in MLflow",
+            key="mlflow",
+            description="Charts, files and models of this retrain; without a tracking server of your own, "
+            "`mlflow/serve` shows them.",
+        )
+
+
+def run_name() -> str:
+    """`<model> <local time>`, so that a list of runs says what and when."""
+    return f"{flow_run.parameters['params'].publish.model} {datetime.now().astimezone():%Y-%m-%d %H:%M:%S}"
 
 
 @flow(
     name="retrain",
+    flow_run_name=run_name,
     persist_result=False,
     validate_parameters=False,
     on_completion=[notify],
@@ -184,13 +218,15 @@ def retrain(params: Params, warm: str | None = None) -> publish.Published:
     `warm`: the commit whose version the searches start from.
     """
     end_stale_flows()
-    with tracking.parent_run("retrain", lineage(warm)) as parent:
+    with TagsContext(current_tags={params.publish.model}), tracking.parent_run("retrain", lineage(warm)) as parent:
+        link_run(parent)
+        tracking.log_settings(parent, asdict(params))
         digest = outcome(ingest_data(params, return_state=True))
         tracking.log_data(parent, params, digest)
         if warm is not None:
             outcome(place_start(warm, digest, return_state=True))
         for name in versions.stage_order():
-            outcome(reproduce(name, parent, return_state=True))
+            outcome(reproduce.with_options(tags=stage_tags(name))(name, parent, return_state=True))
             tracking.link_stage(parent, name, versions.locked_stage(name))
         report = outcome(decide(params, return_state=True))
         published: publish.Published = outcome(ship(params, parent, report, return_state=True))
@@ -210,6 +246,11 @@ def end_stale_flows() -> None:
                 notify(retrain, run, state)
 
 
+def stage_tags(name: str) -> set[str]:
+    """To filter Prefect's task runs by."""
+    return {"stage", "search"} if name in paths.SEARCHES else {"stage"}
+
+
 def stamps() -> list[str]:
     """Prefect's tags for a flow of this process."""
     return [f"{STAMP}{name}={value}" for name, value in lifeline.tags().items()]
@@ -217,12 +258,17 @@ def stamps() -> list[str]:
 
 def lineage(warm: str | None) -> dict[str, str]:
     commit, dirty = versions.commit()
-    return ({"retrain.warm": warm} if warm else {}) | {
-        "git.commit": commit or "none",
-        "git.dirty": str(dirty).lower(),
-        "prefect.flow_run_id": str(flow_run.id),
-        "retrain.reason": os.environ.get(REASON, "by hand"),
-    }
+    page = url_for("flow-run", flow_run.id)  # None where the server ends with the flow
+    return (
+        ({publish.PREFECT: page} if page else {})
+        | ({"retrain.warm": warm} if warm else {})
+        | {
+            "git.commit": commit or "none",
+            "git.dirty": str(dirty).lower(),
+            "prefect.flow_run_id": str(flow_run.id),
+            "retrain.reason": os.environ.get(REASON, "by hand"),
+        }
+    )
 
 
 @contextlib.contextmanager
@@ -246,7 +292,7 @@ def main(arguments: list[str] | None = None) -> int:
     stage.heed_signals()  # Prefect would die of SIGTERM, and leave its server
     try:
         params = load_params()
-        with alone(), lifeline.guarded(), tags(*stamps()):
+        with alone(), lifeline.guarded(), tags(params.publish.model, *stamps()):
             tracking.settle()
             published = retrain(params, chosen.warm)
     except Timeout:

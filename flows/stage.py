@@ -22,7 +22,7 @@ from types import FrameType
 from filelock import FileLock, Timeout
 
 from components.params import Params, require
-from flows import cost, files, lifeline, paths, tracking, versions
+from flows import cost, files, lifeline, notes, paths, tracking, versions
 from flows.settings import load_params
 from flows.tracking import StageRun, Status
 
@@ -118,7 +118,8 @@ def run_stage(word: str, variant: str | None) -> None:
     name = f"{word}@{variant}" if variant else word
     before = versions.stage_inputs(name)
     tracking.settle()
-    run = StageRun(name, parent_run_id=os.environ.get(PARENT_RUN), tags=lineage_tags(before))
+    said = {tracking.NOTE: notes.note(name, finished=False)}
+    run = StageRun(name, parent_run_id=os.environ.get(PARENT_RUN), tags=lineage_tags(before) | said)
     status: Status = "FAILED"
     try:
         run.params(before.get("params", {}).get("params.yaml", {}))
@@ -128,6 +129,7 @@ def run_stage(word: str, variant: str | None) -> None:
         if difference := versions.changed(before, versions.stage_inputs(name)):
             raise InputsChanged(f"{', '.join(difference)} changed while the stage ran; run it again")
         run.tags({f"dvc.out.{path}": md5 for path, md5 in versions.output_hashes(name).items()})
+        run.tags({tracking.NOTE: notes.note(name, finished=True)})
         status = "FINISHED"
     except KeyboardInterrupt:
         status = "KILLED"

@@ -21,6 +21,7 @@ from functools import cache
 from itertools import islice, takewhile
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, Literal, TypeVar
+from urllib.parse import quote
 from uuid import uuid4
 
 import mlflow
@@ -62,6 +63,15 @@ RUN_KEY = "line.run"
 """Tag: what a run is found by before MLflow has said which id it has."""
 SERVED_AT = "http://127.0.0.1:5000"
 """mlflow/serve."""
+TRAINING_VIEW = "?workflowType=machine_learning"
+"""Of an address in MLflow's UI: its pages for training, where a new browser begins with those for language models."""
+NOTE = "mlflow.note.content"
+"""Tag: what the UI shows on top of a run or an experiment, Markdown."""
+EXPERIMENT_TAGS = {
+    "mlflow.experimentKind": "custom_model_development",
+    NOTE: "A run is a retrain, a nested run a stage; the chart view compares retrains (`headline/...`). "
+    "Names of metrics: mlflow/README.md",
+}
 METRICS_PER_BATCH = 1000
 PARAMS_PER_BATCH = 100
 
@@ -149,7 +159,7 @@ def experiment_id(client: MlflowClient) -> str:
     if found is None:
         file = Path(uri.removeprefix("sqlite:///"))
         location = (file.parent / "artifacts").resolve().as_uri() if uri.startswith("sqlite:///") else None
-        return str(client.create_experiment(EXPERIMENT, artifact_location=location))
+        return str(client.create_experiment(EXPERIMENT, artifact_location=location, tags=EXPERIMENT_TAGS))
     if found.lifecycle_stage == "deleted":
         client.restore_experiment(found.experiment_id)
     return str(found.experiment_id)
@@ -439,11 +449,23 @@ def archive(run_id: str | None, files: Iterable[Path]) -> None:
             connect().log_artifact(run_id, str(file))
 
 
-def address_of(run_id: str, name: str) -> str:
-    """Where a browser sees an artifact of the run: on the tracking server, or on the one that `mlflow/serve` starts."""
+def run_page(run_id: str, artifact: str = "") -> str:
+    """The run's page, or an artifact on it, as a link inside MLflow's UI."""
+    within = f"/artifacts/{quote(artifact)}" if artifact else ""
+    folder = f"#/experiments/{connect().get_run(run_id).info.experiment_id}/runs"
+    return f"{folder}/{run_id}{within}{TRAINING_VIEW}"
+
+
+def version_page(name: str, version: str) -> str:
+    """The model version's page, as a link inside MLflow's UI."""
+    return f"#/models/{quote(name, safe='')}/versions/{version}{TRAINING_VIEW}"
+
+
+def address_of(page: str) -> str:
+    """Where a browser sees a page of the UI: on the tracking server, or on the one that `mlflow/serve` starts."""
     uri = tracking_uri()
     server = uri.rstrip("/") if uri.startswith(("http://", "https://")) else SERVED_AT
-    return f"{server}/#/experiments/{connect().get_run(run_id).info.experiment_id}/runs/{run_id}/artifacts/{name}"
+    return f"{server}/{page}"
 
 
 def find_stage_run(stage_key: str) -> str | None:
@@ -699,24 +721,61 @@ def retag_version(name: str, version: str, tags: Mapping[str, str], prefix: str)
     tag_version(name, version, tags)
 
 
+def run_tags(run_id: str) -> dict[str, str]:
+    return dict(connect().get_run(run_id).data.tags)
+
+
+def linked_stages(run_id: str) -> dict[str, tuple[str, str]]:
+    """What `link_stage` said on the run: stage -> executed or cached, and the run that made its results."""
+    tags = run_tags(run_id)
+    stages = [key.removesuffix(".run") for key in tags if re.fullmatch(r"stage\..+\.run", key)]
+    made = {key: (tags[key], tags[f"{key}.run"]) for key in stages if tags[f"{key}.run"] != "none"}
+    return {key.removeprefix("stage.").replace(".", "@", 1): of for key, of in made.items()}
+
+
 def describe(run_id: str, text: str) -> None:
-    """What the UI shows of the run: a text, then a link to the run behind each stage."""
+    """What the UI shows on top of the run, Markdown."""
+    connect().set_tag(run_id, NOTE, text)
+
+
+def describe_version(name: str, version: str, text: str) -> None:
+    """What the UI shows on top of the model version, Markdown."""
+    connect().update_model_version(name, version, text)
+
+
+def describe_model(name: str, text: str) -> None:
+    """What the UI shows on top of the registered model, Markdown; a person's own words stay."""
     client = connect()
-    run = client.get_run(run_id)
-    tags, folder = run.data.tags, f"#/experiments/{run.info.experiment_id}/runs"
-    stages = {key.removesuffix(".run"): made for key, made in tags.items() if re.fullmatch(r"stage\..+\.run", key)}
-    rows = [
-        f"| {stage.removeprefix('stage.')} | {tags.get(stage, '')} | "
-        f"{made if made == 'none' else f'[{made}]({folder}/{made})'} |"
-        for stage, made in stages.items()
-    ]
-    table = ["", "| stage | | run |", "| --- | --- | --- |", *rows] if rows else []
-    client.set_tag(run_id, "mlflow.note.content", "\n".join([text, *table]))
+    if not client.get_registered_model(name).description:
+        client.update_registered_model(name, text)
+
+
+def log_metrics(run_id: str, values: Mapping[str, float]) -> None:
+    """Numbers of the whole run."""
+    made = now()
+    connect().log_batch(run_id, metrics=[Metric(name, value, made, 0) for name, value in values.items()])
+
+
+def log_settings(run_id: str | None, values: Mapping[str, Any]) -> None:
+    """params.yaml as the run's parameters, to compare runs by."""
+    if run_id is None:
+        return
+    with tolerated("the settings"):
+        for part in parts_of(list(flatten(values).items()), PARAMS_PER_BATCH):
+            connect().log_batch(run_id, params=[Param(*one) for one in part])
 
 
 def log_text(run_id: str, text: str, name: str) -> None:
     """A text artifact of the run."""
     connect().log_text(run_id, text, name)
+
+
+def log_bytes(run_id: str, content: bytes, name: str) -> None:
+    """An artifact of the run; `name` may lie in folders."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / PurePosixPath(name).name
+        file.write_bytes(content)
+        connect().log_artifact(run_id, str(file), str(PurePosixPath(name).parent))
 
 
 def log_json(run_id: str, value: Any, name: str) -> None:

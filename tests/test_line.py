@@ -25,6 +25,7 @@ import yaml
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from PIL import Image
+from playwright.sync_api import Page, expect
 
 from components.architecture.budget import block_extras
 from components.architecture.latency import LatencyTable
@@ -33,9 +34,10 @@ from components.data.images import encode_png
 from components.data.store import open_split, read_classes
 from components.evaluation import onnx_logits
 from components.export import read_metadata
-from flows import audit, classify, versions, warm_start, workspace
+from flows import audit, classify, tracking, versions, warm_start, workspace
 from flows.settings import load_params
 from tests.benchmarks import kills
+from tests.browser import browser_page, followed, keep
 from tests.clones import ROOT, environment, fresh_clone, run
 from tests.damage import flipped, replaced
 from tests.flows.receiver import receiver
@@ -173,12 +175,12 @@ def test_every_trunk_reward_of_every_copy_and_every_pool_update_is_in_mlflow(by_
     for word in ("augmentation", "loss"):
         with (by_flow / "results" / word / "trunks.csv").open() as file:
             for row in csv.DictReader(file):
-                history = client.get_metric_history(by_name[word].info.run_id, f"{word}/reward/{row['copy']}")
+                history = client.get_metric_history(by_name[word].info.run_id, f"{word}/rewards/{row['copy']}")
                 logged = {metric.step: metric.value for metric in history}
                 assert logged[int(row["trunk"])] == pytest.approx(float(row["reward"]), nan_ok=True)
     with (by_flow / "results" / "architecture" / "pool.csv").open() as file:
         stages = {int(row["stage"]) for row in csv.DictReader(file)}
-    history = client.get_metric_history(by_name["architecture"].info.run_id, "architecture/pool/potential_0")
+    history = client.get_metric_history(by_name["architecture"].info.run_id, "architecture/pool/potential")
     assert {metric.step for metric in history} == stages
 
 
@@ -232,14 +234,99 @@ def test_the_parent_run_and_prefect_show_the_decision_and_the_run_links_its_mode
     shown, tags = parent.data.tags["mlflow.note.content"], parent.data.tags
     assert "#/models/tiny-digits/versions/1" in shown
     runs = [tags["stage." + name.replace("@", ".") + ".run"] for name in COMPUTED]
-    assert all(f"/runs/{run_id})" in shown for run_id in runs)
+    assert all(f"/runs/{run_id}?" in shown for run_id in runs)
     kept = {file.path for file in client.list_artifacts(parent.info.run_id)}
     assert {"gate.json", "dvc.lock", "dvc.yaml", "params.yaml", "raw.dvc", "report.html"} <= kept
     database = sqlite3.connect(by_flow / ".prefect-home" / "prefect.db")
     artifacts = database.execute("SELECT data FROM artifact WHERE key = 'gate'").fetchall()
     assert any("latency_p50_ms" in data for (data,) in artifacts)
-    links = database.execute("SELECT data FROM artifact WHERE key = 'report'").fetchall()
-    assert any(f"/runs/{parent.info.run_id}/artifacts/report.html" in data for (data,) in links)
+    for key, place in (("report", "/artifacts/report.html"), ("mlflow", "?"), ("headline", "?")):
+        links = database.execute("SELECT data FROM artifact WHERE key = ?", (key,)).fetchall()
+        assert any(
+            f"http://127.0.0.1:5000/#/experiments/1/runs/{parent.info.run_id}{place}" in data for (data,) in links
+        )
+    tagged = dict(database.execute("SELECT name, tags FROM task_run"))
+    assert set(json.loads(tagged["loss"])) == {"stage", "search", "tiny-digits"}
+    (named,) = database.execute("SELECT name FROM flow_run").fetchone()
+    assert re.fullmatch(r"tiny-digits \d{4}-\d\d-\d\d \d\d:\d\d:\d\d", named)
+
+
+# ---------------------------------------------------------------- what a person sees in MLflow, in a browser
+
+
+@pytest.fixture(scope="module")
+def ui(by_flow: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Page, str]]:
+    """A browser, and the address of the server that the clone's own `mlflow/serve` starts."""
+    port = free_port()
+    with browser_page() as page:
+        home = tmp_path_factory.mktemp("home")
+        with running([str(by_flow / "mlflow/serve")], home, MLFLOW_PORT=str(port)) as log:
+            wait_until_healthy(port, "/health", log)
+            yield page, f"http://127.0.0.1:{port}"
+
+
+def page_of(clone: Path, name: str) -> str:
+    """A link as the line writes it, without the server."""
+    with contextlib.chdir(clone):
+        return tracking.run_page(run_of(clone, name).info.run_id)
+
+
+def test_the_retrains_page_shows_headline_verdict_and_links_and_unfolds_every_stage(
+    by_flow: Path, ui: tuple[Page, str]
+) -> None:
+    page, server = ui
+    searched = json.loads((by_flow / "results/evaluate/metrics.json").read_text())["searched"]
+    page.goto(f"{server}/{page_of(by_flow, 'retrain')}")
+    expect(page.get_by_text(f"Version 1 published: accuracy {searched['accuracy']:.2%}")).to_be_in_viewport()
+    expect(page.get_by_text("The gate passed it (8 checks). The searches cost ")).to_be_in_viewport()
+    expect(page.get_by_role("link", name="tiny-digits version 1")).to_be_in_viewport()
+    expect(page.get_by_text("headline/accuracy_baseline")).to_be_visible()
+    keep(page, "retrain")
+    page.get_by_text("Show more").click()
+    for stage in COMPUTED:
+        expect(page.get_by_role("cell", name=stage, exact=True)).to_be_visible()
+    expect(page.get_by_role("cell", name="registry_logits")).to_be_visible()
+    keep(page, "retrain-unfolded")
+    report = followed(page, "Report")
+    expect(report.frame_locator("iframe").get_by_role("heading", name="What was found")).to_be_visible()
+    keep(report, "report")
+
+
+def test_a_searchs_page_shows_its_charts_under_the_documented_names_and_its_pictures(
+    by_flow: Path, ui: tuple[Page, str]
+) -> None:
+    page, server = ui
+    own = page_of(by_flow, "augmentation")
+    page.goto(f"{server}/{own}")
+    expect(page.get_by_text("Most drawn of 16 operations: ")).to_be_in_viewport()
+    page.get_by_role("tab", name="Model metrics").click()
+    for shown in ("augmentation/reward", "augmentation/rewards", "augmentation/share"):
+        expect(page.get_by_text(shown, exact=True).first).to_be_attached()
+    for shown in ("dose", "entropy_bits", "score", "best", "mean"):
+        expect(page.get_by_text(shown, exact=True).first).to_be_attached()
+    expect(page.locator(".js-plotly-plot .scatterlayer .trace").first).to_be_visible()
+    keep(page, "augmentation-metrics")
+    page.goto(f"{server}/{own.replace('?', '/artifacts/charts/images_under_the_policy.png?')}")
+    expect(page.get_by_alt_text("charts/images_under_the_policy.png")).to_be_visible()
+    keep(page, "augmentation-images")
+
+
+def test_the_model_versions_page_shows_the_decision_tags_and_the_way_back_to_its_run(
+    by_flow: Path, ui: tuple[Page, str]
+) -> None:
+    page, server = ui
+    page.goto(f"{server}/{tracking.version_page('tiny-digits', '1')}")
+    expect(page.get_by_text("Version 1 published: accuracy ")).to_be_in_viewport()
+    expect(page.get_by_role("cell", name="latency_p50_ms")).to_be_visible()
+    for tag in ("accuracy", "latency_ms", "gate", "gate.against", "git.commit"):
+        expect(page.get_by_role("cell", name=tag, exact=True).first).to_be_attached()
+    keep(page, "model-version")
+    judged = followed(page, "The run that judged it")
+    expect(judged.get_by_role("heading", name="retrain")).to_be_visible()
+    assert run_of(by_flow, "retrain").info.run_id in judged.url
+    page.goto(f"{server}/#/models/tiny-digits{tracking.TRAINING_VIEW}")
+    expect(page.get_by_text("models:/tiny-digits@champion")).to_be_visible()
+    keep(page, "model")
 
 
 def test_the_flow_a_second_time_runs_nothing_and_registers_nothing(by_flow: Path) -> None:

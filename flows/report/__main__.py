@@ -6,7 +6,7 @@ Exit codes: 0 written, 2 there is nothing to report on, or params.yaml is refuse
 import argparse
 import sys
 
-from flows.report.page import write
+from flows.report.page import make, write
 from flows.settings import load_params
 
 
@@ -19,7 +19,8 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.parse_args(arguments)
     try:
-        print(write(load_params()))
+        params = load_params()
+        print(write(params, make(params)))
     except (ValueError, OSError) as mistake:
         print(f"error: {mistake}", file=sys.stderr)
         return 2

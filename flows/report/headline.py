@@ -1,6 +1,5 @@
 """What the line found, whether to trust it, and what to do next."""
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
@@ -234,18 +233,16 @@ def way_back(decision: Mapping[str, Any]) -> str:
 
 
 def reason(check: Mapping[str, Any]) -> str:
-    return f"{check['name']} is {shown(check['value'])}, allowed is {check['rule']} {shown(check['threshold'])}"
+    return f"{check['name']} is {gate.brief(check['value'])}, allowed is {allowed(check)}"
+
+
+def allowed(check: Mapping[str, Any]) -> str:
+    return f"{check['rule']} {gate.brief(check['threshold'])}"
 
 
 def check_row(check: Mapping[str, Any]) -> Sequence[str]:
-    allowed = f"{check['rule']} {shown(check['threshold'])}"
-    return [check["name"], shown(check["value"]), allowed, "passed" if check["passed"] else "REFUSED", check["detail"]]
-
-
-def shown(value: float | str) -> str:
-    """A hash by its first digits."""
-    text = gate.shown(value)
-    return f"{text[:8]}…" if re.fullmatch(r"[0-9a-f]{32}", text) else text
+    judged = "passed" if check["passed"] else "REFUSED"
+    return [check["name"], gate.brief(check["value"]), allowed(check), judged, check["detail"]]
 
 
 MAKERS: dict[str, Maker] = {

@@ -1,6 +1,8 @@
 """Images inside the page: small PNG files as data URIs."""
 
 from base64 import b64encode
+from collections.abc import Sequence
+from io import BytesIO
 
 import numpy as np
 from jaxtyping import UInt8
@@ -11,6 +13,8 @@ from flows.report.parts import Picture
 
 SIDE = 96
 """Pixels to which larger images are scaled down: the file stays small, and two fit beside each other on a phone."""
+GAP = 4
+"""Pixels between the images of a sheet."""
 
 
 def picture(image: UInt8[np.ndarray, "h w c"], label: str, below: str = "") -> Picture:
@@ -19,3 +23,15 @@ def picture(image: UInt8[np.ndarray, "h w c"], label: str, below: str = "") -> P
     shown = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
     shown.thumbnail((SIDE, SIDE))
     return Picture(address=f"data:image/png;base64,{b64encode(encode_png(shown)).decode()}", label=label, below=below)
+
+
+def sheet(rows: Sequence[Sequence[bytes]]) -> bytes:
+    """PNG files of one size, each scaled to SIDE, beside and below each other: a PNG file."""
+    cell = SIDE + GAP
+    size = (max(len(row) for row in rows) * cell - GAP, len(rows) * cell - GAP)
+    whole = Image.new("RGB", size, "white")
+    for y, row in enumerate(rows):
+        for x, png in enumerate(row):
+            image = Image.open(BytesIO(png)).convert("RGB")
+            whole.paste(image.resize((SIDE, SIDE), Image.Resampling.NEAREST), (x * cell, y * cell))
+    return encode_png(whole)

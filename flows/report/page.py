@@ -1,7 +1,7 @@
 """The page: its sections in order, each part drawn by page.html, charts in colours that follow the reader's page."""
 
 import re
-from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -80,15 +80,27 @@ DAMAGED = (KeyError, ValueError, TypeError, IndexError, AttributeError)
 """What reading a file raises that a person edited, or an older version wrote."""
 
 
-def write(params: Params) -> Path:
-    """Write results/report.html from what lies here. Raises ValueError if nothing was run yet."""
+Made = list[tuple[Section, dict[str, list[Part]]]]
+"""Each section with what its makers made, by what that shows."""
+
+
+def make(params: Params) -> Made:
+    """Every part of the page, from what lies here. Raises ValueError if nothing was run yet."""
     if not any(folder.exists() for folder in (paths.LATENCY, paths.EVALUATE, paths.STATISTICS)):
         raise ValueError("there are no results to report on; run `dvc repro` or `python -m flows.retrain` first")
-    files.write_text(paths.REPORT, render(params))
+    return [
+        (section, {what: attempted(what, maker, params) for what, maker in section.makers.items()})
+        for section in SECTIONS
+    ]
+
+
+def write(params: Params, made: Made) -> Path:
+    """Write results/report.html."""
+    files.write_text(paths.REPORT, render(params, made))
     return paths.REPORT
 
 
-def render(params: Params) -> str:
+def render(params: Params, made: Made) -> str:
     """The page as text."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
@@ -98,13 +110,8 @@ def render(params: Params) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {"prose": prose, "inline": inline}
-    sections = [(section, list(parts_of(section, params))) for section in SECTIONS]
+    sections = [(section, list(chain.from_iterable(parts.values()))) for section, parts in made]
     return environment.get_template("page.html").render(title=params.publish.model, sections=sections)
-
-
-def parts_of(section: Section, params: Params) -> Iterator[Part]:
-    for what, maker in section.makers.items():
-        yield from attempted(what, maker, params)
 
 
 def attempted(what: str, maker: Maker, params: Params) -> list[Part]:

@@ -163,17 +163,18 @@ def metrics_folder(params: Params, budget: float) -> str:
 
 
 def pool_metrics(update: PoolUpdate, folder: str) -> dict[str, float]:
+    """The pool's first, the others under `rank_2`, ...: MLflow groups charts by all that is before the last /."""
     values: dict[str, float] = {f"{folder}/pool/evaluations": len(update.scores)}
-    for rank, member in enumerate(update.pool):
+    for rank, member in enumerate(update.pool, start=1):
         named = {
             "potential": member.potential,
             "standard_error": member.standard_error,
             "lowest": member.lowest,
             "highest": member.highest,
-            "latency": member.latency,
+            "latency_ms": member.latency,
         }
-        values |= {f"{folder}/pool/{name}_{rank}": value for name, value in named.items() if value is not None}
-    values[f"{folder}/pool/best"] = values[f"{folder}/pool/potential_0"]
+        place = f"{folder}/pool" if rank == 1 else f"{folder}/pool/rank_{rank}"
+        values |= {f"{place}/{name}": value for name, value in named.items() if value is not None}
     if update.agreement is not None:
         values[f"{folder}/pool/agreement"] = update.agreement
     return values

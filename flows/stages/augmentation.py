@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+
 from components.architecture.network import build_network
 from components.architecture.space import parse_architecture, space_of
 from components.augmentation.policy import (
@@ -25,6 +27,9 @@ from flows.devices import devices_of
 from flows.observer import Observer
 from flows.parallel import joblib_parallel
 from flows.starts import started
+
+PLACES = 2
+"""Operations that an image gets, Identity among them."""
 
 
 def run(params: Params, observe: Observer, checkpoint: Path) -> None:
@@ -100,12 +105,18 @@ def share_rows(distribution: FactoredPairs | LiteralPairs, trunk: int) -> Iterat
 def trunk_metrics(
     distribution: FactoredPairs | LiteralPairs, trunk: Trunk[Pairs], settings: Augmentation
 ) -> dict[str, float]:
+    """The model and the policy, rewards in short, shares, each reward: MLflow groups by all before the last /."""
+    policy = policy_of(distribution)
+    shares = policy.operation_shares()
     named = zip(reward_names(distribution, trunk, settings), trunk.rewards, strict=True)
-    rewards = {f"augmentation/reward/{name}": reward for name, reward in named}
-    return rewards | {
-        "augmentation/reward/best": trunk.rewards[trunk.best],
+    return {
         "augmentation/score": trunk.score,
-        "augmentation/entropy_bits": policy_of(distribution).entropy(),
+        "augmentation/dose": PLACES * (1 - shares.get("Identity", 0.0)),
+        "augmentation/entropy_bits": policy.entropy(),
+        "augmentation/reward/best": trunk.rewards[trunk.best],
+        "augmentation/reward/mean": float(np.nanmean(trunk.rewards)),
+        **{f"augmentation/share/{operation}": share for operation, share in shares.items()},
+        **{f"augmentation/rewards/{name}": reward for name, reward in named},
     }
 
 

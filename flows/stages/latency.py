@@ -14,9 +14,10 @@ def run(params: Params, observe: Observer) -> None:
     """Write the table of block latencies with the device, every raw sample and the calibration."""
     space = space_of(params.architecture, read_classes(paths.CLASSES))
     table = measure(space, params.latency, params.export, np.random.default_rng(params.seed))
-    for whole in observe.progress(table.wholes, len(table.wholes), "latency"):
-        off = table.line(whole.sum_ms) / whole.entry.ms - 1
-        observe.metrics({"latency/calibration/ms": whole.entry.ms, "latency/calibration/error": off})
+    for place, whole in enumerate(observe.progress(table.wholes, len(table.wholes), "latency")):
+        predicted = table.line(whole.sum_ms)
+        calibration = {"ms": whole.entry.ms, "predicted_ms": predicted, "error": predicted / whole.entry.ms - 1}
+        observe.metrics({f"latency/calibration/{name}": value for name, value in calibration.items()}, step=place)
     observe.metrics({"latency/overhead_ms": table.overhead_ms, "latency/slope": table.slope})
     files.write_json(paths.LATENCY / "table.json", table.to_json())
     observe.file(paths.LATENCY / "table.json")

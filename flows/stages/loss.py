@@ -103,9 +103,11 @@ def curve_rows(loss: Member) -> Iterator[dict[str, object]]:
 
 
 def trunk_metrics(trunk: Trunk[Sample]) -> dict[str, float]:
-    rewards = {f"loss/reward/copy_{copy}": reward for copy, reward in enumerate(trunk.rewards)}
-    return rewards | {
-        "loss/reward/best": trunk.rewards[trunk.best],
+    """The model, rewards in short, each reward: MLflow groups charts by all that is before the last /."""
+    return {
         "loss/score": trunk.score,
         "loss/distance_from_cross_entropy": float(np.linalg.norm(trunk.theta)),
+        "loss/reward/best": trunk.rewards[trunk.best],
+        "loss/reward/mean": float(np.nanmean(trunk.rewards)),
+        **{f"loss/rewards/copy_{copy}": reward for copy, reward in enumerate(trunk.rewards)},
     }

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -83,7 +84,8 @@ def write_results(model: bytes, accuracy: float, baseline: bytes = HALF, parity:
     files.write_bytes(publish.MODEL, model)
     files.write_bytes(publish.BASELINE, baseline)
     scores = {"accuracy": accuracy, "accuracy_low": accuracy, "accuracy_high": accuracy, "parity": parity}
-    files.write_json(publish.METRICS, {"searched": scores, "baseline": {"accuracy": 0.5}, "images": IMAGES})
+    other = {"accuracy": 0.5, "accuracy_low": 0.35, "accuracy_high": 0.65}
+    files.write_json(publish.METRICS, {"searched": scores, "baseline": other, "images": IMAGES})
     latency = {"p50_ms": 0.5, "p99_ms": 0.6, "predicted_ms": 0.4, "clock": "wall"}
     files.write_json(paths.EVALUATE / "latency.json", {"searched": latency, "baseline": latency, "limit_ms": 1.0})
 
@@ -247,7 +249,7 @@ def test_the_decision_is_on_the_run_and_on_the_model_version(params: Params) -> 
     assert "cpu" in decided["device"]
     tags = client.get_model_version(params.publish.model, published.version).tags
     assert (tags["gate"], tags["gate.against"]) == ("refused", "the baseline on 40 of 40 test images")
-    assert tags["gate.latency_p50_ms"] == "refused: latency_p50_ms 1.5, at most 1"
+    assert (tags["gate.refused"], tags["accuracy"], tags["latency_ms"]) == ("latency_p50_ms", "1", "1.5")
     assert tags["gate.run"] == parent
     assert client.get_run(str(parent)).data.tags["model.version"] == published.version
     assert "| latency_p50_ms | 1.5 | at most 1 | **REFUSED** |" in published.report.to_markdown()
@@ -259,7 +261,60 @@ def test_what_an_earlier_decision_said_of_a_version_is_gone_after_the_next(param
     bootstrap = dataclasses.replace(params, gate=dataclasses.replace(params.gate, test="bootstrap"))
     assert ship(bootstrap).version == number
     tags = tracking.version_tags(params.publish.model, number)
-    assert ("gate.loss_bound" in tags, "gate.mcnemar_p" in tags, "refused" in "".join(tags.values())) == (1, 0, 0)
+    assert (tags["gate"], tags["latency_ms"], "gate.refused" in tags) == ("passed", "0.5", False)
+    said = tracking.connect().get_model_version(params.publish.model, number).description
+    assert "loss_bound" in said
+    assert "mcnemar_p" not in said
+    assert "refused" not in said.lower()
+
+
+def test_numbers_and_words_of_the_decision_are_where_somebody_looks(params: Params) -> None:
+    write_results(PERFECT, 1.0)
+    with tracking.parent_run("retrain", {publish.PREFECT: "http://127.0.0.1:4200/runs/flow-run/x"}) as parent:
+        run = str(parent)
+        publish.publish(params, parent, publish.judge(params, measure=lambda model, params: measured()))
+    client, name = tracking.connect(), params.publish.model
+    shown = client.get_run(run).data
+    text = shown.tags[tracking.NOTE]
+    lead = text.split("\n\n")[:3]
+    result = "**Version 1 published: accuracy 100.00%**, baseline 50.00%; latency **0.5 ms** of 1 ms."
+    assert lead[:2] == [result, "The gate passed it (8 checks). What the searches cost was not recorded."]
+    assert "Compared with the baseline on 40 of 40 test images." in text
+    addresses = re.findall(r"\]\(([^)]+)\)", lead[2])
+    assert [address.partition("?")[0] for address in addresses] == [
+        f"{tracking.run_page(run, 'report.html').partition('?')[0]}",
+        f"#/models/{name}/versions/1",
+        "http://127.0.0.1:4200/runs/flow-run/x",
+    ]
+    assert {key: shown.metrics[f"headline/{key}"] for key in ("accuracy", "accuracy_baseline", "latency_ms")} == {
+        "accuracy": 1.0,
+        "accuracy_baseline": 0.5,
+        "latency_ms": 0.5,
+    }
+    version = client.get_model_version(name, "1").description
+    assert version.startswith(result.replace("**", ""))
+    assert tracking.run_page(run) in version
+    assert f"models:/{name}@champion" in client.get_registered_model(name).description
+
+
+def test_what_a_person_wrote_of_the_model_stays(params: Params) -> None:
+    write_results(PERFECT, 1.0)
+    ship(params)
+    tracking.connect().update_registered_model(params.publish.model, "For the shop floor.")
+    ship(params)
+    assert tracking.connect().get_registered_model(params.publish.model).description == "For the shop floor."
+
+
+def test_a_result_file_that_cannot_be_put_into_words_does_not_undo_what_was_published(
+    params: Params, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_results(PERFECT, 1.0)
+    report = publish.judge(params, measure=lambda model, params: measured())
+    files.write_json(paths.EVALUATE / "latency.json", {})
+    assert publish.publish(params, None, report).outcome == "published"
+    assert aliases(params) == ("1", "1", None)
+    (warning,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert warning.startswith("warning: MLflow is not told what was found")
 
 
 def test_the_version_belongs_to_the_run_that_wrote_the_file(params: Params) -> None:

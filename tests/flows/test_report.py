@@ -3,12 +3,14 @@
 import contextlib
 import csv
 import dataclasses
+import io
 import json
 import re
 from collections.abc import Iterator
 from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -24,14 +26,17 @@ from components.data.sources import open_source
 from components.data.store import Split, open_split
 from components.params import Params
 from flows import decision, files, gate, paths, tracking, versions
+from flows import notes as stage_notes
+from flows.files import read_json
 from flows.gate import Check, GateReport, Score
 from flows.observer import Silent, progress_bar
 from flows.report import __main__ as command
 from flows.report import architecture as architecture_report
 from flows.report import augmentation as augmentation_report
-from flows.report import figures, headline, page, searched
-from flows.report.images import picture
-from flows.report.page import SECTIONS, inline, parts_of, render
+from flows.report import charts, figures, headline, page, searched
+from flows.report.augmentation import DRAWS
+from flows.report.images import GAP, SIDE, picture
+from flows.report.page import SECTIONS, attempted, inline, make, render
 from flows.report.parts import Facts, Figure, Note, Part, Pictures, Table
 from flows.report.reading import read_rows
 from flows.settings import load_params
@@ -46,6 +51,7 @@ NAMES = ("$a$ & b", HOSTILE, "ünï '\"` 字")
 """Classes of the workspace."""
 IMAGES = 60
 """Of each class."""
+STAGES = ("prepare", "latency", "architecture", "augmentation", "loss", "train@searched", "train@baseline", "evaluate")
 LARGEST = 5_000_000
 """Bytes that a report may have, whatever the images, the classes and the trunks."""
 
@@ -128,12 +134,17 @@ def params(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
 @pytest.fixture(scope="module")
 def shown(workspace: Path) -> Page:
     with contextlib.chdir(workspace):
-        return Page(render(load_params()))
+        return Page(rendered())
+
+
+def rendered() -> str:
+    params = load_params()
+    return render(params, make(params))
 
 
 def parts(anchor: str, params: Params) -> list[Part]:
     (section,) = (section for section in SECTIONS if section.anchor == anchor)
-    return list(parts_of(section, params))
+    return [part for what, maker in section.makers.items() for part in attempted(what, maker, params)]
 
 
 def notes(some: list[Part]) -> str:
@@ -175,7 +186,7 @@ def test_every_section_is_there_and_shows_all_it_has(shown: Page) -> None:
 
 def test_it_loads_nothing(workspace: Path) -> None:
     with contextlib.chdir(workspace):
-        text = render(load_params())
+        text = rendered()
     shown = Page(text)
     assert not re.search(r"https?:|//|@import|file:", re.sub(r"data:image/png;base64,[A-Za-z0-9+/=\s]+", "", text))
     assert {tag for tag, _ in shown.tags}.isdisjoint({"script", "link", "iframe", "object", "embed", "base"})
@@ -525,3 +536,49 @@ def test_examples_are_of_as_many_classes_as_there_are() -> None:
     split = Split(images=np.zeros((9, 2, 2, 1), dtype=np.uint8), labels=labels)
     assert augmentation_report.examples(split).labels.tolist()[:3] == [0, 1, 2]
     assert len(augmentation_report.examples(split).labels) == 8
+
+
+# --- what MLflow shows beside it
+
+
+def test_every_stage_says_in_a_sentence_what_it_decided(workspace: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with contextlib.chdir(workspace):
+        said = {name: stage_notes.note(name, finished=True) for name in STAGES}
+        found = read_json(paths.ARCHITECTURE / "architecture.json")
+        most = max(read_json(paths.AUGMENTATION / "augmentation.json")["operations"], key=lambda one: one["share"])
+        metrics = read_json(paths.EVALUATE / "metrics.json")
+        loss_after = read_rows(paths.TRAINED / "baseline" / "epochs.csv")[-1]["loss"]
+    assert caplog.records == []
+    assert all(text.startswith("**") for text in said.values())
+    assert f"For 5 ms: `{found['architecture'].replace('|', ' → ')}`, predicted " in said["architecture"]
+    assert f"{most['operation']} {most['share']:.1%}" in said["augmentation"]
+    assert "away from cross-entropy. Trunk 3: best reward " in said["loss"]
+    assert f"Loss {float(loss_after):.4g} after 2 epochs" in said["train@baseline"]
+    for name in ("searched", "baseline"):
+        assert f"{name} {metrics[name]['accuracy']:.2%} (" in said["evaluate"]
+    assert "images of " in said["prepare"]
+    assert "3 whole networks predicted to " in said["latency"]
+
+
+def test_a_note_without_files_says_what_the_stage_does_and_warns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert (
+        stage_notes.note("loss", finished=True) == stage_notes.note("loss", finished=False) == stage_notes.DOES["loss"]
+    )
+    (warning,) = [record.getMessage() for record in caplog.records]
+    assert warning.startswith("warning: MLflow is not told what loss found")
+
+
+def test_the_charts_are_files_of_the_stages_they_are_about(params: Params) -> None:
+    drawn = {(chart.stage, chart.name): chart.content for chart in charts.charts(make(params))}
+    about = {stage for stage, _ in drawn}
+    assert about == {None, "architecture", "augmentation", "loss", "train@searched", "evaluate"}
+    for (_, name), content in drawn.items():
+        if name.endswith(".svg"):
+            assert ElementTree.fromstring(content).tag.endswith("svg"), name
+    sheet = Image.open(io.BytesIO(drawn["augmentation", "charts/images_under_the_policy.png"]))
+    cell = SIDE + GAP
+    assert (sheet.height + GAP) % cell == (sheet.width + GAP) % cell == 0
+    assert (sheet.height + GAP) // cell == 1 + DRAWS

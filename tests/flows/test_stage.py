@@ -272,3 +272,9 @@ def test_a_second_process_does_not_share_the_checkpoint_of_a_stage(
             pass
         assert folder.exists()
     assert not folder.exists()
+
+
+def test_torch_starts_after_the_stage_has_set_its_environment_up() -> None:
+    code = "import sys; import flows.stage; sys.exit('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env={"PYTHONPATH": str(ROOT)}, check=False)
+    assert done.returncode == 0

@@ -1,0 +1,47 @@
+"""The report's charts as files of their own, for MLflow's artifact browser."""
+
+from base64 import b64decode
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from flows.report.images import sheet
+from flows.report.page import Made
+from flows.report.parts import Figure, Part, Pictures
+
+ABOUT = {
+    "architecture": "architecture",
+    "augmentation": "augmentation",
+    "loss": "loss",
+    "training": "train@searched",
+    "classes": "evaluate",
+}
+"""Section of the report -> the stage that its charts are about; those of others are about the whole."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chart:
+    """`stage`: what it is about, None: the whole line. `name`: of a file in the folder `charts`."""
+
+    stage: str | None
+    name: str
+    content: bytes
+
+
+def charts(made: Made) -> Iterator[Chart]:
+    """Figures as SVG; rows of images as one PNG where they need no words."""
+    for section, parts in made:
+        for what, own in parts.items():
+            name = what.removeprefix("the ").replace(" ", "_")
+            for part in own:
+                if file := as_file(part):
+                    ending, content = file
+                    yield Chart(stage=ABOUT.get(section.anchor), name=f"charts/{name}.{ending}", content=content)
+
+
+def as_file(part: Part) -> tuple[str, bytes] | None:
+    """Ending and content; None for what is no picture by itself."""
+    if isinstance(part, Figure):
+        return "svg", part.svg.encode()
+    if isinstance(part, Pictures) and len(part.rows) > 1:
+        return "png", sheet([[b64decode(one.address.partition(",")[2]) for one in row] for row in part.rows])
+    return None
