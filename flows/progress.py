@@ -230,11 +230,19 @@ class Watched:
 
     def __init__(self, recorder: Recorder, tracker: Tracker) -> None:
         self.recorder, self.tracker = recorder, tracker
-        self.tags, self.file, self.progress = recorder.tags, recorder.file, tracker.progress
 
     def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
         self.recorder.metrics(values, step)
         self.tracker.metrics(values)
+
+    def tags(self, values: Mapping[str, str]) -> None:
+        self.recorder.tags(values)
+
+    def file(self, path: Path) -> None:
+        self.recorder.file(path)
+
+    def progress(self, items: Iterable[T], total: int, what: str, *, inner: bool = False, done: int = 0) -> Iterator[T]:
+        yield from self.tracker.progress(items, total, what, inner=inner, done=done)
 
 
 # ---------------------------------------------------------------- the channel

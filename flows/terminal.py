@@ -33,7 +33,8 @@ END = b"\0end of what goes above the bars"
 
 
 class Lines:
-    """A line when an item of the outer loop is done, at most one in `every` seconds, and one at the loop's end."""
+    """A line when an item of the outer loop is done, at most one in `every` seconds, and one at the loop's end, unless
+    a flow says how the step ended."""
 
     def __init__(self, stream: TextIO, every: float = LINE_EVERY) -> None:
         self.stream, self.every = stream, every
@@ -47,7 +48,8 @@ class Lines:
             self.what, self.done, self.due = loop.what, loop.resumed, snapshot.at + self.every
             if loop.resumed:
                 self.say(f"{loop.what} {loop.resumed}/{loop.total}, by an earlier run")
-        if loop.done != self.done and (loop.done >= loop.total or snapshot.at >= self.due):
+        due = snapshot.line is None if loop.done >= loop.total else snapshot.at >= self.due
+        if loop.done != self.done and due:
             self.done, self.due = loop.done, snapshot.at + self.every
             self.say(sentence(loop, snapshot.figure))
 
