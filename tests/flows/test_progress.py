@@ -11,6 +11,7 @@ import termios
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -397,7 +398,7 @@ def test_lines_come_one_an_item_at_most_and_not_more_often_than_asked(capsys: py
 
 
 def test_a_terminal_gets_nested_bars_with_what_is_printed_above_them(tmp_path: Path) -> None:
-    terminal = Terminal(tmp_path, STAGE, "0.5")
+    terminal = Terminal(tmp_path, STAGE, "0.8")
     shown = terminal.read()
     assert terminal.process.wait(10) == 0
     assert MOVES_UP in shown
@@ -406,6 +407,8 @@ def test_a_terminal_gets_nested_bars_with_what_is_printed_above_them(tmp_path: P
     assert any(re.match(r"loss trunks ━.* 1/4 +$", line) for line in lines), "resumed"
     assert any(re.match(r"loss trunks ━+.* 3/4 +best reward 0\.250 +\d:\d\d left", line) for line in lines)
     assert any(re.match(r"  copies    ━+.* 2/3 ", line) for line in lines)
+    last = [below for above, below in pairwise(lines) if re.match(r"loss trunks ━+.* 3/4 ", above)]
+    assert any(re.match(r"  copies    ━+.* [12]/3 +\d:\d\d left", line) for line in last), "in every trunk anew"
     assert lines.count("said by the stage") == 1
     assert not any("by an earlier run" in line for line in lines), "lines are for pipes"
     assert re.match(r"loss trunks ━+ 4/4 best reward 0\.375", lines[-2])
