@@ -246,7 +246,7 @@ def test_prefect_shows_a_table_of_the_steps_and_how_far_each_was(by_flow: Path) 
     database = sqlite3.connect(by_flow / ".prefect-home" / "prefect.db")
     (table,) = database.execute("SELECT data FROM artifact WHERE key = 'stages' ORDER BY created LIMIT 1").fetchone()
     rows = {row["stage"]: row for row in json.loads(json.loads(table))}
-    assert list(rows)[0] == "ingest"
+    assert next(iter(rows)) == "ingest"
     assert list(rows)[-3:] == ["gate", "publish", "report"]
     assert {name for name, row in rows.items() if row["state"] == "unchanged"} == set(MEASURE_TIME)
     assert {row["state"] for row in rows.values()} == {"done", "unchanged"}
