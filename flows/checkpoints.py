@@ -59,6 +59,11 @@ def resumed(search: Search[S], folder: Path, settings: Online, keep: Keep[S] = n
         yield trunk
 
 
+def finished(folder: Path) -> int:
+    """Trunks that `resumed` reads and does not compute."""
+    return len(list(folder.glob("*.json")))
+
+
 def require_whole(folder: Path, records: Sequence[Path]) -> None:
     """All trunks from the first, and the state to go on from."""
     expected = [file_of(folder, index, "json") for index in range(len(records))]

@@ -7,14 +7,14 @@ from time import monotonic
 
 import psutil
 
-from flows.observer import Observer
+from flows.observer import Recorder
 
 CORE_MINUTES, MINUTES = "usage/core_minutes", "usage/minutes"
 """Metrics of a stage's run; a name that comes last, where MLflow sorts its charts."""
 
 
 @contextmanager
-def counted(observe: Observer) -> Iterator[None]:
+def counted(observe: Recorder) -> Iterator[None]:
     """Say at the end of the block, however it ends, what it took."""
     began, spent = monotonic(), cpu_seconds()
     try:

@@ -46,6 +46,14 @@ def resumed_training(training: Training, folder: Path, share: float = SHARE) -> 
         yield epoch
 
 
+def finished(folder: Path) -> int:
+    """Epochs that `resumed_training` reads and does not compute."""
+    if not (folder / NAME).exists():
+        return 0
+    with safe_open(folder / NAME, framework="pt") as opened:
+        return len(json.loads(opened.metadata()["epochs"]))
+
+
 def write_epochs(file: Path, epochs: list[Epoch]) -> None:
     last = epochs[-1]
     tensors = {DRAWS: last.draws} | named(SHIPS, last.state) | named(TRAINED, last.trained)

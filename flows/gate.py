@@ -89,6 +89,12 @@ class GateReport:
     def passed(self) -> bool:
         return all(check.passed for check in self.checks)
 
+    def verdict(self) -> str:
+        """In a few words."""
+        if not self.checks:
+            return "the champion already"
+        return f"{sum(check.passed for check in self.checks)} of {len(self.checks)} checks passed"
+
     def with_checks(self, *checks: Check) -> "GateReport":
         return replace(self, checks=(*self.checks, *checks))
 

@@ -17,13 +17,15 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from components.data.intake import take_in
+from components.data.records import Progress
 from components.data.sources import open_source
 from components.data.split import assign, count_classes, require_batch, require_every_class
 from components.data.validation import Report
 from components.params import Params
 from flows import paths, versions
-from flows.observer import progress_bar
+from flows.observer import unwatched
 from flows.settings import load_params
+from flows.terminal import watched
 
 LOCK = Path(".dvc/tmp/ingest.lock")
 
@@ -45,14 +47,14 @@ class IngestReport:
         )
 
 
-def ingest(params: Params) -> IngestReport:
+def ingest(params: Params, progress: Progress = unwatched) -> IngestReport:
     """Read the source anew and make it the current data version; pushed, when a DVC remote is configured.
 
     Raises ValueError, with nothing changed, when the source cannot be used.
     """
     source = open_source(params.data)
     with replacing_folder(paths.RAW) as folder:
-        report = take_in(source, folder, params.data, progress_bar)
+        report = take_in(source, folder, params.data, progress)
         require_splits(report, params)
     versions.add_data(paths.RAW)
     if versions.has_remote():
@@ -135,7 +137,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--params", type=Path, default=paths.PARAMS, help="settings file (default: %(default)s)")
     chosen = parser.parse_args(arguments)
     try:
-        report = ingest(load_params(chosen.params))
+        with watched() as tracker:
+            report = ingest(load_params(chosen.params), tracker.progress)
     except (ValueError, OSError) as mistake:
         print(f"error: {mistake}", file=sys.stderr)
         return 2

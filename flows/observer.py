@@ -1,16 +1,13 @@
-"""What a stage shows while it works; a null object when nobody looks, so that stages have one path."""
+"""What a stage says while it works; null objects when nobody listens, so that stages have one path."""
 
-import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from tqdm import tqdm
-
 T = TypeVar("T")
 
 
-class Observer(Protocol):
+class Recorder(Protocol):
     """The tracker's side of a stage. Its failure never fails a stage and never loses a record (files hold them)."""
 
     def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
@@ -25,24 +22,19 @@ class Observer(Protocol):
         """A written file that belongs in the run's artifacts."""
         ...
 
-    def progress(self, items: Iterable[T], total: int, what: str, *, inner: bool = False) -> Iterator[T]:
-        """Pass `items` on while showing how many of `total` are done; `inner`: below the bar of the loop around it."""
+
+class Observer(Recorder, Protocol):
+    """The tracker, and whoever waits for the stage."""
+
+    def progress(self, items: Iterable[T], total: int, what: str, *, inner: bool = False, done: int = 0) -> Iterator[T]:
+        """Pass `items` on while showing how many of `total` are done; `inner`: below the bar of the loop around it;
+        `done`: so many, the first ones, were computed by an earlier run and are only read."""
         ...
 
 
-def progress_bar(items: Iterable[T], total: int, what: str, *, inner: bool = False) -> Iterator[T]:
-    """Bars on a terminal; elsewhere a line now and then, and none for inner loops."""
-    terminal = sys.stderr.isatty()
-    yield from tqdm(
-        items,
-        total=total,
-        desc=what,
-        mininterval=0.5 if terminal else 10,
-        dynamic_ncols=True,
-        leave=not inner,
-        position=int(inner),
-        disable=inner and not terminal,
-    )
+def unwatched(items: Iterable[T], total: int, what: str) -> Iterator[T]:
+    """Progress that nobody looks at."""
+    yield from items
 
 
 class Silent:
@@ -57,5 +49,5 @@ class Silent:
     def file(self, path: Path) -> None:
         pass
 
-    def progress(self, items: Iterable[T], total: int, what: str, *, inner: bool = False) -> Iterator[T]:
+    def progress(self, items: Iterable[T], total: int, what: str, *, inner: bool = False, done: int = 0) -> Iterator[T]:
         yield from items

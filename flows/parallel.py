@@ -34,15 +34,15 @@ Deaths = tuple[type[Exception], ...]
 LOG = logging.getLogger(__name__)
 
 
-def joblib_parallel(settings: params.Parallel, observe: Observer) -> Parallel:
+def joblib_parallel(settings: params.Parallel, observe: Observer, what: str = "copies") -> Parallel:
     """The setting as a `Parallel`. Results do not depend on it: everything random is seeded by trunk and copy.
 
     Workers are reused from call to call and use one thread each; memory-mapped splits reach them as maps of the same
-    file, not as copies. Copies are shown as they finish. One worker needs no process, whatever the backend.
+    file, not as copies. Copies are shown as they finish, as `what`. One worker needs no process, whatever the backend.
     Raises `ValueError` where the backend is an extra that is not installed.
     """
     start = BACKENDS[settings.backend if settings.workers > 1 else "sequential"]
-    return Copies(backend=start(settings.workers), workers=settings.workers, observe=observe)
+    return Copies(backend=start(settings.workers), workers=settings.workers, observe=observe, what=what)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +62,7 @@ class Copies:
     backend: Backend
     workers: int
     observe: Observer
+    what: str
 
     def __call__(self, function: Callable[..., R], arguments: Sequence[tuple[Any, ...]]) -> list[R | WorkerDied]:
         calls = dict(enumerate(arguments))
@@ -81,7 +82,7 @@ class Copies:
             jobs = joblib.Parallel(batch_size=1, pre_dispatch="n_jobs", return_as="generator_unordered")
             ours = (strict, os.getpid())
             done = jobs(joblib.delayed(numbered)(index, function, each, *ours) for index, each in calls.items())
-            for index, result in self.observe.progress(done, len(calls), "copies", inner=True):
+            for index, result in self.observe.progress(done, len(calls), self.what, inner=True):
                 results[index] = result
         return results
 

@@ -37,6 +37,14 @@ def replayed(world: World, weights: Weights, folder: Path) -> World:
     return replace(world, train_stage=record.train_stage, score=record.score, score_all=record.score_all)
 
 
+def finished(folder: Path) -> int:
+    """Stages of which nothing is left to be computed: those before the last that was scored, or fewer (strategies that
+    score on one slice of val)."""
+    kept = sorted(folder.glob("*.json"))
+    stages = [int(name.partition(" ")[0]) for name in read_json(kept[-1])] if kept else []
+    return max(stages, default=1) - 1
+
+
 class Record:
     """What was done since the search began, one training after the other."""
 

@@ -33,7 +33,22 @@ from prefect.states import Crashed, Failed
 from prefect.utilities.urls import url_for
 
 from components.params import Params
-from flows import files, findings, ingest, lifeline, paths, publish, stage, tracking, versions, warm_start
+from flows import (
+    files,
+    findings,
+    ingest,
+    lifeline,
+    paths,
+    progress,
+    publish,
+    stage,
+    terminal,
+    tracking,
+    versions,
+    warm_start,
+)
+from flows.artifacts import Artifacts
+from flows.board import Board, watching
 from flows.gate import GateReport
 from flows.notify import notify
 from flows.registry import RegistryError
@@ -43,6 +58,9 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 LOCK = Path(".dvc/tmp/retrain.lock")
+INGEST, WARM_START = "ingest", "warm start"
+AFTER = GATE, PUBLISH, REPORT = "gate", "publish", "report"
+"""Steps of the line beside those of dvc.yaml."""
 REASON = "ASSEMBLY_LINE_REASON"
 """Environment variable: why this retrain was started, where it was not a person."""
 STAMP = "line."
@@ -84,20 +102,24 @@ def outcome(state: State) -> Any:
 
 @task(name="ingest", task_run_name="ingest", cache_policy=NO_CACHE, persist_result=False)
 @stated
-def ingest_data(params: Params) -> str:
+def ingest_data(params: Params, channel: Path) -> str:
     """Source -> validated data/raw -> a DVC data version; returns its digest."""
-    print(ingest.ingest(params).sentence())
+    with progress.told(progress.Channel(channel)) as tracker:
+        report = ingest.ingest(params, tracker.progress)
+        tracker.metrics({"ingest/images": report.images})
+        print(report.sentence())
     return versions.data_digest(paths.RAW_DVC)
 
 
 @task(name="stage", task_run_name="{name}", cache_policy=NO_CACHE, persist_result=False)
 @stated
-def reproduce(name: str, parent_run: str | None) -> None:
-    """`dvc repro -s <stage>`; the stage logs to an MLflow run nested in the parent."""
+def reproduce(name: str, parent_run: str | None, channel: Path) -> None:
+    """`dvc repro -s <stage>`; the stage logs to an MLflow run nested in the parent, and shows in the channel."""
     ids = f"{flow_run.id} {task_run.id}"
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.json"
         environment = versions.stage_environment() | {stage.REPORT: str(report), stage.PREFECT_IDS: ids}
+        environment[progress.CHANNEL] = str(channel)
         if parent_run:
             environment[stage.PARENT_RUN] = parent_run
         code = None
@@ -221,17 +243,36 @@ def retrain(params: Params, warm: str | None = None) -> publish.Published:
     with TagsContext(current_tags={params.publish.model}), tracking.parent_run("retrain", lineage(warm)) as parent:
         link_run(parent)
         tracking.log_settings(parent, asdict(params))
-        digest = outcome(ingest_data(params, return_state=True))
-        tracking.log_data(parent, params, digest)
-        if warm is not None:
+        stages = versions.stage_order()
+        before = [INGEST, WARM_START] if warm is not None else [INGEST]
+        with terminal.shown() as view, watching([*before, *stages, *AFTER], view, Artifacts()) as board:
+            return every_step(params, warm, parent, stages, board)
+
+
+def every_step(
+    params: Params, warm: str | None, parent: str | None, stages: Sequence[str], board: Board
+) -> publish.Published:
+    """One after the other, each on the board."""
+    with board.step(INGEST) as channel:
+        digest = outcome(ingest_data(params, channel, return_state=True))
+    tracking.log_data(parent, params, digest)
+    if warm is not None:
+        with board.step(WARM_START):
             outcome(place_start(warm, digest, return_state=True))
-        for name in versions.stage_order():
-            outcome(reproduce.with_options(tags=stage_tags(name))(name, parent, return_state=True))
-            tracking.link_stage(parent, name, versions.locked_stage(name))
+    for name in stages:
+        with board.step(name, skips=True) as channel:
+            outcome(reproduce.with_options(tags=stage_tags(name))(name, parent, channel, return_state=True))
+        tracking.link_stage(parent, name, versions.locked_stage(name))
+    with board.step(GATE):
         report = outcome(decide(params, return_state=True))
+        board.found(GATE, report.verdict())
+    with board.step(PUBLISH):
         published: publish.Published = outcome(ship(params, parent, report, return_state=True))
-        tell(params, published, return_state=True)  # published is published, whatever becomes of the report
-        return published
+        board.found(PUBLISH, f"version {published.version} {published.outcome}")
+    with board.step(REPORT):
+        if not tell(params, published, return_state=True).is_completed():
+            board.found(REPORT, "not written")  # published is published, whatever becomes of the report
+    return published
 
 
 def end_stale_flows() -> None:

@@ -23,7 +23,10 @@ from filelock import FileLock, Timeout
 
 from components.params import Params, require
 from flows import cost, files, lifeline, notes, paths, tracking, versions
+from flows.observer import Observer
+from flows.progress import Watched
 from flows.settings import load_params
+from flows.terminal import watched
 from flows.tracking import StageRun, Status
 
 WORDS = ("prepare", "latency", "architecture", "augmentation", "loss", "train", "evaluate", "budget")
@@ -123,9 +126,10 @@ def run_stage(word: str, variant: str | None) -> None:
     status: Status = "FAILED"
     try:
         run.params(before.get("params", {}).get("params.yaml", {}))
-        with cost.counted(run), checkpoint_folder(name, versions.stage_key(before)) as checkpoint:
+        folder = checkpoint_folder(name, versions.stage_key(before))
+        with cost.counted(run), folder as checkpoint, watched() as tracker:
             files.sweep(versions.output_paths(name))
-            compute(word, variant, params, run, checkpoint)
+            compute(word, variant, params, Watched(run, tracker), checkpoint)
         if difference := versions.changed(before, versions.stage_inputs(name)):
             raise InputsChanged(f"{', '.join(difference)} changed while the stage ran; run it again")
         run.tags({f"dvc.out.{path}": md5 for path, md5 in versions.output_hashes(name).items()})
@@ -158,7 +162,7 @@ def checkpoint_folder(name: str, key: str) -> Iterator[Path]:
         raise ValueError("another process is running this stage in this folder; wait for it to end") from None
 
 
-def compute(word: str, variant: str | None, params: Params, run: StageRun, checkpoint: Path) -> None:
+def compute(word: str, variant: str | None, params: Params, observe: Observer, checkpoint: Path) -> None:
     """The stage's own work, with torch set up the same everywhere."""
     for variable, value in ENVIRONMENT.items():
         os.environ.setdefault(variable, value)
@@ -170,7 +174,7 @@ def compute(word: str, variant: str | None, params: Params, run: StageRun, check
     be_deterministic(True)
     stage = importlib.import_module(f"flows.stages.{word}")
     own = ([variant] if variant else []) + ([checkpoint] if word in RESUMED else [])
-    stage.run(params, run, *own)
+    stage.run(params, observe, *own)
 
 
 def lineage_tags(inputs: versions.Lock) -> dict[str, str]:

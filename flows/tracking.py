@@ -42,7 +42,6 @@ from components.params import Params
 from flows import lifeline, paths, versions
 from flows.cost import CORE_MINUTES
 from flows.files import read_json, write_bytes
-from flows.observer import progress_bar
 from flows.spool import Record, Spool, left_behind
 
 T = TypeVar("T")
@@ -245,9 +244,6 @@ class StageRun:
     def file(self, path: Path) -> None:
         """A written file, under its own name and as it is now."""
         self._record({"file": str(path)})
-
-    def progress(self, items: Iterable[T], total: int, what: str, *, inner: bool = False) -> Iterator[T]:
-        return progress_bar(items, total, what, inner=inner)
 
     def end(self, status: Status) -> None:
         """Close the run, after a last attempt at everything that waits."""

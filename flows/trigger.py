@@ -26,7 +26,7 @@ from components.data.store import open_split, read_classes
 from components.evaluation import onnx_logits
 from components.params import Params
 from flows import paths, tracking
-from flows.observer import progress_bar
+from flows.terminal import watched
 
 DRAWS = 9_999
 """Permutations: the smallest p-value is 1 / (DRAWS + 1)."""
@@ -51,7 +51,8 @@ def decide(params: Params) -> Decision:
     paths.RAW.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=paths.RAW.parent, prefix=".poll.") as name:
         folder = Path(name)
-        take_in(open_source(params.data), folder, params.data, progress_bar)
+        with watched() as tracker:
+            take_in(open_source(params.data), folder, params.data, tracker.progress)
         found = read_index(folder)
         if known is None:
             return Decision(train=True, reason=f"the first {len(found.contents)} images")

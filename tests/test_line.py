@@ -329,6 +329,22 @@ def test_the_model_versions_page_shows_the_decision_tags_and_the_way_back_to_its
     keep(page, "model")
 
 
+def test_prefect_shows_a_table_of_the_steps_and_how_far_each_was(by_flow: Path) -> None:
+    database = sqlite3.connect(by_flow / ".prefect-home" / "prefect.db")
+    (table,) = database.execute("SELECT data FROM artifact WHERE key = 'stages' ORDER BY created LIMIT 1").fetchone()
+    rows = {row["stage"]: row for row in json.loads(json.loads(table))}
+    assert next(iter(rows)) == "ingest"
+    assert list(rows)[-3:] == ["gate", "publish", "report"]
+    assert {name for name, row in rows.items() if row["state"] == "unchanged"} == set(MEASURE_TIME)
+    assert {row["state"] for row in rows.values()} == {"done", "unchanged"}
+    assert rows["augmentation"]["progress"] == "3 of 3"
+    assert rows["augmentation"]["key figure"].startswith("best reward ")
+    assert rows["publish"]["key figure"] == "version 1 published"
+    assert all(float(row["seconds"]) >= 0 for row in rows.values())
+    percents = dict(database.execute("SELECT key, data FROM artifact WHERE type = 'progress' ORDER BY created DESC"))
+    assert {percents[f"progress-{name.replace('@', '-')}"] for name in COMPUTED} == {100}
+
+
 def test_the_flow_a_second_time_runs_nothing_and_registers_nothing(by_flow: Path) -> None:
     client, _ = parent_of(by_flow)
     versions = len(client.search_model_versions("name = 'tiny-digits'"))

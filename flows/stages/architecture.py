@@ -27,7 +27,7 @@ from flows import files, paths
 from flows.devices import devices_of
 from flows.observer import Observer
 from flows.parallel import joblib_parallel
-from flows.replay import replayed
+from flows.replay import finished, replayed
 from flows.starts import started
 
 OUTPUTS = (
@@ -43,14 +43,14 @@ def run(params: Params, observe: Observer, checkpoint: Path) -> None:
     devices = devices_of(params.device)
     settings, statistics, table = params.architecture, read_statistics(paths.STATISTICS), table_of(params)
     space = within_memory(space_of(settings, read_classes(paths.CLASSES)), settings)
-    parallel = joblib_parallel(params.parallel, observe)
+    parallel = joblib_parallel(params.parallel, observe, "candidates")
     weights = shared_weights(params, space, statistics)
     world = replayed(weights.world(table.predict, parallel, devices), weights, checkpoint)
     last: tuple[PoolUpdate, ...] = ()
     rows: list[dict[str, object]] = []
     starts = started("architecture", partial(from_warm_start, space=space, settings=settings), observe)
-    searches = search_all(space, world, settings, params.seed, starts)
-    for last in observe.progress(searches, len(space.layers), "architecture"):
+    done, searches = finished(checkpoint), search_all(space, world, settings, params.seed, starts)
+    for last in observe.progress(searches, len(space.layers), "architecture stages", done=done):
         for budget, update in zip(settings.budgets, last, strict=True):
             observe.metrics(pool_metrics(update, metrics_folder(params, budget)), step=update.stage)
             rows += list(pool_rows(update, budget))

@@ -22,7 +22,7 @@ from components.data.store import open_split, read_classes, read_statistics
 from components.online import Trunk
 from components.params import Augmentation, Online, Params
 from flows import files, paths
-from flows.checkpoints import resumed
+from flows.checkpoints import finished, resumed
 from flows.devices import devices_of
 from flows.observer import Observer
 from flows.parallel import joblib_parallel
@@ -58,9 +58,9 @@ def run(params: Params, observe: Observer, checkpoint: Path) -> None:
         devices=devices,
         parallel=joblib_parallel(params.parallel, observe),
     )
-    trunks = resumed(search, checkpoint, settings.online)
+    done, trunks = finished(checkpoint), resumed(search, checkpoint, settings.online)
     copies, shares = [], []
-    for trunk in observe.progress(trunks, settings.online.trunks, "augmentation"):
+    for trunk in observe.progress(trunks, settings.online.trunks, "augmentation trunks", done=done):
         distribution = distribution.at(trunk.theta)
         copies += list(copy_rows(distribution, trunk, settings))
         shares += list(share_rows(distribution, trunk.index))

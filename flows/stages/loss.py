@@ -19,7 +19,7 @@ from components.params import Params
 from components.rewards import model_of
 from components.training import State, initial_state
 from flows import files, paths
-from flows.checkpoints import resumed
+from flows.checkpoints import finished, resumed
 from flows.devices import devices_of
 from flows.observer import Observer
 from flows.parallel import joblib_parallel
@@ -36,7 +36,8 @@ def run(params: Params, observe: Observer, checkpoint: Path) -> None:
     search = partial(world.search, joblib_parallel(params.parallel, observe), *start)
     keep = partial(scaled_weights, trunks=online.trunks)
     states, rows = [initial_state(world.make())], []
-    for trunk in observe.progress(resumed(search, checkpoint, online, keep), online.trunks, "loss"):
+    done, trunks = finished(checkpoint), resumed(search, checkpoint, online, keep)
+    for trunk in observe.progress(trunks, online.trunks, "loss trunks", done=done):
         rows += list(copy_rows(trunk))
         states += [scaled] if (scaled := keep(trunk)) else []
         observe.metrics(trunk_metrics(trunk), step=trunk.index)

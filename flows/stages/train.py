@@ -34,7 +34,7 @@ from components.training import (
 )
 from flows import files, paths
 from flows.devices import devices_of
-from flows.epochs import resumed_training
+from flows.epochs import finished, resumed_training
 from flows.observer import Observer
 
 
@@ -50,7 +50,8 @@ def run(params: Params, observe: Observer, variant: str, checkpoint: Path) -> No
         fit, network, images, labels, settings=params.train, augment=augment, criterion=criterion, seed=params.seed
     )
     curve = []
-    for epoch in observe.progress(resumed_training(training, checkpoint), params.train.epochs, f"train {variant}"):
+    done, epochs = finished(checkpoint), resumed_training(training, checkpoint)
+    for epoch in observe.progress(epochs, params.train.epochs, f"train {variant} epochs", done=done):
         curve.append({"epoch": epoch.index, "loss": epoch.loss, "learning_rate": epoch.learning_rate})
         observe.metrics({"train/loss": epoch.loss, "train/learning_rate": epoch.learning_rate}, step=epoch.index)
     load_state(network, epoch.state)

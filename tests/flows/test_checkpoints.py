@@ -118,7 +118,7 @@ class Recorder:
     def file(self, path: Path) -> None:
         pass
 
-    def progress(self, items: Iterable[T], total: int, what: str, *, inner: bool = False) -> Iterator[T]:
+    def progress(self, items: Iterable[T], total: int, what: str, *, inner: bool = False, done: int = 0) -> Iterator[T]:
         yield from items
 
 

@@ -29,7 +29,7 @@ from flows import decision, files, gate, paths, tracking, versions
 from flows import notes as stage_notes
 from flows.files import read_json
 from flows.gate import Check, GateReport, Score
-from flows.observer import Silent, progress_bar
+from flows.observer import Silent, unwatched
 from flows.report import __main__ as command
 from flows.report import architecture as architecture_report
 from flows.report import augmentation as augmentation_report
@@ -113,7 +113,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run_stages(params: Params) -> None:
     """The line without DVC, Prefect and MLflow."""
     paths.RAW.mkdir(parents=True)
-    take_in(open_source(params.data), paths.RAW, params.data, progress_bar)
+    take_in(open_source(params.data), paths.RAW, params.data, unwatched)
     start_anew()
     prepare.run(params, Silent())
     latency.run(params, Silent())

@@ -16,7 +16,7 @@ from components.data.sources import open_source
 from components.data.store import Classes, write_classes, write_split
 from components.params import Data, Params, Retrain
 from flows import paths, tracking, trigger, workspace
-from flows.observer import progress_bar
+from flows.observer import unwatched
 from flows.settings import PRESETS, load_params
 
 SIDE = 8
@@ -89,7 +89,7 @@ def params(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
     add_images("dark", 20, 60, 1)
     add_images("bright", 20, 190, 2)
     paths.RAW.mkdir(parents=True)
-    take_in(open_source(data), paths.RAW, data, progress_bar)
+    take_in(open_source(data), paths.RAW, data, unwatched)
     write_classes(paths.CLASSES, Classes(names=("bright", "dark"), size=SIDE, channels=1))
     levels = np.repeat([60, 190], 20).astype(np.uint8)
     images = np.broadcast_to(levels[:, None, None, None], (40, SIDE, SIDE, 1))
