@@ -2,12 +2,13 @@
 
 Prefect decides when and how a stage runs, DVC whether it does: a task is one `dvc repro -s <stage>` in a process
 group of its own, and takes names and ids only.
-
-Exit codes: 0 published or already champion, 1 a stage failed, 2 bad input, 3 refused by the gate,
-5 another retrain is running here, 130 or 143 interrupted (start again: finished stages are not repeated).
 """
 
-import argparse
+from flows import commands
+
+if __name__ == "__main__":
+    commands.parse("retrain")  # before the libraries: help waits for none of them
+
 import contextlib
 import os
 import signal
@@ -234,15 +235,7 @@ def alone() -> Iterator[None]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m flows.retrain",
-        description="Ingest the data, run every stage that is out of date, and publish the model if the gate allows.",
-        epilog="settings: params.yaml; example: python -m flows.retrain",
-    )
-    parser.add_argument(
-        "--warm", metavar="COMMIT", help="start the searches where those of its version ended: a tag retrain/..."
-    )
-    chosen = parser.parse_args(arguments)
+    chosen = commands.parse("retrain", arguments)
     stage.heed_signals()  # Prefect would die of SIGTERM, and leave its server
     try:
         params = load_params()
@@ -270,4 +263,4 @@ def refuse(code: int, sentence: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    commands.run(main)
