@@ -1,0 +1,228 @@
+"""The pages as a newcomer reads them: every command is run, in order, on a folder of coloured shapes.
+
+A block of `yaml` is what the reader writes into params.yaml, a block of `sh` what they type; what a block prints begins
+its lines with the words that the page shows. The clone's presets are tests/tiny.yaml: the mechanisms, no quality. What
+is changed or left out of the commands is in `CHANGED`, of the settings in `SETTINGS`, with the reason.
+"""
+
+import contextlib
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from PIL import Image, ImageDraw
+
+from tests.clones import ROOT, environment, fresh_clone
+from tests.flows.test_servers import free_port
+
+pytestmark = pytest.mark.timeout(900)  # the fixture's time counts for the first test
+
+RUN = ("README.md", "docs/production.md", "docs/data.md", "CONTRIBUTING.md")
+"""The pages whose commands are run, in this order, in one clone."""
+PORTS = {"4200": free_port(), "5000": free_port(), "5001": free_port()}
+"""Of the pages -> of this run: another run may have theirs."""
+SETTINGS = {
+    "latency_ms": 5.0,  # a shared machine is no place to be refused for its noise
+    "epochs": 3,
+}
+CHANGED = [
+    # (command, what is run instead, why)
+    (r"^make ui$", "serve http://127.0.0.1:5000/health make ui", "ends with Ctrl-C: started here, ended at the end"),
+    (r"^prefect server start (.*)$", r"serve http://127.0.0.1:4200/api/health prefect server start \1 --port 4200", ""),
+    (r"^mlflow models serve (.*)$", r"serve http://127.0.0.1:5001/ping mlflow models serve \1", ""),
+    (r"^prefect worker start (.*)$", r"prefect worker start --run-once \1", "looks for runs once, and ends"),
+    (r"^python -m flows.classify ", "python -m flows.classify --url http://127.0.0.1:5001 ", "for the other port"),
+    (r"^python -m flows.deploy$", "python -m flows.deploy || [ $? = 3 ]", "3: nothing to do, as the page says"),
+    (r"^git checkout <commit>$", "git checkout HEAD", "the reader's commit"),
+    (r"^.* --reproduce$", "", "computes the line once more; tests/test_line.py does"),
+    (r"^make (test|check|bench.*)$", "", "runs this test"),
+    (r"^.venv/bin/pre-commit install$", "", "test_the_hooks_pass runs them"),
+]
+PRELUDE = """
+set -euo pipefail
+serve() {  # address, command: in the background, once it answers
+  local address=$1; shift
+  setsid "$@" > server.log 2>&1 &
+  echo $! >> ../servers
+  for _ in $(seq 300); do
+    curl --silent --fail --output /dev/null "$address" && return
+    kill -0 $! || break
+    sleep 0.5
+  done
+  cat server.log; return 1
+}
+[ ! -e ../exported ] || source ../exported
+"""
+IDENTITY = {"user.name": "Ada", "user.email": "ada@localhost"}
+
+
+@dataclass
+class Block:
+    """A fenced block of a page; of `sh` with what it printed."""
+
+    page: str
+    kind: str
+    text: str
+    printed: str = ""
+
+    def lines(self) -> list[str]:
+        """Without what they say to the reader."""
+        return [re.sub(r"\s+# .*", "", line) for line in self.text.splitlines()]
+
+    def commands(self) -> str:
+        """As they are run here."""
+        lines = self.lines()
+        for pattern, instead, _ in CHANGED:
+            lines = [re.sub(pattern, instead, line) for line in lines]
+        text = "\n".join(lines)
+        for port, ours in PORTS.items():
+            text = text.replace(port, str(ours))
+        return text
+
+
+def blocks_of(page: str) -> list[Block]:
+    fences = re.findall(r"^```(\w*)\n(.*?)^```$", (ROOT / page).read_text(), re.MULTILINE | re.DOTALL)
+    return [Block(page=page, kind=kind, text=text) for kind, text in fences]
+
+
+def draw_shapes(root: Path, count: int) -> None:
+    """`count` images each of circle, square and triangle: 32 pixels, coloured, half of them JPEG, half PNG."""
+    rng = random.Random(1)
+    for index in range(3 * count):
+        name, image = ("circle", "square", "triangle")[index % 3], Image.new("RGB", (32, 32), colour(rng))
+        radius = rng.randint(5, 10)
+        x, y = (rng.randint(radius, 31 - radius) for _ in range(2))
+        left, top, right, bottom = x - radius, y - radius, x + radius, y + radius
+        draw, inside = ImageDraw.Draw(image), colour(rng)
+        if name == "circle":
+            draw.ellipse((left, top, right, bottom), fill=inside)
+        elif name == "square":
+            draw.rectangle((left, top, right, bottom), fill=inside)
+        else:
+            draw.polygon([(x, top), (left, bottom), (right, bottom)], fill=inside)
+        file = root / name / f"{index}.{'jpg' if index % 2 else 'png'}"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        image.save(file)
+
+
+def colour(rng: random.Random) -> tuple[int, int, int]:
+    return rng.randrange(256), rng.randrange(256), rng.randrange(256)
+
+
+@dataclass
+class Reader:
+    """Somebody at a shell in a fresh clone, with the environment installed."""
+
+    clone: Path
+    blocks: list[Block] = field(default_factory=list)
+
+    def read(self, page: str) -> None:
+        for block in blocks_of(page):
+            if block.kind == "yaml":
+                self.edit(yaml.safe_load(block.text))
+            elif block.kind == "sh":
+                self.type(block)
+            self.blocks.append(block)
+
+    def edit(self, settings: dict[str, Any]) -> None:
+        """Write the page's settings into params.yaml."""
+        file = self.clone / "params.yaml"
+        values = yaml.safe_load(file.read_text())
+        for section, own in settings.items():
+            values[section] |= {name: SETTINGS.get(name, value) for name, value in own.items()}
+        file.write_text(yaml.safe_dump(values))
+
+    def type(self, block: Block) -> None:
+        script = f"{PRELUDE}{block.commands()}\nexport -p > ../exported\n"
+        done = subprocess.run(
+            ["bash", "-c", script], cwd=self.clone, env=shell(self.clone), capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, f"{block.page}:\n{block.text}\n{done.stdout[-3000:]}\n{done.stderr[-5000:]}"
+        block.printed = done.stdout
+
+
+def shell(clone: Path) -> dict[str, str]:
+    clean = {name: value for name, value in environment(clone).items() if not re.match("MLFLOW_|PREFECT_API", name)}
+    git = {"GIT_CONFIG_COUNT": str(len(IDENTITY))}
+    for index, (key, value) in enumerate(IDENTITY.items()):
+        git |= {f"GIT_CONFIG_KEY_{index}": key, f"GIT_CONFIG_VALUE_{index}": value}
+    return clean | git | {"MLFLOW_PORT": str(PORTS["5000"]), "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
+
+
+def install(clone: Path) -> None:
+    """This environment, as `make` would have made it."""
+    (clone / ".venv").mkdir()
+    for entry in Path(sys.prefix).iterdir():
+        if entry.name != "ready":
+            (clone / ".venv" / entry.name).symlink_to(entry)
+    (clone / ".venv" / "ready").touch()
+
+
+@pytest.fixture(scope="module")
+def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
+    """After every page was read and every command typed."""
+    home = tmp_path_factory.mktemp("newcomer")
+    (home / "line").mkdir()
+    clone = fresh_clone(home / "line")
+    tiny = yaml.safe_load((ROOT / "tests" / "tiny.yaml").read_text())
+    tiny |= {"publish": {"model": "digits"}, "export": {"quantize": "none"}}
+    for file in (clone / "params.yaml", clone / "flows" / "presets" / "digits.yaml"):
+        file.write_text(yaml.safe_dump(tiny))
+    subprocess.run(["git", "commit", "-qam", "tiny"], cwd=clone, env=shell(clone), check=True)
+    install(clone)
+    draw_shapes(home / "shapes", 60)
+    shutil.copy(home / "shapes" / "circle" / "3.jpg", clone / "circle.jpg")
+    shutil.copy(home / "shapes" / "square" / "4.png", clone / "square.png")
+    with servers_ended(home / "servers"):
+        reader = Reader(clone)
+        for page in RUN:
+            reader.read(page)
+        yield reader
+
+
+@contextlib.contextmanager
+def servers_ended(listed: Path) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        for group in listed.read_text().split() if listed.exists() else ():
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(int(group), signal.SIGTERM)
+
+
+def beginnings(text: str) -> list[str]:
+    """The first word of every line."""
+    return [line.split()[0] for line in text.splitlines() if line.split()]
+
+
+def test_every_command_of_the_pages_works_and_prints_what_the_page_shows(reader: Reader) -> None:
+    shown = 0
+    for typed, printed in pairwise(reader.blocks):
+        if (typed.kind, printed.kind) == ("sh", ""):
+            missing = [word for word in beginnings(printed.text) if word not in (*beginnings(typed.printed), "...")]
+            assert missing == [], f"{typed.page}: {typed.text}prints\n{typed.printed}"
+            shown += 1
+    assert shown >= 6
+
+
+def test_every_page_with_commands_is_run() -> None:
+    pages = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("components/*/*.md"), *ROOT.glob("mlflow/*.md")]
+    with_commands = {
+        str(page.relative_to(ROOT))
+        for page in pages
+        if any(block.kind in ("sh", "bash", "console", "shell") for block in blocks_of(str(page.relative_to(ROOT))))
+    }
+    assert with_commands == set(RUN)
+    typed = [line for page in RUN for block in blocks_of(page) for line in block.lines()]
+    assert [pattern for pattern, _, _ in CHANGED if not any(re.match(pattern, line) for line in typed)] == []
