@@ -42,7 +42,8 @@ def ask(url: str, images: UInt8[np.ndarray, "n h w c"]) -> Float[np.ndarray, "n 
         with urllib.request.urlopen(request, timeout=SECONDS) as response:
             return np.array(json.load(response)["predictions"]["probabilities"])
     except (OSError, ValueError, KeyError) as error:
-        raise NoAnswer(f"{url} gives no probabilities ({error}); start the server as README.md says") from error
+        how = "start the server as docs/production.md says"
+        raise NoAnswer(f"{url} gives no probabilities ({error}); {how}") from error
 
 
 def read_images(files: Iterable[Path], size: int, channels: int) -> UInt8[np.ndarray, "n h w c"]:

@@ -16,7 +16,7 @@ from flows import paths
 
 STAGES = ("prepare", "latency", "architecture", "augmentation", "loss", "train", "evaluate", "budget")
 SERVED_AT = "http://127.0.0.1:5001"
-"""Where README.md serves the champion."""
+"""Where docs/production.md serves the champion."""
 WIDTH = 78
 """Columns of a description."""
 INTERRUPTED = "\n  130  interrupted by Ctrl-C"
