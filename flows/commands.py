@@ -128,7 +128,7 @@ COMMANDS: Mapping[str, Command] = {
         example="python -m flows.retrain",
         codes={
             0: "published, or champion already",
-            1: "a stage failed, or the registry cannot be used",
+            1: "a stage failed, or the registry or Prefect cannot be used",
             2: "bad input",
             3: "refused by the gate",
             4: "an input changed while a stage ran",

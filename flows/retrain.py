@@ -42,6 +42,12 @@ R = TypeVar("R")
 LOCK = Path(".dvc/tmp/retrain.lock")
 REASON = "ASSEMBLY_LINE_REASON"
 """Environment variable: why this retrain was started, where it was not a person."""
+UNREACHABLE = {
+    "Failed to reach API": "start that server, or unset PREFECT_API_URL: a run then has a server of its own",
+    "Timed out while attempting to connect": "try again when this machine is less busy, or give it more time: "
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS=300",
+}
+"""How Prefect begins to say that its server does not answer -> what to do."""
 STAMP = "line."
 """Begins a Prefect tag that says which process runs a flow."""
 
@@ -250,11 +256,21 @@ def main(arguments: list[str] | None = None) -> int:
         return refuse(1, str(failed))
     except (ValueError, OSError) as mistake:
         return refuse(2, str(mistake))
+    except RuntimeError as failed:
+        if not str(failed).startswith(tuple(UNREACHABLE)):
+            raise
+        return refuse(1, without_prefect(str(failed)))
     except KeyboardInterrupt as how:
         code = 143 if isinstance(how, stage.Terminated) else 130
         return refuse(code, "interrupted; start again and the finished stages are not repeated")
     print(publish.summary(params, published))
     return 3 if published.outcome == "refused" else 0
+
+
+def without_prefect(said: str) -> str:
+    """Prefect's server is not there: the first sentence that Prefect says, and what to do."""
+    (remedy,) = [remedy for beginning, remedy in UNREACHABLE.items() if said.startswith(beginning)]
+    return f"Prefect cannot be used ({said.splitlines()[0].split('. ')[0].rstrip('.')}); {remedy}"
 
 
 def refuse(code: int, sentence: str) -> int:

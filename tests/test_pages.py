@@ -31,7 +31,7 @@ from PIL import Image, ImageDraw
 
 from components.data.images import decode, to_array
 from components.evaluation import onnx_logits
-from tests.clones import ROOT, environment, fresh_clone
+from tests.clones import ROOT, environment, fresh_clone, run
 from tests.flows.test_servers import free_port
 
 pytestmark = pytest.mark.timeout(1800)  # the fixture's time counts for the first test
@@ -311,6 +311,17 @@ def test_every_link_of_the_pages_leads_somewhere() -> None:
                 headings = re.findall(r"^#+ (.+)$", place.read_text(), re.MULTILINE)
                 anchors = [re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings]
                 assert anchor in anchors, f"{page.name}: {target}"
+
+
+def test_a_prefect_server_that_is_not_there_is_one_sentence(tmp_path: Path) -> None:
+    clone = fresh_clone(tmp_path, ROOT / "tests" / "tiny.yaml")
+    address = f"http://127.0.0.1:{free_port()}/api"
+    done = run(clone, "-m", "flows.retrain", check=False, PREFECT_API_URL=address)
+    assert done.returncode == 1
+    assert (
+        f"\nerror: Prefect cannot be used (Failed to reach API at {address}/); start that server" in f"\n{done.stderr}"
+    )
+    assert "Traceback" not in done.stderr
 
 
 # ---------------------------------------------------------------- the hooks of pre-commit
