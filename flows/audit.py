@@ -64,8 +64,7 @@ class Records:
         try:
             found = tracking.md5_of(tracking.load_version(self.name, str(self.version)).model)
         except (*tracking.ERRORS, *UNREADABLE) as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            return Finding(verdict="gap", subject=subject, said=f"cannot be loaded ({reason})")
+            return Finding(verdict="gap", subject=subject, said=f"cannot be loaded ({tracking.reason_of(error)})")
         return compared(subject, found, noted)
 
     def archived_files(self) -> Iterator[Finding]:
