@@ -3,11 +3,19 @@ PYTHON ?= python3
 BIN := .venv/bin
 export OMP_WAIT_POLICY := passive
 export CUBLAS_WORKSPACE_CONFIG := :4096:8
+# A few CPU-seconds each: no process is started, no network trained.
+FAST := tests/test_dependencies.py tests/benchmarks/test_tables.py \
+  $(patsubst %,tests/flows/test_%.py,commands cost gate lineage notify settings spool trigger) \
+  $(patsubst %,tests/components/test_%.py,architecture_budget architecture_costs architecture_several \
+  architecture_space augmentation_policy comparison controllers data_images data_preparation data_sources data_split \
+  data_store data_validation evaluation gaussian loss_family online)
 
-.PHONY: help run test lint bench tables ui lock clean
+.PHONY: help run check test lint bench tables ui lock clean
 
 help:  ## list the commands
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## /make \1\t/' | expand -t 15
+	@echo
+	@$(PYTHON) -B -m flows
 
 .venv/ready: requirements.lock
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
@@ -18,7 +26,10 @@ help:  ## list the commands
 run: .venv/ready  ## ingest, run every stage that is out of date, publish the model
 	$(BIN)/python -m flows.retrain
 
-test: .venv/ready lint  ## lint, types and tests
+check: .venv/ready lint  ## ruff, mypy, import-linter and the fast tests: before every commit
+	$(BIN)/python -m pytest $(FAST)
+
+test: .venv/ready lint  ## lint, types and all tests: what CI runs
 	$(BIN)/python -m pytest
 
 lint: .venv/ready

@@ -4,11 +4,13 @@ From the file in the registry through train, loss, augmentation, architecture an
 an md5 (flows/lineage.py). What can be reached is read and hashed again: the registry's file, the objects in DVC's cache
 or remote, the dvc.lock and params.yaml that the decision's run keeps, the code in git. `--reproduce` also computes the
 model anew, in a temporary checkout with nothing but the images and the recorded latencies, and compares its md5.
-
-Exit codes: 0 everything is as recorded, 1 something differs or is missing (each is named), 2 no such model.
 """
 
-import argparse
+from flows import commands
+
+if __name__ == "__main__":
+    commands.parse("audit")  # before the libraries: help waits for none of them
+
 import json
 import os
 import re
@@ -62,8 +64,7 @@ class Records:
         try:
             found = tracking.md5_of(tracking.load_version(self.name, str(self.version)).model)
         except (*tracking.ERRORS, *UNREADABLE) as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            return Finding(verdict="gap", subject=subject, said=f"cannot be loaded ({reason})")
+            return Finding(verdict="gap", subject=subject, said=f"cannot be loaded ({tracking.reason_of(error)})")
         return compared(subject, found, noted)
 
     def archived_files(self) -> Iterator[Finding]:
@@ -312,15 +313,7 @@ def keep(records: Records, tree: Step) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m flows.audit",
-        description="Check a registered model's whole history, byte by byte, and write lineage.html to its run.",
-        epilog="Exit codes: 0 everything is as recorded, 1 something differs or is missing, 2 no such model. "
-        "Example: python -m flows.audit models:/digits@champion",
-    )
-    parser.add_argument("model", help="models:/NAME@ALIAS or models:/NAME/VERSION")
-    parser.add_argument("--reproduce", action="store_true", help="also compute the model anew and compare its md5")
-    chosen = parser.parse_args(arguments)
+    chosen = commands.parse("audit", arguments)
     try:
         tree, bad = audit(chosen.model, again=chosen.reproduce)
     except ValueError as mistake:
@@ -336,4 +329,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    commands.run(main)

@@ -2,11 +2,13 @@
 
 The server takes and gives numbers; an image becomes numbers as `prepare` made them for the training, and the names of
 the classes are in the registered file.
-
-Exit codes: 0 answered, 1 no answer from the server or the registry, 2 an image that cannot be read.
 """
 
-import argparse
+from flows import commands
+
+if __name__ == "__main__":
+    commands.parse("classify")  # before the libraries: help waits for none of them
+
 import json
 import sys
 import urllib.error
@@ -24,7 +26,6 @@ from flows import tracking
 from flows.registry import CHAMPION, RegistryError, registry
 from flows.settings import load_params
 
-URL = "http://127.0.0.1:5001"
 SECONDS = 30.0
 """How long an answer may take."""
 
@@ -41,7 +42,8 @@ def ask(url: str, images: UInt8[np.ndarray, "n h w c"]) -> Float[np.ndarray, "n 
         with urllib.request.urlopen(request, timeout=SECONDS) as response:
             return np.array(json.load(response)["predictions"]["probabilities"])
     except (OSError, ValueError, KeyError) as error:
-        raise NoAnswer(f"{url} gives no probabilities ({error}); start the server as README.md says") from error
+        how = "start the server as docs/production.md says"
+        raise NoAnswer(f"{url} gives no probabilities ({error}); {how}") from error
 
 
 def read_images(files: Iterable[Path], size: int, channels: int) -> UInt8[np.ndarray, "n h w c"]:
@@ -64,15 +66,7 @@ def classify(url: str, files: Sequence[Path], model: bytes) -> list[tuple[str, f
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m flows.classify",
-        description="Ask a served champion for the class of images.",
-        epilog="Exit codes: 0 answered, 1 no answer, 2 an image that cannot be read. Example: python -m flows.classify "
-        "cat.png",
-    )
-    parser.add_argument("images", nargs="+", type=Path, help="image files of any common format")
-    parser.add_argument("--url", default=URL, help=f"of `mlflow models serve`; default {URL}")
-    chosen = parser.parse_args(arguments)
+    chosen = commands.parse("classify", arguments)
     try:
         name = load_params().publish.model
         with registry():
@@ -92,4 +86,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    commands.run(main)

@@ -5,9 +5,13 @@ knows that run as a flow run of its own, which tells of its own end. The reason 
 the MLflow run.
 """
 
+from flows import commands
+
+if __name__ == "__main__":
+    commands.parse("deploy")  # before the libraries: help waits for none of them
+
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 from prefect import State, flow
@@ -21,15 +25,7 @@ from flows.trigger import Decision
 
 FLOW_ENDS = (signal.SIGTERM, signal.SIGKILL)
 """How a flow that runs below this one is ended; it ends its stage as gently as there is time."""
-SENTENCES = {
-    1: "a stage failed, or the registry could not be used",
-    2: "bad input",
-    3: "refused by the gate",
-    4: "an input changed while a stage ran",
-    5: "another retrain is running there",
-    130: "interrupted",
-    143: "interrupted",
-}
+CODES = commands.COMMANDS["retrain"].codes | {130: "interrupted", 143: "interrupted"}
 
 
 @flow(
@@ -92,7 +88,7 @@ def retrain_in(checkout: Path, folder: Path, reason: str) -> State:
         workspace.finish(folder)
     if code != 0:
         kind = Completed if code == 3 else Failed
-        return kind(message=f"{SENTENCES.get(code, f'ended with {code}')} (because: {reason})")
+        return kind(message=f"{CODES.get(code, f'ended with {code}')} (because: {reason})")
     after = champion(params.publish.model)
     if after is None or after == before:
         return Completed(message=f"the champion stays version {before} (because: {reason})")
@@ -110,8 +106,9 @@ def champion(model: str) -> str | None:
         raise ValueError(f"the MLflow registry cannot be asked ({error}); see MLFLOW_TRACKING_URI") from None
 
 
-def main() -> int:
+def main(arguments: list[str] | None = None) -> int:
     """In the workspace: print the decision's reason; 0 train, 3 do not, 2 the source cannot be used."""
+    commands.parse("deploy", arguments)
     from flows.trigger import decide
 
     try:
@@ -124,4 +121,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    commands.run(main)

@@ -2,11 +2,13 @@
 
 The new folder is written beside the old one and takes its place whole; whatever stops an ingest before that leaves
 the old data as they were. An unchanged source gives the same bytes, hence no new data version.
-
-Exit codes: 0 done, 2 the source or the settings were refused (one sentence says why), 130 interrupted.
 """
 
-import argparse
+from flows import commands
+
+if __name__ == "__main__":
+    commands.parse("ingest")  # before the libraries: help waits for none of them
+
 import contextlib
 import shutil
 import sys
@@ -129,13 +131,7 @@ def recover(folder: Path, old: Path) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m flows.ingest",
-        description="Read the data source, check every image, and make the sound ones the current data version.",
-        epilog="the source is data.source and data.path in params.yaml; example: python -m flows.ingest",
-    )
-    parser.add_argument("--params", type=Path, default=paths.PARAMS, help="settings file (default: %(default)s)")
-    chosen = parser.parse_args(arguments)
+    chosen = commands.parse("ingest", arguments)
     try:
         with watched() as tracker:
             report = ingest(load_params(chosen.params), tracker.progress)
@@ -150,4 +146,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    commands.run(main)

@@ -6,12 +6,13 @@ recorded one may come from another machine, or from before a slower library), an
 parity with torch (of the float file, from which a quantised one is made: that one must be as accurate as the float
 file, up to the margin). Whatever it says, the model is registered once (by the md5 of its bytes) and becomes
 `challenger`; only a passed gate moves `champion`, after the registry has given back the same model through its alias.
-
-Exit codes: 0 published, already champion or rolled back, 1 the registry cannot be used, 2 bad input, 3 refused by the
-gate.
 """
 
-import argparse
+from flows import commands
+
+if __name__ == "__main__":
+    commands.parse("publish")  # before the libraries: help waits for none of them
+
 import getpass
 import json
 import logging
@@ -425,21 +426,14 @@ def quantisation_lines(searched: dict[str, Any], measured: dict[str, Any]) -> li
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m flows.publish",
-        description="Judge the searched model in results/ and publish it in MLflow's registry if it passes the gate.",
-        epilog="Exit codes: 0 published, already champion or rolled back, 1 the registry cannot be used, 2 bad input, "
-        "3 refused by the gate. Settings: gate, publish, architecture.latency_ms and latency in params.yaml.",
-    )
-    command = parser.add_subparsers(dest="command").add_parser(
-        "rollback", help="put the champion's predecessor back into service"
-    )
-    command.add_argument("--reason", default="", help="why; kept on the version that is taken back")
-    command.add_argument("--by", default=person(), help="who; default: git's user.name, or the login name")
-    chosen = parser.parse_args(arguments)
+    chosen = commands.parse("publish", arguments)
     try:
         params = load_params()
-        return go_back(params, chosen.by, chosen.reason) if chosen.command == "rollback" else go_forward(params)
+        return (
+            go_back(params, chosen.by or person(), chosen.reason)
+            if chosen.command == "rollback"
+            else go_forward(params)
+        )
     except ValueError as mistake:
         print(f"error: {mistake}", file=sys.stderr)
         return 2
@@ -468,4 +462,4 @@ def person() -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    commands.run(main)

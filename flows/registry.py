@@ -38,7 +38,7 @@ def registry() -> Iterator[None]:
     try:
         yield
     except tracking.ERRORS as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = tracking.reason_of(error)
         raise RegistryError(f"the MLflow registry cannot be used ({reason}); nothing was promoted") from error
 
 

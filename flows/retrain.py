@@ -2,12 +2,13 @@
 
 Prefect decides when and how a stage runs, DVC whether it does: a task is one `dvc repro -s <stage>` in a process
 group of its own, and takes names and ids only.
-
-Exit codes: 0 published or already champion, 1 a stage failed, 2 bad input, 3 refused by the gate,
-5 another retrain is running here, 130 or 143 interrupted (start again: finished stages are not repeated).
 """
 
-import argparse
+from flows import commands
+
+if __name__ == "__main__":
+    commands.parse("retrain")  # before the libraries: help waits for none of them
+
 import contextlib
 import os
 import signal
@@ -63,6 +64,12 @@ AFTER = GATE, PUBLISH, REPORT = "gate", "publish", "report"
 """Steps of the line beside those of dvc.yaml."""
 REASON = "ASSEMBLY_LINE_REASON"
 """Environment variable: why this retrain was started, where it was not a person."""
+UNREACHABLE = {
+    "Failed to reach API": "start that server, or unset PREFECT_API_URL: a run then has a server of its own",
+    "Timed out while attempting to connect": "try again when this machine is less busy, or give it more time: "
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS=300",
+}
+"""How Prefect begins to say that its server does not answer -> what to do."""
 STAMP = "line."
 """Begins a Prefect tag that says which process runs a flow."""
 
@@ -321,15 +328,7 @@ def alone() -> Iterator[None]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m flows.retrain",
-        description="Ingest the data, run every stage that is out of date, and publish the model if the gate allows.",
-        epilog="settings: params.yaml; example: python -m flows.retrain",
-    )
-    parser.add_argument(
-        "--warm", metavar="COMMIT", help="start the searches where those of its version ended: a tag retrain/..."
-    )
-    chosen = parser.parse_args(arguments)
+    chosen = commands.parse("retrain", arguments)
     stage.heed_signals()  # Prefect would die of SIGTERM, and leave its server
     try:
         params = load_params()
@@ -344,11 +343,21 @@ def main(arguments: list[str] | None = None) -> int:
         return refuse(1, str(failed))
     except (ValueError, OSError) as mistake:
         return refuse(2, str(mistake))
+    except RuntimeError as failed:
+        if not str(failed).startswith(tuple(UNREACHABLE)):
+            raise
+        return refuse(1, without_prefect(str(failed)))
     except KeyboardInterrupt as how:
         code = 143 if isinstance(how, stage.Terminated) else 130
         return refuse(code, "interrupted; start again and the finished stages are not repeated")
     print(publish.summary(params, published))
     return 3 if published.outcome == "refused" else 0
+
+
+def without_prefect(said: str) -> str:
+    """Prefect's server is not there: the first sentence that Prefect says, and what to do."""
+    (remedy,) = [remedy for beginning, remedy in UNREACHABLE.items() if said.startswith(beginning)]
+    return f"Prefect cannot be used ({said.splitlines()[0].split('. ')[0].rstrip('.')}); {remedy}"
 
 
 def refuse(code: int, sentence: str) -> int:
@@ -357,4 +366,4 @@ def refuse(code: int, sentence: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    commands.run(main)

@@ -3,7 +3,11 @@
 python -m flows.settings apply digits|cifar10 [--force]
 """
 
-import argparse
+from flows import commands
+
+if __name__ == "__main__":
+    commands.parse("settings")  # before the libraries: help waits for none of them
+
 import dataclasses
 import json
 import math
@@ -228,23 +232,16 @@ def apply(name: str, *, force: bool = False, path: Path = paths.PARAMS) -> None:
     write_text(path, known[name].read_text(encoding="utf-8"))
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m flows.settings",
-        description="Choose the settings of the line. Exit codes: 0 done, 2 refused with one sentence.",
-    )
-    command = parser.add_subparsers(required=True).add_parser("apply", help="replace params.yaml by a whole preset")
-    command.add_argument("preset", choices=presets())
-    command.add_argument("--force", action="store_true", help="also if params.yaml was edited")
-    arguments = parser.parse_args()
+def main(arguments: list[str] | None = None) -> int:
+    chosen = commands.parse("settings", arguments)
     try:
-        apply(arguments.preset, force=arguments.force)
+        apply(chosen.preset, force=chosen.force)
     except SettingsError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(f"{paths.PARAMS} now holds the {arguments.preset} preset")
+    print(f"{paths.PARAMS} now holds the {chosen.preset} preset")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    commands.run(main)

@@ -2,11 +2,13 @@
 
 What every stage shares: settings checked first, its inputs hashed before and after, an MLflow run that always ends,
 one sentence and a documented exit code for a person's mistake.
-
-Exit codes: 0 done, 1 a bug (traceback), 2 bad input, 4 an input changed during the run, 130 / 143 interrupted.
 """
 
-import argparse
+from flows import commands
+
+if __name__ == "__main__":
+    commands.parse("stage")  # before the libraries: help waits for none of them
+
 import errno
 import importlib
 import os
@@ -29,7 +31,6 @@ from flows.settings import load_params
 from flows.terminal import watched
 from flows.tracking import StageRun, Status
 
-WORDS = ("prepare", "latency", "architecture", "augmentation", "loss", "train", "evaluate", "budget")
 RESUMED = ("architecture", "augmentation", "loss", "train")
 """Stages that go on where they were killed: at a stage or trunk of the search, at an epoch of the training."""
 REPORT = "ASSEMBLY_LINE_REPORT"
@@ -60,15 +61,7 @@ class Terminated(KeyboardInterrupt):
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the stage that the command line names; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m flows.stage",
-        description="Run one stage as dvc.yaml does. Use `dvc repro` instead, unless you want no caching.",
-        epilog="example: python -m flows.stage train searched",
-    )
-    parser.add_argument("word", choices=WORDS)
-    known = "of train: one of train.variants in params.yaml; of budget: one of evaluate.budgets"
-    parser.add_argument("variant", nargs="?", help=known)
-    chosen = parser.parse_args(arguments)
+    chosen = commands.parse("stage", arguments)
     heed_signals()
     try:
         lifeline.follow(lifeline.dvc_above(), lifeline.end_myself)
@@ -194,4 +187,4 @@ def lineage_tags(inputs: versions.Lock) -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    commands.run(main)

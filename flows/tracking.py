@@ -173,8 +173,14 @@ def tolerated(what: str) -> Iterator[None]:
         warn(f"MLflow did not record {what}", error)
 
 
+def reason_of(error: Exception) -> str:
+    """The first line that says something; SQLAlchemy may begin with a remark in brackets."""
+    lines = str(error).strip().splitlines()
+    return next((line for line in lines if not line.startswith("(raised as a result of")), type(error).__name__)
+
+
 def warn(what: str, error: Exception) -> None:
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    reason = reason_of(error)
     LOG.warning("warning: %s (%s); the work goes on, the results on disk are complete", what, reason)
 
 

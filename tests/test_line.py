@@ -19,29 +19,25 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import yaml
 from mlflow import MlflowClient
 from mlflow.entities import Run
-from PIL import Image
 from playwright.sync_api import Page, expect
 
 from components.architecture.budget import block_extras
 from components.architecture.latency import LatencyTable
 from components.architecture.space import space_of
-from components.data.images import encode_png
 from components.data.store import open_split, read_classes
 from components.evaluation import onnx_logits
 from components.export import read_metadata
-from flows import audit, classify, tracking, versions, warm_start, workspace
+from flows import audit, tracking, versions, warm_start, workspace
 from flows.settings import load_params
 from tests.benchmarks import kills
 from tests.browser import browser_page, followed, keep
 from tests.clones import ROOT, environment, fresh_clone, run
 from tests.damage import flipped, replaced
 from tests.flows.receiver import receiver
-from tests.flows.test_servers import free_port, running, wait_until_healthy
 
 pytestmark = pytest.mark.timeout(900)  # a fixture's time counts for the first test that uses it
 
@@ -150,19 +146,6 @@ def test_repro_a_second_time_runs_nothing(by_dvc: Path, by_flow: Path) -> None:
         assert stages_run(done.stdout) == []
         assert "up to date" in done.stdout
         assert (clone / "dvc.lock").read_bytes() == before
-
-
-def test_the_dvc_commands_of_the_readme_work(by_dvc: Path) -> None:
-    assert "accuracy" in run(by_dvc, "-m", "dvc", "metrics", "show").stdout
-    settings = by_dvc / "params.yaml"
-    committed = settings.read_text()
-    settings.write_text(committed.replace("knots: 4", "knots: 6"))
-    changed = json.loads(run(by_dvc, "-m", "dvc", "params", "diff", "--json").stdout)
-    settings.write_text(committed)
-    assert changed["params.yaml"].keys() == {"loss.knots"}
-    plots = run(by_dvc, "-m", "dvc", "plots", "show").stdout
-    assert "index.html" in plots
-    assert (by_dvc / "dvc_plots" / "index.html").stat().st_size > 10_000
 
 
 def test_every_trunk_reward_of_every_copy_and_every_pool_update_is_in_mlflow(by_flow: Path) -> None:
@@ -671,24 +654,6 @@ def test_the_first_stage_that_differs_is_named() -> None:
     before = {name: {"outs": [{"path": f"{name}.json", "md5": name}]} for name in ("prepare", "loss", "train")}
     after = before | {name: {"outs": [{"path": f"{name}.json", "md5": "other"}]} for name in ("loss", "train")}
     assert audit.first_difference(before, after) == "the first stage that differs is loss (loss.json)"
-
-
-def test_a_served_champion_answers_a_raw_image_with_its_class(published: Path, tmp_path: Path) -> None:
-    port = free_port()
-    command = [sys.executable, "-m", "mlflow", "models", "serve", "--model-uri", CHAMPION, "--env-manager", "local"]
-    store = f"sqlite:///{published}/mlflow/store/mlflow.db"
-    images = open_split(published / "data/prepared/test").images[:3]
-    files = [tmp_path / f"{index}.png" for index in range(len(images))]
-    for file, image in zip(files, images, strict=True):
-        file.write_bytes(encode_png(Image.fromarray(np.asarray(image)[:, :, 0])))
-    model = (published / "results/train/searched/model.onnx").read_bytes()
-    with running([*command, "--port", str(port)], tmp_path, MLFLOW_TRACKING_URI=store) as log:
-        wait_until_healthy(port, "/ping", log)
-        answers = classify.classify(f"http://127.0.0.1:{port}", files, model)
-    logits = onnx_logits(model, images)
-    names = read_classes(published / "data/prepared/classes.json").names
-    assert [name for name, _ in answers] == [names[index] for index in logits.argmax(axis=1)]
-    assert all(1 / len(names) < probability <= 1 for _, probability in answers)
 
 
 # ---------------------------------------------------------------- a version whose searches started from another's

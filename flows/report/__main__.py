@@ -1,9 +1,10 @@
-"""`python -m flows.report`: write results/report.html from what lies in this folder.
+"""`python -m flows.report`: write results/report.html from what lies in this folder."""
 
-Exit codes: 0 written, 2 there is nothing to report on, or params.yaml is refused (one sentence says why).
-"""
+from flows import commands
 
-import argparse
+if __name__ == "__main__":
+    commands.parse("report")  # before the libraries: help waits for none of them
+
 import sys
 
 from flows.report.page import make, write
@@ -11,13 +12,7 @@ from flows.settings import load_params
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m flows.report",
-        description="Write results/report.html, one file that needs no network, from the results in this folder. "
-        "What was not run or not recorded is said there in a sentence. `python -m flows.retrain` writes it too.",
-        epilog="Exit codes: 0 written, 2 bad input. Example: python -m flows.report",
-    )
-    parser.parse_args(arguments)
+    commands.parse("report", arguments)
     try:
         params = load_params()
         print(write(params, make(params)))
@@ -28,4 +23,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    commands.run(main)

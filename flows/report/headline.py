@@ -207,7 +207,7 @@ def verdict(params: Params) -> Iterator[Part]:
         reasons = "; ".join(reason(check) for check in failed)
         yield Note(text=f"{name} is not in service, for the gate refused it: {reasons}.", loud=True)
         for check in failed:
-            yield Note(text=f"{check['name']}: {REMEDIES.get(check['name'], 'see the README')}.")
+            yield Note(text=f"{check['name']}: {REMEDIES.get(check['name'], 'see docs/production.md')}.")
     else:
         yield Note(text=f"{name} is in service: models:/{decision['model']}@champion. {way_back(decision)}")
 

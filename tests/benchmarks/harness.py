@@ -20,7 +20,7 @@ from typing import Any, Protocol
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "tests" / "benchmarks" / "results"
 MEASURED_WITH = ("torch", "onnxruntime-gpu", "dvc", "prefect", "mlflow", "numpy")
-PAGES = ("README.md", "components/**/README.md", "mlflow/README.md")
+PAGES = ("README.md", "docs/*.md", "components/**/README.md", "mlflow/README.md")
 BLOCK = re.compile(r"(<!-- table: (?P<name>\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 Row = Mapping[str, object]

@@ -1,0 +1,5 @@
+"""`python -m flows` lists the commands."""
+
+from flows.commands import listing
+
+print(listing())

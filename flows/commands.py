@@ -1,0 +1,250 @@
+"""The command line: what every `python -m flows.<verb>` takes, and what it says of itself with --help.
+
+No library is imported here, and a verb asks for its arguments before it imports its own: help and a refused argument
+wait for neither torch nor MLflow nor Prefect.
+"""
+
+import argparse
+import sys
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from flows import paths
+
+STAGES = ("prepare", "latency", "architecture", "augmentation", "loss", "train", "evaluate", "budget")
+SERVED_AT = "http://127.0.0.1:5001"
+"""Where docs/production.md serves the champion."""
+WIDTH = 78
+"""Columns of a description."""
+INTERRUPTED = "\n  130  interrupted by Ctrl-C"
+
+Parser = argparse.ArgumentParser
+
+
+def nothing(parser: Parser) -> None:
+    """A verb without arguments."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """One verb, or one word below a verb."""
+
+    does: str
+    """The first sentence is what a list of the commands shows."""
+    example: str
+    codes: dict[int, str]
+    """Exit code -> when. An exit code 1 with a traceback is a bug of ours, in every verb."""
+    settings: str = ""
+    """What in params.yaml it obeys."""
+    arguments: Callable[[Parser], None] = nothing
+
+    def epilog(self) -> str:
+        settings = f"settings in params.yaml:\n  {self.settings}\n\n" if self.settings else ""
+        codes = "".join(f"\n  {code:<4} {when}" for code, when in self.codes.items())
+        return f"{settings}example:\n  {self.example}\n\nexit codes:{codes}{INTERRUPTED}"
+
+    def summary(self) -> str:
+        return self.does.partition(". ")[0].rstrip(".")
+
+
+# ---------------------------------------------------------------- arguments, a function a verb
+
+
+def of_apply(parser: Parser) -> None:
+    parser.add_argument("preset", help="a file of flows/presets without its ending: digits, cifar10")
+    parser.add_argument("--force", action="store_true", help="also if params.yaml was edited (default: refuse)")
+
+
+def of_ingest(parser: Parser) -> None:
+    parser.add_argument("--params", type=Path, default=paths.PARAMS, help="settings file (default: %(default)s)")
+
+
+def of_stage(parser: Parser) -> None:
+    parser.add_argument("word", choices=STAGES, help=", ".join(STAGES), metavar="stage")
+    known = "of train: one of train.variants in params.yaml; of budget: one of evaluate.budgets; else none"
+    parser.add_argument("variant", nargs="?", help=known)
+
+
+def of_retrain(parser: Parser) -> None:
+    said = "start the searches where those of this commit's version ended: a tag retrain/... (default: search anew)"
+    parser.add_argument("--warm", metavar="COMMIT", help=said)
+
+
+def of_rollback(parser: Parser) -> None:
+    parser.add_argument("--reason", default="", help="why; kept on the version that is taken back (default: none)")
+    parser.add_argument("--by", help="who (default: git's user.name, else the login name)")
+
+
+def of_audit(parser: Parser) -> None:
+    parser.add_argument("model", help="models:/NAME@ALIAS or models:/NAME/VERSION")
+    said = "also compute the model anew, in a temporary folder, and compare its md5 (default: compare records only)"
+    parser.add_argument("--reproduce", action="store_true", help=said)
+
+
+def of_classify(parser: Parser) -> None:
+    parser.add_argument("images", nargs="+", type=Path, help="image files of any common format")
+    parser.add_argument("--url", default=SERVED_AT, help="of `mlflow models serve` (default: %(default)s)")
+
+
+COMMANDS: Mapping[str, Command] = {
+    "settings": Command(
+        does="Choose the settings of the line.",
+        example="python -m flows.settings apply digits",
+        codes={0: "done", 2: "refused; one sentence says why"},
+    ),
+    "settings apply": Command(
+        does="Replace params.yaml by a whole preset.",
+        example="python -m flows.settings apply cifar10 --force",
+        codes={0: "done", 2: "refused: no such preset, or params.yaml was edited"},
+        arguments=of_apply,
+    ),
+    "ingest": Command(
+        does="Make the sound images of the data source the current data version. What was turned away is listed with "
+        "its reason in data/raw/validation.json. Whatever stops it leaves the data as they were.",
+        example="python -m flows.ingest",
+        codes={0: "done", 2: "the source or the settings were refused; nothing was changed"},
+        settings="data.source, data.path, data.size, data.val, data.test",
+        arguments=of_ingest,
+    ),
+    "stage": Command(
+        does="Run one stage of dvc.yaml, whether or not it is out of date. Use `dvc repro` unless you want that.",
+        example="python -m flows.stage train searched",
+        codes={
+            0: "done",
+            1: "a bug, with its traceback",
+            2: "bad input, or the disk is full",
+            4: "an input changed while the stage ran",
+            143: "ended by SIGTERM",
+        },
+        settings="the stage's own section; dvc.yaml lists what each depends on",
+        arguments=of_stage,
+    ),
+    "retrain": Command(
+        does="Do everything: ingest, every stage that is out of date, gate, publish, report. What is up to date is not "
+        "repeated; interrupted, it goes on where it was.",
+        example="python -m flows.retrain",
+        codes={
+            0: "published, or champion already",
+            1: "a stage failed, or the registry or Prefect cannot be used",
+            2: "bad input",
+            3: "refused by the gate",
+            4: "an input changed while a stage ran",
+            5: "another retrain is running here",
+            143: "ended by SIGTERM",
+        },
+        settings="all of params.yaml",
+        arguments=of_retrain,
+    ),
+    "publish": Command(
+        does="Judge the model in results/ and put it into service if the gate allows. Either way it is registered.",
+        example="python -m flows.publish",
+        codes={
+            0: "published, or champion already",
+            1: "the registry cannot be used",
+            2: "bad input",
+            3: "refused by the gate",
+        },
+        settings="gate, publish, latency, architecture.latency_ms, architecture.max_file_bytes",
+    ),
+    "publish rollback": Command(
+        does="Put the champion's predecessor back into service. What was taken back is not published again by itself.",
+        example='python -m flows.publish rollback --reason "wrong on night images"',
+        codes={0: "rolled back", 1: "the registry cannot be used", 2: "there is nothing to go back to"},
+        settings="publish.model",
+        arguments=of_rollback,
+    ),
+    "audit": Command(
+        does="Check a registered model's whole history, byte by byte, down to the images. The same as a page, "
+        "lineage.html, is kept on its MLflow run.",
+        example="python -m flows.audit models:/digits@champion",
+        codes={
+            0: "everything is as recorded",
+            1: "something differs or is missing, each named; or the registry cannot be used",
+            2: "no such model",
+        },
+        arguments=of_audit,
+    ),
+    "report": Command(
+        does="Write results/report.html from the results in this folder. It is one file that needs no network; what "
+        "was not run or not recorded is said there in a sentence. `python -m flows.retrain` and `python -m "
+        "flows.publish` write it too.",
+        example="python -m flows.report",
+        codes={0: "written", 2: "bad input"},
+        settings="all of params.yaml",
+    ),
+    "classify": Command(
+        does="Ask a served champion for the class of images: file, class, probability.",
+        example="python -m flows.classify cat.png",
+        codes={
+            0: "answered",
+            1: "no answer from the server or the registry",
+            2: "an image that cannot be read, or no champion",
+        },
+        settings="publish.model",
+        arguments=of_classify,
+    ),
+    "deploy": Command(
+        does="Say whether the source has changed enough to retrain, and why. The deployment new-data asks this every "
+        "hour; nothing is changed.",
+        example="python -m flows.deploy",
+        codes={0: "retrain", 2: "the source cannot be used", 3: "nothing to do"},
+        settings="data, retrain.min_new_images, retrain.shift_alpha, publish.model",
+    ),
+}
+"""`<verb>` or `<verb> <word>` -> what it is, in the order in which a person meets them."""
+
+
+# ---------------------------------------------------------------- parsing
+
+
+class OneSentence(Parser):
+    """A refused argument is one sentence and exit code 2, as every other mistake is."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message}; see `{self.prog} --help`\n")
+
+
+def parser_of(verb: str) -> Parser:
+    """Of `python -m flows.<verb>`, with the words below it."""
+    parser = OneSentence(prog=f"python -m flows.{verb}", **described(COMMANDS[verb]))
+    COMMANDS[verb].arguments(parser)
+    below = {name.split()[1]: command for name, command in COMMANDS.items() if name.startswith(f"{verb} ")}
+    if below:
+        words = parser.add_subparsers(dest="command", required=verb == "settings", metavar="WORD", title="words")
+        for word, command in below.items():
+            command.arguments(words.add_parser(word, help=command.summary(), **described(command)))
+    return parser
+
+
+def described(command: Command) -> dict[str, Any]:
+    return {
+        "description": textwrap.fill(command.does, WIDTH),
+        "epilog": command.epilog(),
+        "formatter_class": argparse.RawDescriptionHelpFormatter,
+        "allow_abbrev": False,
+    }
+
+
+def parse(verb: str, arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The arguments, of this process if none are given; ends the process for --help and for what it refuses."""
+    return parser_of(verb).parse_args(arguments)
+
+
+def run(main: Callable[[], int]) -> NoReturn:
+    """A verb to its end: its exit code; 130 with one sentence where Ctrl-C came."""
+    try:
+        code = main()
+    except KeyboardInterrupt:
+        print("error: interrupted; the same command again is safe", file=sys.stderr)
+        code = 130
+    sys.exit(code)
+
+
+def listing() -> str:
+    """Every command with its first sentence."""
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {command.summary()}" for name, command in COMMANDS.items()]
+    return "\n".join(("python -m flows.<verb>, each with --help:", *lines))
