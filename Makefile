@@ -6,9 +6,8 @@ export CUBLAS_WORKSPACE_CONFIG := :4096:8
 # A few CPU-seconds each: no process is started, no network trained.
 FAST := tests/test_dependencies.py tests/benchmarks/test_tables.py \
   $(patsubst %,tests/flows/test_%.py,commands cost gate lineage notify settings spool trigger) \
-  $(patsubst %,tests/components/test_%.py,architecture_budget architecture_costs architecture_several \
-  architecture_space augmentation_policy comparison controllers data_images data_preparation data_sources data_split \
-  data_store data_validation evaluation gaussian loss_family online)
+  $(patsubst %,tests/components/test_%.py,architecture_several architecture_space augmentation_policy comparison \
+  data_images data_preparation data_sources data_split data_store data_validation evaluation gaussian loss_family)
 
 .PHONY: help run check test lint bench tables ui lock clean
 

@@ -170,7 +170,8 @@ def shell(clone: Path) -> dict[str, str]:
     git = {"GIT_CONFIG_COUNT": str(len(IDENTITY))}
     for index, (key, value) in enumerate(IDENTITY.items()):
         git |= {f"GIT_CONFIG_KEY_{index}": key, f"GIT_CONFIG_VALUE_{index}": value}
-    return clean | git | {"MLFLOW_PORT": str(PORTS["5000"]), "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
+    servers = {"MLFLOW_PORT": str(PORTS["5000"]), "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
+    return clean | git | servers | {"PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "600"}  # a shared machine
 
 
 def install(clone: Path) -> None:

@@ -72,7 +72,11 @@ def test_every_stage_of_the_pipeline_is_one_that_the_stage_command_takes() -> No
 
 def test_the_commands_are_listed_by_make_help() -> None:
     done = subprocess.run(
-        ["make", "help", f"PYTHON={sys.executable}"], cwd=ROOT, capture_output=True, text=True, check=True
+        ["make", "--no-print-directory", "help", f"PYTHON={sys.executable}"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert [name for name in commands.COMMANDS if f"\n  {name}  " not in done.stdout] == []
     assert max(map(len, done.stdout.splitlines())) <= 120
