@@ -223,7 +223,7 @@ def test_the_parent_run_and_prefect_show_the_decision_and_the_run_links_its_mode
     database = sqlite3.connect(by_flow / ".prefect-home" / "prefect.db")
     artifacts = database.execute("SELECT data FROM artifact WHERE key = 'gate'").fetchall()
     assert any("latency_p50_ms" in data for (data,) in artifacts)
-    for key, place in (("report", "/artifacts/report.html"), ("mlflow", "?"), ("headline", "?")):
+    for key, place in (("report", "/artifacts/report.html"), ("mlflow", "?"), ("headline", "/artifacts/report.html")):
         links = database.execute("SELECT data FROM artifact WHERE key = ?", (key,)).fetchall()
         assert any(
             f"http://127.0.0.1:5000/#/experiments/1/runs/{parent.info.run_id}{place}" in data for (data,) in links
