@@ -19,7 +19,7 @@ import logging
 import math
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -410,9 +410,16 @@ def summary(params: Params, published: Published) -> str:
         *quantisation_lines(searched, measured),
         *[f"gate      {'passed' if check.passed else 'REFUSED'}: {check}" for check in report.checks],
         f"gate      compared with {report.against}",
-        f"look      {paths.REPORT}; mlflow/serve, then {tracking.address_of(tracking.run_page(published.run))}",
+        f"look      {paths.REPORT}; mlflow/serve, then {look(published.run)}",
     ]
     return "\n".join(lines)
+
+
+def look(run: str) -> str:
+    """The run's address, the server's if MLflow cannot be asked any more."""
+    with suppress(*tracking.ERRORS):
+        return tracking.address_of(tracking.run_page(run))
+    return tracking.address_of("")
 
 
 def quantisation_lines(searched: dict[str, Any], measured: dict[str, Any]) -> list[str]:
