@@ -153,7 +153,7 @@ FIGURES = (
     Figure(r"ingest/images", "{:.0f} images"),
     Figure(r"prepare/images/train", "{:.0f} train images"),
     Figure(r"latency/calibration/error", "predictions within {:.1%}", widest),
-    Figure(r"architecture/pool/(best|potential)", "best potential {:.3f}", max),
+    Figure(r"architecture/pool/potential", "best potential {:.3f}", max),
     Figure(r"(augmentation|loss)/reward/best", "best reward {:.3f}", max),
     Figure(r"train/loss", "loss {:.3f}"),
     Figure(r"evaluate/(searched|budget_\d+)/accuracy", "accuracy {:.2%}"),

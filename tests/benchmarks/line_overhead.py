@@ -21,9 +21,9 @@ from flows.stages import architecture, augmentation, evaluate, latency, loss, pr
 params = load_params()
 torch.set_num_threads(params.threads)
 torch.use_deterministic_algorithms(True)
-for stage in (prepare, latency, architecture):
+for stage in (prepare, latency):
     stage.run(params, Silent())
-for stage in (augmentation, loss):
+for stage in (architecture, augmentation, loss):
     stage.run(params, Silent(), Path(f"checkpoints/{stage.__name__}"))
 for variant in ("searched", "baseline"):
     train.run(params, Silent(), variant, Path(f"checkpoints/train/{variant}"))
