@@ -10,7 +10,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -135,9 +135,13 @@ def test_prefect_and_mlflow_start_from_this_environment_and_listen_on_this_machi
 
 
 def post(port: int, path: str, body: dict[str, Any]) -> Any:
-    """What Prefect's API answers."""
+    """What Prefect's API answers; asked again while it is busy (503: its database is locked), as its own client does."""
     address = f"http://127.0.0.1:{port}/api/{path}"
     request = urllib.request.Request(address, json.dumps(body).encode(), {"Content-Type": "application/json"})
+    for _ in range(20):
+        with suppress(urllib.error.HTTPError), urllib.request.urlopen(request, timeout=30) as response:
+            return json.load(response)
+        time.sleep(1)
     with urllib.request.urlopen(request, timeout=30) as response:
         return json.load(response)
 
