@@ -135,7 +135,7 @@ def test_prefect_and_mlflow_start_from_this_environment_and_listen_on_this_machi
 
 
 def post(port: int, path: str, body: dict[str, Any]) -> Any:
-    """What Prefect's API answers; asked again while it is busy (503: its database is locked), as its own client does."""
+    """What Prefect's API answers; asked again while it is busy (503: its database is locked), as its client does."""
     address = f"http://127.0.0.1:{port}/api/{path}"
     request = urllib.request.Request(address, json.dumps(body).encode(), {"Content-Type": "application/json"})
     for _ in range(20):
