@@ -238,15 +238,14 @@ def test_the_parent_run_and_prefect_show_the_decision_and_the_run_links_its_mode
 # ---------------------------------------------------------------- what a person sees in MLflow, in a browser
 
 
-@pytest.fixture(scope="module")
-def ui(by_flow: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Page, str]]:
-    """A browser, and the address of the server that the clone's own `mlflow/serve` starts."""
+@pytest.fixture
+def ui(by_flow: Path, tmp_path: Path) -> Iterator[tuple[Page, str]]:
+    """A browser, and the address of the server that the clone's own `mlflow/serve` starts; of one test, since others
+    look at what still works in the clone."""
     port = free_port()
-    with browser_page() as page:
-        home = tmp_path_factory.mktemp("home")
-        with running([str(by_flow / "mlflow/serve")], home, MLFLOW_PORT=str(port)) as log:
-            wait_until_healthy(port, "/health", log)
-            yield page, f"http://127.0.0.1:{port}"
+    with browser_page() as page, running([str(by_flow / "mlflow/serve")], tmp_path, MLFLOW_PORT=str(port)) as log:
+        wait_until_healthy(port, "/health", log)
+        yield page, f"http://127.0.0.1:{port}"
 
 
 def page_of(clone: Path, name: str) -> str:
