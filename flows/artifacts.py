@@ -15,6 +15,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import ArtifactUpdate
 from prefect.exceptions import PrefectException
 
+from flows import tracking
 from flows.board import DONE, Step, Steps
 
 EVERY = 15.0
@@ -47,8 +48,8 @@ class Artifacts:
             self.tell(steps, now)
         except ERRORS as error:
             if not self.warned:
-                reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-                LOG.warning("warning: Prefect does not show how far the line is (%s); the work goes on", reason)
+                said = tracking.reason_of(error)
+                LOG.warning("warning: Prefect does not show how far the line is (%s); the work goes on", said)
             self.warned = True
 
     def tell(self, steps: Steps, now: float) -> None:

@@ -8,7 +8,7 @@ from components.params import Params
 from flows import gate, notes, paths
 from flows.files import read_json
 from flows.gate import GateReport
-from flows.report.headline import TRAINING
+from flows.report.headline import TRAINING, searches_cost
 from flows.report.reading import counted, interval, milliseconds, percent
 
 Outcome = Literal["published", "already champion", "refused"]
@@ -57,23 +57,29 @@ def read(
 
 def charted(found: Findings) -> dict[str, float]:
     """`headline/<name>`, to compare retrains by."""
-    reference, searches = found.report.reference, searches_cost(found)
+    searches = searches_cost(found.spent)
     values = {
         "accuracy": found.metrics["searched"]["accuracy"],
         "accuracy_baseline": found.metrics["baseline"]["accuracy"],
-        "accuracy_champion": reference.right / reference.images if reference and found.report.champion else None,
+        "accuracy_champion": champion_accuracy(found),
         "latency_ms": found.latency["searched"]["p50_ms"],
         "latency_budget_ms": found.budget_ms,
         "search_core_minutes": searches,
-        "search_trainings": searches / training if searches and (training := found.spent.get(TRAINING)) else None,
+        "search_trainings": trainings(found),
     }
     return {f"headline/{name}": value for name, value in values.items() if value is not None}
 
 
-def searches_cost(found: Findings) -> float | None:
-    """Core-minutes of all searches."""
-    each = [found.spent.get(name) for name in paths.SEARCHES]
-    return None if None in each else sum(minutes or 0.0 for minutes in each)
+def champion_accuracy(found: Findings) -> float | None:
+    """Of the one in service on the same images; None if there is none."""
+    reference = found.report.reference
+    return reference.right / reference.images if reference and found.report.champion else None
+
+
+def trainings(found: Findings) -> float | None:
+    """What the searches cost, as a multiple of one training; None where either was not recorded."""
+    searches, training = searches_cost(found.spent), found.spent[TRAINING]
+    return None if searches is None or not training else searches / training
 
 
 def headline(found: Findings) -> str:
@@ -90,11 +96,9 @@ def headline(found: Findings) -> str:
 
 
 def champion(found: Findings) -> str:
-    """How accurate the one in service is on the same images, if there is one."""
-    reference = found.report.reference
-    if found.report.champion is None or reference is None:
-        return ""
-    return f", champion {percent(reference.right / reference.images)}"
+    """How accurate the one in service is, if there is one."""
+    accuracy = champion_accuracy(found)
+    return "" if accuracy is None else f", champion {percent(accuracy)}"
 
 
 def judgement(report: GateReport) -> str:
@@ -108,10 +112,10 @@ def judgement(report: GateReport) -> str:
 
 
 def cost(found: Findings) -> str:
-    searches, training = searches_cost(found), found.spent.get(TRAINING)
+    searches, multiple = searches_cost(found.spent), trainings(found)
     if searches is None:
         return "What the searches cost was not recorded."
-    times = f", {searches / training:.1f} times one training" if training else ""
+    times = "" if multiple is None else f", {multiple:.1f} times one training"
     return f"The searches cost {searches:.3g} core-minutes{times}."
 
 

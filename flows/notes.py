@@ -9,7 +9,7 @@ from typing import Any
 
 from flows import paths
 from flows.files import read_json
-from flows.report.reading import Row, counted, interval, milliseconds, percent, read_rows
+from flows.report.reading import Row, chain, counted, interval, milliseconds, percent, read_rows
 
 NAMED = 3
 """Operations of a policy that a sentence names."""
@@ -56,11 +56,11 @@ def found(name: str) -> str:
 
 def prepared(_: str) -> str:
     counts = {split: sum(own.values()) for split, own in read_json(paths.STATISTICS)["counts"].items()}
-    classes, size = read_json(paths.CLASSES), read_json(paths.CLASSES)["size"]
+    classes = read_json(paths.CLASSES)
     splits = ", ".join(f"{split} {counts[split]:,}" for split in ("train", "val", "test"))
     return (
         f"{counted(sum(counts.values()), 'image')} of {counted(len(classes['names']), 'class', 'classes')}, "
-        f"{size}×{size}×{classes['channels']}: {splits}"
+        f"{classes['size']}×{classes['size']}×{classes['channels']}: {splits}"
     )
 
 
@@ -78,7 +78,7 @@ def measured(_: str) -> str:
 def chosen(_: str) -> str:
     """A clause for each budget."""
     return "; ".join(
-        f"For {milliseconds(one['latency_ms'])}: `{one['architecture'].replace('|', ' → ')}`, predicted "
+        f"For {milliseconds(one['latency_ms'])}: `{chain(one['architecture'])}`, predicted "
         f"{milliseconds(one['predicted_latency_ms'])}, {one['parameters']:,} parameters"
         for one in read_json(paths.ARCHITECTURE / "architecture.json")["budgets"]
     )

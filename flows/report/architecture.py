@@ -18,7 +18,7 @@ from flows.files import read_json
 from flows.report import figures, searched
 from flows.report.figures import Judged
 from flows.report.parts import Chain, Figure, Link, Maker, Note, Part, Table
-from flows.report.reading import Row, counted, interval, milliseconds, number, percent, read_rows
+from flows.report.reading import Row, chain, counted, interval, milliseconds, number, percent, read_rows
 
 DRAWN = 2000
 """Networks in the chart of scores."""
@@ -115,7 +115,7 @@ def pool_row(row: Row) -> list[str]:
         row["rank"],
         "" if potential is None else percent(potential),
         "" if latency is None else milliseconds(latency),
-        row["architecture"].replace("|", " → "),
+        chain(row["architecture"]),
         row["dropped"] or "in the pool",
     ]
 

@@ -160,10 +160,15 @@ def costs() -> dict[str, float | None]:
     return found
 
 
+def searches_cost(spent: Mapping[str, float | None]) -> float | None:
+    """Core-minutes of all searches; None if one was not recorded."""
+    each = [spent[name] for name in paths.SEARCHES]
+    return None if None in each else sum(minutes or 0.0 for minutes in each)
+
+
 def searches_fact(spent: Mapping[str, float | None]) -> Fact:
-    total = sum(spent[name] or 0 for name in paths.SEARCHES)
-    training = spent[TRAINING]
-    if any(spent[name] is None for name in paths.SEARCHES):
+    total, training = searches_cost(spent), spent[TRAINING]
+    if total is None:
         return Fact(name="core-minutes of search", value="not recorded", beside="or MLflow cannot be asked")
     beside = f"{total / training:.1f} times one training ({training:.3g})" if training else "one training: not recorded"
     return Fact(name="core-minutes of search", value=f"{total:.3g}", beside=beside)

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
+from components.architecture.space import blocks_of
+
 Row = dict[str, str]
 K = TypeVar("K")
 
@@ -47,6 +49,11 @@ def interval(scores: Mapping[str, float]) -> str:
 def milliseconds(ms: float) -> str:
     """Three significant digits, none in powers of ten."""
     return f"{ms:.3g} ms" if ms >= 0.001 else f"{ms:.6f} ms"
+
+
+def chain(architecture: str) -> str:
+    """An architecture's text for people: `first → second`."""
+    return " → ".join(blocks_of(architecture))
 
 
 def folded(classes: int) -> str:

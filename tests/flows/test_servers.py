@@ -10,7 +10,8 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -138,12 +139,15 @@ def post(port: int, path: str, body: dict[str, Any]) -> Any:
     """What Prefect's API answers; asked again while it is busy (503: its database is locked), as its client does."""
     address = f"http://127.0.0.1:{port}/api/{path}"
     request = urllib.request.Request(address, json.dumps(body).encode(), {"Content-Type": "application/json"})
-    for _ in range(20):
-        with suppress(urllib.error.HTTPError), urllib.request.urlopen(request, timeout=30) as response:
-            return json.load(response)
+    end = time.monotonic() + PATIENCE
+    while True:
+        try:
+            with urllib.request.urlopen(request, timeout=30) as response:
+                return json.load(response)
+        except urllib.error.HTTPError as error:
+            if error.code != HTTPStatus.SERVICE_UNAVAILABLE or time.monotonic() > end:
+                raise
         time.sleep(1)
-    with urllib.request.urlopen(request, timeout=30) as response:
-        return json.load(response)
 
 
 def test_a_deployments_schedule_makes_runs(tmp_path: Path) -> None:
