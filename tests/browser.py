@@ -43,9 +43,9 @@ def browser_page() -> Iterator[Page]:
 
 
 def followed(page: Page, name: str) -> Page:
-    """What a link of a description leads to: MLflow opens it in a tab of its own."""
+    """What a link of a description leads to, in the tab of its own that MLflow opens; its own list stands below."""
     with page.context.expect_page() as opened:
-        page.get_by_role("link", name=name, exact=True).click()
+        page.get_by_role("link", name=name, exact=True).first.click()
     return opened.value
 
 

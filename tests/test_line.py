@@ -279,8 +279,10 @@ def test_a_searchs_page_shows_its_charts_under_the_documented_names_and_its_pict
     by_flow: Path, ui: tuple[Page, str]
 ) -> None:
     page, server = ui
-    own = page_of(by_flow, "augmentation")
-    page.goto(f"{server}/{own}")
+    page.goto(f"{server}/{page_of(by_flow, 'retrain')}")
+    page.get_by_text("Show more").click()
+    page = followed(page, "augmentation")
+    own = page.url
     expect(page.get_by_text("Most drawn of 16 operations: ")).to_be_in_viewport()
     page.get_by_role("tab", name="Model metrics").click()
     for shown in ("augmentation/reward", "augmentation/rewards", "augmentation/share"):
@@ -289,7 +291,7 @@ def test_a_searchs_page_shows_its_charts_under_the_documented_names_and_its_pict
         expect(page.get_by_text(shown, exact=True).first).to_be_attached()
     expect(page.locator(".js-plotly-plot .scatterlayer .trace").first).to_be_visible()
     keep(page, "augmentation-metrics")
-    page.goto(f"{server}/{own.replace('?', '/artifacts/charts/images_under_the_policy.png?')}")
+    page.goto(own.replace("?", "/artifacts/charts/images_under_the_policy.png?"))
     expect(page.get_by_alt_text("charts/images_under_the_policy.png")).to_be_visible()
     keep(page, "augmentation-images")
 
