@@ -5,14 +5,16 @@ trains N times as many images and scores N + 1 models on val after every trunk; 
 search by gradients trains one network and takes a gradient of every element after every trunk, on a twentieth of its
 images as in the CIFAR-10 preset (which has a head start of as many images as its trunks, not counted here).
 `none` of two workers: two such trainings side by side that never wait for each other, which is all that the machine
-gives to two processes.
+gives to two processes. The splits are files that every process maps, as the line's are.
 CIFAR-10's images where the parquet file is there, else digits.
 """
 
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 from statistics import mean
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -21,6 +23,7 @@ import torch
 from components.augmentation.operations import ELEMENTS
 from components.augmentation.policy import augment_pairs
 from components.augmentation.search import search_augmentation
+from components.data.store import Split, open_split, write_split
 from components.params import Augmentation, Online, Parallel
 from components.training import Augment
 from flows.cost import cpu_seconds
@@ -56,16 +59,30 @@ def rows() -> Iterator[Row]:
     data = "cifar10" if PARQUET.exists() else "digits"
     for seed in SEEDS:
         world = world_of(data, "none", seed)
-        world = replace(world, data=replace(world.data, widths=(32, 64, 128)))
-        pairs = augment_pairs(ELEMENTS, np.random.default_rng(seed).integers(len(ELEMENTS), size=(2, 2)).tolist())
-        train_network(world, world.train, pairs, IMAGES)
-        one = spent(train_network, world, world.train, pairs, TRUNKS * IMAGES)
-        yield row(data, seed, ("none", 1, 1, "none"), one, one)
-        apart(world, pairs, IMAGES)
-        yield row(data, seed, ("none", 2, 2, "loky"), spent(apart, world, pairs, TRUNKS * IMAGES), one)
-        for run in RUNS:
-            search(world, *run, trunks=1)
-            yield row(data, seed, run, spent(search, world, *run), one)
+        with TemporaryDirectory() as folder:
+            yield from costs(data, mapped(replace(world, data=replace(world.data, widths=(32, 64, 128))), Path(folder)))
+
+
+def mapped(world: World, folder: Path) -> World:
+    """The same with train and val in files."""
+    for name in ("train", "val"):
+        split: Split = getattr(world, name)
+        write_split(folder / name, split.images, split.labels)
+    return replace(world, train=open_split(folder / "train"), val=open_split(folder / "val"))
+
+
+def costs(data: str, world: World) -> Iterator[Row]:
+    """Of one seed."""
+    seed = world.seed
+    pairs = augment_pairs(ELEMENTS, np.random.default_rng(seed).integers(len(ELEMENTS), size=(2, 2)).tolist())
+    train_network(world, world.train, pairs, IMAGES)
+    one = spent(train_network, world, world.train, pairs, TRUNKS * IMAGES)
+    yield row(data, seed, ("none", 1, 1, "none"), one, one)
+    apart(world, pairs, IMAGES)
+    yield row(data, seed, ("none", 2, 2, "loky"), spent(apart, world, pairs, TRUNKS * IMAGES), one)
+    for run in RUNS:
+        search(world, *run, trunks=1)
+        yield row(data, seed, run, spent(search, world, *run), one)
 
 
 def row(data: str, seed: int, run: Run, took: dict[str, float], one: dict[str, float]) -> Row:
