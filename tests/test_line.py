@@ -314,6 +314,42 @@ def test_the_model_versions_page_shows_the_decision_tags_and_the_way_back_to_its
     keep(page, "model")
 
 
+def test_prefects_page_of_a_retrain_leads_to_its_steps_the_headline_the_report_and_mlflow(
+    by_flow: Path, tmp_path: Path
+) -> None:
+    port = free_port()
+    own = f"http://127.0.0.1:{port}"
+    _, parent = parent_of(by_flow)
+    database = sqlite3.connect(by_flow / ".prefect-home" / "prefect.db")
+    (flow_run,) = database.execute("SELECT id FROM flow_run").fetchone()
+    kept = dict(database.execute("SELECT key, id FROM artifact"))
+    variables = {
+        "PREFECT_HOME": str(by_flow / ".prefect-home"),
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_SERVER_UI_API_URL": f"{own}/api",
+        "PREFECT_SERVER_UI_STATIC_DIRECTORY": str(tmp_path / "pages"),  # the pages hold the address of the API
+    }
+    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
+    with browser_page() as page, running(command, tmp_path, **variables) as log:
+        wait_until_healthy(port, "/api/health", log)
+        page.goto(f"{own}/runs/flow-run/{flow_run}")
+        expect(page.get_by_text("tiny-digits", exact=True).first).to_be_visible()
+        expect(page.get_by_text("12 Task runs")).to_be_visible()
+        keep(page, "prefect-run")
+        page.get_by_text("Artifacts", exact=True).first.click()
+        expect(page.get_by_text("augmentation trunks 3 of 3, best reward")).to_be_attached()
+        page.get_by_text("stages", exact=True).first.click()
+        for shown in ("train@searched", "6 of 6 checks passed", "version 1 published"):
+            expect(page.get_by_text(shown, exact=True)).to_be_attached()
+        keep(page, "prefect-stages")
+        page.goto(f"{own}/artifacts/artifact/{kept['headline']}")
+        expect(page.get_by_text("Version 1 published: accuracy")).to_be_visible()
+        for key, place in (("report", "/artifacts/report.html"), ("mlflow", "?")):
+            page.goto(f"{own}/artifacts/artifact/{kept[key]}")
+            run_page = f"http://127.0.0.1:5000/#/experiments/1/runs/{parent.info.run_id}"
+            expect(page.locator(f"a[href^='{run_page}{place}']")).to_be_visible()
+
+
 def test_prefect_shows_a_table_of_the_steps_and_how_far_each_was(by_flow: Path) -> None:
     database = sqlite3.connect(by_flow / ".prefect-home" / "prefect.db")
     (table,) = database.execute("SELECT data FROM artifact WHERE key = 'stages' ORDER BY created LIMIT 1").fetchone()

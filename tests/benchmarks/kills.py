@@ -183,13 +183,15 @@ def outputs(folder: Path, stage: str) -> object:
 
 
 def table(rows: Sequence[Row]) -> str:
+    """Of the trials in which there was still something to kill."""
+
     def total(of: Sequence[Row], what: str) -> int:
         return sum(int(str(row[what])) for row in of)
 
     lines = []
     for stage in STAGES:
         for victim in VICTIMS:
-            of = [row for row in rows if (row["stage"], row["victim"]) == (stage, victim)]
+            of = [row for row in rows if (row["stage"], row["victim"]) == (stage, victim) and row["killed"]]
             same = sum(bool(row["identical"]) for row in of)
             counted = [total(of, what) for what in ("orphans", "stuck_runs", "lost_records", "unfinished_files")]
             lines.append([stage, victim, len(of), f"{same} of {len(of)}", *counted])

@@ -24,16 +24,15 @@ def test_every_result_file_has_its_protocol_and_one_row_a_measurement(path: Path
 
 
 def test_a_stale_table_is_written_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = [
-        {"driver": driver, "seed": 1, "wall_seconds": 2.0, "cpu_seconds": 3.0} for driver in ("bare", "dvc", "flow")
-    ]
+    row = {"preset": "digits", "seed": 1, "wall_seconds": 2.0, "cpu_seconds": 3.0}
+    rows = [row | {"driver": driver} for driver in ("bare", "dvc", "flow")]
     protocol = {"commit": "abc", "hardware": "x", "versions": {"torch": "2"}, "seeds": [1], "date": "d", "command": "c"}
     (tmp_path / "line_overhead.json").write_text(
         json.dumps({"name": "line_overhead", "protocol": protocol, "rows": rows})
     )
     monkeypatch.setattr(harness, "RESULTS", tmp_path)
     new = harness.with_tables("before\n<!-- table: line_overhead -->\n| stale |\n<!-- end -->\nafter")
-    assert new.startswith("before\n<!-- table: line_overhead -->\n| driver |")
+    assert new.startswith("before\n<!-- table: line_overhead -->\n| preset |")
     assert "stale" not in new
     assert new.endswith("\n<!-- end -->\nafter")
     assert harness.with_tables(new) == new
