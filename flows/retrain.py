@@ -131,7 +131,9 @@ def reproduce(name: str, parent_run: str | None, channel: Path) -> None:
             environment[stage.PARENT_RUN] = parent_run
         code = None
         try:
-            code = run_group(versions.dvc("--wait-for-lock", "repro", "--single-item", name), environment)
+            with versions.without_hints() as output:
+                command = versions.dvc("--wait-for-lock", "repro", "--single-item", name)
+                code = run_group(command, environment, stdout=output)
         finally:
             if code != 0:
                 tracking.settle()  # of what could not say that it was killed
@@ -153,9 +155,10 @@ def run_group(
     folder: Path | None = None,
     ways: Sequence[signal.Signals] = lifeline.GENTLY,
     patience: float = lifeline.PATIENCE,
+    stdout: int | None = None,
 ) -> int:
     """Run a command in a process group of its own, of which nothing is left, whatever ends the command or us."""
-    process = subprocess.Popen(command, env=environment, cwd=folder, start_new_session=True)
+    process = subprocess.Popen(command, env=environment, cwd=folder, stdout=stdout, start_new_session=True)
     try:
         return process.wait()
     finally:

@@ -8,12 +8,20 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import yaml
 
 LOCK = Path("dvc.lock")
 PIPELINE = Path("dvc.yaml")
+HINTS = (
+    "Generating lock file", "Updating lock file", "Use `dvc push`",
+    "To track the changes with git", "git add ", "To enable auto staging", "dvc config core.autostage",
+)  # fmt: skip
+"""How the lines begin that DVC repeats after every stage, of what a person does once a run, if at all."""
+RELAYED = 2.0
+"""Seconds in which the last lines are printed, if something still holds the descriptor."""
 Lock = Mapping[str, Any]
 """A stage's entry in dvc.lock: cmd, deps, params and, once it has run, outs."""
 
@@ -25,6 +33,26 @@ class VersionsError(ValueError):
 def dvc(*arguments: str) -> list[str]:
     """The command line of this environment's DVC, whatever PATH says."""
     return [sys.executable, "-m", "dvc", *arguments]
+
+
+@contextmanager
+def without_hints() -> Iterator[int]:
+    """A file descriptor for DVC's output; all that is written there is printed, but blank lines and hints."""
+    reader, writer = os.pipe()
+
+    def relay() -> None:
+        with open(reader, encoding="utf-8", errors="replace") as lines:
+            for line in lines:
+                if line.strip() and not line.strip().startswith(HINTS):
+                    print(line, end="", flush=True)
+
+    thread = Thread(target=relay, daemon=True)
+    thread.start()
+    try:
+        yield writer
+    finally:
+        os.close(writer)
+        thread.join(RELAYED)
 
 
 def stage_environment() -> dict[str, str]:

@@ -144,3 +144,16 @@ def test_a_remote_that_is_not_configured_is_one_sentence(repo: Path) -> None:
     with pytest.raises(versions.VersionsError, match=r"`dvc --quiet push .*` failed: .*gone") as caught:
         versions.push_data(Path("data/raw.dvc"))
     assert "\n" not in str(caught.value)
+
+
+def test_what_dvc_says_is_printed_without_its_hints(capfd: pytest.CaptureFixture[str]) -> None:
+    """As DVC 3 ends a stage."""
+    said = (
+        "Running stage 'loss':\n> python -m flows.stage loss\nUpdating lock file 'dvc.lock'\n\n"
+        "To track the changes with git, run:\n\n\tgit add dvc.lock\n\n"
+        "To enable auto staging, run:\n\n\tdvc config core.autostage true\n"
+        "Use `dvc push` to send your updates to remote storage.\n"
+    )
+    with versions.without_hints() as output:
+        subprocess.run(["printf", "%s", said], stdout=output, check=True)
+    assert capfd.readouterr().out == "Running stage 'loss':\n> python -m flows.stage loss\n"
