@@ -6,6 +6,8 @@ Each is one artifact that is updated: a new version of it each time would cost t
 import json
 import logging
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import cast
 from uuid import UUID
 
@@ -24,6 +26,15 @@ ERRORS = (httpx.HTTPError, PrefectException, OSError)
 """How a server fails."""
 
 LOG = logging.getLogger(__name__)
+
+
+@contextmanager
+def tolerated(what: str) -> Iterator[None]:
+    """Go on without Prefect: one line says what it does not show."""
+    try:
+        yield
+    except ERRORS as error:
+        tracking.warn(f"Prefect does not show {what}", error)
 
 
 class Artifacts:

@@ -103,9 +103,9 @@ COMMANDS: Mapping[str, Command] = {
     ),
     "ingest": Command(
         does="Make the sound images of the data source the current data version. What was turned away is listed with "
-        "its reason in data/raw/validation.json. Whatever stops it leaves the data as they were.",
+        "its reason in data/raw/validation.json. Whatever stops it leaves whole data, the old or the new.",
         example="python -m flows.ingest",
-        codes={0: "done", 2: "the source or the settings were refused; nothing was changed"},
+        codes={0: "done", 2: "the source or the settings were refused, or DVC failed; one sentence says which"},
         settings="data.source, data.path, data.size, data.val, data.test",
         arguments=of_ingest,
     ),
@@ -152,7 +152,12 @@ COMMANDS: Mapping[str, Command] = {
     "publish rollback": Command(
         does="Put the champion's predecessor back into service. What was taken back is not published again by itself.",
         example='python -m flows.publish rollback --reason "wrong on night images"',
-        codes={0: "rolled back", 1: "the registry cannot be used", 2: "there is nothing to go back to"},
+        codes={
+            0: "rolled back",
+            1: "the registry cannot be used",
+            2: "there is nothing to go back to",
+            130: "interrupted; see which version is champion before you repeat it",
+        },
         settings="publish.model",
         arguments=of_rollback,
     ),

@@ -52,15 +52,17 @@ class IngestReport:
 def ingest(params: Params, progress: Progress = unwatched) -> IngestReport:
     """Read the source anew and make it the current data version; pushed, when a DVC remote is configured.
 
-    Raises ValueError, with nothing changed, when the source cannot be used.
+    Raises ValueError, with nothing changed, when the source cannot be used or another ingest is at it; VersionsError
+    when DVC cannot take or push what is in place then.
     """
     source = open_source(params.data)
-    with replacing_folder(paths.RAW) as folder:
-        report = take_in(source, folder, params.data, progress)
-        require_splits(report, params)
-    versions.add_data(paths.RAW)
-    if versions.has_remote():
-        versions.push_data(paths.RAW_DVC)
+    with alone():
+        with replacing_folder(paths.RAW) as folder:
+            report = take_in(source, folder, params.data, progress)
+            require_splits(report, params)
+        versions.add_data(paths.RAW)
+        if versions.has_remote():
+            versions.push_data(paths.RAW_DVC)
     return IngestReport(
         classes=len(report.classes),
         images=len(report.kept),
@@ -84,19 +86,18 @@ def require_splits(report: Report, params: Params) -> None:
 def replacing_folder(folder: Path) -> Iterator[Path]:
     """An empty folder beside `folder` that takes its place when the block ends well, and vanishes when it does not.
 
-    A kill leaves at most `.<name>.new` and `.<name>.old` beside it, which the next call clears away. Raises ValueError
-    when another process is at it.
+    A kill leaves at most `.<name>.new` and `.<name>.old` beside it, which the next call clears away. One process at a
+    time.
     """
     new, old = (folder.with_name(f".{folder.name}.{word}") for word in ("new", "old"))
-    with alone():
-        recover(folder, old)
+    recover(folder, old)
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir(parents=True)
+    try:
+        yield new
+        swap(new, folder, old)
+    finally:
         shutil.rmtree(new, ignore_errors=True)
-        new.mkdir(parents=True)
-        try:
-            yield new
-            swap(new, folder, old)
-        finally:
-            shutil.rmtree(new, ignore_errors=True)
 
 
 @contextlib.contextmanager
@@ -139,7 +140,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {mistake}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("error: interrupted; the data are as they were", file=sys.stderr)
+        print("error: interrupted; the data are whole, old or new: the same command again finishes", file=sys.stderr)
         return 130
     print(report.sentence())
     return 0

@@ -254,7 +254,10 @@ def publish(params: Params, parent_run: str | None, report: GateReport) -> Publi
     file is not the one that was judged, RegistryError.
     """
     published = register(params, parent_run, report)
-    decision.keep(published.report, params.publish.model, published.version, published.outcome)
+    try:
+        decision.keep(published.report, params.publish.model, published.version, published.outcome)
+    except OSError as error:
+        LOG.warning("warning: the decision is in MLflow alone, not in results (%s); the model is registered", error)
     try:
         describe(params, published)
     except (*tracking.ERRORS, *notes.UNREADABLE) as error:
@@ -457,15 +460,27 @@ def go_forward(params: Params) -> int:
 
 
 def go_back(params: Params, who: str, why: str) -> int:
-    done, name = registry.roll_back(params.publish.model, who, why), params.publish.model
+    name = params.publish.model
+    try:
+        done = registry.roll_back(name, who, why)
+    except KeyboardInterrupt:
+        print(
+            f"error: interrupted; see which version models:/{name}@{CHAMPION} is before you repeat it: done twice, it "
+            f"goes back two",
+            file=sys.stderr,
+        )
+        return 130
     print(f"champion  {name} version {done.restored}, back in service: models:/{name}@{CHAMPION}")
     print(f"withdrawn version {done.withdrawn}, by {who}: {why or 'no reason given'}")
     return 0
 
 
 def person() -> str:
-    """Who sits here."""
-    return versions.git("config", "user.name") or getpass.getuser()
+    """Who sits here. Raises ValueError where nobody has a name, as in some containers."""
+    try:
+        return versions.git("config", "user.name") or getpass.getuser()
+    except (KeyError, OSError):
+        raise ValueError("nobody knows who you are here; say it with --by") from None
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ def replayed(world: World, weights: Weights, folder: Path) -> World:
 def finished(folder: Path) -> int:
     """Stages of which nothing is left to be computed: those before the last that was scored, or fewer (strategies that
     score on one slice of val)."""
-    kept = sorted(folder.glob("*.json"))
+    kept = sorted(folder.glob("[0-9]*.json"))
     stages = [int(name.partition(" ")[0]) for name in read_json(kept[-1])] if kept else []
     return max(stages, default=1) - 1
 

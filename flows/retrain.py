@@ -48,7 +48,7 @@ from flows import (
     versions,
     warm_start,
 )
-from flows.artifacts import Artifacts
+from flows.artifacts import Artifacts, tolerated
 from flows.board import Board, watching
 from flows.gate import GateReport
 from flows.notify import notify
@@ -179,11 +179,12 @@ def decide(params: Params) -> GateReport:
 def ship(params: Params, parent_run: str | None, report: GateReport) -> publish.Published:
     """Register the model and, if the gate let it through, move the champion alias."""
     published = publish.publish(params, parent_run, report)
-    create_markdown_artifact(
-        f"{findings.judgement(published.report)}\n\n{published.report.to_markdown()}",
-        key="gate",
-        description=f"Version {published.version} {published.outcome}",
-    )
+    with tolerated("the gate's checks"):
+        create_markdown_artifact(
+            f"{findings.judgement(published.report)}\n\n{published.report.to_markdown()}",
+            key="gate",
+            description=f"Version {published.version} {published.outcome}",
+        )
     return published
 
 
@@ -199,7 +200,7 @@ def place_start(revision: str, digest: str) -> None:
 def tell(params: Params, published: publish.Published) -> None:
     """Write the report, keep it with the run, and link it."""
     publish.keep_report(params, published.run)
-    with tracking.tolerated("what Prefect shows of it"):
+    with tracking.tolerated("what Prefect shows of it"), tolerated("headline and report"):
         found = publish.found_by(params, published)
         create_markdown_artifact(
             publish.run_note(found, published.run, tracking.address_of),
@@ -218,7 +219,7 @@ def link_run(run: str | None) -> None:
     """From Prefect's page of this flow to MLflow's of its run, while it goes on."""
     if run is None:
         return
-    with tracking.tolerated("Prefect's link to the run"):
+    with tracking.tolerated("where the run's page is"), tolerated("the link to the run"):
         create_link_artifact(
             tracking.address_of(tracking.run_page(run)),
             link_text="This retrain in MLflow",

@@ -76,7 +76,9 @@ def left_behind() -> Generator[tuple[str, Record, list[Record]], None, None]:
         try:
             with lock.acquire(timeout=0):
                 if records := read(file):
-                    yield file.stem, records[0], records[1:]
+                    header, *rest = records
+                    # a disk that was full for a moment let the header be written twice
+                    yield file.stem, header, [record for record in rest if record != header]
                 remove(file)
         except Timeout:
             continue

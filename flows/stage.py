@@ -113,6 +113,7 @@ def run_stage(word: str, variant: str | None) -> None:
     require(variant in known, f"{variant or 'none'} is no variant of it; use {named}")
     name = f"{word}@{variant}" if variant else word
     before = versions.stage_inputs(name)
+    params = load_params()  # as they were hashed, or are by the end: an edit since the first reading is in both
     tracking.settle()
     said = {tracking.NOTE: notes.note(name, finished=False)}
     run = StageRun(name, parent_run_id=os.environ.get(PARENT_RUN), tags=lineage_tags(before) | said)

@@ -76,7 +76,7 @@ def add_data(folder: Path) -> None:
 
 def push_data(pointer: Path) -> None:
     """Send a data version to the default DVC remote."""
-    run_dvc("--quiet", "push", str(pointer))
+    run_dvc("--quiet", "--wait-for-lock", "push", str(pointer))
 
 
 def has_remote() -> bool:

@@ -227,6 +227,13 @@ def test_finalists_have_both_ranks_and_the_others_one(finished: Params) -> None:
         assert 0 <= float(pool[0]["alone"]) <= 1
 
 
+def test_a_search_that_is_ended_after_its_finalists_leaves_the_same_bytes(finished: Params) -> None:
+    before = {file: file.read_bytes() for file in paths.ARCHITECTURE.iterdir()}
+    assert (CHECKPOINT / "finalists.json").exists()
+    architecture.run(finished, Recorder(), CHECKPOINT)
+    assert {file: file.read_bytes() for file in paths.ARCHITECTURE.iterdir()} == before
+
+
 def test_without_finalists_the_pool_is_still_listed(params: Params) -> None:
     params = replace(params, architecture=replace(params.architecture, finalists=0))
     architecture.run(params, Recorder(), CHECKPOINT)

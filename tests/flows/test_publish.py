@@ -1,7 +1,9 @@
 """Only a model that passes every check becomes champion, and what users load is the model that was judged."""
 
 import dataclasses
+import errno
 import json
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from mlflow.exceptions import MlflowException
 
 from components.architecture.timing import Measurement, device_of
 from components.data.store import Classes, write_classes, write_split
@@ -453,6 +456,58 @@ def test_a_rollback_killed_at_its_one_step_is_done_by_the_same_command_again(
                 registry.roll_back(params.publish.model, "someone", "")
         assert aliases(params)[0] == champion
     assert registry.roll_back(params.publish.model, "someone", "").restored == "1"
+
+
+def test_a_rollback_whose_view_cannot_be_moved_is_done_and_says_so(
+    params: Params, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As an error, it would be repeated, and take back a version more."""
+    shipped_in_turn(params, HALF, THREE_QUARTERS, PERFECT)
+
+    def locked(*arguments: Any) -> None:
+        raise MlflowException("database is locked")
+
+    monkeypatch.setattr(tracking, "drop_alias", locked)
+    assert registry.roll_back(params.publish.model, "someone", "").restored == "2"
+    assert aliases(params)[0] == "2"
+    assert "MLflow did not record the alias previous (database is locked)" in caplog.text
+
+
+def test_a_rollback_that_is_interrupted_asks_to_look_before_it_is_repeated(
+    params: Params, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(registry, "roll_back", interrupted)
+    monkeypatch.setattr(publish, "load_params", lambda: params)
+    assert publish.main(["rollback", "--by", "someone"]) == 130
+    assert "see which version models:/" in capsys.readouterr().err
+
+
+def test_who_rolls_back_is_asked_where_nobody_has_a_name(
+    params: Params, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def nobody() -> str:
+        raise KeyError("getpwuid(): uid not found: 1234")
+
+    monkeypatch.setattr("flows.publish.versions.git", lambda *arguments: None)
+    monkeypatch.setattr("flows.publish.getpass.getuser", nobody)
+    monkeypatch.setattr(publish, "load_params", lambda: params)
+    assert publish.main(["rollback"]) == 2
+    assert capsys.readouterr().err == "error: nobody knows who you are here; say it with --by\n"
+
+
+def test_a_disk_that_is_full_after_the_promotion_is_a_warning(
+    params: Params, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(*arguments: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("flows.publish.decision.keep", full)
+    write_results(THREE_QUARTERS, 0.75)
+    assert ship(params).outcome == "published"
+    assert "the decision is in MLflow alone" in caplog.text
 
 
 def test_no_damaged_file_is_put_back_into_service(params: Params) -> None:

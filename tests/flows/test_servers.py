@@ -135,6 +135,19 @@ def test_prefect_and_mlflow_start_from_this_environment_and_listen_on_this_machi
     assert not reachable("127.0.0.1", prefect_port)
 
 
+def test_a_deployments_slot_outlives_no_machine_and_other_pages_are_not_let_in() -> None:
+    """As a server has it that starts in this checkout: leases that a restart finds again, no open door for pages."""
+    code = (
+        "from prefect.settings import get_current_settings as s; import json; own = s().server; print(json.dumps(["
+        "own.concurrency.lease_storage, own.api.cors_allowed_origins]))"
+    )
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=clean, capture_output=True, text=True, check=True)
+    storage, origins = json.loads(done.stdout)
+    assert storage == "prefect.server.concurrency.lease_storage.filesystem"
+    assert "*" not in origins
+
+
 def post(port: int, path: str, body: dict[str, Any]) -> Any:
     """What Prefect's API answers; asked again while it is busy (503: its database is locked), as its client does."""
     address = f"http://127.0.0.1:{port}/api/{path}"

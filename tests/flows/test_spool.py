@@ -55,3 +55,13 @@ def test_a_line_that_was_cut_off_costs_itself_alone(folder: Path) -> None:
     file = folder / "a.jsonl"
     file.write_text(file.read_text().replace('{"step": 1}', '{"st'))
     assert spool.read(file) == [{"name": "loss"}, {"step": 0}, {"step": 2}]
+
+
+def test_a_header_that_is_there_twice_is_no_record(folder: Path) -> None:
+    """A full disk let neither through at first, and then both."""
+    waiting = Spool("a", {"name": "loss"})
+    waiting.add({"step": 0})
+    waiting.empty = True
+    waiting.add({"step": 1})
+    waiting.close()
+    assert list(left_behind()) == [("a", {"name": "loss"}, [{"step": 0}, {"step": 1}])]

@@ -279,3 +279,25 @@ def test_torch_starts_after_the_stage_has_set_its_environment_up() -> None:
     code = "import sys; import flows.stage; sys.exit('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env={"PYTHONPATH": str(ROOT)}, check=False)
     assert done.returncode == 0
+
+
+def test_settings_that_are_saved_while_dvc_hashes_are_those_that_are_computed_with(
+    run_with: Callable[[Work], int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hashed, seen = versions.stage_inputs, []
+
+    def saved_meanwhile(name: str) -> versions.Lock:
+        if not seen:
+            seen.append(0)
+            settings = Path("params.yaml")
+            settings.write_text(settings.read_text().replace("seed: 1\n", "seed: 7\n", 1))
+        return hashed(name)
+
+    monkeypatch.setattr(versions, "stage_inputs", saved_meanwhile)
+
+    def work(params: Params, observe: Observer) -> None:
+        write(params, observe)
+        seen.append(params.seed)
+
+    assert run_with(work) == 0
+    assert seen == [0, 7]

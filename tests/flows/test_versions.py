@@ -141,7 +141,7 @@ def test_a_truncated_lock_is_one_sentence_that_says_what_to_do(repo: Path, cut: 
 
 def test_a_remote_that_is_not_configured_is_one_sentence(repo: Path) -> None:
     Path(".dvc/config.local").write_text("[core]\n    remote = gone\n")
-    with pytest.raises(versions.VersionsError, match=r"`dvc --quiet push .*` failed: .*gone") as caught:
+    with pytest.raises(versions.VersionsError, match=r"`dvc --quiet --wait-for-lock push .*` failed: .*gone") as caught:
         versions.push_data(Path("data/raw.dvc"))
     assert "\n" not in str(caught.value)
 
