@@ -148,22 +148,14 @@ def score_group(
     with one_thread():
         beginning = [supernet.stem, *supernet.blocks(architectures[0][:settled])]
         behind = through(beginning, chunks(recalibration.to(device)), chunks(images.to(device)))
-        return [score_behind(supernet, behind, labels, a[settled:], settled, metric) for a in architectures]
+        endings = [supernet.blocks(a[settled:], settled) for a in architectures]
+        return [score_from(supernet, through(ending, *behind)[1], labels, metric) for ending in endings]
 
 
-def score_behind(
-    supernet: Supernet,
-    behind: tuple[list[Tensor], list[Tensor]],
-    labels: Int64[Tensor, " s"],
-    ending: Architecture,
-    settled: int,
-    metric: str,
-) -> float:
-    """Score of the network whose settled beginning led to the activations `behind`."""
-    _, v = through(supernet.blocks(ending, settled), *behind)
-    with torch.no_grad():
-        logits = torch.cat([supernet.classifier(pool(chunk)) for chunk in v])
-    return SCORES[metric](logits, labels)
+@torch.no_grad()
+def score_from(supernet: Supernet, behind: Sequence[Tensor], labels: Int64[Tensor, " s"], metric: str) -> float:
+    """Score of the network whose last block led to the activations `behind`."""
+    return SCORES[metric](torch.cat([supernet.classifier(pool(chunk)) for chunk in behind]), labels)
 
 
 class SharedWeights:
@@ -185,7 +177,6 @@ class SharedWeights:
         self.val_images, self.val_labels = val
         self.optimiser = make_optimiser(supernet, initial_state(supernet), recipe)
         self.rate = schedule(recipe, self.first_step(len(self.layers) + 1))
-        self.prefix: tuple[int, Architecture, list[Tensor], list[Tensor]] | None = None
 
     def rng(self, stage: int, purpose: int) -> np.random.Generator:
         return np.random.default_rng([self.seed, stage, purpose])
@@ -214,7 +205,6 @@ class SharedWeights:
 
         Raises `Diverged` when the loss is not finite.
         """
-        self.prefix = None
         self.supernet.train()
         rng, draws = self.rng(stage, PATHS), self.torch_rng(stage, AUGMENT)
         rounds = ROUNDS[self.settings.sampling](self.layers, members, rng)
@@ -246,23 +236,17 @@ class SharedWeights:
 
     def restore(self, state: State) -> None:
         """Go on from a state, to the same bytes."""
-        self.prefix = None
         load_state(self.supernet, state)
         self.optimiser = make_optimiser(self.supernet, state, self.recipe)
 
     def score(self, architecture: Architecture, stage: int) -> float:
         """The sub-network's score by the settings' metric on the stage's slice of val."""
-        settled, slice_ = max(0, stage - 1), self.val_slice(stage)
-        with one_thread():
-            behind = self.settled(architecture[:settled], stage, slice_)
-            labels, metric = self.val_labels[slice_], self.settings.metric
-            return score_behind(self.supernet, behind, labels, architecture[settled:], settled, metric)
+        return self.score_all([architecture], stage)[0]
 
     def score_all(
         self, architectures: Sequence[Architecture], stage: int, parallel: Parallel = sequential, devices: Devices = ()
     ) -> list[float]:
         """The scores of many sub-networks, in groups side by side; the same numbers as one after the other."""
-        self.prefix = None
         settled, slice_ = max(0, stage - 1), self.val_slice(stage)
         shown = (self.recalibration_images(), self.val_images[slice_], self.val_labels[slice_])
         groups, places = grouped(architectures, settled), devices or (self.device,)
@@ -284,17 +268,6 @@ class SharedWeights:
         """Indices of the val images that all networks of a stage are scored on; at the last stage, all."""
         count = len(self.val_images) if stage >= len(self.layers) else self.settings.score_images
         return torch.from_numpy(self.rng(stage, SLICE).permutation(len(self.val_images))[:count])
-
-    def settled(
-        self, prefix: Architecture, stage: int, slice_: Int64[Tensor, " s"]
-    ) -> tuple[list[Tensor], list[Tensor]]:
-        """Activations behind the layers that are settled, computed once for all networks that share them."""
-        if self.prefix is None or self.prefix[:2] != (stage, prefix):
-            self.prefix = None  # free the old ones first
-            x, v = self.recalibration_images().to(self.device), self.val_images[slice_].to(self.device)
-            blocks = [self.supernet.stem, *self.supernet.blocks(prefix)]
-            self.prefix = (stage, prefix, *through(blocks, chunks(x), chunks(v)))
-        return self.prefix[2], self.prefix[3]
 
     def recalibration_images(self) -> Images:
         """The fixed slice of training images, augmented as in training, that statistics are re-estimated on."""

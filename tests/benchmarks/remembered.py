@@ -12,10 +12,9 @@ from itertools import groupby
 import torch
 from torch import Tensor, nn
 
-from components.architecture.network import pool
 from components.architecture.search import Pool, World
 from components.architecture.space import Architecture
-from components.architecture.supernet import RECALIBRATION, SCORES, SharedWeights, chunks, random_path, through
+from components.architecture.supernet import RECALIBRATION, SharedWeights, chunks, random_path, score_from, through
 from components.training import State, base_augment, collect_state, initial_state, load_state, make_optimiser
 
 History = tuple[tuple[int, Pool], ...]
@@ -90,7 +89,6 @@ class Remembered:
             weights, (state, _) = self.weights, self.trained[history]
             load_state(weights.supernet, state)
             weights.optimiser = make_optimiser(weights.supernet, state, weights.recipe)
-            weights.prefix = None
             self.loaded = history
 
     def score_all(
@@ -135,9 +133,7 @@ def walk(
 ) -> Iterator[tuple[Architecture, float]]:
     """Networks that agree up to a layer, from the activations x and v before it."""
     if layer == len(weights.layers):
-        with torch.no_grad():
-            logits = torch.cat([weights.supernet.classifier(pool(chunk)) for chunk in v])
-        score = SCORES[weights.settings.metric](logits, weights.val_labels)
+        score = score_from(weights.supernet, v, weights.val_labels, weights.settings.metric)
         yield from ((architecture, score) for architecture in networks)
         return
     for _, group in groupby(networks, key=lambda architecture: architecture[layer]):
