@@ -163,6 +163,35 @@ def post(port: int, path: str, body: dict[str, Any]) -> Any:
         time.sleep(1)
 
 
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (
+            [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", "{port}"],
+            "already in use",
+        ),
+        ([str(ROOT / "mlflow/serve"), "--port", "{port}"], "address already in use"),
+    ],
+    ids=["prefect", "mlflow"],
+)
+def test_a_server_whose_port_is_taken_says_so_and_ends(tmp_path: Path, command: list[str], said: str) -> None:
+    """MLflow's ends with 0 all the same."""
+    own = {
+        "PREFECT_HOME": str(tmp_path),
+        "MLFLOW_BACKEND_STORE_URI": f"sqlite:///{tmp_path}/mlflow.db",
+        "MLFLOW_ARTIFACTS_DESTINATION": str(tmp_path / "artifacts"),
+    }
+    with closing(socket.socket()) as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        done = subprocess.run(
+            [word.format(port=port) for word in command],
+            cwd=tmp_path, env=os.environ | own, capture_output=True, text=True, timeout=PATIENCE, check=False,
+        )  # fmt: skip
+    assert said in " ".join((done.stdout + done.stderr).split())
+
+
 def test_a_deployments_schedule_makes_runs(tmp_path: Path) -> None:
     """A server can be healthy and take deployments while its scheduler fails at each: nothing would ever retrain."""
     port = free_port()

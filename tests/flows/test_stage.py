@@ -16,7 +16,7 @@ import yaml
 from mlflow import MlflowClient
 
 from components.params import Params
-from flows import stage, versions
+from flows import stage, tracking, versions
 from flows.cost import CORE_MINUTES, MINUTES
 from flows.files import write_bytes
 from flows.observer import Observer, Silent
@@ -301,3 +301,38 @@ def test_settings_that_are_saved_while_dvc_hashes_are_those_that_are_computed_wi
 
     assert run_with(work) == 0
     assert seen == [0, 7]
+
+
+HOLDING = """
+import sqlite3, sys
+with sqlite3.connect(sys.argv[1], isolation_level=None) as database:
+    database.execute("BEGIN EXCLUSIVE")
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_store_that_another_process_locks_costs_no_record(
+    run_with: Callable[[Work], int], capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """From the middle of the stage to after its end; the next one hands over what waits."""
+    holders: list[subprocess.Popen[str]] = []
+
+    def work(params: Params, observe: Observer) -> None:
+        command = [sys.executable, "-c", HOLDING, "mlflow/store/mlflow.db"]
+        holders.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
+        assert holders[0].stdout is not None
+        assert holders[0].stdout.readline() == "held\n"
+        write(params, observe)
+
+    assert run_with(work) == 0
+    assert "database is locked" in caplog.text
+    assert Path("out.txt").read_text() == "out"
+    holders[0].communicate("")
+    assert newest_run()[0] == "RUNNING"
+    tracking.settle()
+    status, tags, metrics = newest_run()
+    assert status == "FINISHED"
+    assert metrics["prepare/images"] == 3.0
+    assert tags["dvc.out.out.txt"] == "c68271a63ddbc431c307beb7d2918275"  # md5 of "out"
+    assert list(Path("mlflow/spool").iterdir()) == []
