@@ -370,7 +370,8 @@ class Train:
     (`budget_2` is the second's) and in `evaluate.budgets`."""
     epochs: int
     ema: float = 0.0
-    """Decay a step of the exponential moving average of the weights that ships; 0: the last weights ship."""
+    """Decay a step of the exponential moving average of the weights that ships, less while few steps are averaged (step
+    t, from 0: at most (1 + t) / (10 + t)), so that the random first weights are gone soon; 0: the last weights ship."""
     recipe: Recipe
 
     def __post_init__(self) -> None:
