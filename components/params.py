@@ -305,7 +305,8 @@ class Loss:
     """The loss family and its Gaussian, methods.md section 3."""
 
     knots: int = 10
-    """Values of t and of tau that are searched (10 or more represent ArcFace and A-softmax)."""
+    """Values of t and of tau that are searched: with 10, A-softmax's t (m = 4) is met within 0.19 of its range of 8,
+    ArcFace's (m = .5) with any number within 0.061, for it falls where no member does."""
     sigma: float = 0.2
     """Standard deviation of the Gaussian over unconstrained knots (paper: 0.2)."""
     parametrisation: Literal["monotone", "literal"] = "monotone"
@@ -422,7 +423,9 @@ class Gate:
 
     test: Literal["mcnemar", "bootstrap"] = "mcnemar"
     """`mcnemar`: refused if it is worse beyond chance (exact, one-sided). `bootstrap`: refused unless the images show
-    that it loses no more than the margin: the burden of proof is the new model's, and few test images prove little."""
+    that it loses no more than the margin (Bayesian bootstrap, one more image counted as lost): the burden of proof is
+    the new model's, and few test images prove little: with a margin of 0.01 and alpha 0.05, it takes about 300 without
+    a loss."""
     alpha: float = 0.05
     """Chance of error of the paired test; 0 turns it off, and the margin alone decides."""
     margin: float = 0.01
