@@ -257,7 +257,7 @@ class Online:
         require(self.warmup_trunks >= 0, f"warmup_trunks is {self.warmup_trunks}; use 0 or more")
         require(0 < self.learn_until <= 1, f"learn_until is {self.learn_until}; use a share above 0, at most 1")
         require(
-            self.controller == "null" or self.trunks == 1 or self.warmup_trunks < self.learn_until * self.trunks,
+            self.controller == "null" or self.warmup_trunks < self.learn_until * self.trunks,
             f"warmup_trunks is {self.warmup_trunks} and learn_until {self.learn_until} of {self.trunks} trunks: "
             "the distribution would never move; use fewer warmup_trunks, or controller null",
         )
@@ -306,7 +306,7 @@ class Loss:
 
     knots: int = 10
     """Values of t and of tau that are searched: with 10, A-softmax's t (m = 4) is met within 0.19 of its range of 8,
-    ArcFace's (m = .5) with any number within 0.061, for it falls where no member does."""
+    ArcFace's (m = .5) with 7 or more within 0.061, for it falls where no member does."""
     sigma: float = 0.2
     """Standard deviation of the Gaussian over unconstrained knots (paper: 0.2)."""
     parametrisation: Literal["monotone", "literal"] = "monotone"
@@ -323,6 +323,11 @@ class Loss:
         require(
             not self.class_margins or self.parametrisation == "monotone",
             "loss.class_margins needs loss.parametrisation monotone; set one of them back",
+        )
+        require(
+            self.online.controller != "matching",
+            "loss.online.controller is matching, which needs the same samples in every trunk, but losses are drawn "
+            "anew; use bandit",
         )
         require(
             self.online.copies % 2 == 0,
@@ -433,7 +438,8 @@ class Gate:
     max_class_drop: float = 0.1
     """How far below the champion's share of right answers a model may be on any one class, and ship."""
     p99: float = 2.0
-    """The 99th percentile of its latency may be so many times the budget, which its median must meet."""
+    """The 99th percentile of its latency, over all runs, may be so many times the budget; the budget itself is for the
+    median of the quietest quarter of the runs, which others on the machine disturb least."""
     parity: float = 1.0e-3
     """Largest difference between torch's and ONNX Runtime's logits."""
 
