@@ -1,7 +1,8 @@
 """Is a model worse than another one? Both judged on the same images, so that only those count on which they differ.
 
 McNemar, Note on the sampling error of the difference between correlated proportions, Psychometrika 1947, in its exact
-form; Efron, Bootstrap methods: another look at the jackknife, Annals of Statistics 1979.
+form; Rubin, The Bayesian bootstrap, Annals of Statistics 1981; Clopper and Pearson, The use of confidence or fiducial
+limits illustrated in the case of the binomial, Biometrika 1934.
 
     n     images
     lost  images that the reference alone gets right
@@ -42,13 +43,18 @@ def mcnemar(paired: Paired) -> float:
 
 
 def loss_bound(paired: Paired, alpha: float, rng: np.random.Generator) -> float:
-    """What the loss does not exceed, with a chance of error of `alpha`: a percentile over resampled images.
+    """What the loss does not exceed, with a chance of error of about `alpha` at most: a percentile over reweighted
+    images.
 
-    A resampled set of images is a draw of the three counts, which is all that the loss depends on.
+    The Bayesian bootstrap with one more lost image than there was: images that are drawn with replacement hold no loss
+    where none was seen, which would prove that five images are enough. With it the bound of a model that wins nothing
+    is Clopper's and Pearson's exact one, 1 - alpha^(1/n) if it loses nothing either. The weights of the images that are
+    lost, won and neither are gamma variables, which is all that the loss depends on.
     """
-    counts = np.array([paired.lost, paired.won, paired.images - paired.lost - paired.won])
-    drawn = rng.multinomial(paired.images, counts / paired.images, size=RESAMPLES)
-    return float(np.quantile((drawn[:, 0] - drawn[:, 1]) / paired.images, 1 - alpha))
+    counts = [paired.lost + 1, paired.won, paired.images - paired.lost - paired.won]
+    weights = rng.standard_gamma(counts, size=(RESAMPLES, 3))
+    losses = (weights[:, 0] - weights[:, 1]) / weights.sum(axis=1)
+    return float(np.quantile(losses, 1 - alpha))
 
 
 def largest_drop(

@@ -20,6 +20,7 @@ from jaxtyping import Float64
 from components.params import Online
 
 S = TypeVar("S")
+A = TypeVar("A", bound="Adam")
 
 BETAS = (0.5, 0.999)
 EPSILON = 1e-8
@@ -116,13 +117,28 @@ class Null:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reinforce:
-    """theta <- Adam(theta, 1/N sum_n A_n d log p_theta(s_n) / d theta), ascending."""
+class Adam:
+    """Ascent (Kingma and Ba, ICLR 2015): an immutable value, every step makes the next one."""
 
     rate: float
     steps: int = 0
-    first: Float64[np.ndarray, " p"] | float = 0.0
-    second: Float64[np.ndarray, " p"] | float = 0.0
+    first: Float64[np.ndarray, "*p"] | float = 0.0
+    second: Float64[np.ndarray, "*p"] | float = 0.0
+
+    def step(
+        self: A, theta: Float64[np.ndarray, "*p"], gradient: Float64[np.ndarray, "*p"]
+    ) -> tuple[A, Float64[np.ndarray, "*p"]]:
+        steps = self.steps + 1
+        first = BETAS[0] * self.first + (1 - BETAS[0]) * gradient
+        second = BETAS[1] * self.second + (1 - BETAS[1]) * gradient**2
+        size = np.sqrt(second / (1 - BETAS[1] ** steps)) + EPSILON
+        moved = theta + self.rate * first / (1 - BETAS[0] ** steps) / size
+        return replace(self, steps=steps, first=first, second=second), moved
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reinforce(Adam):
+    """theta <- Adam(theta, 1/N sum_n A_n d log p_theta(s_n) / d theta)."""
 
     def update(
         self,
@@ -135,12 +151,8 @@ class Reinforce:
         if not informative(got):
             return self, distribution
         gradient = advantages(got) @ np.stack([distribution.score_gradient(sample) for sample in drawn]) / len(drawn)
-        steps = self.steps + 1
-        first = BETAS[0] * self.first + (1 - BETAS[0]) * gradient
-        second = BETAS[1] * self.second + (1 - BETAS[1]) * gradient**2
-        size = np.sqrt(second / (1 - BETAS[1] ** steps)) + EPSILON
-        moved = distribution.theta + self.rate * first / (1 - BETAS[0] ** steps) / size
-        return replace(self, steps=steps, first=first, second=second), distribution.at(moved)
+        learned, moved = self.step(distribution.theta, gradient)
+        return learned, distribution.at(moved)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -283,8 +295,11 @@ class Matching:
 
 
 def nonnegative(overlaps: Float64[np.ndarray, "n n"], targets: Float64[np.ndarray, " n"]) -> Float64[np.ndarray, " n"]:
-    """argmin over w >= 0 of w' overlaps w - 2 targets w + RIDGE |w|^2, one coordinate after the other until none moves
-    (scipy's nnls does the same; scipy is no dependency of `components`)."""
+    """argmin over w >= 0 of w' overlaps w - 2 targets w + RIDGE |w|^2, one coordinate after the other until none moves.
+
+    scipy's nnls finds the same from a factor of the overlaps: but a factorisation's last bits depend on the number of
+    threads, and overlaps averaged over trunks that lost different samples need not have one.
+    """
     w = np.zeros(len(targets))
     for _ in range(SWEEPS):
         before = w.copy()

@@ -303,8 +303,13 @@ def reflect(index: Int64[Tensor, "b n"], size: int) -> Int64[Tensor, "b n"]:
     return (size - 1) - ((size - 1) - index.abs()).abs()
 
 
-def moving_average(average: State, network: nn.Module, decay: float) -> None:
-    """One step of the exponential moving average of parameters and float buffers, in place."""
+def moving_average(average: State, network: nn.Module, decay: float, step: int) -> None:
+    """The global step 0, 1, ... of the exponential moving average of parameters and float buffers, in place.
+
+    While few weights have been averaged the decay is (1 + step) / (10 + step) if that is less: at a fixed 0.999 half of
+    the average would still be the random first weights after 700 steps.
+    """
+    decay = min(decay, (1 + step) / (10 + step))
     for name, value in network.state_dict().items():
         key = f"model.{name}"
         if value.is_floating_point():
@@ -363,10 +368,13 @@ def fit(
         draws.set_state(after.draws)
     for index in range(first, settings.epochs):
         losses: list[float] = []
+        first_step = index * per_epoch
 
-        def after_step(trained: nn.Module, loss: float, losses: list[float] = losses) -> None:
+        def after_step(
+            trained: nn.Module, loss: float, losses: list[float] = losses, first_step: int = first_step
+        ) -> None:
             losses.append(loss)
-            moving_average(average, trained, settings.ema)
+            moving_average(average, trained, settings.ema, first_step + len(losses) - 1)
 
         state = train_steps(
             network,
@@ -375,7 +383,7 @@ def fit(
             labels,
             batches=epoch_batches(len(images), recipe.batch_size, order),
             rate=rate,
-            first_step=index * per_epoch,
+            first_step=first_step,
             augment=augment,
             criterion=criterion,
             recipe=recipe,
@@ -386,7 +394,7 @@ def fit(
             index=index,
             loss=float(np.mean(losses)),
             learning_rate=rate((index + 1) * per_epoch - 1),
-            state=average,
+            state={key: value.clone() for key, value in average.items()},
             trained=state,
             draws=draws.get_state(),
         )

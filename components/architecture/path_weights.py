@@ -47,7 +47,7 @@ from components.architecture.search import (
 )
 from components.architecture.space import Architecture, Space, candidates, canonical
 from components.architecture.warm_start import first_of
-from components.controllers import BETAS, EPSILON, advantages, informative
+from components.controllers import Adam, advantages, informative
 
 DRAWS = 8
 """Networks a step of theta (ours)."""
@@ -119,27 +119,6 @@ class LatencyTerm:
         return self.weight / self.limit * beyond
 
 
-@dataclass(frozen=True, kw_only=True)
-class Adam:
-    """Ascent, with the moments of the online searches' controllers."""
-
-    rate: float
-    steps: int = 0
-    first: Logits | float = 0.0
-    second: Logits | float = 0.0
-
-    def step(self, theta: Logits, gradient: Logits) -> tuple["Adam", Logits]:
-        """Nothing moves without a gradient, momentum or not."""
-        if not gradient.any():
-            return self, theta
-        steps = self.steps + 1
-        first = BETAS[0] * self.first + (1 - BETAS[0]) * gradient
-        second = BETAS[1] * self.second + (1 - BETAS[1]) * gradient**2
-        size = np.sqrt(second / (1 - BETAS[1] ** steps)) + EPSILON
-        moved = theta + self.rate * first / (1 - BETAS[0] ** steps) / size
-        return replace(self, steps=steps, first=first, second=second), moved
-
-
 def enas(
     space: Space, world: World, settings: params.Architecture, seed: int, start: Pool = ()
 ) -> Iterator[PoolUpdate]:
@@ -208,8 +187,9 @@ def learn(
         if informative(rewards):
             gradients = np.array([paths.score_gradient(a) for a, _ in judged])
             gradient += np.tensordot(advantages(rewards), gradients, 1) / len(judged)
-        adam, theta = adam.step(paths.theta, gradient)
-        paths = replace(paths, theta=theta)
+        if gradient.any():  # momentum would move theta without a signal
+            adam, theta = adam.step(paths.theta, gradient)
+            paths = replace(paths, theta=theta)
         if len(found) == count:
             break
     return tuple(found.values()), paths, adam

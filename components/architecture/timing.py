@@ -98,7 +98,9 @@ class Measurement:
     """Latency of a finished file, milliseconds."""
 
     p50_ms: float
+    """Median of the quietest quarter of the turns: of a machine that others leave alone, not of all runs."""
     p99_ms: float
+    """99th percentile of all runs."""
     clock: str
     device: Device
     samples: tuple[float, ...]
@@ -300,7 +302,7 @@ def processor_name() -> str:
 def measure_model(model: bytes, settings: Latency, repeats: int) -> Measurement:
     """Time a finished ONNX file on the target. Raises ValueError if ONNX Runtime cannot compute there.
 
-    The median is of the quietest quarter of the turns, as the table's times are; the tail is of all runs.
+    The quietest turns are those in which the file itself was fastest: no reference runs beside it.
     """
     run = timed_run(model, settings)
     burst(run, WARMUP, 0)

@@ -21,7 +21,7 @@ images, may be searched beside them.
 import json
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float, Float64, Int64
+from scipy.optimize import linprog
 from torch import Tensor, nn
 
 Curve = Callable[[Float64[np.ndarray, " g"]], Float64[np.ndarray, " g"]]
@@ -374,10 +375,9 @@ KNOWN: dict[str, Known] = {
 
 
 def closest(known: Known, knots: int) -> SearchedLoss:
-    """A member of the family near the known loss in the largest difference."""
-    t = fit_knots(known.t, -1.0, 1.0, knots)
-    tau = np.clip(fit_knots(known.tau, 0.0, 1.0, knots), 0, 1)
-    tau[-1] = 1.0
+    """The member of the family nearest to the known loss in the largest difference."""
+    t = fit_knots(known.t, -1.0, 1.0, [(None, None)] * knots)
+    tau = fit_knots(known.tau, 0.0, 1.0, [(0.0, 1.0)] * (knots - 1) + [(1.0, 1.0)])
     return SearchedLoss(t=t.tolist(), tau=tau.tolist())
 
 
@@ -392,29 +392,19 @@ def sup_error(curve: Curve, values: list[float], low: float, high: float) -> flo
     return float(np.abs(np.interp(grid, np.linspace(low, high, len(values)), values) - curve(grid)).max())
 
 
-GRID, ROUNDS = 2001, 300
+GRID = 2001
 
 
-def fit_knots(curve: Curve, low: float, high: float, knots: int) -> Float64[np.ndarray, " q"]:
-    """Rising values at the knots whose lines stay close to the curve in the largest difference.
-
-    The best rising curve under that measure first (half-way between the running maximum from the left and the running
-    minimum from the right), then Lawson's algorithm: least squares, weights multiplied by the error, again.
-    """
-    grid = np.linspace(low, high, GRID)
-    raw = curve(grid)
-    rising = (np.maximum.accumulate(raw) + np.minimum.accumulate(raw[::-1])[::-1]) / 2
+def fit_knots(
+    curve: Curve, low: float, high: float, bounds: Sequence[tuple[float | None, float | None]]
+) -> Float64[np.ndarray, " q"]:
+    """Rising values at the knots, each within its bounds, whose lines come closest to the curve in the largest
+    difference: a linear programme in the values and that difference."""
+    grid, knots = np.linspace(low, high, GRID), len(bounds)
     hats = np.stack([np.interp(grid, np.linspace(low, high, knots), row) for row in np.eye(knots)], axis=1)  # g q
-    weight = np.full(GRID, 1 / GRID)
-    best, least = hats[:: GRID // knots][:knots, 0], math.inf
-    for _ in range(ROUNDS):
-        root = np.sqrt(weight)[:, None]
-        values = np.maximum.accumulate(np.linalg.lstsq(hats * root, rising * root[:, 0], rcond=None)[0])
-        error = np.abs(hats @ values - rising)
-        if error.max() < least:
-            best, least = values, error.max()
-        if error.max() < 1e-12:
-            break
-        weight = weight * error
-        weight /= weight.sum()
-    return best
+    falls = -np.diff(np.eye(knots), axis=0)  # q-1 q: how far the values fall from one knot to the next
+    rows = np.block([[hats, -np.ones((GRID, 1))], [-hats, -np.ones((GRID, 1))], [falls, np.zeros((knots - 1, 1))]])
+    limits = np.concatenate([curve(grid), -curve(grid), np.zeros(knots - 1)])
+    best = linprog(np.eye(knots + 1)[-1], A_ub=rows, b_ub=limits, bounds=[*bounds, (0.0, None)])
+    values: Float64[np.ndarray, " q"] = np.maximum.accumulate(best.x[:-1])  # the solver may fall by its rounding
+    return values

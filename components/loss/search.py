@@ -11,15 +11,15 @@ nothing. Rewards are measured on val and never use a searched loss.
 
 The reward `alignment` compares directions alone: a loss earns what it turns a step of the classifier towards val's
 gradient. The classifier alone (as in GRAD-MATCH, Killamsetty et al., ICML 2021), so that a trunk's samples share the
-features, and one more of them costs nothing. Val's gradient is of a smooth form of the metric. Of accuracy it is the
-mean probability of the label, whose gradient wrong labels shorten but do not turn if they are even over the classes
-(Ghosh et al., "Robust loss functions under label noise", AAAI 2017): so val may have wrong labels too.
+features, and one more of them costs its loss and the gradient by the classifier's weight. Val's gradient is of a
+smooth form of the metric. Of accuracy it is the mean probability of the label, whose gradient wrong labels shorten but
+do not turn if they are even over the classes (Ghosh et al., "Robust loss functions under label noise", AAAI 2017): so
+val may have wrong labels too.
 """
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import numpy as np
@@ -47,7 +47,7 @@ from components.training import (
     split_tensors,
 )
 from components.warm_start import begun_from, record_of
-from components.world import SCORE_BATCH, Make, Treatment, World, network_on, one_thread, score_tensors
+from components.world import SCORE_BATCH, Treatment, World, network_on, one_thread, score_tensors
 
 LARGEST = 4.0
 """Most that matching multiplies or divides a loss by (ours): one whose gradient vanishes stays slow instead of
@@ -84,19 +84,26 @@ CLASSIFIER = "model.classifier.weight"
 
 
 @dataclass(frozen=True, kw_only=True)
+class Probed:
+    """What all samples of a trunk are asked on."""
+
+    state: State
+    trunk: int
+    features: Float[Tensor, "n d"]
+    labels: Int64[Tensor, " n"]
+
+
+@dataclass(frozen=True, kw_only=True)
 class LossWorld(World):
     """Where losses are tried: the chosen network, under the augmentation found before."""
 
     settings: Loss
+    memory: list[Probed] = field(default_factory=list, init=False, repr=False, compare=False)
+    """The last of `probed`. Workers get the world after the plain pull, and find its answer here."""
 
     @property
     def online(self) -> Online:
         return self.settings.online
-
-    @cached_property
-    def classes(self) -> int:
-        """Known from the network; built once, for every sample asks."""
-        return len(cast(Classifier, self.make()).classifier.weight)
 
     def search(
         self,
@@ -114,7 +121,7 @@ class LossWorld(World):
 
     def treatment(self, sample: Sample, state: State, trunk: int, copy: int) -> Treatment:
         """Training under the sampled loss, matched to cross-entropy first."""
-        loss = self.loss(sample).to(self.devices[copy % len(self.devices)])
+        loss = self.loss(sample, state).to(self.devices[copy % len(self.devices)])
         return replace(self.plain(), criterion=loss.at_scale(self.matching_scale(loss, state, trunk, copy)))
 
     def ask(self, state: State, trunk: int) -> Request:
@@ -130,21 +137,24 @@ class LossWorld(World):
 
     def pull(self, state: State, sample: Sample | None, trunk: int, copy: int) -> State:
         """Direction, of length 1, of the classifier's step under the sample, or under cross-entropy without one."""
-        criterion = cross_entropy(self.recipe.label_smoothing) if sample is None else self.loss(sample)
-        features, labels = self.probed(state, trunk)
-        return unit(slope_at(lambda weight: -criterion(features, weight, labels), state))
+        criterion = cross_entropy(self.recipe.label_smoothing) if sample is None else self.loss(sample, state)
+        probed = self.probed(state, trunk)
+        return unit(slope_at(lambda weight: -criterion(probed.features, weight, probed.labels), state))
 
-    def probed(self, state: State, trunk: int) -> tuple[Float[Tensor, "n d"], Int64[Tensor, " n"]]:
-        """Features and labels of the trunk's `probe_images`, the same for all of its samples."""
-        order, rng = self.order(trunk)
-        images, labels = split_tensors(self.train.at(order[: self.online.probe_images]))
-        moved = self.plain().augment(images, torch_rng(rng))
-        return remembered_features(partial(network_on, self.devices, self.make), state, moved), labels
+    def probed(self, state: State, trunk: int) -> Probed:
+        """Features and labels of the trunk's `probe_images`, computed once for all of its samples."""
+        if not (self.memory and self.memory[0].trunk == trunk and equal(self.memory[0].state, state)):
+            order, rng = self.order(trunk)
+            images, labels = split_tensors(self.train.at(order[: self.online.probe_images]))
+            moved = self.plain().augment(images, torch_rng(rng))
+            features = features_of(network_on(self.devices, self.make), state, moved)
+            self.memory[:] = [Probed(state=state, trunk=trunk, features=features, labels=labels)]
+        return self.memory[0]
 
-    def loss(self, theta: Sequence[float] | Float64[np.ndarray, " p"]) -> Member:
-        """Class margins are those of the training images."""
-        chosen, labels = PARAMETRISATIONS[self.settings.parametrisation], self.train.labels
-        counts = np.bincount(labels, minlength=self.classes) if self.settings.class_margins else None
+    def loss(self, theta: Sequence[float] | Float64[np.ndarray, " p"], state: State) -> Member:
+        """For as many classes as the state's classifier has; class margins are those of the training images."""
+        chosen, classes = PARAMETRISATIONS[self.settings.parametrisation], len(state[CLASSIFIER])
+        counts = np.bincount(self.train.labels, minlength=classes) if self.settings.class_margins else None
         return chosen.decode(np.asarray(theta), self.recipe.label_smoothing, counts)
 
     def matching_scale(self, loss: Criterion, state: State, trunk: int, copy: int = 0) -> float:
@@ -173,7 +183,7 @@ class LossWorld(World):
         gradient because it ignores them; made as large as cross-entropy's, the others would weigh more than always. It
         keeps scale 1 (which was 8 points better under 40 % wrong labels, on one seed).
         """
-        loss = self.loss(theta).to(self.devices[0])
+        loss = self.loss(theta, states[0]).to(self.devices[0])
         logs = [math.log(self.matching_scale(loss, state, trunk)) for trunk, state in enumerate(states)]
         return loss.at_scale(min(1.0, math.exp(sum(logs) / len(logs))))
 
@@ -260,18 +270,6 @@ def features_of(network: nn.Module, state: State, images: UInt8[Tensor, "n c h w
     classifier, device = cast(Classifier, network), device_of(network)
     with one_thread():
         return torch.cat([classifier.features(batch.to(device)).cpu() for batch in images.split(SCORE_BATCH)])
-
-
-MEMORY: list[tuple[State, UInt8[Tensor, "n c h w"], Float[Tensor, "n d"]]] = []
-"""The last answer of `remembered_features` and what it was asked, in this process."""
-
-
-def remembered_features(make: Make, state: State, images: UInt8[Tensor, "n c h w"]) -> Float[Tensor, "n d"]:
-    """`features_of` such a network, computed once while the same is asked: all samples of a trunk need them."""
-    if MEMORY and equal(MEMORY[0][0], state) and torch.equal(MEMORY[0][1], images):
-        return MEMORY[0][2]
-    MEMORY[:] = [(state, images, features_of(make(), state, images))]
-    return MEMORY[0][2]
 
 
 def equal(one: State, other: State) -> bool:

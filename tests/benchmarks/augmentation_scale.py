@@ -133,7 +133,7 @@ def rewards_of(trunk: Trunk[Pairs]) -> dict[str, object]:
 
 
 def accuracy_on(network: nn.Module, state: State, split: Split, online: Online) -> float:
-    whole = Online(trunks=1, images=online.images, metric="accuracy")
+    whole = Online(trunks=1, images=online.images, metric="accuracy", warmup_trunks=0)
     return score_state(network, state, split, whole)
 
 

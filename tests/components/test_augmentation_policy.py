@@ -29,7 +29,9 @@ every_kind = pytest.mark.parametrize(("settings", "normalisation"), KINDS)
 
 def distribution(settings: str, normalisation: str, seed: int = 0, **changes: Any) -> FactoredPairs | LiteralPairs:
     """With random logits."""
-    chosen = Augmentation(settings=settings, normalisation=normalisation, online=Online(trunks=1, images=8), **changes)
+    chosen = Augmentation(
+        settings=settings, normalisation=normalisation, online=Online(trunks=1, images=8, warmup_trunks=0), **changes
+    )
     start = first_distribution(chosen)
     return start.at(np.random.default_rng(seed).normal(size=start.theta.shape))
 
@@ -119,7 +121,7 @@ def test_the_record_says_what_matters_first() -> None:
     assert len(shares) == 38**2
     assert record["entropy_bits"] < record["entropy_bits_uniform"]
     assert sum(row["share"] for row in record["operations"]) == pytest.approx(1)
-    uniform = policy_of(first_distribution(Augmentation(online=Online(trunks=1, images=8)))).to_json()
+    uniform = policy_of(first_distribution(Augmentation(online=Online(trunks=1, images=8, warmup_trunks=0)))).to_json()
     assert uniform["entropy_bits"] == pytest.approx(uniform["entropy_bits_uniform"])
 
 
@@ -196,7 +198,7 @@ def test_samples_are_written_as_people_read_them() -> None:
 @pytest.mark.parametrize("share", [0.01, 0.5, 0.9])
 def test_identity_starts_with_its_share_and_the_others_with_equal_ones(normalisation: str, share: float) -> None:
     settings = Augmentation(
-        normalisation=normalisation, identity_share=share, online=Online(trunks=1, images=1)  # type: ignore[arg-type]
+        normalisation=normalisation, identity_share=share, online=Online(trunks=1, images=1, warmup_trunks=0)  # type: ignore[arg-type]
     )  # fmt: skip
     policy = policy_of(first_distribution(settings))
     for shares in policy.element_shares().values():
@@ -207,7 +209,7 @@ def test_identity_starts_with_its_share_and_the_others_with_equal_ones(normalisa
 
 def test_the_literal_space_has_no_identity_to_start_from() -> None:
     with pytest.raises(ValueError, match="identity_share needs"):
-        Augmentation(settings="literal", identity_share=0.5, online=Online(trunks=1, images=1))
+        Augmentation(settings="literal", identity_share=0.5, online=Online(trunks=1, images=1, warmup_trunks=0))
 
 
 @every_kind

@@ -218,7 +218,7 @@ def test_a_rate_that_makes_every_copy_diverge_is_one_sentence() -> None:
 
 def test_scratch_threads_are_put_back() -> None:
     before = torch.get_num_threads()
-    searched(trunks=1)
+    searched(trunks=1, warmup_trunks=0)
     assert torch.get_num_threads() == before
 
 
@@ -329,7 +329,9 @@ def ended(chosen: Augmentation) -> FactoredPairs | LiteralPairs:
 @pytest.mark.parametrize("normalisation", ["sigmoid", "softmax"])
 @pytest.mark.parametrize("kind", ["factored", "literal"])
 def test_a_search_starts_where_another_ended_to_the_last_digit(kind: Any, normalisation: Any) -> None:
-    chosen = Augmentation(settings=kind, normalisation=normalisation, online=Online(trunks=1, images=8))
+    chosen = Augmentation(
+        settings=kind, normalisation=normalisation, online=Online(trunks=1, images=8, warmup_trunks=0)
+    )
     before = ended(chosen)
     again, controller = from_warm_start(json.loads(json.dumps(to_warm_start(before, Reinforce(rate=0.2)))), chosen)
     assert type(again) is type(before)
@@ -346,14 +348,14 @@ def test_a_search_starts_where_another_ended_to_the_last_digit(kind: Any, normal
     ],
 )
 def test_a_start_of_another_space_is_refused_by_what_changed(changes: dict[str, Any], named: str) -> None:
-    chosen = Augmentation(online=Online(trunks=1, images=8))
+    chosen = Augmentation(online=Online(trunks=1, images=8, warmup_trunks=0))
     record = to_warm_start(ended(chosen), Reinforce(rate=0.2))
     with pytest.raises(OtherSpace, match=f"it has other {named} than the settings"):
         from_warm_start(record, replace(chosen, **changes))
 
 
 def test_a_start_with_too_few_logits_is_refused() -> None:
-    chosen = Augmentation(online=Online(trunks=1, images=8))
+    chosen = Augmentation(online=Online(trunks=1, images=8, warmup_trunks=0))
     record = to_warm_start(ended(chosen), Reinforce(rate=0.2)) | {"theta": [0.0]}
     with pytest.raises(ValueError, match="theta holds 1 numbers, not 76"):
         from_warm_start(record, chosen)

@@ -33,7 +33,7 @@ COLOUR = ["grey", "colour"]
 
 
 def uniform_policy() -> Policy:
-    return policy_of(first_distribution(Augmentation(online=Online(trunks=1, images=8))))
+    return policy_of(first_distribution(Augmentation(online=Online(trunks=1, images=8, warmup_trunks=0))))
 
 
 def policy(shares: dict[tuple[str, str], float]) -> Policy:

@@ -43,7 +43,26 @@ def test_the_bound_is_the_normal_one_where_the_counts_are_large() -> None:
 def test_the_bound_grows_with_the_certainty_asked_for_and_is_the_same_for_the_same_seed() -> None:
     bounds = [loss_bound(paired(10, 10), alpha, np.random.default_rng(1)) for alpha in (0.3, 0.05, 0.01, 0.01)]
     assert bounds[0] < bounds[1] < bounds[2] == bounds[3]
-    assert loss_bound(paired(0, 0), 0.05, np.random.default_rng(1)) == 0
+
+
+@pytest.mark.parametrize("images", [5, 20, 299, 1000])
+def test_without_a_lost_image_the_bound_is_the_exact_one_of_so_many_images(images: int) -> None:
+    bound = loss_bound(paired(0, 0, images), 0.05, np.random.default_rng(1))
+    assert bound == pytest.approx(1 - 0.05 ** (1 / images), rel=0.03)
+
+
+@pytest.mark.parametrize("images", [20, 50, 100, 200, 400])
+@pytest.mark.parametrize(("margin", "winning"), [(0.01, 0.0), (0.01, 0.03), (0.01, 0.12), (0.05, 0.0), (0.05, 0.1)])
+def test_a_model_that_loses_just_the_margin_passes_no_more_often_than_alpha(
+    images: int, margin: float, winning: float
+) -> None:
+    """Images drawn with replacement let up to 81 % of such models pass (n = 20, margin 0.01)."""
+    sets = 1000
+    shares = [margin + winning, winning, 1 - margin - 2 * winning]
+    drawn, counts = np.unique(np.random.default_rng(2).multinomial(images, shares, sets), axis=0, return_counts=True)
+    bounds = [loss_bound(paired(int(lost), int(won), images), 0.05, np.random.default_rng(3)) for lost, won, _ in drawn]
+    passed = counts[np.array(bounds) <= margin].sum() / sets
+    assert passed <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / sets)
 
 
 def test_the_largest_drop_names_its_class_and_counts_its_own_images_only() -> None:

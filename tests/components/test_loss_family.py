@@ -145,8 +145,8 @@ BOUNDS = {  # largest difference at 10 knots: of t, of tau
     "a_softmax": (0.19, 1e-12),  # of a range of 8
     "l_softmax": (0.0125, 1e-12),  # of a range of 4
     "am_softmax": (1e-12, 1e-12),
-    "arcface": (0.087, 1e-12),  # .061 of it because ArcFace falls near cos = -1
-    "focal": (1e-12, 0.01),
+    "arcface": (0.0613, 1e-12),  # half of what ArcFace falls by near cos = -1: no rising curve is closer
+    "focal": (1e-12, 0.0088),
 }
 
 
@@ -162,7 +162,7 @@ def test_known_losses_lie_in_the_family_within_these_bounds(name: str) -> None:
 
 def test_the_fit_equioscillates_where_the_best_one_is_known() -> None:
     """x^2 by one line on [0, 1]: the best has error 1/8, chords have 1/4."""
-    values = fit_knots(np.square, 0.0, 1.0, 2)
+    values = fit_knots(np.square, 0.0, 1.0, [(None, None)] * 2)
     assert sup_error(np.square, values.tolist(), 0.0, 1.0) == pytest.approx(1 / 8, rel=1e-3)
 
 

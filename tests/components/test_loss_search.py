@@ -84,6 +84,11 @@ def test_a_start_of_another_family_is_refused_by_what_changed(changes: dict[str,
         from_warm_start(record, replace(chosen, **changes))
 
 
+def test_a_controller_that_needs_the_same_samples_in_every_trunk_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"loss\.online\.controller is matching, .*; use bandit"):
+        Loss(online=settings(reward="alignment", controller="matching"))
+
+
 # --- a planted optimum
 
 
@@ -203,7 +208,7 @@ def world(**changes: object) -> tuple[LossWorld, State]:
 
 def test_a_matched_loss_has_the_gradient_norm_of_cross_entropy() -> None:
     made, state = world()
-    loss = made.loss(SAMPLE)
+    loss = made.loss(SAMPLE, state)
     matched = loss.at_scale(made.matching_scale(loss, state, trunk=3))
     rng = numpy_rng(made.seed, 3, 0, MATCHING)
     batch = rng.permutation(128)[:16]
@@ -229,7 +234,7 @@ def test_gradient_norms_are_over_all_parameters_and_leave_the_state_alone() -> N
 
 def test_a_doubled_loss_is_the_same_loss_once_matched() -> None:
     made, state = world()
-    loss = made.loss(SAMPLE)
+    loss = made.loss(SAMPLE, state)
     once, twice = (made.matching_scale(each, state, 0) for each in (loss, loss.at_scale(2.0)))
     assert twice == pytest.approx(once / 2, rel=1e-6)
 
@@ -237,7 +242,7 @@ def test_a_doubled_loss_is_the_same_loss_once_matched() -> None:
 def test_cross_entropy_keeps_scale_one_as_a_sample_and_as_the_artifact() -> None:
     made, state = world()
     zero = (0.0,) * 2 * KNOTS
-    assert made.matching_scale(made.loss(zero), state, 0) == pytest.approx(1, rel=1e-6)
+    assert made.matching_scale(made.loss(zero, state), state, 0) == pytest.approx(1, rel=1e-6)
     found = made.found(np.array(zero), [state, made.train_copy(state, zero, 0, 0)])
     assert found.scale == pytest.approx(1, rel=1e-6)
 
@@ -253,7 +258,7 @@ def test_the_artifact_has_at_most_the_mean_gradient_norm_of_cross_entropy_along_
     assert first * second == pytest.approx(1, rel=1e-5)
     robust = np.zeros(2 * KNOTS)
     robust[KNOTS] = 1.0  # hopeless images pull less: a smaller one, which stays so
-    assert made.matching_scale(made.loss(robust), state, 0) > 1
+    assert made.matching_scale(made.loss(robust, state), state, 0) > 1
     assert made.found(robust, states).scale == 1
 
 
@@ -266,7 +271,7 @@ def without_gradient(
 def test_a_loss_without_gradient_stays_slow_instead_of_being_blown_up() -> None:
     made, state = world()
     assert made.matching_scale(without_gradient, state, 0) == LARGEST
-    loss = made.loss(SAMPLE)
+    loss = made.loss(SAMPLE, state)
     assert made.matching_scale(loss.at_scale(1e-3), state, 0) == LARGEST
     assert made.matching_scale(loss.at_scale(1e3), state, 0) == 1 / LARGEST
 
@@ -274,7 +279,7 @@ def test_a_loss_without_gradient_stays_slow_instead_of_being_blown_up() -> None:
 def test_a_gradient_that_is_not_finite_loses_the_trunk() -> None:
     made, state = world()
     with pytest.raises(Diverged, match="no scale between them"):
-        made.matching_scale(made.loss(SAMPLE).at_scale(float("inf")), state, 0)
+        made.matching_scale(made.loss(SAMPLE, state).at_scale(float("inf")), state, 0)
 
 
 def test_the_same_seed_gives_the_same_records_and_another_seed_others() -> None:
@@ -451,13 +456,35 @@ def test_a_pull_is_the_direction_of_the_classifiers_step_on_the_images_of_the_tr
     assert all(not torch.allclose(pulls[0], other, atol=1e-4) for other in pulls[2:]), "nothing is remembered too long"
 
 
+AUGMENTED: list[int] = []
+
+
+def counted(images: UInt8[Tensor, "b c h w"], rng: torch.Generator) -> UInt8[Tensor, "b c h w"]:
+    AUGMENTED.append(len(images))
+    return images
+
+
+def test_all_samples_of_a_trunk_share_what_the_plain_pull_computed_in_workers_too() -> None:
+    AUGMENTED.clear()
+    made, state = world(**ALIGNED)
+    made = replace(made, augment=counted)
+    made.pull(state, None, 0, 0)
+    there, same = pickle.loads(pickle.dumps((made, state)))
+    pulls = [each.pull(where, SAMPLE, 0, 1)[CLASSIFIER] for each, where in ((made, state), (there, same))]
+    assert AUGMENTED == [128]
+    fresh = replace(made, augment=unchanged).pull(state, SAMPLE, 0, 1)[CLASSIFIER]
+    assert all(torch.equal(pull, fresh) for pull in pulls)
+    made.pull(state, SAMPLE, 1, 0)
+    assert AUGMENTED == [128, 128]
+
+
 def test_class_margins_are_searched_from_the_training_images_counts() -> None:
-    made, _ = world(**ALIGNED)
+    made, state = world(**ALIGNED)
     made = replace(made, settings=replace(made.settings, class_margins=True))
     *_, last = made.search()
     assert len(last.theta) == 2 * KNOTS + 2
     few = replace(made, train=Split(images=made.train.images[:40], labels=np.repeat([0, 1, 2, 3], [30, 5, 4, 1])))
-    class_logits = few.loss([0.0] * (2 * KNOTS + 1) + [1.0]).class_logits
+    class_logits = few.loss([0.0] * (2 * KNOTS + 1) + [1.0], state).class_logits
     assert class_logits is not None
     np.testing.assert_allclose(class_logits[0] - class_logits[3], RARITY * np.log(30), rtol=1e-6)
 

@@ -181,7 +181,7 @@ def test_leave_one_out_reward_by_hand() -> None:
     def by_copy(state: State, sample: int, trunk: int, copy: int) -> State:
         return start([1.0, 2.0, 6.0][copy])
 
-    trunk = toy(train=by_copy, trunks=1, copies=3, reward="leave_one_out", broadcast="average")[0]
+    trunk = toy(train=by_copy, trunks=1, warmup_trunks=0, copies=3, reward="leave_one_out", broadcast="average")[0]
     assert trunk.rewards == (-4.0, -3.5, -1.5)
     assert (trunk.best, trunk.score) == (2, 3.0)
 
@@ -360,6 +360,8 @@ def test_first_order_without_a_slope_is_refused_before_anything_is_trained() -> 
 def test_settings_under_which_theta_never_moves_are_refused() -> None:
     with pytest.raises(ValueError, match="the distribution would never move"):
         settings(trunks=20, warmup_trunks=10, learn_until=0.5)
+    with pytest.raises(ValueError, match="the distribution would never move"):
+        settings(trunks=1)
     settings(trunks=20, warmup_trunks=10, learn_until=0.5, controller="null")
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from components.params import Recipe, Train
 from components.training import (
     Diverged,
+    Epoch,
     State,
     accuracy,
     balanced_accuracy,
@@ -130,26 +131,44 @@ def test_fit_learns_and_repeats_itself_exactly() -> None:
     assert epochs[-1].loss < epochs[0].loss
 
 
-def test_the_moving_average_ships_when_asked_for() -> None:
+def averaged(epochs: int, batch_size: int, ema: float = 0.999, after: Epoch | None = None) -> list[Epoch]:
     images, labels = stripes()
-    recipe = Recipe(batch_size=16)
-    shipped = {
-        ema: [
-            epoch.state
-            for epoch in fit(
-                TinyNetwork(),
-                images,
-                labels,
-                settings=Train(epochs=2, ema=ema, recipe=recipe),
-                augment=base_augment(recipe),
-                criterion=cross_entropy(),
-                seed=0,
-            )
-        ][-1]["model.classifier.weight"]
-        for ema in (0.0, 0.9)
-    }
-    start = initial_state(TinyNetwork())["model.classifier.weight"]
-    assert (shipped[0.9] - start).norm() < (shipped[0.0] - start).norm()
+    settings = Train(epochs=epochs, ema=ema, recipe=Recipe(batch_size=batch_size, crop=1))
+    return list(
+        fit(
+            TinyNetwork(), images, labels, settings=settings, augment=base_augment(settings.recipe),
+            criterion=cross_entropy(), seed=0, after=after,
+        )
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("key", ["model.classifier.weight", "model.body.1.running_mean"])
+def test_the_moving_average_ships_and_keeps_nothing_of_the_first_weights(key: str) -> None:
+    epochs = averaged(30, batch_size=64)  # one step each
+    weights = [initial_state(TinyNetwork())[key], *(epoch.trained[key] for epoch in epochs)]
+    shares = np.zeros(len(weights))
+    shares[0] = 1.0
+    for step in range(len(epochs)):
+        decay = min(0.999, (1 + step) / (10 + step))
+        shares *= decay
+        shares[step + 1] = 1 - decay
+        expected = sum(share * weight for share, weight in zip(shares, weights, strict=True))
+        assert torch.allclose(epochs[step].state[key], torch.as_tensor(expected).float(), atol=1e-6)
+    assert shares[0] < 1e-6
+
+
+def test_without_a_moving_average_the_last_weights_ship() -> None:
+    last = averaged(2, batch_size=16, ema=0.0)[-1]
+    assert all(torch.equal(last.state[key], last.trained[key]) for key in last.state if key.startswith("model."))
+
+
+@pytest.mark.parametrize("done", [1, 2])
+def test_a_training_with_a_moving_average_goes_on_from_any_of_its_epochs_to_the_same_bytes(done: int) -> None:
+    epochs = averaged(4, batch_size=16)
+    tail = averaged(4, batch_size=16, after=epochs[done])
+    assert [epoch.index for epoch in tail] == list(range(done + 1, 4))
+    for again, before in zip(tail, epochs[done + 1 :], strict=True):
+        assert all(torch.equal(again.state[key], before.state[key]) for key in before.state)
 
 
 def test_a_loss_that_is_not_finite_raises_diverged() -> None:
