@@ -1,7 +1,8 @@
 """Where a deployment works: a git worktree of its own, at a commit, beside the checkout.
 
-A person's edits never reach it. DVC's cache and MLflow's store are the checkout's, so that what one computed the other
-need not. What a promoted run was made of is committed there and tagged `retrain/<model>/<version>`.
+A person's edits never reach it. DVC's cache, remotes and credentials and MLflow's store are the checkout's, so that
+what one computed the other need not. What a promoted run was made of is committed there and tagged
+`retrain/<model>/<version>`.
 """
 
 import os
@@ -15,7 +16,6 @@ from filelock import FileLock, Timeout
 
 from components.params import Params
 from flows import paths, versions
-from flows.files import write_text
 from flows.settings import load_params
 
 IDENTITY = ("-c", "user.name=assembly-line", "-c", "user.email=assembly-line@localhost")
@@ -50,15 +50,9 @@ def prepare(checkout: Path, workspace: Path, revision: str) -> str:
         versions.require_git(checkout, "worktree", "prune")
         versions.require_git(checkout, "worktree", "add", "--quiet", "--detach", str(workspace), commit)
     versions.require_git(workspace, "checkout", "--quiet", "--force", "--detach", commit)
-    share_cache(checkout, workspace)
+    versions.share_config(checkout, workspace, versions.cache_of(checkout))
     link_data(checkout, workspace)
     return commit
-
-
-def share_cache(checkout: Path, workspace: Path) -> None:
-    """The checkout's cache, linked from where the disk can link."""
-    cache = checkout / ".dvc" / "cache"
-    write_text(workspace / ".dvc" / "config.local", f"[cache]\n    dir = {cache}\n    type = reflink,hardlink,copy\n")
 
 
 def link_data(checkout: Path, workspace: Path) -> None:

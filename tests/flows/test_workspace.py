@@ -52,6 +52,24 @@ def test_a_persons_edits_stay_with_them_and_the_data_are_found(checkout: Path) -
     assert str(checkout / ".dvc" / "cache") in (place / ".dvc" / "config.local").read_text()
 
 
+def test_a_deployment_reaches_what_dvc_reaches_in_the_checkout(checkout: Path, tmp_path: Path) -> None:
+    own = checkout / ".dvc" / "config.local"
+    run(checkout, "cache", "dir", "--local", "../bytes")
+    run(checkout, "config", "--local", "cache.type", "copy")
+    run(checkout, "remote", "add", "--default", "storage", "../storage")
+    run(checkout, "remote", "add", "--local", "far", "ssh://host/line")
+    run(checkout, "remote", "modify", "--local", "far", "password", "secret")
+    own.chmod(0o600)
+    place = tmp_path / "deep" / "place"
+    workspace.prepare(checkout, place, "HEAD")
+    with versions.opened(place) as repo:
+        remotes, cache = repo.config["remote"], repo.config["cache"]
+    assert remotes["storage"]["url"] == str(tmp_path / "storage")
+    assert (remotes["far"]["password"], cache["type"]) == ("secret", ["copy"])
+    assert versions.cache_of(place) == tmp_path / "bytes"
+    assert (place / ".dvc" / "config.local").stat().st_mode & 0o777 == 0o600
+
+
 def test_what_was_promoted_is_committed_under_a_tag_and_no_branch_moves(checkout: Path) -> None:
     place = workspace.beside(checkout)
     before = workspace.prepare(checkout, place, "HEAD")
