@@ -164,6 +164,7 @@ COMMANDS: Mapping[str, Command] = {
             0: "everything is as recorded",
             1: "something differs or is missing, each named; or the registry cannot be used",
             2: "no such model",
+            143: "ended by SIGTERM",
         },
         arguments=of_audit,
     ),
