@@ -19,9 +19,11 @@ from prefect.states import Completed, Failed
 
 from flows import lifeline, paths, tracking, workspace
 from flows.notify import notify
+from flows.registry import CHAMPION
 from flows.retrain import REASON, run_group
 from flows.settings import load_params
 from flows.trigger import Decision
+from flows.workspace import Served
 
 FLOW_ENDS = (signal.SIGTERM, signal.SIGKILL)
 """How a flow that runs below this one is ended; it ends its stage as gently as there is time."""
@@ -75,8 +77,8 @@ def ask(checkout: Path, folder: Path) -> Decision:
 def retrain_in(checkout: Path, folder: Path, reason: str) -> State:
     """Run the flow there; what was promoted is committed and tagged."""
     params = load_params(folder / paths.PARAMS)
-    workspace.begin_from_last(folder, params.retrain.search)
     before = champion(params.publish.model)
+    workspace.begin_from_last(folder, params, before)
     last = workspace.warm_from(folder, params, before)
     if params.retrain.search == "warm" and last is None:
         reason += "; the searches start anew, for no version in service was made by a deployment"
@@ -89,19 +91,27 @@ def retrain_in(checkout: Path, folder: Path, reason: str) -> State:
     if code != 0:
         kind = Completed if code == 3 else Failed
         return kind(message=f"{CODES.get(code, f'ended with {code}')} (because: {reason})")
-    after = champion(params.publish.model)
-    if after is None or after == before:
-        return Completed(message=f"the champion stays version {before} (because: {reason})")
-    tag = workspace.record(folder, params.publish.model, after)
+    return recorded(folder, params.publish.model, before, reason)
+
+
+def recorded(folder: Path, model: str, before: Served | None, reason: str) -> State:
+    """After a good end the workspace holds the champion: commit and tag it, also where a run before was killed between
+    its promotion and this."""
+    after = champion(model)
+    if after is None or after.md5 != tracking.md5_of((folder / paths.MODEL).read_bytes()):
+        return Completed(message=f"another version was put into service meanwhile (because: {reason})")
+    tag = workspace.record(folder, model, after.number)
     with tracking.tolerated("the version's tag"):
-        tracking.tag_version(params.publish.model, after, {"git.tag": tag})
-    return Completed(message=f"version {after} published, tagged {tag} (because: {reason})")
+        tracking.tag_version(model, after.number, {"git.tag": tag})
+    said = f"the champion stays version {after.number}" if after == before else f"version {after.number} published"
+    return Completed(message=f"{said}, tagged {tag} (because: {reason})")
 
 
-def champion(model: str) -> str | None:
-    """Its version. Raises ValueError where the registry cannot be asked."""
+def champion(model: str) -> Served | None:
+    """The version in service. Raises ValueError where the registry cannot be asked."""
     try:
-        return tracking.alias_version(model, "champion")
+        number = tracking.alias_version(model, CHAMPION)
+        return Served(number=number, md5=tracking.version_tags(model, number).get("md5")) if number else None
     except tracking.ERRORS as error:
         raise ValueError(f"the MLflow registry cannot be asked ({error}); see MLFLOW_TRACKING_URI") from None
 
