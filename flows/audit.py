@@ -12,20 +12,17 @@ if __name__ == "__main__":
     commands.parse("audit")  # before the libraries: help waits for none of them
 
 import json
-import os
 import re
-import signal
-import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from flows import lineage, paths, tracking, versions
+from flows import lifeline, lineage, paths, stage, tracking, versions
 from flows.lineage import Finding, StageRun, Step
 from flows.registry import NONE, RegistryError, registry
 
@@ -36,7 +33,7 @@ STAGE = "train@searched"
 UNREADABLE = (KeyError, TypeError, AttributeError, ValueError, yaml.YAMLError)
 """What a record that somebody edited makes its reader raise."""
 RECORDED = (paths.RAW_DVC.as_posix(), "latency")
-"""What a reproduction is given: the images, and times, which no machine measures twice."""
+"""What a reproduction is given beside kept searches: the images, and times, which no machine measures twice."""
 
 
 class Records:
@@ -169,6 +166,18 @@ class Records:
         """By the archived dvc.locks of the versions before this one, the newest first."""
         return next((one for one in self.before() if one.wrote(path, md5)), None)
 
+    @cache  # noqa: B019
+    def frozen(self) -> Collection[str]:
+        try:
+            return versions.frozen_stages(mapping(self.archived(versions.PIPELINE.as_posix())))
+        except UNREADABLE:
+            return ()
+
+    def origin(self, stage: str) -> "Records | None":
+        """By the archived dvc.yamls and dvc.locks of the versions before this one, the newest first."""
+        own = self.lock.get(stage)
+        return next((one for one in self.before() if stage not in one.frozen() and one.lock.get(stage) == own), None)
+
     def before(self) -> "Iterator[Records]":
         """Of each version before this one, the newest first."""
         for number in sorted(tracking.version_numbers(self.name), reverse=True):
@@ -233,7 +242,8 @@ def reproduce(records: Records) -> Finding:
             if (content := records.archived(name)) is not None:
                 (checkout / name).parent.mkdir(parents=True, exist_ok=True)
                 (checkout / name).write_bytes(content)
-        pull(checkout, records.objects.cache)
+        versions.share_config(Path(), checkout, checkout / ".dvc" / "cache")
+        pull(checkout, records.objects.cache, (*RECORDED, *sorted(records.frozen())))
         run_in(checkout, "repro", STAGE)
         found = tracking.md5_of((checkout / paths.MODEL).read_bytes())
         if found == wanted:
@@ -243,27 +253,21 @@ def reproduce(records: Records) -> Finding:
         return Finding(verdict="mismatch", subject="the model computed anew", said=said)
 
 
-def pull(checkout: Path, cache: Path) -> None:
-    """The recorded inputs, from this checkout's cache or, if it no longer has them, the checkout's own remote."""
+def pull(checkout: Path, cache: Path, targets: Sequence[str]) -> None:
+    """What is not computed anew, from this checkout's cache or, if that no longer has it, the checkout's own remote."""
     run_in(checkout, "remote", "add", "--local", "here", str(cache.resolve()))
     try:
-        run_in(checkout, "pull", "--remote", "here", *RECORDED)
+        run_in(checkout, "pull", "--remote", "here", *targets)
     except versions.VersionsError:
-        run_in(checkout, "pull", *RECORDED)
+        run_in(checkout, "pull", *targets)
 
 
 def run_in(folder: Path, *arguments: str) -> None:
     """DVC in another checkout, whose stages log to a store of their own; whatever ends us ends them."""
+    from flows.retrain import run_group  # Prefect's seconds are for who needs them
+
     own = {"MLFLOW_TRACKING_URI": f"sqlite:///{(folder / paths.STORE / 'mlflow.db').as_posix()}"}
-    environment = versions.stage_environment() | own
-    process = subprocess.Popen(versions.dvc(*arguments), cwd=folder, env=environment, start_new_session=True)
-    try:
-        code = process.wait()
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGTERM)
-            process.wait()
-    if code != 0:
+    if run_group(versions.dvc(*arguments), versions.stage_environment() | own, folder) != 0:
         raise versions.VersionsError(f"`dvc {' '.join(arguments)}` failed in {folder.name}; what it printed is above")
 
 
@@ -314,14 +318,18 @@ def keep(records: Records, tree: Step) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     chosen = commands.parse("audit", arguments)
+    stage.heed_signals()  # else SIGTERM leaves the temporary checkout behind
     try:
-        tree, bad = audit(chosen.model, again=chosen.reproduce)
+        with lifeline.guarded():
+            tree, bad = audit(chosen.model, again=chosen.reproduce)
     except ValueError as mistake:
         print(f"error: {mistake}", file=sys.stderr)
         return 2
     except RegistryError as failed:
         print(f"error: {failed}", file=sys.stderr)
         return 1
+    except stage.Terminated:
+        return 143
     print("\n".join(lineage.to_text(tree)))
     checks = sum(1 for _ in tree.all_findings())
     print(f"{checks} checks, {len(bad)} failed" if bad else f"{checks} checks: everything is as recorded")

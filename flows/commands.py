@@ -169,6 +169,7 @@ COMMANDS: Mapping[str, Command] = {
             0: "everything is as recorded",
             1: "something differs or is missing, each named; or the registry cannot be used",
             2: "no such model",
+            143: "ended by SIGTERM",
         },
         arguments=of_audit,
     ),
@@ -195,7 +196,13 @@ COMMANDS: Mapping[str, Command] = {
         does="Say whether the source has changed enough to retrain, and why. The deployment new-data asks this every "
         "hour; nothing is changed.",
         example="python -m flows.deploy",
-        codes={0: "retrain", 2: "the source cannot be used", 3: "nothing to do"},
+        codes={
+            0: "retrain",
+            1: "the registry cannot be used",
+            2: "the source cannot be used",
+            3: "nothing to do",
+            143: "ended by SIGTERM",
+        },
         settings="data, retrain.min_new_images, retrain.shift_alpha, publish.model",
     ),
 }

@@ -10,18 +10,25 @@ from flows import commands
 if __name__ == "__main__":
     commands.parse("deploy")  # before the libraries: help waits for none of them
 
+import logging
 import signal
 import subprocess
 from pathlib import Path
+from uuid import UUID
 
-from prefect import State, flow
+from prefect import State, flow, get_client
+from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 
-from flows import lifeline, paths, tracking, workspace
+from flows import artifacts, lifeline, paths, stage, tracking, workspace
 from flows.notify import notify
-from flows.retrain import REASON, run_group
+from flows.registry import CHAMPION, RegistryError
+from flows.retrain import REASON, end_stale_flows, run_group, stamps
 from flows.settings import load_params
 from flows.trigger import Decision
+from flows.workspace import Served
+
+LOG = logging.getLogger(__name__)
 
 FLOW_ENDS = (signal.SIGTERM, signal.SIGKILL)
 """How a flow that runs below this one is ended; it ends its stage as gently as there is time."""
@@ -46,6 +53,7 @@ def watching(revision: str = "HEAD", place: str | None = None) -> State:
 
 def attempt(revision: str, place: str | None, *, poll: bool) -> State:
     """The whole of both; every expected mistake is a Failed state with its sentence."""
+    stamp()
     checkout = Path.cwd()
     folder = Path(place).absolute() if place else workspace.beside(checkout)
     try:
@@ -58,6 +66,20 @@ def attempt(revision: str, place: str | None, *, poll: bool) -> State:
             return retrain_in(checkout, folder, decision.reason)
     except (ValueError, OSError) as mistake:
         return Failed(message=str(mistake))
+
+
+def stamp() -> None:
+    """Tell Prefect which process runs this flow, and end the runs whose processes were killed, as a later one will end
+    this if it is. Costs a warning where Prefect does not take it."""
+    if flow_run.id is None:  # a plain call
+        return
+    try:
+        with get_client(sync_client=True) as client:
+            client.update_flow_run(UUID(flow_run.id), tags=[*flow_run.tags, *stamps()])
+        end_stale_flows()
+    except artifacts.ERRORS as error:
+        said = tracking.reason_of(error)
+        LOG.warning("warning: Prefect is not told which process runs this flow (%s); the work goes on", said)
 
 
 def ask(checkout: Path, folder: Path) -> Decision:
@@ -75,8 +97,8 @@ def ask(checkout: Path, folder: Path) -> Decision:
 def retrain_in(checkout: Path, folder: Path, reason: str) -> State:
     """Run the flow there; what was promoted is committed and tagged."""
     params = load_params(folder / paths.PARAMS)
-    workspace.begin_from_last(folder, params.retrain.search)
     before = champion(params.publish.model)
+    workspace.begin_from_last(folder, params, before)
     last = workspace.warm_from(folder, params, before)
     if params.retrain.search == "warm" and last is None:
         reason += "; the searches start anew, for no version in service was made by a deployment"
@@ -89,33 +111,47 @@ def retrain_in(checkout: Path, folder: Path, reason: str) -> State:
     if code != 0:
         kind = Completed if code == 3 else Failed
         return kind(message=f"{CODES.get(code, f'ended with {code}')} (because: {reason})")
-    after = champion(params.publish.model)
-    if after is None or after == before:
-        return Completed(message=f"the champion stays version {before} (because: {reason})")
-    tag = workspace.record(folder, params.publish.model, after)
+    return recorded(folder, params.publish.model, before, reason)
+
+
+def recorded(folder: Path, model: str, before: Served | None, reason: str) -> State:
+    """After a good end the workspace holds the champion: commit and tag it, also where a run before was killed between
+    its promotion and this."""
+    after = champion(model)
+    if after is None or after.md5 != tracking.md5_of((folder / paths.MODEL).read_bytes()):
+        return Completed(message=f"another version was put into service meanwhile (because: {reason})")
+    tag = workspace.record(folder, model, after.number)
     with tracking.tolerated("the version's tag"):
-        tracking.tag_version(params.publish.model, after, {"git.tag": tag})
-    return Completed(message=f"version {after} published, tagged {tag} (because: {reason})")
+        tracking.tag_version(model, after.number, {"git.tag": tag})
+    said = f"the champion stays version {after.number}" if after == before else f"version {after.number} published"
+    return Completed(message=f"{said}, tagged {tag} (because: {reason})")
 
 
-def champion(model: str) -> str | None:
-    """Its version. Raises ValueError where the registry cannot be asked."""
+def champion(model: str) -> Served | None:
+    """The version in service. Raises ValueError where the registry cannot be asked."""
     try:
-        return tracking.alias_version(model, "champion")
+        number = tracking.alias_version(model, CHAMPION)
+        return Served(number=number, md5=tracking.version_tags(model, number).get("md5")) if number else None
     except tracking.ERRORS as error:
         raise ValueError(f"the MLflow registry cannot be asked ({error}); see MLFLOW_TRACKING_URI") from None
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """In the workspace: print the decision's reason; 0 train, 3 do not, 2 the source cannot be used."""
+    """In the workspace: print the decision's reason; 0 train, 3 do not, 2 the source cannot be used, 1 the registry."""
     commands.parse("deploy", arguments)
     from flows.trigger import decide
 
+    stage.heed_signals()  # else SIGTERM leaves the images behind that were read
     try:
         decision = decide(load_params())
     except (ValueError, OSError) as mistake:
         print(f"error: {mistake}")
         return 2
+    except RegistryError as failed:
+        print(f"error: {failed}")
+        return 1
+    except stage.Terminated:
+        return 143
     print(decision.reason)
     return 0 if decision.train else 3
 

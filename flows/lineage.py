@@ -5,10 +5,11 @@ from a file to the run that wrote it, to the files that this run read, and so on
 of its own, and needs none: the run that once wrote the same bytes is found the same way.
 
 Where a search started is a file too: what a search of an earlier version wrote. So that version's history belongs to
-the model's, from there on, and so on back to a version whose searches started anew.
+the model's, from there on, and so on back to a version whose searches started anew. The same holds of a search that was
+kept (its stage is frozen): what it read is not what the stages before it write now.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from html import escape
 from typing import Any, Literal, Protocol
@@ -23,6 +24,8 @@ ENDS: Mapping[str, str] = {paths.STARTS[word].as_posix(): paths.ENDS[word].as_po
 """Where a search starts -> the file that it is of an earlier version."""
 ANEW = md5_of(EMPTY)
 """Of a start that says nothing."""
+STARTED, KEPT = "from which searches started", "whose searches were kept"
+"""Why the walk goes on in an earlier version."""
 MARKS: Mapping[Verdict, str] = {"ok": "ok", "mismatch": "MISMATCH", "gap": "GAP"}
 
 
@@ -100,6 +103,12 @@ class Evidence(Protocol):
     def earlier(self, path: str, md5: str) -> "Evidence | None":
         """Of the newest version before this one whose search wrote the file."""
 
+    def frozen(self) -> Collection[str]:
+        """Stages that were not to run, as the archived dvc.yaml says."""
+
+    def origin(self, stage: str) -> "Evidence | None":
+        """Of the newest version before this one that ran a frozen stage as this one's dvc.lock has it."""
+
     @property
     def version(self) -> int: ...
 
@@ -112,42 +121,44 @@ class Evidence(Protocol):
 
 
 def trace(path: str, md5: str, evidence: Evidence) -> Iterator[Step]:
-    """The file's whole history, then those of the earlier versions that searches started from, the latest first.
+    """The file's whole history, then those of the earlier versions that it goes on in, the latest first.
 
-    An earlier version is walked once, when all that started from it is known.
+    An earlier version is walked once, when all that leads to it is known.
     """
     walk = Walk(evidence)
     yield walk.step(path, md5)
-    begun = walk.starts
-    while begun:
-        latest = max(begun, key=lambda one: one.evidence.version).evidence
+    open_ends = walk.ends
+    while open_ends:
+        latest = max(open_ends, key=lambda one: one.evidence.version).evidence
         walk = Walk(latest)
-        ends = [one for one in begun if one.evidence.version == latest.version]
+        ends = [one for one in open_ends if one.evidence.version == latest.version]
+        how = STARTED if any(one.how == STARTED for one in ends) else KEPT
         yield Step(
-            title=f"{latest.title}, from which searches started",
+            title=f"{latest.title}, {how}",
             findings=latest.kept(),
             sources=tuple(walk.step(one.path, one.md5) for one in ends),
         )
-        begun = [one for one in begun if one.evidence.version != latest.version] + walk.starts
+        open_ends = [one for one in open_ends if one.evidence.version != latest.version] + walk.ends
 
 
 @dataclass(frozen=True, kw_only=True)
-class Start:
-    """Where a search of a later version started."""
+class End:
+    """A file that a later version has of an earlier one, and with it the file's history."""
 
     path: str
     md5: str
     evidence: Evidence
     """Of the version whose search wrote it."""
+    how: str
 
 
 @dataclass(frozen=True)
 class Walk:
-    """A walk that meets every run once, and notes where the searches on its way started."""
+    """A walk that meets every run once, and notes what it leaves to walks through earlier versions."""
 
     evidence: Evidence
     seen: set[str] = field(default_factory=set)
-    starts: list[Start] = field(default_factory=list)
+    ends: list[End] = field(default_factory=list)
 
     def step(self, path: str, md5: str) -> Step:
         """The run that wrote the file, and everything before it."""
@@ -158,12 +169,32 @@ class Walk:
         if run.run in self.seen:
             return Step(title=run.name, run=run.run, repeated=True)
         self.seen.add(run.run)
+        if run.name in self.evidence.frozen() and (kept := self.kept(run.name, path, md5)):
+            return kept
         findings = (
             *against_lock(run, self.evidence.locked(run.name), self.evidence.settings()),
             *(self.evidence.stored(out, out_md5) for out, out_md5 in sorted(run.outs.items())),
             *(self.evidence.code(run.commit, dep, m) for dep, m in sorted(run.deps.items()) if is_code(dep)),
         )
         return Step(title=run.name, run=run.run, findings=findings, sources=tuple(self.sources(run)))
+
+    def kept(self, stage: str, path: str, md5: str) -> Step | None:
+        """A frozen stage whose results are an earlier version's, which is walked later; None if they are this one's."""
+        stored, origin = self.evidence.stored(path, md5), self.evidence.origin(stage)
+        if origin is not None:
+            self.ends.append(End(path=path, md5=md5, evidence=origin, how=KEPT))
+            found = Finding(verdict="ok", subject=f"{stage} in dvc.lock", said=f"is that of {origin.title}")
+            return Step(title=f"{stage}, {path} of {origin.title}", findings=(found, stored))
+        if not self.outdated(stage):
+            return None
+        said = "the stage was frozen on other inputs, and no earlier version that is left ran it"
+        return Step(title=stage, findings=(Finding(verdict="gap", subject=f"{stage} in dvc.lock", said=said), stored))
+
+    def outdated(self, stage: str) -> bool:
+        """Whether the stages before it wrote something else since."""
+        locks = {name: self.evidence.locked(name) or {} for name in self.evidence.order()}
+        now = {path: md5 for lock in locks.values() for path, md5 in hashes(lock, "outs").items()}
+        return any(now.get(path, md5) != md5 for path, md5 in hashes(locks.get(stage, {}), "deps").items())
 
     def sources(self, run: StageRun) -> Iterator[Step]:
         """A step for every run whose outputs were read, the latest first, and the data."""
@@ -187,7 +218,7 @@ class Walk:
         if earlier is None:
             missing = Finding(verdict="gap", subject=path, said=f"no earlier version wrote {end} with md5 {md5}")
             return Step(title=path, findings=(kept, missing))
-        self.starts.append(Start(path=end, md5=md5, evidence=earlier))
+        self.ends.append(End(path=end, md5=md5, evidence=earlier, how=STARTED))
         found = Finding(verdict="ok", subject=path, said=f"is {end} of {earlier.title}")
         return Step(title=f"{path}, {end} of {earlier.title}", findings=(kept, found))
 

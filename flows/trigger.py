@@ -10,12 +10,15 @@ mix is drawn from the hypergeometric distribution. It holds its level at any m, 
 only when there are other new images.
 """
 
+import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from filelock import FileLock
 from jaxtyping import Float, Int64, UInt8
 
 from components.data.images import decode, to_array
@@ -26,8 +29,12 @@ from components.data.store import open_split, read_classes
 from components.evaluation import onnx_logits
 from components.params import Params
 from flows import paths, tracking
+from flows.registry import registry
 from flows.terminal import watched
 
+POLL = Path(".dvc/tmp/poll.lock")
+READ = ".poll."
+"""How the folder's name begins, beside `data/raw`, that the source's images are read into."""
 DRAWS = 9_999
 """Permutations: the smallest p-value is 1 / (DRAWS + 1)."""
 
@@ -43,14 +50,12 @@ class Decision:
 def decide(params: Params) -> Decision:
     """Read the source and compare it with `data/raw`, which the last retrain left here; changes nothing.
 
-    Raises ValueError when the source cannot be used.
+    Raises ValueError when the source cannot be used, RegistryError.
     """
     if paths.UNFINISHED.exists():
         return Decision(train=True, reason="the last retrain did not come to its end")
     known = read_index(paths.RAW) if paths.RAW.exists() and paths.TEST.exists() else None
-    paths.RAW.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=paths.RAW.parent, prefix=".poll.") as name:
-        folder = Path(name)
+    with reading() as folder:
         with watched() as tracker:
             take_in(open_source(params.data), folder, params.data, tracker.progress)
         found = read_index(folder)
@@ -64,6 +69,18 @@ def decide(params: Params) -> Decision:
         return compare(params, len(new), images_of(folder, found.contents, set(new)) if new else None)
 
 
+@contextmanager
+def reading() -> Iterator[Path]:
+    """An empty folder for the source's images, one poll at a time: what lies here of others, a kill left behind."""
+    POLL.parent.mkdir(parents=True, exist_ok=True)
+    paths.RAW.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(POLL):
+        for left in paths.RAW.parent.glob(f"{READ}*"):
+            shutil.rmtree(left)
+        with tempfile.TemporaryDirectory(dir=paths.RAW.parent, prefix=READ) as name:
+            yield Path(name)
+
+
 def images_of(folder: Path, contents: Sequence[str], wanted: set[str]) -> UInt8[np.ndarray, "m h w c"]:
     """The wanted images as networks see them."""
     classes = read_classes(paths.CLASSES)
@@ -74,7 +91,8 @@ def images_of(folder: Path, contents: Sequence[str], wanted: set[str]) -> UInt8[
 def compare(params: Params, count: int, images: UInt8[np.ndarray, "m h w c"] | None) -> Decision:
     """Too few new images: are they of another distribution?"""
     few = f"{count} new images, fewer than {params.retrain.min_new_images}"
-    champion = tracking.load_by_alias(params.publish.model, "champion")
+    with registry():
+        champion = tracking.load_by_alias(params.publish.model, "champion")
     if images is None or champion is None:
         return Decision(train=champion is None, reason=few if champion else "there is no champion")
     old = predicted(champion.model, open_split(paths.TEST).images, params)

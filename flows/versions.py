@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -20,6 +21,8 @@ HINTS = (
     "To track the changes with git", "git add ", "To enable auto staging", "dvc config core.autostage",
 )  # fmt: skip
 """How the lines begin that DVC repeats after every stage, of what a person does once a run, if at all."""
+LINKS = ["reflink", "hardlink", "copy"]
+"""How files come out of DVC's cache, unless a person has set it."""
 RELAYED = 2.0
 """Seconds in which the last lines are printed, if something still holds the descriptor."""
 Lock = Mapping[str, Any]
@@ -74,6 +77,32 @@ def add_data(folder: Path) -> None:
     run_dvc("--quiet", "--wait-for-lock", "add", str(folder))
 
 
+def cache_of(folder: Path) -> Path:
+    """Where DVC keeps the objects of a checkout, as it is configured there."""
+    with opened(folder) as repo:
+        return Path(repo.cache.local_cache_dir).resolve()
+
+
+def share_config(checkout: Path, folder: Path, cache: Path) -> None:
+    """Let DVC in another folder reach what it reaches in the checkout, and keep its objects in `cache`.
+
+    Remotes and everything in config.local, credentials included; paths mean what they mean in the checkout.
+    """
+    from dvc.config import Config
+
+    with opened(checkout) as repo:
+        shared, own = repo.config.load_one("repo"), repo.config.load_one("local")
+        kind = repo.config["cache"].get("type", LINKS)
+    remotes = shared["remote"] | {name: shared["remote"].get(name, {}) | it for name, it in own["remote"].items()}
+    default = {key: value for key, value in shared["core"].items() if key == "remote"}
+    with Config(str(folder / ".dvc")).edit("local") as config:
+        config.clear()
+        config.update(own | {"core": default | own["core"], "remote": remotes})
+        config["cache"] = own["cache"] | {"dir": str(cache), "type": kind}
+    if (private := checkout / ".dvc" / "config.local").exists():
+        shutil.copymode(private, folder / ".dvc" / "config.local")
+
+
 def push_data(pointer: Path) -> None:
     """Send a data version to the default DVC remote."""
     run_dvc("--quiet", "--wait-for-lock", "push", str(pointer))
@@ -90,13 +119,13 @@ def data_digest(pointer: Path) -> str:
 
 
 @contextmanager
-def opened() -> Iterator[Any]:
-    """DVC's view of this folder (`dvc.repo.Repo`); `VersionsError` where it cannot have one."""
+def opened(folder: Path | None = None) -> Iterator[Any]:
+    """DVC's view of the folder, or of this one (`dvc.repo.Repo`); `VersionsError` where it cannot have one."""
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
 
     try:
-        with Repo() as repo:
+        with Repo(folder) as repo:
             yield repo
     except DvcException as error:
         remedy = "restore it with git, or remove it: what DVC's cache holds is not computed again"
@@ -136,6 +165,11 @@ def output_hashes(name: str) -> dict[str, str]:
     """Path -> md5 of what the stage has written, as dvc.lock will say it."""
     with opened() as repo:
         return {out.def_path: out.get_hash().value for out in repo.stage.load_one(name=name).outs}
+
+
+def frozen_stages(pipeline: Mapping[str, Any]) -> set[str]:
+    """Of dvc.yaml's stages those that DVC neither runs nor finds out of date."""
+    return {name for name, stage in pipeline.get("stages", {}).items() if stage.get("frozen")}
 
 
 def locked_stage(name: str) -> Lock | None:

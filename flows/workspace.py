@@ -1,7 +1,8 @@
 """Where a deployment works: a git worktree of its own, at a commit, beside the checkout.
 
-A person's edits never reach it. DVC's cache and MLflow's store are the checkout's, so that what one computed the other
-need not. What a promoted run was made of is committed there and tagged `retrain/<model>/<version>`.
+A person's edits never reach it. DVC's cache, remotes and credentials and MLflow's store are the checkout's, so that
+what one computed the other need not. What a promoted run was made of is committed there and tagged
+`retrain/<model>/<version>`.
 """
 
 import os
@@ -9,13 +10,14 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
+import yaml
 from filelock import FileLock, Timeout
 
 from components.params import Params
 from flows import paths, versions
-from flows.files import write_text
 from flows.settings import load_params
 
 IDENTITY = ("-c", "user.name=assembly-line", "-c", "user.email=assembly-line@localhost")
@@ -23,6 +25,15 @@ RECORDED = ("dvc.lock", "dvc.yaml", "data/raw.dvc", "params.yaml", *map(str, pat
 """What reproduces a model, together with the code of the commit."""
 REUSED = tuple(paths.SEARCHES)
 """Whose results `retrain.search: reuse` keeps."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Served:
+    """A model version, as the registry has it."""
+
+    number: str
+    md5: str | None
+    """Of its file."""
 
 
 def beside(checkout: Path) -> Path:
@@ -50,15 +61,9 @@ def prepare(checkout: Path, workspace: Path, revision: str) -> str:
         versions.require_git(checkout, "worktree", "prune")
         versions.require_git(checkout, "worktree", "add", "--quiet", "--detach", str(workspace), commit)
     versions.require_git(workspace, "checkout", "--quiet", "--force", "--detach", commit)
-    share_cache(checkout, workspace)
+    versions.share_config(checkout, workspace, versions.cache_of(checkout))
     link_data(checkout, workspace)
     return commit
-
-
-def share_cache(checkout: Path, workspace: Path) -> None:
-    """The checkout's cache, linked from where the disk can link."""
-    cache = checkout / ".dvc" / "cache"
-    write_text(workspace / ".dvc" / "config.local", f"[cache]\n    dir = {cache}\n    type = reflink,hardlink,copy\n")
 
 
 def link_data(checkout: Path, workspace: Path) -> None:
@@ -70,30 +75,62 @@ def link_data(checkout: Path, workspace: Path) -> None:
     (workspace / path).symlink_to((checkout / path).resolve())
 
 
-def begin_from_last(workspace: Path, search: str) -> None:
-    """Take up what the last promoted run knew, and freeze or unfreeze the searches. Raises ValueError."""
-    last = newest_tag(workspace)
-    if last and not (workspace / versions.LOCK).exists():
-        (workspace / versions.LOCK).write_text(versions.require_git(workspace, "show", f"{last}:dvc.lock") + "\n")
-    if search != "reuse":
-        return  # the checkout's dvc.yaml freezes nothing
-    if not (workspace / versions.LOCK).exists():
-        raise ValueError("retrain.search is reuse, but there is no version to reuse; retrain once with fresh")
+def begin_from_last(workspace: Path, params: Params, served: Served | None) -> None:
+    """Take up what an earlier run knew; to reuse the searches of the version in service, freeze them as they are there.
+
+    Raises ValueError if there is no such version.
+    """
+    model, lock = params.publish.model, workspace / versions.LOCK
+    if params.retrain.search != "reuse":  # the checkout's dvc.yaml freezes nothing
+        last = newest_tag(workspace, model)
+        if last and not lock.exists():
+            lock.write_text(file_of(workspace, last, versions.LOCK))
+        return
+    tag = served and tagged(workspace, model, served)
+    if not tag:
+        raise ValueError(
+            "retrain.search is reuse, but no version in service was made by a deployment; retrain once with fresh"
+        )
+    lock.write_text(file_of(workspace, tag, versions.LOCK))  # not the checkout's, which is of any version before it
     run(workspace, *versions.dvc("freeze", "--quiet", *REUSED))
-    run(workspace, *versions.dvc("checkout", "--quiet", *REUSED))
+    run(workspace, *versions.dvc("checkout", "--quiet", "--force", *REUSED))
 
 
-def newest_tag(folder: Path) -> str | None:
-    """The last promoted run's tag, None before the first."""
-    tags = versions.require_git(folder, "tag", "--list", "retrain/*", "--sort=-creatordate").split()
+def newest_tag(folder: Path, model: str) -> str | None:
+    """The model's last promoted run, None before the first."""
+    tags = versions.require_git(folder, "tag", "--list", tag_of(model, "*"), "--sort=-creatordate").split()
     return tags[0] if tags else None
 
 
-def warm_from(workspace: Path, params: Params, champion: str | None) -> str | None:
+def warm_from(workspace: Path, params: Params, served: Served | None) -> str | None:
     """The tag of the version that warm searches start from: the one in service, if a deployment made it."""
-    if params.retrain.search != "warm" or champion is None:
+    if params.retrain.search != "warm" or served is None:
         return None
-    return versions.require_git(workspace, "tag", "--list", tag_of(params.publish.model, champion)) or None
+    return tagged(workspace, params.publish.model, served)
+
+
+def tagged(workspace: Path, model: str, version: Served) -> str | None:
+    """The version's tag, None if it has none. Raises ValueError if the tag is another model's."""
+    tag = tag_of(model, version.number)
+    if not versions.require_git(workspace, "tag", "--list", tag):
+        return None
+    if model_in(file_of(workspace, tag, versions.LOCK)) != version.md5:
+        raise ValueError(
+            f"the tag {tag} is of another model than version {version.number} of {model} (of another registry?); "
+            f"rename it, or delete it with `git tag --delete {tag}`"
+        )
+    return tag
+
+
+def file_of(workspace: Path, revision: str, path: Path) -> str:
+    return versions.require_git(workspace, "show", f"{revision}:{path}") + "\n"
+
+
+def model_in(lock: str) -> str | None:
+    """The md5 of the model that a dvc.lock names."""
+    stages = yaml.safe_load(lock).get("stages", {}).values()
+    outs = {path: md5 for stage in stages for path, md5 in versions.hashes(stage, "outs").items()}
+    return outs.get(paths.MODEL.as_posix())
 
 
 def tag_of(model: str, version: str) -> str:
@@ -111,10 +148,14 @@ def finish(workspace: Path) -> None:
 
 
 def record(workspace: Path, model: str, version: str) -> str:
-    """Commit what the version was made of and tag the commit; returns the tag, which stays where it is if it exists."""
-    tag = tag_of(model, version)
-    if versions.require_git(workspace, "tag", "--list", tag):
+    """Commit what the version was made of and tag the commit; returns the tag, which stays where it is if it exists.
+
+    Raises ValueError if it exists and is another model's.
+    """
+    md5 = model_in((workspace / versions.LOCK).read_text())
+    if tag := tagged(workspace, model, Served(number=version, md5=md5)):
         return tag
+    tag = tag_of(model, version)
     present = [name for name in RECORDED if (workspace / name).exists()]
     versions.require_git(workspace, "add", "--force", "--", *present)
     message = f"{model} version {version}, by the scheduled retrain"

@@ -1,6 +1,6 @@
 """From the model back to the images, as dvc.lock says it, beside what lies here now."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ class Workspace:
 
     version = 0
     title = "an earlier version, which flows.audit looks for"
-    """What `earlier` is called; the walk ends there."""
+    """What `earlier` and `origin` are called; the walk ends there."""
 
     def __init__(self) -> None:
         text = versions.LOCK.read_text(encoding="utf-8")
@@ -73,6 +73,14 @@ class Workspace:
         return self.here(Path(path), md5)
 
     def earlier(self, path: str, md5: str) -> "Workspace":
+        return self
+
+    def frozen(self) -> Collection[str]:
+        if not versions.PIPELINE.exists():
+            return ()
+        return versions.frozen_stages(yaml.safe_load(versions.PIPELINE.read_text(encoding="utf-8")))
+
+    def origin(self, stage: str) -> "Workspace":
         return self
 
     def kept(self) -> tuple[Finding, ...]:

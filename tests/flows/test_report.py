@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
@@ -404,6 +405,43 @@ def test_results_of_different_runs_are_said_to_be(params: Params) -> None:
     assert "they may be of different runs or of other code: results/train/searched/model.onnx differs from what" in said
     assert tree.kind == "tree"
     assert "1 of them differ: run `dvc repro`." in tree.caption
+
+
+def test_results_of_a_search_that_was_kept_are_none_of_another_run(params: Params) -> None:
+    """Frozen on the images before: what it read then is not what `prepare` writes now."""
+    found, prepared = paths.LOSS / "loss.json", paths.CLASSES
+    now, before = tracking.md5_of(prepared.read_bytes()), "0" * 32
+    stages = {
+        "prepare": locked({}, {prepared: now}),
+        "loss": locked({prepared: before}, {found: tracking.md5_of(found.read_bytes())}),
+        "train@searched": locked(
+            {prepared: now, found: tracking.md5_of(found.read_bytes())},
+            {paths.MODEL: tracking.md5_of(paths.MODEL.read_bytes())},
+        ),
+    }
+    versions.LOCK.write_text(yaml.safe_dump({"stages": stages}))
+    (differing,) = notes_of_lineage(params)
+    versions.PIPELINE.write_text(yaml.safe_dump({"stages": {"loss": {"cmd": "x", "frozen": True}}}))
+    frozen = notes_of_lineage(params)
+    versions.LOCK.unlink()
+    versions.PIPELINE.unlink()
+    assert "dvc repro" in differing
+    assert frozen == ["Everything here is what dvc.lock names."]
+
+
+def locked(deps: dict[Path, str], outs: dict[Path, str]) -> dict[str, Any]:
+    listed = {
+        part: [{"path": path.as_posix(), "md5": md5} for path, md5 in hashes.items()]
+        for part, hashes in (("deps", deps), ("outs", outs))
+    }
+    return {"cmd": "x", **listed}
+
+
+def notes_of_lineage(params: Params) -> list[str]:
+    """What the report says of whether the files belong together."""
+    (tree,) = parts("lineage", params)
+    assert tree.kind == "tree"
+    return re.findall(r"Everything here is what dvc\.lock names\.|\d+ of them differ: run `dvc repro`\.", tree.caption)
 
 
 def test_searches_that_do_not_pay_are_said_to(params: Params) -> None:

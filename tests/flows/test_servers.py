@@ -207,3 +207,40 @@ def test_a_deployments_schedule_makes_runs(tmp_path: Path) -> None:
             assert time.monotonic() < end, f"nothing was scheduled:\n{log.read_text()[-3000:]}"
             time.sleep(0.5)
     assert {run["state_type"] for run in runs} == {"SCHEDULED"}
+
+
+KILLED = """
+import time
+from flows import deploy, workspace
+workspace.prepare = lambda *given: time.sleep(600)
+deploy.scheduled()
+"""
+NEXT = "from flows import deploy; deploy.scheduled(return_state=True)"
+
+
+def test_a_deployment_that_was_killed_is_ended_in_prefect_by_the_next(tmp_path: Path) -> None:
+    """Else it runs there for ever."""
+    port = free_port()
+    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
+    own = {"PREFECT_HOME": str(tmp_path), "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
+    environment = os.environ | own | {"PREFECT_API_URL": f"http://127.0.0.1:{port}/api", "PYTHONPATH": str(ROOT)}
+    checkout = tmp_path / "line"
+    checkout.mkdir()
+
+    def runs() -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = post(port, "flow_runs/filter", {"sort": "START_TIME_ASC"})
+        return found
+
+    with running(command, tmp_path, **own) as log:
+        wait_until_healthy(port, "/api/health", log)
+        process = subprocess.Popen([sys.executable, "-c", KILLED], cwd=checkout, env=environment)
+        end = time.monotonic() + PATIENCE
+        while not any(tag.startswith("line.process=") for run in runs() for tag in run["tags"]):
+            assert time.monotonic() < end, "the flow said nothing of its process"
+            time.sleep(0.5)
+        process.kill()
+        process.wait()
+        assert [run["state_type"] for run in runs()] == ["RUNNING"]
+        subprocess.run([sys.executable, "-c", NEXT], cwd=checkout, env=environment, check=True)
+        first = runs()[0]
+        assert (first["state_type"], first["state"]["message"]) == ("CRASHED", "its process was killed")

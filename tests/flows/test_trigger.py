@@ -1,6 +1,10 @@
 """A retrain is started by enough new images, or by few of another distribution; chance alone seldom starts one."""
 
 import json
+import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,11 +19,13 @@ from components.data.intake import take_in
 from components.data.sources import open_source
 from components.data.store import Classes, write_classes, write_split
 from components.params import Data, Params, Retrain
-from flows import paths, tracking, trigger, workspace
+from flows import deploy, paths, tracking, trigger, workspace
 from flows.observer import unwatched
 from flows.settings import PRESETS, load_params
+from tests.clones import ROOT
 
 SIDE = 8
+LOAD = tracking.load_by_alias
 
 
 def test_a_case_done_by_hand() -> None:
@@ -148,6 +154,46 @@ def test_a_retrain_that_was_cut_off_is_due_though_its_images_are_no_longer_new(p
     assert trigger.decide(params) == trigger.Decision(train=True, reason="the last retrain did not come to its end")
     workspace.finish(Path())
     assert not trigger.decide(params).train
+
+
+def test_images_that_a_killed_poll_left_are_removed(params: Params) -> None:
+    left = paths.RAW.parent / ".poll.left"
+    left.mkdir()
+    (left / "images").touch()
+    trigger.decide(params)
+    assert sorted(file.name for file in paths.RAW.parent.iterdir()) == ["prepared", "raw"]
+
+
+def test_a_poll_that_is_ended_leaves_no_images(tmp_path: Path) -> None:
+    shutil.copy(ROOT / "tests" / "tiny.yaml", tmp_path / "params.yaml")
+    script = (
+        "import sys, time; from flows import deploy, trigger\n"
+        "def slow(*given):\n    print('reading', flush=True)\n    time.sleep(600)\n"
+        "trigger.take_in = slow\n"
+        "sys.exit(deploy.main([]))"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", script],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+    )
+    assert process.stdout
+    assert process.stdout.readline() == b"reading\n"
+    assert len(list((tmp_path / "data").glob(".poll.*"))) == 1
+    process.terminate()
+    assert process.wait(60) == 143
+    assert list((tmp_path / "data").iterdir()) == []
+
+
+def test_a_registry_that_cannot_be_used_is_one_sentence_and_exit_code_1(
+    params: Params, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(tracking, "load_by_alias", LOAD)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:////dev/null/mlflow.db")
+    monkeypatch.setattr(deploy, "load_params", lambda: params)
+    assert deploy.main([]) == 1
+    assert capsys.readouterr().out.startswith("error: the MLflow registry cannot be used (")
 
 
 def test_without_a_last_version_everything_is_new(params: Params) -> None:

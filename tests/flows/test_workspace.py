@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,12 +10,15 @@ import pytest
 import yaml
 from prefect.client.schemas.objects import StateType
 
-from components.params import Retrain
-from flows import deploy, versions, workspace
+from components.params import Params, Publish, Retrain
+from flows import deploy, paths, tracking, versions, workspace
 from flows.settings import load_params
+from flows.workspace import Served
 from tests.clones import ROOT
 
-PIPELINE = {name: {"cmd": f"echo {name} > {name}.txt", "outs": [f"{name}.txt"]} for name in workspace.REUSED}
+PIPELINE = {
+    name: {"cmd": f"cat word > {name}.txt", "deps": ["word"], "outs": [f"{name}.txt"]} for name in workspace.REUSED
+}
 
 
 def git(folder: Path, *arguments: str) -> str:
@@ -30,7 +34,7 @@ def checkout(tmp_path: Path) -> Path:
     settings = (ROOT / "tests" / "tiny.yaml").read_text().replace("source: digits", "source: folder, path: images")
     (folder / "params.yaml").write_text(settings)
     (folder / ".dvc" / "config").write_text("[core]\n    analytics = false\n")
-    (folder / ".gitignore").write_text("/images\n*.txt\n/.dvc/config.local\n/.dvc/tmp\n/.dvc/cache\n")
+    (folder / ".gitignore").write_text("/images\n/word\n*.txt\n/.dvc/config.local\n/.dvc/tmp\n/.dvc/cache\n")
     (folder / "images").mkdir()
     git(folder, "init", "--quiet")
     git(folder, "add", "--all")
@@ -52,13 +56,44 @@ def test_a_persons_edits_stay_with_them_and_the_data_are_found(checkout: Path) -
     assert str(checkout / ".dvc" / "cache") in (place / ".dvc" / "config.local").read_text()
 
 
+def test_a_deployment_reaches_what_dvc_reaches_in_the_checkout(checkout: Path, tmp_path: Path) -> None:
+    own = checkout / ".dvc" / "config.local"
+    run(checkout, "cache", "dir", "--local", "../bytes")
+    run(checkout, "config", "--local", "cache.type", "copy")
+    run(checkout, "remote", "add", "--default", "storage", "../storage")
+    run(checkout, "remote", "add", "--local", "far", "ssh://host/line")
+    run(checkout, "remote", "modify", "--local", "far", "password", "secret")
+    own.chmod(0o600)
+    place = tmp_path / "deep" / "place"
+    workspace.prepare(checkout, place, "HEAD")
+    with versions.opened(place) as repo:
+        remotes, cache = repo.config["remote"], repo.config["cache"]
+    assert remotes["storage"]["url"] == str(tmp_path / "storage")
+    assert (remotes["far"]["password"], cache["type"]) == ("secret", ["copy"])
+    assert versions.cache_of(place) == tmp_path / "bytes"
+    assert (place / ".dvc" / "config.local").stat().st_mode & 0o777 == 0o600
+
+
+def lock_of(model: bytes) -> str:
+    """A dvc.lock whose `train` wrote these bytes."""
+    out = {"path": paths.MODEL.as_posix(), "md5": tracking.md5_of(model)}
+    return yaml.safe_dump({"schema": "2.0", "stages": {"train@searched": {"cmd": "x", "outs": [out]}}})
+
+
+def promoted(place: Path, model: str, number: str, content: bytes) -> Served:
+    """A version that a deployment made in the place."""
+    (place / "dvc.lock").write_text(lock_of(content))
+    workspace.record(place, model, number)
+    return Served(number=number, md5=tracking.md5_of(content))
+
+
 def test_what_was_promoted_is_committed_under_a_tag_and_no_branch_moves(checkout: Path) -> None:
     place = workspace.beside(checkout)
     before = workspace.prepare(checkout, place, "HEAD")
-    (place / "dvc.lock").write_text("schema: '2.0'\n")
+    (place / "dvc.lock").write_text(lock_of(b"model"))
     tag = workspace.record(place, "tiny digits", "3")
     assert tag == "retrain/tiny-digits/3"
-    assert git(checkout, "show", f"{tag}:dvc.lock") == "schema: '2.0'"
+    assert git(checkout, "show", f"{tag}:dvc.lock") + "\n" == lock_of(b"model")
     assert git(checkout, "rev-parse", f"{tag}^") == before
     assert git(checkout, "rev-parse", "HEAD") == before
     kept = git(checkout, "rev-parse", tag)
@@ -66,44 +101,131 @@ def test_what_was_promoted_is_committed_under_a_tag_and_no_branch_moves(checkout
     assert git(checkout, "rev-parse", tag) == kept
 
 
-def test_reuse_takes_the_last_versions_searches_from_the_shared_cache_and_freezes_them(checkout: Path) -> None:
-    first = checkout.with_name("first")
-    workspace.prepare(checkout, first, "HEAD")
-    run(first, "repro", "--quiet")
-    workspace.record(first, "digits", "1")
-    second = checkout.with_name("second")
-    workspace.prepare(checkout, second, "HEAD")
-    workspace.begin_from_last(second, "reuse")
-    assert (second / "loss.txt").read_text() == "loss\n"
-    stages = yaml.safe_load((second / "dvc.yaml").read_text())["stages"]
-    assert all(stages[name]["frozen"] for name in workspace.REUSED)
-    workspace.prepare(checkout, second, "HEAD")
-    workspace.begin_from_last(second, "fresh")
-    assert not any("frozen" in stage for stage in yaml.safe_load((second / "dvc.yaml").read_text())["stages"].values())
+def test_the_tag_of_another_registrys_version_is_refused_at_both_ends_of_a_retrain(checkout: Path) -> None:
+    place = workspace.beside(checkout)
+    workspace.prepare(checkout, place, "HEAD")
+    params = replace(load_params(place / "params.yaml"), retrain=Retrain(search="warm"))
+    promoted(place, params.publish.model, "1", b"of a registry that is gone")
+    said = f"the tag retrain/{params.publish.model}/1 is of another model than version 1 .*; rename it, or delete it"
+    with pytest.raises(ValueError, match=said):
+        promoted(place, params.publish.model, "1", b"model")
+    with pytest.raises(ValueError, match=said):
+        workspace.warm_from(place, params, Served(number="1", md5=tracking.md5_of(b"model")))
+
+
+@pytest.fixture
+def registered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, bytes], Served]:
+    """An empty registry: gives what makes a file the model's next version and puts it into service."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    client = tracking.connect()
+
+    def register(model: str, content: bytes) -> Served:
+        if not client.search_registered_models(f"name = '{model}'"):
+            client.create_registered_model(model)
+        md5 = tracking.md5_of(content)
+        number = str(client.create_model_version(model, "nowhere", tags={"md5": md5}).version)
+        tracking.move_alias(model, "champion", number)
+        return Served(number=number, md5=md5)
+
+    return register
+
+
+def test_a_version_whose_retrain_was_killed_before_it_was_tagged_is_tagged_by_the_next(
+    checkout: Path, registered: Callable[[str, bytes], Served]
+) -> None:
+    place = workspace.beside(checkout)
+    workspace.prepare(checkout, place, "HEAD")
+    (place / paths.MODEL).parent.mkdir(parents=True)
+    (place / paths.MODEL).write_bytes(b"model")
+    (place / "dvc.lock").write_text(lock_of(b"model"))
+    champion = registered("line", b"model")
+    for _ in range(2):
+        state = deploy.recorded(place, "line", champion, "on schedule")
+        assert state.message == "the champion stays version 1, tagged retrain/line/1 (because: on schedule)"
+    assert git(checkout, "show", "retrain/line/1:dvc.lock") + "\n" == lock_of(b"model")
+    assert tracking.version_tags("line", "1")["git.tag"] == "retrain/line/1"
+    registered("line", b"put into service by hand")
+    state = deploy.recorded(place, "line", champion, "on schedule")
+    assert state.message == "another version was put into service meanwhile (because: on schedule)"
+    assert git(checkout, "tag", "--list") == "retrain/line/1"
+
+
+def searched(place: Path, params: Params, number: str, word: str) -> Served:
+    """A version whose searches found the word, and whose model is made of it."""
+    (place / "word").write_text(word)
+    run(place, "repro", "--quiet")
+    lock = yaml.safe_load((place / "dvc.lock").read_text())
+    lock["stages"] |= yaml.safe_load(lock_of(word.encode()))["stages"]
+    (place / "dvc.lock").write_text(yaml.safe_dump(lock))
+    workspace.record(place, params.publish.model, number)
+    return Served(number=number, md5=tracking.md5_of(word.encode()))
+
+
+def test_reuse_takes_the_searches_of_the_version_in_service_from_the_shared_cache_and_freezes_them(
+    checkout: Path,
+) -> None:
+    """Though the checkout has committed the dvc.lock of an older one, and the last tag is another model's."""
+    place = workspace.beside(checkout)
+    workspace.prepare(checkout, place, "HEAD")
+    params = replace(load_params(place / "params.yaml"), retrain=Retrain(search="reuse"))
+    old, served = searched(place, params, "1", "old"), searched(place, params, "2", "served")
+    searched(place, replace(params, publish=Publish(model="another")), "1", "another")
+    (checkout / "dvc.lock").write_text(git(place, "show", f"retrain/{params.publish.model}/1:dvc.lock") + "\n")
+    git(checkout, "add", "dvc.lock")
+    git(checkout, *workspace.IDENTITY, "commit", "--quiet", "-m", "version 1")
+    for version, word in ((served, "served"), (old, "old")):
+        workspace.prepare(checkout, place, "HEAD")
+        (place / "loss.txt").unlink()
+        (place / "loss.txt").write_text("left by a run that was killed")
+        workspace.begin_from_last(place, params, version)
+        assert (place / "loss.txt").read_text() == word
+        stages = yaml.safe_load((place / "dvc.yaml").read_text())["stages"]
+        assert all(stages[name]["frozen"] for name in workspace.REUSED)
+    workspace.prepare(checkout, place, "HEAD")
+    workspace.begin_from_last(place, replace(params, retrain=Retrain(search="fresh")), served)
+    assert not any("frozen" in stage for stage in yaml.safe_load((place / "dvc.yaml").read_text())["stages"].values())
+    assert (place / "dvc.lock").read_bytes() == (checkout / "dvc.lock").read_bytes()
+
+
+def test_where_no_dvc_lock_is_committed_the_models_last_one_saves_what_it_knows(checkout: Path) -> None:
+    place = workspace.beside(checkout)
+    workspace.prepare(checkout, place, "HEAD")
+    params = load_params(place / "params.yaml")
+    promoted(place, "another", "7", b"another")
+    workspace.prepare(checkout, place, "HEAD")
+    workspace.begin_from_last(place, params, None)
+    assert not (place / "dvc.lock").exists()
+    promoted(place, params.publish.model, "1", b"model")
+    workspace.prepare(checkout, place, "HEAD")
+    workspace.begin_from_last(place, params, None)
+    assert (place / "dvc.lock").read_text() == lock_of(b"model")
 
 
 def run(folder: Path, *arguments: str) -> None:
     subprocess.run(versions.dvc(*arguments), cwd=folder, env=versions.stage_environment(), check=True)
 
 
-def test_reuse_without_a_last_version_is_refused(checkout: Path) -> None:
+def test_reuse_without_a_version_that_a_deployment_made_is_refused(checkout: Path) -> None:
     place = workspace.beside(checkout)
     workspace.prepare(checkout, place, "HEAD")
-    with pytest.raises(ValueError, match="there is no version to reuse; retrain once with fresh"):
-        workspace.begin_from_last(place, "reuse")
+    (place / "dvc.lock").write_text(lock_of(b"by hand"))
+    params = replace(load_params(place / "params.yaml"), retrain=Retrain(search="reuse"))
+    for served in (None, Served(number="1", md5=tracking.md5_of(b"by hand"))):
+        with pytest.raises(ValueError, match="no version in service was made by a deployment; retrain once with fresh"):
+            workspace.begin_from_last(place, params, served)
 
 
 def test_warm_searches_start_from_the_version_in_service_if_a_deployment_made_it(checkout: Path) -> None:
     place = workspace.beside(checkout)
     workspace.prepare(checkout, place, "HEAD")
     params = load_params(place / "params.yaml")
-    warm = replace(params, retrain=Retrain(search="warm"))
-    assert workspace.warm_from(place, warm, "1") is None
-    tag = workspace.record(place, params.publish.model, "1")
-    assert workspace.warm_from(place, warm, "1") == tag
-    assert workspace.warm_from(place, warm, "2") is None
+    warm, first = replace(params, retrain=Retrain(search="warm")), Served(number="1", md5=tracking.md5_of(b"model"))
+    assert workspace.warm_from(place, warm, first) is None
+    promoted(place, params.publish.model, "1", b"model")
+    assert workspace.warm_from(place, warm, first) == f"retrain/{params.publish.model}/1"
+    assert workspace.warm_from(place, warm, replace(first, number="2")) is None
     assert workspace.warm_from(place, warm, None) is None
-    assert workspace.warm_from(place, params, "1") is None
+    assert workspace.warm_from(place, params, first) is None
 
 
 def test_a_second_deployment_or_an_unknown_revision_ends_failed_with_a_sentence(
