@@ -482,7 +482,7 @@ class Retrain:
 
     search: Literal["fresh", "warm", "reuse"] = "fresh"
     """Of deployments. `warm`: the searches start from the pool and the distributions that those of the version in
-    service ended with; `reuse`: keep the last version's architecture, augmentation and loss, and only train."""
+    service ended with; `reuse`: keep that version's architecture, augmentation and loss, and only train."""
     min_new_images: int = 200
     """New images that are reason enough (ours)."""
     shift_alpha: float = 0.01
