@@ -122,6 +122,9 @@ def ingest_data(params: Params, channel: Path) -> str:
 @stated
 def reproduce(name: str, parent_run: str | None, channel: Path) -> None:
     """`dvc repro -s <stage>`; the stage logs to an MLflow run nested in the parent, and shows in the channel."""
+    if versions.unchanged(name):
+        print(f"Stage '{name}' didn't change, skipping")  # as DVC would
+        return
     ids = f"{flow_run.id} {task_run.id}"
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.json"

@@ -110,7 +110,8 @@ def push_data(pointer: Path) -> None:
 
 def has_remote() -> bool:
     """Whether a default DVC remote is configured."""
-    return run_dvc("config", "--list").find("core.remote=") >= 0
+    with opened() as repo:
+        return bool(repo.config["core"].get("remote"))
 
 
 def data_digest(pointer: Path) -> str:
@@ -141,6 +142,19 @@ def stage_order() -> list[str]:
     with opened() as repo:
         plan = plan_repro(get_active_graph(repo.index.graph), collect_stages(repo, [PIPELINE.name]))
         return [stage.addressing for stage in plan if isinstance(stage, PipelineStage)]
+
+
+def unchanged(name: str) -> bool:
+    """Whether `dvc repro` would skip the stage; asked here, since a process for each answer takes a second. False too
+    while another DVC holds the folder: `dvc repro` can wait."""
+    from dvc.lock import LockError
+
+    with opened() as repo:
+        try:
+            with repo.lock:
+                return not repo.stage.load_one(name=name).changed()
+        except LockError:
+            return False
 
 
 def stage_inputs(name: str) -> Lock:

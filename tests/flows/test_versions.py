@@ -157,3 +157,23 @@ def test_what_dvc_says_is_printed_without_its_hints(capfd: pytest.CaptureFixture
     with versions.without_hints() as output:
         subprocess.run(["printf", "%s", said], stdout=output, check=True)
     assert capfd.readouterr().out == "Running stage 'loss':\n> python -m flows.stage loss\n"
+
+
+def test_a_stage_is_unchanged_where_dvc_would_skip_it(repo: Path) -> None:
+    assert not versions.unchanged("first"), "it never ran"
+    subprocess.run(versions.dvc("repro", "--quiet"), env=versions.stage_environment(), check=True)
+    assert versions.unchanged("first")
+    assert versions.unchanged("second")
+    Path("first.txt").write_text("edited")
+    assert not versions.unchanged("first")
+    subprocess.run(versions.dvc("repro", "--quiet"), env=versions.stage_environment(), check=True)
+    Path("two.py").write_text(Path("two.py").read_text() + "# edited")
+    assert versions.unchanged("first")
+    assert not versions.unchanged("second")
+
+
+def test_while_another_dvc_holds_the_folder_no_stage_is_called_unchanged(repo: Path) -> None:
+    subprocess.run(versions.dvc("repro", "--quiet"), env=versions.stage_environment(), check=True)
+    with versions.opened() as other, other.lock:
+        assert not versions.unchanged("first")
+    assert versions.unchanged("first")
