@@ -29,13 +29,13 @@ SEEDS = (1,)
 BARE = """
 from pathlib import Path
 import torch
-from flows import ingest
+from flows.devices import be_deterministic
 from flows.observer import Silent
 from flows.settings import load_params
 from flows.stages import architecture, augmentation, evaluate, latency, loss, prepare, train
 params = load_params()
 torch.set_num_threads(params.threads)
-torch.use_deterministic_algorithms(True)
+be_deterministic(True)
 for stage in (prepare, latency):
     stage.run(params, Silent())
 for stage in (architecture, augmentation, loss):
