@@ -29,7 +29,7 @@ DEVICES: dict[str, Callable[[], Devices]] = {"cpu": cpu, "cuda": cuda}
 
 def be_deterministic(strict: bool) -> None:
     """Deterministic algorithms only, in this process; without torch's filling of new memory, which costs time and
-    matters to nobody who writes before reading. (`use_deterministic_algorithms` does the same and imports Inductor, over
-    a second in each process.)"""
+    matters to nobody who writes before reading. (`use_deterministic_algorithms` does the same and imports Inductor: a
+    second in each process.)"""
     torch.set_deterministic_debug_mode("error" if strict else "default")
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a module with properties

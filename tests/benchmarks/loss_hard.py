@@ -37,12 +37,20 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from components.loss.family import SearchedLoss, decode
+from components.loss.family import Member, SearchedLoss, decode
 from components.loss.search import LossWorld
 from components.parallel import Parallel, sequential
 from components.params import Loss, Online
 from components.rewards import model_of
-from components.training import Criterion, balanced_accuracy, cross_entropy, load_state, predict, split_tensors
+from components.training import (
+    Criterion,
+    balanced_accuracy,
+    cross_entropy,
+    initial_state,
+    load_state,
+    predict,
+    split_tensors,
+)
 from tests.benchmarks.augmentation_shift import average, cell_of, groups, lead
 from tests.benchmarks.hard import CLASSES, TASKS, Hard, accuracy_of, build, counts_of, hard_of, make_of, train_network
 from tests.benchmarks.harness import Row, markdown
@@ -247,11 +255,17 @@ def world_of(hard: Hard, settings: Loss) -> LossWorld:
     )
 
 
+def loss_at(theta: Sequence[float], hard: Hard, settings: Loss) -> Member:
+    """For the images that the last network trains on."""
+    world = replace(world_of(hard, settings), train=hard.final)
+    return world.loss(theta, initial_state(world.make()))
+
+
 def found(hard: Hard, name: str) -> Found:
     """The searched loss; its class margins are those of the images that the last network trains on."""
     theta, scale = searched(hard, name)
     settings = settings_of(hard, name)
-    loss = replace(world_of(hard, settings), train=hard.final).loss(theta)
+    loss = loss_at(theta, hard, settings)
     return Found(
         criterion=loss.at_scale(scale),
         images=spent_images(hard, settings.online),

@@ -9,7 +9,6 @@ all of C: what is compared is the loss, not the search's cost.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 
 import torch
 
@@ -18,7 +17,7 @@ from components.training import Criterion, cross_entropy
 from tests.benchmarks.augmentation_shift import cell_of, groups, lead
 from tests.benchmarks.hard import Hard, accuracy_of, hard_of, train_network
 from tests.benchmarks.harness import Row, markdown
-from tests.benchmarks.loss_hard import searched, settings_of, world_of
+from tests.benchmarks.loss_hard import loss_at, searched, settings_of
 
 SEEDS = (11, 12, 13)
 TASKS = ("clean", "noise 40 %", "noise 40 %, val too", "imbalance 1:50")
@@ -47,8 +46,7 @@ def rows() -> Iterator[Row]:
 def at(found: tuple[list[float], float], hard: Hard) -> Member:
     """The loss of theta for the target's training images, at the scale that it was found with."""
     theta, scale = found
-    world = replace(world_of(hard, settings_of(hard, "search")), train=hard.final)
-    return world.loss(theta).at_scale(scale)
+    return loss_at(theta, hard, settings_of(hard, "search")).at_scale(scale)
 
 
 def table(rows: Sequence[Row]) -> str:
