@@ -34,7 +34,11 @@ def tolerated(what: str) -> Iterator[None]:
     try:
         yield
     except ERRORS as error:
-        tracking.warn(f"Prefect does not show {what}", error)
+        warn(what, error)
+
+
+def warn(what: str, error: Exception) -> None:
+    LOG.warning("warning: Prefect does not show %s (%s); the work goes on", what, tracking.reason_of(error))
 
 
 class Artifacts:
@@ -59,8 +63,7 @@ class Artifacts:
             self.tell(steps, now)
         except ERRORS as error:
             if not self.warned:
-                said = tracking.reason_of(error)
-                LOG.warning("warning: Prefect does not show how far the line is (%s); the work goes on", said)
+                warn("how far the line is", error)
             self.warned = True
 
     def tell(self, steps: Steps, now: float) -> None:

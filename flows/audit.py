@@ -235,7 +235,7 @@ def stage_run(run: tracking.Finished) -> StageRun:
 def reproduce(records: Records) -> Finding:
     """Compute the model anew from the commit, the archived settings, the images and the recorded latencies."""
     wanted = records.tags.get("md5", NONE)
-    with tempfile.TemporaryDirectory(prefix="reproduce-") as folder:
+    with lifeline.guarded(), tempfile.TemporaryDirectory(prefix="reproduce-") as folder:
         checkout = Path(folder) / "checkout"
         versions.check_out(records.tags.get("git.commit", NONE), checkout)
         for name in (key.removeprefix(PREFIX) for key in records.tags if key.startswith(PREFIX)):
@@ -264,10 +264,8 @@ def pull(checkout: Path, cache: Path, targets: Sequence[str]) -> None:
 
 def run_in(folder: Path, *arguments: str) -> None:
     """DVC in another checkout, whose stages log to a store of their own; whatever ends us ends them."""
-    from flows.retrain import run_group  # Prefect's seconds are for who needs them
-
     own = {"MLFLOW_TRACKING_URI": f"sqlite:///{(folder / paths.STORE / 'mlflow.db').as_posix()}"}
-    if run_group(versions.dvc(*arguments), versions.stage_environment() | own, folder) != 0:
+    if lifeline.run_group(versions.dvc(*arguments), versions.stage_environment() | own, folder) != 0:
         raise versions.VersionsError(f"`dvc {' '.join(arguments)}` failed in {folder.name}; what it printed is above")
 
 
@@ -320,8 +318,7 @@ def main(arguments: list[str] | None = None) -> int:
     chosen = commands.parse("audit", arguments)
     stage.heed_signals()  # else SIGTERM leaves the temporary checkout behind
     try:
-        with lifeline.guarded():
-            tree, bad = audit(chosen.model, again=chosen.reproduce)
+        tree, bad = audit(chosen.model, again=chosen.reproduce)
     except ValueError as mistake:
         print(f"error: {mistake}", file=sys.stderr)
         return 2

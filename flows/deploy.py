@@ -10,7 +10,6 @@ from flows import commands
 if __name__ == "__main__":
     commands.parse("deploy")  # before the libraries: help waits for none of them
 
-import logging
 import signal
 import subprocess
 from pathlib import Path
@@ -23,12 +22,10 @@ from prefect.states import Completed, Failed
 from flows import artifacts, lifeline, paths, stage, tracking, workspace
 from flows.notify import notify
 from flows.registry import CHAMPION, RegistryError
-from flows.retrain import REASON, end_stale_flows, run_group, stamps
+from flows.retrain import REASON, end_stale_flows, stamps
 from flows.settings import load_params
 from flows.trigger import Decision
 from flows.workspace import Served
-
-LOG = logging.getLogger(__name__)
 
 FLOW_ENDS = (signal.SIGTERM, signal.SIGKILL)
 """How a flow that runs below this one is ended; it ends its stage as gently as there is time."""
@@ -73,13 +70,10 @@ def stamp() -> None:
     this if it is. Costs a warning where Prefect does not take it."""
     if flow_run.id is None:  # a plain call
         return
-    try:
+    with artifacts.tolerated("which process runs this flow"):
         with get_client(sync_client=True) as client:
             client.update_flow_run(UUID(flow_run.id), tags=[*flow_run.tags, *stamps()])
         end_stale_flows()
-    except artifacts.ERRORS as error:
-        said = tracking.reason_of(error)
-        LOG.warning("warning: Prefect is not told which process runs this flow (%s); the work goes on", said)
 
 
 def ask(checkout: Path, folder: Path) -> Decision:
@@ -105,7 +99,7 @@ def retrain_in(checkout: Path, folder: Path, reason: str) -> State:
     environment = workspace.environment(checkout) | {REASON: reason}
     workspace.begin(folder)
     command = workspace.python("-m", "flows.retrain", *(("--warm", last) if last else ()))
-    code = run_group(command, environment, folder, FLOW_ENDS, 3 * lifeline.PATIENCE)
+    code = lifeline.run_group(command, environment, folder, FLOW_ENDS, 3 * lifeline.PATIENCE)
     if code in (0, 3):
         workspace.finish(folder)
     if code != 0:

@@ -184,6 +184,24 @@ def end_group(group: int, ways: Sequence[signal.Signals] = GENTLY, patience: flo
             return
 
 
+def run_group(
+    command: list[str],
+    environment: dict[str, str],
+    folder: Path | None = None,
+    ways: Sequence[signal.Signals] = GENTLY,
+    patience: float = PATIENCE,
+    stdout: int | None = None,
+) -> int:
+    """Run a command in a process group of its own, of which nothing is left, whatever ends the command or us."""
+    process = subprocess.Popen(command, env=environment, cwd=folder, stdout=stdout, start_new_session=True)
+    try:
+        return process.wait()
+    finally:
+        if process.poll() is None or members(process.pid):
+            end_group(process.pid, ways, patience)
+            process.wait()
+
+
 # ---------------------------------------------------------------- passports
 
 

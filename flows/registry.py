@@ -73,9 +73,7 @@ def roll_back(name: str, who: str, why: str) -> Rollback:
         record = {"rollback.to": target, "rollback.by": who, "rollback.reason": why or NONE, WITHDRAWN: now()}
         tracking.tag_version(name, champion, record)
         tracking.move_alias(name, CHAMPION, target)
-        with tracking.tolerated(
-            "the alias previous"
-        ):  # a view: repeating the command for it takes back another version
+        with tracking.tolerated("the alias previous"):  # a view: repeated for its sake, this takes back one more
             point_previous(name, target)
         return Rollback(withdrawn=champion, restored=target)
 

@@ -11,8 +11,6 @@ if __name__ == "__main__":
 
 import contextlib
 import os
-import signal
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -136,7 +134,7 @@ def reproduce(name: str, parent_run: str | None, channel: Path) -> None:
         try:
             with versions.without_hints() as output:
                 command = versions.dvc("--wait-for-lock", "repro", "--single-item", name)
-                code = run_group(command, environment, stdout=output)
+                code = lifeline.run_group(command, environment, stdout=output)
         finally:
             if code != 0:
                 tracking.settle()  # of what could not say that it was killed
@@ -150,24 +148,6 @@ def failure_of(name: str, report: Path) -> StageFailed:
         return StageFailed(1, f"stage {name} failed; what it printed is above")
     said = files.read_json(report)
     return StageFailed(said["code"], said["sentence"])
-
-
-def run_group(
-    command: list[str],
-    environment: dict[str, str],
-    folder: Path | None = None,
-    ways: Sequence[signal.Signals] = lifeline.GENTLY,
-    patience: float = lifeline.PATIENCE,
-    stdout: int | None = None,
-) -> int:
-    """Run a command in a process group of its own, of which nothing is left, whatever ends the command or us."""
-    process = subprocess.Popen(command, env=environment, cwd=folder, stdout=stdout, start_new_session=True)
-    try:
-        return process.wait()
-    finally:
-        if process.poll() is None or lifeline.members(process.pid):
-            lifeline.end_group(process.pid, ways, patience)
-            process.wait()
 
 
 @task(name="gate", task_run_name="gate", cache_policy=NO_CACHE, persist_result=False)

@@ -24,7 +24,9 @@ from itertools import product
 from statistics import mean, stdev
 
 import joblib
+import numpy as np
 import torch
+from jaxtyping import Int64
 
 from components.architecture.additive import fit_additive
 from components.architecture.search import PoolUpdate, Scored
@@ -126,9 +128,12 @@ def cell(name: str, seed: int) -> list[Row]:
     ]
 
 
-def weights_of(name: str, space: Space, seed: int) -> SharedWeights:
+def weights_of(
+    name: str, space: Space, seed: int, rows: Int64[np.ndarray, " n"] | slice = slice(None)
+) -> SharedWeights:
+    """Fresh ones, for these rows of the training images."""
     data = data_of(name)
-    train, val = split_tensors(data.train), split_tensors(data.val)
+    train, val = split_tensors(data.train.at(rows)), split_tensors(data.val)
     supernet = build_supernet(space, data.mean, data.std, seed)
     return SharedWeights(supernet, settings_of(name, **COMMON), TASKS[name].recipe, train, val, seed)
 

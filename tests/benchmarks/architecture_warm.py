@@ -14,15 +14,14 @@ from statistics import mean
 import joblib
 import numpy as np
 import torch
+from jaxtyping import Int64
 
 from components.architecture.search import Pool
 from components.architecture.strategies import search
-from components.architecture.supernet import SharedWeights, build_supernet
-from components.training import split_tensors
-from tests.benchmarks.architecture_truth import COMMON, WORKERS, regret_of, with_error
+from tests.benchmarks.architecture_truth import COMMON, WORKERS, regret_of, weights_of, with_error
 from tests.benchmarks.harness import Row, markdown
 from tests.benchmarks.remembered import Remembered
-from tests.benchmarks.truth import TASKS, Truth, data_of, read_truth, settings_of
+from tests.benchmarks.truth import data_of, read_truth, settings_of
 
 SEEDS = tuple(range(1, 11))
 SPACE = "digits"
@@ -47,25 +46,22 @@ def followed(seed: int) -> list[Row]:
     last: dict[tuple[str, str], Pool] = {}
     found = []
     for version in VERSIONS:
-        remembered = Remembered(weights_of(truth, 10 * seed + version))
+        own = 10 * seed + version
+        remembered = Remembered(weights_of(SPACE, truth.space, own, drawn(own)))
         for strategy, start in product(STRATEGIES, STARTS):
             begin = last.get((strategy, start), ()) if start == "warm" else ()
             settings = settings_of(SPACE, latency_ms=limit, strategy=strategy, **COMMON)
-            *_, end = search(truth.space, remembered.world(truth.table.predict), settings, 10 * seed + version, begin)
+            *_, end = search(truth.space, remembered.world(truth.table.predict), settings, own, begin)
             last[strategy, start] = tuple(candidate.architecture for candidate in end.pool)
             regret = regret_of(truth, limit, [end.pool[0].architecture])
             found.append(row(seed, version, strategy, start, regret, len(end.scores)))
     return found
 
 
-def weights_of(truth: Truth, seed: int) -> SharedWeights:
-    """Fresh ones, of a version with its own images."""
-    data, settings = data_of(SPACE), settings_of(SPACE, **COMMON)
-    count = len(data.train.labels)
-    drawn = np.sort(np.random.default_rng((seed, 1)).permutation(count)[: int(DRAWN * count)])
-    train, val = split_tensors(data.train.at(drawn)), split_tensors(data.val)
-    supernet = build_supernet(truth.space, data.mean, data.std, seed)
-    return SharedWeights(supernet, settings, TASKS[SPACE].recipe, train, val, seed)
+def drawn(seed: int) -> Int64[np.ndarray, " n"]:
+    """A version's own rows of the training images."""
+    count = len(data_of(SPACE).train.labels)
+    return np.sort(np.random.default_rng((seed, 1)).permutation(count)[: int(DRAWN * count)])
 
 
 def row(seed: int, version: int, strategy: str, start: str, regret: float, evaluations: int) -> Row:
