@@ -16,7 +16,7 @@ from typing import Any, Literal, Protocol
 
 from flows import paths
 from flows.tracking import md5_of
-from flows.versions import Lock, hashes, stage_key
+from flows.versions import Lock, hashes, stage_key, written
 from flows.warm_start import EMPTY
 
 Verdict = Literal["ok", "mismatch", "gap"]
@@ -193,7 +193,7 @@ class Walk:
     def outdated(self, stage: str) -> bool:
         """Whether the stages before it wrote something else since."""
         locks = {name: self.evidence.locked(name) or {} for name in self.evidence.order()}
-        now = {path: md5 for lock in locks.values() for path, md5 in hashes(lock, "outs").items()}
+        now = written(locks)
         return any(now.get(path, md5) != md5 for path, md5 in hashes(locks.get(stage, {}), "deps").items())
 
     def sources(self, run: StageRun) -> Iterator[Step]:

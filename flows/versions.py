@@ -205,6 +205,11 @@ def hashes(lock: Lock, part: str) -> dict[str, str]:
     return {entry["path"]: entry["md5"] for entry in lock.get(part, [])}
 
 
+def written(stages: Mapping[str, Lock]) -> dict[str, str]:
+    """Path -> md5 of what the stages of a dvc.lock have written."""
+    return {path: md5 for lock in stages.values() for path, md5 in hashes(lock, "outs").items()}
+
+
 def changed(before: Lock, after: Lock) -> list[str]:
     """Paths and parameters that are not what they were."""
     old, new = hashes(before, "deps"), hashes(after, "deps")

@@ -128,9 +128,7 @@ def file_of(workspace: Path, revision: str, path: Path) -> str:
 
 def model_in(lock: str) -> str | None:
     """The md5 of the model that a dvc.lock names."""
-    stages = yaml.safe_load(lock).get("stages", {}).values()
-    outs = {path: md5 for stage in stages for path, md5 in versions.hashes(stage, "outs").items()}
-    return outs.get(paths.MODEL.as_posix())
+    return versions.written(yaml.safe_load(lock).get("stages", {})).get(paths.MODEL.as_posix())
 
 
 def tag_of(model: str, version: str) -> str:
