@@ -38,7 +38,7 @@ from tests.browser import browser_page, followed, keep
 from tests.clones import ROOT, environment, fresh_clone, run
 from tests.damage import flipped, replaced
 from tests.flows.receiver import receiver
-from tests.flows.test_servers import free_port, running, wait_until_healthy
+from tests.servers import free_port, running, wait_until_healthy
 
 pytestmark = pytest.mark.timeout(900)  # a fixture's time counts for the first test that uses it
 

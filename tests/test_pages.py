@@ -32,7 +32,7 @@ from PIL import Image, ImageDraw
 from components.data.images import decode, to_array
 from components.evaluation import onnx_logits
 from tests.clones import ROOT, environment, fresh_clone, run
-from tests.flows.test_servers import free_port
+from tests.servers import free_port
 
 pytestmark = pytest.mark.timeout(1800)  # the fixture's time counts for the first test
 

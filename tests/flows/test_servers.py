@@ -2,75 +2,22 @@
 
 import json
 import os
-import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
-from http import HTTPStatus
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
+import yaml
 
-ROOT = Path(__file__).parents[2]
-PATIENCE = 100.0
-"""Seconds until a server must answer: Prefect took 47 on a loaded machine."""
-
-
-def free_port() -> int:
-    with closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-@contextmanager
-def running(command: list[str], home: Path, **variables: str) -> Iterator[Path]:
-    """A server in a process group of its own, in and with an empty home; gives its log."""
-    log = home / "server.log"
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "PREFECT_"))}
-    environment = clean | {"HOME": str(home), "PATH": path} | variables
-    with log.open("w") as output:
-        process = subprocess.Popen(
-            command, cwd=home, env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
-        )
-    try:
-        yield log
-    finally:
-        end_group(process)
-
-
-def end_group(process: subprocess.Popen[bytes]) -> None:
-    """Ask the group to stop, then insist; no server outlives its test."""
-    for how in (signal.SIGTERM, signal.SIGKILL):
-        try:
-            os.killpg(process.pid, how)
-            process.wait(10)
-        except ProcessLookupError:
-            break
-        except subprocess.TimeoutExpired:
-            continue
-    process.wait()
-
-
-def answers(port: int, path: str) -> bool:
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as response:
-            return bool(response.status == 200)
-    except (urllib.error.URLError, OSError):
-        return False
-
-
-def wait_until_healthy(port: int, path: str, log: Path) -> None:
-    end = time.monotonic() + PATIENCE
-    while not answers(port, path):
-        assert time.monotonic() < end, f"no answer from {path}:\n{log.read_text()[-3000:]}"
-        time.sleep(0.3)
+from tests.clones import ROOT, environment, fresh_clone
+from tests.servers import PATIENCE, answers, free_port, post, prefect_server, running, wait_until_healthy
 
 
 def reachable(host: str, port: int) -> bool:
@@ -107,28 +54,16 @@ def test_prefect_and_mlflow_start_from_this_environment_and_listen_on_this_machi
     homes = [tmp_path / "prefect", tmp_path / "mlflow"]
     for home in homes:
         home.mkdir()
-    prefect_port, mlflow_port = free_port(), free_port()
-    prefect = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(prefect_port)]
-    store = f"sqlite:///{homes[1]}/mlflow.db"
-    with (
-        running(
-            prefect,
-            homes[0],
-            PREFECT_HOME=str(homes[0]),
-            PREFECT_SERVER_ANALYTICS_ENABLED="false",
-            PREFECT_PROFILES_PATH=str(homes[0] / "profiles.toml"),
-        ) as prefect_log,
-        running(
-            [str(ROOT / "mlflow/serve"), "--host", "0.0.0.0"],  # what `serve` must not obey
-            homes[1],
-            MLFLOW_PORT=str(mlflow_port),
-            MLFLOW_BACKEND_STORE_URI=store,
-            MLFLOW_ARTIFACTS_DESTINATION=str(homes[1] / "artifacts"),
-        ) as mlflow_log,
-    ):
+    mlflow_port = free_port()
+    variables = {
+        "MLFLOW_PORT": str(mlflow_port),
+        "MLFLOW_BACKEND_STORE_URI": f"sqlite:///{homes[1]}/mlflow.db",
+        "MLFLOW_ARTIFACTS_DESTINATION": str(homes[1] / "artifacts"),
+    }
+    open_to_all = [str(ROOT / "mlflow/serve"), "--host", "0.0.0.0"]  # what `serve` must not obey
+    with running(open_to_all, homes[1], **variables) as mlflow_log, prefect_server(homes[0]) as prefect_port:
         wait_until_healthy(mlflow_port, "/health", mlflow_log)
         assert answers(mlflow_port, "/"), "the UI's page"
-        wait_until_healthy(prefect_port, "/api/health", prefect_log)
         assert beyond_loopback(mlflow_port) == []
         assert beyond_loopback(prefect_port) == []
     assert not reachable("127.0.0.1", mlflow_port)
@@ -146,21 +81,6 @@ def test_a_deployments_slot_outlives_no_machine_and_other_pages_are_not_let_in()
     storage, origins = json.loads(done.stdout)
     assert storage == "prefect.server.concurrency.lease_storage.filesystem"
     assert "*" not in origins
-
-
-def post(port: int, path: str, body: dict[str, Any]) -> Any:
-    """What Prefect's API answers; asked again while it is busy (503: its database is locked), as its client does."""
-    address = f"http://127.0.0.1:{port}/api/{path}"
-    request = urllib.request.Request(address, json.dumps(body).encode(), {"Content-Type": "application/json"})
-    end = time.monotonic() + PATIENCE
-    while True:
-        try:
-            with urllib.request.urlopen(request, timeout=30) as response:
-                return json.load(response)
-        except urllib.error.HTTPError as error:
-            if error.code != HTTPStatus.SERVICE_UNAVAILABLE or time.monotonic() > end:
-                raise
-        time.sleep(1)
 
 
 @pytest.mark.parametrize(
@@ -194,17 +114,13 @@ def test_a_server_whose_port_is_taken_says_so_and_ends(tmp_path: Path, command: 
 
 def test_a_deployments_schedule_makes_runs(tmp_path: Path) -> None:
     """A server can be healthy and take deployments while its scheduler fails at each: nothing would ever retrain."""
-    port = free_port()
-    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
-    own = {"PREFECT_HOME": str(tmp_path), "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
-    with running(command, tmp_path, **own) as log:
-        wait_until_healthy(port, "/api/health", log)
+    with prefect_server(tmp_path) as port:
         flow = post(port, "flows/", {"name": "night"})
         nightly = {"schedule": {"cron": "0 3 * * *", "timezone": "UTC"}, "active": True}
         post(port, "deployments/", {"name": "nightly", "flow_id": flow["id"], "schedules": [nightly]})
         end = time.monotonic() + PATIENCE
         while not (runs := post(port, "flow_runs/filter", {})):
-            assert time.monotonic() < end, f"nothing was scheduled:\n{log.read_text()[-3000:]}"
+            assert time.monotonic() < end, "nothing was scheduled"
             time.sleep(0.5)
     assert {run["state_type"] for run in runs} == {"SCHEDULED"}
 
@@ -220,20 +136,18 @@ NEXT = "from flows import deploy; deploy.scheduled(return_state=True)"
 
 def test_a_deployment_that_was_killed_is_ended_in_prefect_by_the_next(tmp_path: Path) -> None:
     """Else it runs there for ever."""
-    port = free_port()
-    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
-    own = {"PREFECT_HOME": str(tmp_path), "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
-    environment = os.environ | own | {"PREFECT_API_URL": f"http://127.0.0.1:{port}/api", "PYTHONPATH": str(ROOT)}
     checkout = tmp_path / "line"
     checkout.mkdir()
 
-    def runs() -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = post(port, "flow_runs/filter", {"sort": "START_TIME_ASC"})
-        return found
+    with prefect_server(tmp_path) as port:
+        api = {"PREFECT_API_URL": f"http://127.0.0.1:{port}/api", "PREFECT_HOME": str(tmp_path)}
+        variables = os.environ | api | {"PYTHONPATH": str(ROOT)}
 
-    with running(command, tmp_path, **own) as log:
-        wait_until_healthy(port, "/api/health", log)
-        process = subprocess.Popen([sys.executable, "-c", KILLED], cwd=checkout, env=environment)
+        def runs() -> list[dict[str, Any]]:
+            found: list[dict[str, Any]] = post(port, "flow_runs/filter", {"sort": "START_TIME_ASC"})
+            return found
+
+        process = subprocess.Popen([sys.executable, "-c", KILLED], cwd=checkout, env=variables)
         end = time.monotonic() + PATIENCE
         while not any(tag.startswith("line.process=") for run in runs() for tag in run["tags"]):
             assert time.monotonic() < end, "the flow said nothing of its process"
@@ -241,6 +155,85 @@ def test_a_deployment_that_was_killed_is_ended_in_prefect_by_the_next(tmp_path: 
         process.kill()
         process.wait()
         assert [run["state_type"] for run in runs()] == ["RUNNING"]
-        subprocess.run([sys.executable, "-c", NEXT], cwd=checkout, env=environment, check=True)
+        subprocess.run([sys.executable, "-c", NEXT], cwd=checkout, env=variables, check=True)
         first = runs()[0]
         assert (first["state_type"], first["state"]["message"]) == ("CRASHED", "its process was killed")
+
+
+def test_a_deployments_run_that_is_cancelled_in_prefect_ends_its_stage_and_says_so_in_mlflow(tmp_path: Path) -> None:
+    """As production has it: prefect.yaml deployed, a worker, a run of it, and a person who presses Cancel."""
+    checkout = tmp_path / "line"
+    checkout.mkdir()
+    settings = yaml.safe_load((ROOT / "tests" / "tiny.yaml").read_text())
+    settings["architecture"]["warmup_epochs"] = 10_000  # far longer than the test
+    long = tmp_path / "long.yaml"
+    long.write_text(yaml.safe_dump(settings, sort_keys=False))
+    fresh_clone(checkout, long)
+    with prefect_server(tmp_path) as port:
+        variables = {
+            "PREFECT_API_URL": f"http://127.0.0.1:{port}/api",
+            "PREFECT_HOME": str(tmp_path),
+            "ASSEMBLY_LINE_CHECKOUT": str(checkout),
+        }
+
+        def prefect(*words: str) -> None:
+            done = subprocess.run(
+                [sys.executable, "-m", "prefect", "--no-prompt", *words],
+                cwd=checkout, env=environment(checkout) | variables, capture_output=True, text=True, check=False,
+            )  # fmt: skip
+            assert done.returncode == 0, f"{words}: {done.stdout[-2000:]}{done.stderr[-2000:]}"
+
+        def nightly() -> dict[str, Any]:
+            (found,) = (run for run in post(port, "flow_runs/filter", {}) if run["id"] == run_id)
+            return dict(found)
+
+        prefect("work-pool", "create", "line", "--type", "process")
+        prefect("deploy", "--all")
+        prefect("deployment", "run", "retrain on schedule/nightly")
+        (run_id,) = (
+            run["id"]
+            for run in post(port, "flow_runs/filter", {})
+            if run["state_type"] == "SCHEDULED" and not run["auto_scheduled"]
+        )
+        worker = [sys.executable, "-m", "prefect", "worker", "start", "--pool", "line"]
+        home = tmp_path / "worker"
+        home.mkdir()
+        with running(worker, home, **environment(checkout) | variables) as log:
+            wait_for(lambda: bool(stages_below(tmp_path)), log, "no stage of the search ran")
+            time.sleep(3)  # well into the stage
+            assert nightly()["state_type"] == "RUNNING"
+            prefect("flow-run", "cancel", run_id)
+            asked = time.monotonic()
+            wait_for(lambda: not stages_below(tmp_path), log, "the stage goes on")
+            took = time.monotonic() - asked
+            wait_for(lambda: nightly()["state_type"] != "CANCELLING", log, "Prefect waits for ever")
+            assert nightly()["state_type"] == "CANCELLED"
+        assert took < SOON
+    with closing(sqlite3.connect(checkout / "mlflow" / "store" / "mlflow.db")) as database:
+        states = dict(database.execute("SELECT status, count(*) FROM runs GROUP BY status"))
+    assert "RUNNING" not in states
+    assert states["KILLED"] == 2, "the retrain's run and the stage's"
+
+
+SOON = 20.0
+"""Seconds for a worker to look whether something was cancelled, every 10, and for a stage to end, within 5."""
+
+
+def wait_for(true: Callable[[], bool], log: Path, why: str) -> None:
+    end = time.monotonic() + 2 * PATIENCE
+    while not true():
+        assert time.monotonic() < end, f"{why}:\n{log.read_text()[-3000:]}"
+        time.sleep(0.1)
+
+
+def stages_below(folder: Path) -> list[int]:
+    """Processes of the architecture search that work in a folder below this one."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            words, place = process.cmdline(), process.cwd()
+        except psutil.Error:
+            continue
+        if "flows.stage" in words and "architecture" in words and place.startswith(str(folder)):
+            found.append(process.pid)
+    return found
