@@ -1,4 +1,4 @@
-"""Small spaces of which every network was trained alone: the truth that searches are judged by.
+"""Spaces on their data, and small ones of which every network was trained alone: the truth that searches are judged by.
 
 `python -m tests.benchmarks.make_truth` trains them once and writes `truth/<space>.json`: each network's accuracies on
 test, parameters and FLOPs, and the latency table, so that whoever reads the file judges by the same numbers.
@@ -41,7 +41,7 @@ from components.training import (
     split_tensors,
     train_steps,
 )
-from tests.benchmarks.shift import moved, read_digits
+from tests.benchmarks.shift import moved, read_cifar10, read_digits
 
 FOLDER = Path(__file__).parent / "truth"
 SPLIT_SEED = 0
@@ -93,6 +93,24 @@ def distorted(images: UInt8[np.ndarray, "n h w c"], rng: np.random.Generator) ->
     return np.ascontiguousarray(tensor.numpy())
 
 
+CIFAR10_IMAGES = (8000, 2000, 10_000)
+"""Train, val, test."""
+
+
+def small_cifar10() -> Data:
+    """CIFAR-10's first 20,000 images at half their side: 16 pixels, the mean of four."""
+    images = read_cifar10(sum(CIFAR10_IMAGES))
+    order = np.random.default_rng(SPLIT_SEED).permutation(len(images.labels))
+    train, val, test = (small(images.at(rows)) for rows in np.split(order, np.cumsum(CIFAR10_IMAGES)[:-1]))
+    return Data(train=train, val=val, test=test)
+
+
+def small(split: Split) -> Split:
+    n, height, width, channels = split.images.shape
+    fours = split.images.reshape(n, height // 2, 2, width // 2, 2, channels).mean(axis=(2, 4))
+    return Split(images=fours.round().astype(np.uint8), labels=split.labels)
+
+
 # --- the spaces
 
 
@@ -119,6 +137,17 @@ TASKS = {
         data=distorted_digits, stem=16, stem_stride=2, stages=((16, 2, 1), (32, 3, 2)),
         blocks=("mb_k3_e4", "mb_k7_e1", "mb_k3_e1_se"),
         recipe=Recipe(batch_size=128, learning_rate=0.2, crop=1), images=16_000, supernet_images=80_000,
+    ),
+    # Of these no one trains every network: see architecture_choice.py.
+    "digits_deep": Task(
+        data=distorted_digits, stem=16, stem_stride=2, stages=((16, 2, 1), (24, 2, 1), (32, 3, 2)),
+        blocks=("mb_k3_e4", "mb_k7_e1", "mb_k3_e1_se", "res_k3"),
+        recipe=Recipe(batch_size=128, learning_rate=0.2, crop=1), images=16_000, supernet_images=80_000,
+    ),
+    "cifar10_small": Task(
+        data=small_cifar10, stem=16, stem_stride=1, stages=((24, 3, 2), (48, 3, 2)),
+        blocks=("mb_k3_e3", "mb_k3_e6", "mb_k5_e3", "res_k3"),
+        recipe=Recipe(batch_size=128, learning_rate=0.1, flip=True, crop=2), images=80_000, supernet_images=200_000,
     ),
 }  # fmt: skip
 
