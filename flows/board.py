@@ -1,8 +1,8 @@
 """The line as a whole: which step runs, how far it is, what was found and how long it all still takes.
 
 The flow tells when a step begins and ends; in between, a thread reads the step's channel (flows/progress.py). What the
-steps took here under the same settings says how long those ahead will take; without it the time left is that of the
-step alone.
+steps took here under the same settings says how long those ahead will take, once one of those works that may find
+nothing to do; without it the time left is that of the step alone.
 """
 
 import json
@@ -68,6 +68,8 @@ class Board:
         self.steps = {name: Step(name=name) for name in names}
         self.view, self.channel, self.before, self.now = view, channel, before, now
         self.running: str | None = None
+        self.may_skip, self.computing = False, False
+        """Whether the running step may do nothing; whether one that might have has begun to work."""
         self.lock = threading.Lock()
 
     @contextmanager
@@ -78,7 +80,7 @@ class Board:
         """
         self.channel.unlink(missing_ok=True)
         with self.lock:
-            self.running = name
+            self.running, self.may_skip = name, skips
             self.steps[name] = replace(self.steps[name], state=RUNNING, began=self.now())
             self.show()
         state = FAILED
@@ -98,7 +100,7 @@ class Board:
             skipped = skips and state == DONE and step.snapshot is None
             step = replace(step, state=UNCHANGED if skipped else state, took=step.seconds(self.now()))
             self.steps[name] = step
-            if step.state == DONE:
+            if step.state == DONE and not resumed(step):
                 self.before.keep(name, step.took or 0.0)
             self.view.say(f"[{self.ended()}/{len(self.steps)}] {sentence(step)}")
             self.show()
@@ -122,6 +124,7 @@ class Board:
         if snapshot is None or snapshot == step.snapshot:
             return False
         self.steps[self.running] = replace(step, snapshot=snapshot, figure=snapshot.figure)
+        self.computing |= self.may_skip
         return True
 
     def show(self) -> None:
@@ -138,7 +141,9 @@ class Board:
         return sum(step.state in ENDED for step in self.steps.values())
 
     def left(self, now: float) -> float | None:
-        """Seconds that the line still takes; None: one of the steps ahead never ran here."""
+        """Seconds that the line still takes; None: one of the steps ahead never ran here, or all may yet be skipped."""
+        if not self.computing:
+            return None
         parts = [self.step_left(step, now) for step in self.steps.values() if step.state in (WAITING, RUNNING)]
         known = [part for part in parts if part is not None]
         return sum(known) if len(known) == len(parts) else None
@@ -153,6 +158,11 @@ class Board:
     def told_steps(self) -> tuple[Steps, float]:
         with self.lock:
             return tuple(self.steps.values()), self.now()
+
+
+def resumed(step: Step) -> bool:
+    """Whether an earlier run did a part: what is left of a step says little of the whole."""
+    return step.snapshot is not None and any(loop.resumed for loop in step.snapshot.loops)
 
 
 def sentence(step: Step) -> str:

@@ -19,13 +19,12 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from components.data.intake import take_in
-from components.data.records import Progress
 from components.data.sources import open_source
 from components.data.split import assign, count_classes, require_batch, require_every_class
 from components.data.validation import Report
 from components.params import Params
+from components.progress import Progress, unwatched
 from flows import paths, versions
-from flows.observer import unwatched
 from flows.settings import load_params
 from flows.terminal import watched
 

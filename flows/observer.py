@@ -32,11 +32,6 @@ class Observer(Recorder, Protocol):
         ...
 
 
-def unwatched(items: Iterable[T], total: int, what: str) -> Iterator[T]:
-    """Progress that nobody looks at."""
-    yield from items
-
-
 class Silent:
     """An observer that keeps nothing: for tests and for stages run as functions."""
 

@@ -36,6 +36,7 @@ from components.architecture.timing import (
     time_models,
 )
 from components.params import Export, Latency
+from components.progress import Progress, unwatched
 
 DRAWN_WHOLES = 64
 """Random networks that the measured ones are picked from (ours)."""
@@ -112,26 +113,33 @@ def sum_of_parts(times: Mapping[str, float], layers: tuple[str, ...], architectu
         ) from error
 
 
-def measure(space: Space, settings: Latency, export: Export, rng: np.random.Generator) -> LatencyTable:
+def measure(
+    space: Space, settings: Latency, export: Export, rng: np.random.Generator, progress: Progress = unwatched
+) -> LatencyTable:
     """Time every part and the calibration networks on the target that the settings name, in the precision of `export`.
 
     `rng` picks the calibration networks. Raises ValueError if ONNX Runtime cannot compute on the target.
     """
-    return measure_parts(export_parts(space), space, settings, export, rng)
+    return measure_parts(export_parts(space), space, settings, export, rng, progress)
 
 
 def measure_parts(
-    exported: dict[str, onnx.ModelProto], space: Space, settings: Latency, export: Export, rng: np.random.Generator
+    exported: dict[str, onnx.ModelProto],
+    space: Space,
+    settings: Latency,
+    export: Export,
+    rng: np.random.Generator,
+    progress: Progress = unwatched,
 ) -> LatencyTable:
     """The same from parts that are exported already."""
     layers = tuple(str(layer) for layer in space.layers)
     models = PARTS[export.quantize](exported, space, export)
     reference = whole_model(exported, space, export, full_architecture(space))
-    part_turns = time_models(models | {REFERENCE: reference}, settings)
+    part_turns = time_models(models | {REFERENCE: reference}, settings, progress=progress, what="parts")
     first = medians(part_turns)
     chosen = pick_wholes(space, lambda a: sum_of_parts(first, layers, a), settings.calibration, rng)
     composed = {format_architecture(a): whole_model(exported, space, export, a) for a in chosen}
-    whole_turns = time_models(composed | {REFERENCE: reference}, settings)
+    whole_turns = time_models(composed | {REFERENCE: reference}, settings, progress=progress, what="networks")
     pace = quiet_pace(chain(*part_turns.values(), *whole_turns.values()))
     entries = {name: entry_from(name, turns, pace) for name, turns in part_turns.items()}
     times = {name: entry.ms for name, entry in entries.items()}

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
+from math import ceil
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ import torch
 from jaxtyping import Float
 
 from components.params import Latency
+from components.progress import Progress, unwatched
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 CLOCKS: dict[str, Callable[[], int]] = {"thread CPU": time.thread_time_ns, "wall": time.perf_counter_ns}
@@ -106,7 +108,13 @@ class Measurement:
     samples: tuple[float, ...]
 
 
-def time_models(models: Mapping[str, onnx.ModelProto], settings: Latency, patience: float = PATIENCE_SECONDS) -> Turns:
+def time_models(
+    models: Mapping[str, onnx.ModelProto],
+    settings: Latency,
+    patience: float = PATIENCE_SECONDS,
+    progress: Progress = unwatched,
+    what: str = "models",
+) -> Turns:
     """Run all models in turns, each between two turns of the reference, which must be among them.
 
     At least the settings' repeats; then for up to `patience` seconds, until every model has met a quiet machine.
@@ -114,15 +122,23 @@ def time_models(models: Mapping[str, onnx.ModelProto], settings: Latency, patien
     runs = {name: timed_run(model.SerializeToString(), settings) for name, model in models.items()}
     turns: Turns = {name: [] for name in models}
     until = time.monotonic() + patience
-    while len(turns[REFERENCE]) * BURST < settings.repeats or (disturbed(turns) and time.monotonic() < until):
-        time.sleep(PAUSE_SECONDS)
-        before = float(np.median(burst(runs[REFERENCE], WARMUP, BURST)))
-        for name, run in runs.items():
-            times = burst(run, SETTLE, BURST)
-            after = float(np.median(burst(runs[REFERENCE], SETTLE, BURST)))
-            turns[name].append(Turn(times=times, reference_ms=max(before, after)))
-            before = after
+    rounds = ceil(settings.repeats / BURST)
+    for _ in progress(range(rounds), rounds, f"rounds of {len(models)} {what}"):
+        take_turns(runs, turns)
+    while disturbed(turns) and time.monotonic() < until:
+        take_turns(runs, turns)
     return turns
+
+
+def take_turns(runs: Mapping[str, Callable[[], float]], turns: Turns) -> None:
+    """One turn more of each model."""
+    time.sleep(PAUSE_SECONDS)
+    before = float(np.median(burst(runs[REFERENCE], WARMUP, BURST)))
+    for name, run in runs.items():
+        times = burst(run, SETTLE, BURST)
+        after = float(np.median(burst(runs[REFERENCE], SETTLE, BURST)))
+        turns[name].append(Turn(times=times, reference_ms=max(before, after)))
+        before = after
 
 
 def burst(run: Callable[[], float], untimed: int, timed: int) -> tuple[float, ...]:

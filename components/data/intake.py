@@ -3,10 +3,11 @@
 from pathlib import Path
 
 from components.data.raw import Spill, write_shards
-from components.data.records import Entry, Progress, Refused, Source
+from components.data.records import Entry, Refused, Source
 from components.data.store import write_record
 from components.data.validation import Rejection, Report, describe, examine, reject, require_enough, resolve
 from components.params import Data
+from components.progress import Progress
 
 VALIDATION = "validation.json"
 

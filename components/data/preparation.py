@@ -13,10 +13,11 @@ from jaxtyping import Int64, UInt8
 
 from components.data.images import decode, to_array
 from components.data.raw import read_images, read_index
-from components.data.records import Progress, Refused
+from components.data.records import Refused
 from components.data.split import assign, count_classes, require_every_class
 from components.data.store import Classes, SplitWriter, Statistics
 from components.params import Data
+from components.progress import Progress
 
 
 def prepare(raw: Path, data: Data, folders: Mapping[str, Path], progress: Progress) -> tuple[Classes, Statistics]:

@@ -1,13 +1,10 @@
 """One labelled image: as a source offers it, as it is once found sound, and the rules by which it is turned away."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import PurePosixPath, PureWindowsPath
-from typing import Any, NoReturn
-
-Progress = Callable[[Iterable[Any], int, str], Iterator[Any]]
-"""(items, total, what): passes the items on while showing how far it is."""
+from typing import NoReturn
 
 
 class Rule(StrEnum):

@@ -13,8 +13,8 @@ from flows.observer import Observer
 def run(params: Params, observe: Observer) -> None:
     """Write the table of block latencies with the device, every raw sample and the calibration."""
     space = space_of(params.architecture, read_classes(paths.CLASSES))
-    table = measure(space, params.latency, params.export, np.random.default_rng(params.seed))
-    for place, whole in enumerate(observe.progress(table.wholes, len(table.wholes), "latency")):
+    table = measure(space, params.latency, params.export, np.random.default_rng(params.seed), observe.progress)
+    for place, whole in enumerate(table.wholes):
         predicted = table.line(whole.sum_ms)
         calibration = {"ms": whole.entry.ms, "predicted_ms": predicted, "error": predicted / whole.entry.ms - 1}
         observe.metrics({f"latency/calibration/{name}": value for name, value in calibration.items()}, step=place)

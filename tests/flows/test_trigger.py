@@ -19,8 +19,8 @@ from components.data.intake import take_in
 from components.data.sources import open_source
 from components.data.store import Classes, write_classes, write_split
 from components.params import Data, Params, Retrain
+from components.progress import unwatched
 from flows import deploy, paths, tracking, trigger, workspace
-from flows.observer import unwatched
 from flows.settings import PRESETS, load_params
 from tests.clones import ROOT
 
