@@ -104,7 +104,7 @@ def rewards(rows: list[Row]) -> str:
     last = rows[-1]
     best = next(row for row in reversed(rows) if row["best"] == "True")
     return (
-        f"Trunk {int(last['trunk']) + 1}: best reward {float(best['reward']):.4g} ({best['copy']}), "
+        f"Trunk {last['trunk']}: best reward {float(best['reward']):.4g} ({best['copy']}), "
         f"score on val {float(last['broadcast_score']):.4g}"
     )
 

@@ -20,7 +20,7 @@ import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -100,7 +100,7 @@ def judge(params: Params, measure: Callable[[bytes, Params], Measurement] = meas
     test, names = test_images(), read_classes(paths.CLASSES).names
     require_size(model, test)
     right = named_right(model, test, names, params.threads)
-    require_fresh(metrics, float(right.mean()))
+    require_fresh(metrics, md5, float(right.mean()))
     reference = (
         Reference(name=f"champion version {champion.version}", model=champion.model)
         if champion
@@ -163,9 +163,15 @@ def require_size(model: bytes, test: Split) -> None:
         raise ValueError(f"{MODEL} takes images of {shown(size)}, {paths.TEST} has {shown(given)}; run `dvc repro`")
 
 
-def require_fresh(metrics: dict[str, Any], accuracy: float) -> None:
+def require_fresh(metrics: dict[str, Any], md5: str, accuracy: float) -> None:
     """Refuse records of another model or another test split."""
-    recorded = metrics["searched"]["accuracy"]
+    recorded, lock = metrics["searched"]["accuracy"], versions.locked_stage("evaluate")
+    read = versions.hashes(lock, "deps").get(MODEL.as_posix(), md5) if lock else md5
+    if read != md5:
+        raise ValueError(
+            f"{METRICS} was written for another {MODEL} (dvc.lock says md5 {read}, this one has {md5}); they are of "
+            f"different runs, bring them together with `dvc repro`"
+        )
     if abs(recorded - accuracy) > STALE:
         raise ValueError(
             f"{METRICS} says that {MODEL} has accuracy {recorded:.4f} on {paths.TEST}, but it has {accuracy:.4f}; "
@@ -271,7 +277,7 @@ def register(params: Params, parent_run: str | None, report: GateReport) -> Publ
     if tracking.md5_of(model) != report.md5:
         raise ValueError(f"{MODEL} changed after the gate judged it; run the gate again")
     proposed = candidate(model, params)
-    with registry.registry(), own_run(parent_run) as run:
+    with registry.registry(), own_run(parent_run, params) as run:
         tracking.archive(run, ARCHIVED)
         if report.champion and not report.checks:
             record(run, name, report.champion, report)
@@ -339,7 +345,7 @@ def through_the_alias(model: bytes, params: Params) -> tuple[gate.Check, ...]:
 
 
 @contextmanager
-def own_run(parent_run: str | None) -> Iterator[str]:
+def own_run(parent_run: str | None, params: Params) -> Iterator[str]:
     """The given run, or a new one for as long as the block lasts."""
     if parent_run is not None:
         yield parent_run
@@ -348,6 +354,7 @@ def own_run(parent_run: str | None) -> Iterator[str]:
     with tracking.parent_run("publish", {"git.commit": commit or "none", "git.dirty": str(dirty).lower()}) as run:
         if run is None:
             raise RegistryError("the MLflow registry cannot be used; nothing was promoted")
+        tracking.log_settings(run, asdict(params))
         yield run
 
 
@@ -472,7 +479,17 @@ def go_back(params: Params, who: str, why: str) -> int:
         return 130
     print(f"champion  {name} version {done.restored}, back in service: models:/{name}@{CHAMPION}")
     print(f"withdrawn version {done.withdrawn}, by {who}: {why or 'no reason given'}")
+    renew_report(params)
     return 0
+
+
+def renew_report(params: Params) -> None:
+    """A report that lies here says which version is in service."""
+    if paths.REPORT.exists():
+        try:
+            page.write(params, page.make(params))
+        except (OSError, ValueError) as error:
+            LOG.warning("warning: %s still is from before (%s)", paths.REPORT, error)
 
 
 def person() -> str:

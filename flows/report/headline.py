@@ -9,7 +9,7 @@ import numpy as np
 from components.comparison import Paired, mcnemar, pair
 from components.evaluation import wilson_interval
 from components.params import Params
-from flows import gate, paths, tracking, versions
+from flows import gate, paths, registry, tracking, versions
 from flows.decision import decided
 from flows.files import read_json
 from flows.report import figures
@@ -38,6 +38,8 @@ REMEDIES = {
     "rolled_back": "somebody took this very file back: delete its version's tag rollback.at to have it judged again",
 }
 """Check of the gate -> what to do when it refuses."""
+COMPARING = ("accuracy", "mcnemar_p", "loss_bound", "class_drop")
+"""Checks beside a reference."""
 
 
 def key_numbers(params: Params) -> Iterator[Part]:
@@ -54,7 +56,8 @@ def key_numbers(params: Params) -> Iterator[Part]:
             Fact(
                 name="latency",
                 value=milliseconds(time["p50_ms"]),
-                beside=f"budget {milliseconds(budget)}, predicted {milliseconds(time['predicted_ms'])}",
+                beside=f"budget {milliseconds(budget)}, predicted {milliseconds(time['predicted_ms'])}; baseline "
+                f"{milliseconds(latency['baseline']['p50_ms'])}",
             ),
             searches_fact(spent),
             verdict_fact(judged()),
@@ -86,11 +89,8 @@ def verdict_fact(decision: Mapping[str, Any] | None) -> Fact:
     if decision is None:
         return Fact(name="gate", value="not judged", beside="`python -m flows.publish` judges it")
     passed = sum(check["passed"] for check in decision["checks"])
-    return Fact(
-        name="gate",
-        value=decision["outcome"],
-        beside=f"version {decision['version']}, {passed} of {len(decision['checks'])} checks passed",
-    )
+    found = f", {passed} of {len(decision['checks'])} checks passed" if decision["checks"] else ""
+    return Fact(name="gate", value=decision["outcome"], beside=f"version {decision['version']}{found}")
 
 
 # --- accuracy
@@ -120,6 +120,8 @@ def champion_of(decision: Mapping[str, Any] | None) -> tuple[dict[str, Scores], 
     """The champion that the model was compared with, and a sentence on it."""
     if decision is None:
         return {}, "The gate has not judged this model, so it was not compared with a champion."
+    if not decision["checks"]:
+        return {}, "This model is the champion itself."
     if decision["champion"] is None:
         return {}, "There was no champion before this model."
     if decision.get("reference") is None:
@@ -213,8 +215,37 @@ def verdict(params: Params) -> Iterator[Part]:
         yield Note(text=f"{name} is not in service, for the gate refused it: {reasons}.", loud=True)
         for check in failed:
             yield Note(text=f"{check['name']}: {REMEDIES.get(check['name'], 'see docs/production.md')}.")
+        if decision["champion"] is None and any(check["name"] in COMPARING for check in failed):
+            yield from slow_baseline(params)
+    elif instead := in_service_instead(decision):
+        yield Note(text=f"{name} passed the gate, but is not in service: {instead}.", loud=True)
     else:
         yield Note(text=f"{name} is in service: models:/{decision['model']}@champion. {way_back(decision)}")
+
+
+def slow_baseline(params: Params) -> Iterator[Note]:
+    """The first model is compared with the baseline, which no budget binds."""
+    time, budget = read_json(paths.EVALUATE / "latency.json")["baseline"]["p50_ms"], params.architecture.budget
+    if time > budget:
+        yield Note(
+            text=f"The baseline takes {milliseconds(time)}, more than the budget of {milliseconds(budget)}, so it may "
+            "be better than any network that fits. It is the first of architecture.blocks in every layer: with a "
+            "cheaper block there the first model is compared with a network that could ship."
+        )
+
+
+def in_service_instead(decision: Mapping[str, Any]) -> str:
+    """Which version is, and since when; nothing if it is this one, or if MLflow cannot be asked."""
+    name, version = decision["model"], decision["version"]
+    with suppress(*tracking.ERRORS):
+        serving = tracking.alias_version(name, registry.CHAMPION)
+        if serving in (None, version):
+            return ""
+        tags = tracking.version_tags(name, version)
+        when = tags.get(registry.WITHDRAWN)
+        why = f", since {tags.get('rollback.by')} rolled version {version} back ({when})" if when else ""
+        return f"version {serving} is{why}"
+    return ""
 
 
 def checks(params: Params) -> Iterator[Part]:
@@ -222,7 +253,10 @@ def checks(params: Params) -> Iterator[Part]:
     if decision is None:
         return
     if not decision["checks"]:
-        yield Note(text="It was the champion already, so there was nothing to decide.")
+        yield Note(
+            text="It was the champion already, so there was nothing to decide; its version's page in MLflow has the "
+            "checks that it passed before."
+        )
         return
     yield Table(
         header=["check of the gate", "value", "allowed", "verdict", ""],
@@ -232,6 +266,8 @@ def checks(params: Params) -> Iterator[Part]:
 
 
 def way_back(decision: Mapping[str, Any]) -> str:
+    if not decision["checks"]:
+        return "It was before this run, too."
     if decision["champion"] is None:
         return "It is the first, so there is none to go back to."
     return f"`python -m flows.publish rollback` puts version {decision['champion']} back."

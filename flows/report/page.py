@@ -17,8 +17,8 @@ SECTIONS = (
     Section(
         anchor="headline",
         title="What was found",
-        lead="The searched network beside the baseline: the default network, trained without any search on the same "
-        "budget. Accuracy is on images that nothing before the evaluation has seen.",
+        lead="The searched network beside the baseline: the default network, trained without any search for as many "
+        "epochs; the latency budget does not bind it. Accuracy is on images that nothing before the evaluation saw.",
         makers=headline.MAKERS,
     ),
     Section(

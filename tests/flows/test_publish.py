@@ -412,8 +412,12 @@ def test_a_rollback_goes_back_one_champion_at_a_time_and_says_who_when_and_why(
 ) -> None:
     monkeypatch.setattr(publish, "load_params", lambda: params)
     shipped_in_turn(params, HALF, THREE_QUARTERS, PERFECT)
+    publish.keep_report(params, tracking.version_tags(params.publish.model, "3")["gate.run"])
+    assert f"{params.publish.model} version 3 is in service" in paths.REPORT.read_text()
     assert publish.main(["rollback", "--by", "someone", "--reason", "too slow in the field"]) == 0
     assert "version 3, by someone: too slow in the field" in capsys.readouterr().out
+    said = "version 3 passed the gate, but is not in service: version 2 is, since someone rolled version 3 back"
+    assert said in paths.REPORT.read_text()
     assert aliases(params) == ("2", "3", "1")
     tags = tracking.version_tags(params.publish.model, "3")
     assert (tags["rollback.by"], tags["rollback.reason"], tags["rollback.to"]) == (

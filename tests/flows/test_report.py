@@ -26,11 +26,12 @@ from components.data.intake import take_in
 from components.data.sources import open_source
 from components.data.store import Split, open_split
 from components.params import Params
+from components.progress import unwatched
 from flows import decision, files, gate, paths, tracking, versions
 from flows import notes as stage_notes
 from flows.files import read_json
 from flows.gate import Check, GateReport, Score
-from flows.observer import Silent, unwatched
+from flows.observer import Silent
 from flows.report import __main__ as command
 from flows.report import architecture as architecture_report
 from flows.report import augmentation as augmentation_report
@@ -590,7 +591,7 @@ def test_every_stage_says_in_a_sentence_what_it_decided(workspace: Path, caplog:
     assert all(text.startswith("**") for text in said.values())
     assert f"For 5 ms: `{found['architecture'].replace('|', ' → ')}`, predicted " in said["architecture"]
     assert f"{most['operation']} {most['share']:.1%}" in said["augmentation"]
-    assert "away from cross-entropy. Trunk 3: best reward " in said["loss"]
+    assert "away from cross-entropy. Trunk 2: best reward " in said["loss"]
     assert f"Loss {float(loss_after):.4g} after 2 epochs" in said["train@baseline"]
     for name in ("searched", "baseline"):
         assert f"{name} {metrics[name]['accuracy']:.2%} (" in said["evaluate"]
