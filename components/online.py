@@ -84,7 +84,7 @@ def search(
     from there, to the same bytes. Models meet on `state`'s device, wherever copies train.
 
     Unlike Algorithm 1: the next trunk may start from the (weighted) mean of the copies instead of the best one,
-    and a reward may be a copy's contribution to that mean (methods.md section 0), or come from the gradients of one
+    and a reward may be a copy's contribution to that mean, or come from the gradients of one
     model (`alignment`); theta stands still during `warmup_trunks` (the controller learns), after `learn_until`, and
     when all rewards tie. `reward: first_order` needs `slope`, `alignment` needs `ask` and `pull`.
     Raises `ValueError` when no copy survives a trunk.
@@ -125,7 +125,7 @@ def learn(
     settings: Online,
 ) -> tuple[Controller, Distribution[S]]:
     """What a trunk's rewards teach: nothing after `learn_until`; in warm-up the controller alone learns."""
-    if index >= settings.learn_until * settings.trunks:
+    if index >= settings.last_learned:
         return controller, distribution
     controller, moved = controller.update(distribution, samples, rewards, answers)
     return controller, moved if index >= settings.warmup_trunks else distribution

@@ -5,6 +5,7 @@ checks its own values, so that a component used without the flows refuses the sa
 "ours" marks a value that the papers do not give.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -80,7 +81,7 @@ class Latency:
 
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
-    """The space of networks and PC-NAS (Li et al., CVPR 2020), methods.md section 2."""
+    """The space of networks and PC-NAS (Li et al., CVPR 2020); see components/architecture/README.md."""
 
     latency_ms: float | tuple[float, ...]
     """The budget: milliseconds an inference of the shipped ONNX file may take on the target. A list: a network for each
@@ -95,7 +96,8 @@ class Architecture:
     max_memory_bytes: int | None = None
     """Limit on the peak memory of float32 activations, one image; null: none."""
     max_file_bytes: int | None = None
-    """Limit on the float32 ONNX file, estimated within a few percent; the gate weighs the file; null: none."""
+    """Limit on the float32 ONNX file, estimated within 3 %, which the search keeps free; an int8 file is far smaller.
+    The gate weighs the file that ships; null: none."""
     stem: int
     """Channels after the first 3x3 convolution."""
     stem_stride: int
@@ -134,7 +136,7 @@ class Architecture:
     score_images: int = 500
     """Images of val a completion is scored on; the last stage uses all of val."""
     recalibration_images: int = 512
-    """Train images that re-estimate a sub-network's batch-norm statistics (at least 512 in methods.md)."""
+    """Train images that re-estimate a sub-network's batch-norm statistics (at least 512, ours)."""
     max_images: int | None = None
     """Train the supernet on at most so many images; all if null."""
     finalists: int = 0
@@ -157,6 +159,10 @@ class Architecture:
         require(len(set(self.budgets)) == len(self.budgets), "architecture.latency_ms names a budget twice")
         for budget in self.budgets:
             require(budget > 0, f"architecture.latency_ms is {budget}; use a positive number")
+        require(
+            self.sampling == "uniform" or self.strategy not in ("enas", "proxyless"),
+            f"architecture.sampling is fair, but {self.strategy} trains the paths that it draws; use uniform",
+        )
         require(
             len(self.budgets) == 1 or self.strategy not in ("enas", "proxyless"),
             f"architecture.latency_ms names {len(self.budgets)} budgets, but {self.strategy} steers the training of "
@@ -198,12 +204,13 @@ class Architecture:
 
 @dataclass(frozen=True, kw_only=True)
 class Online:
-    """Online hyper-parameter learning (Lin et al., ICCV 2019), methods.md section 0."""
+    """Online hyper-parameter learning (Lin et al., ICCV 2019, Algorithm 1); see components/augmentation/README.md."""
 
     trunks: int
     """T_max, rounds of training, reward and update (paper: 300)."""
     copies: int = 8
-    """N, copies of the model trained side by side in a trunk (paper: 8)."""
+    """N, copies of the model trained side by side in a trunk (paper: 8). With `alignment` the loss search asks so many
+    samples of one model, and the augmentation search every element, whatever this says."""
     images: int
     """Training images each copy sees in a trunk (paper: one epoch)."""
     head_start: int = 0
@@ -217,7 +224,8 @@ class Online:
     `bandit`: shift of a parameter for each standard deviation by which its effect differs from 0. `matching`: share of
     the way from the start to the match, 1 for all of it."""
     broadcast: Literal["best", "average", "weighted"] = "average"
-    """What the next trunk starts from: the best copy (paper), the copies' mean, or their reward-weighted mean."""
+    """What the next trunk starts from: the best copy (paper), the copies' mean, or their reward-weighted mean; nothing
+    to `alignment`, which trains one model."""
     reward: Literal["own", "leave_one_out", "first_order", "alignment"] = "leave_one_out"
     """A copy's score (paper), its marginal contribution to the average of the copies, or that to first order: the
     change of val's log-likelihood along its step (ours). `alignment` (ours) trains one model instead of N copies and
@@ -257,28 +265,34 @@ class Online:
         require(self.warmup_trunks >= 0, f"warmup_trunks is {self.warmup_trunks}; use 0 or more")
         require(0 < self.learn_until <= 1, f"learn_until is {self.learn_until}; use a share above 0, at most 1")
         require(
-            self.controller == "null" or self.warmup_trunks < self.learn_until * self.trunks,
+            self.controller == "null" or self.warmup_trunks < self.last_learned,
             f"warmup_trunks is {self.warmup_trunks} and learn_until {self.learn_until} of {self.trunks} trunks: "
             "the distribution would never move; use fewer warmup_trunks, or controller null",
         )
         require(
-            self.score_images is None or self.score_images >= 1,
-            f"score_images is {self.score_images}; use at least 1, or null for all",
+            self.score_images is None or self.score_images >= 1 + (self.reward == "alignment"),
+            f"score_images is {self.score_images}; use at least 1, with reward alignment (which compares two halves) "
+            "2, or null for all",
         )
+
+    @property
+    def last_learned(self) -> int:
+        """Trunks after which the distribution stands still."""
+        return math.ceil(round(self.learn_until * self.trunks, 9))  # 0.55 * 100 is 55, not a little more
 
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
-    """The augmentation policy's distribution, methods.md section 1."""
+    """The augmentation policy's distribution (Lin et al., ICCV 2019); see components/augmentation/README.md."""
 
     settings: Literal["factored", "literal"] = "factored"
     """38 + 38 logits (Identity and Cutout added), or the paper's 1,296 pair logits."""
     pairs_per_trunk: int | None = 2
-    """Pairs a copy commits to in a trunk; null: a fresh pair for every image (the paper)."""
+    """Pairs a copy commits to in a trunk; null: a fresh pair for every image (the paper). Nothing to `alignment`."""
     normalisation: Literal["sigmoid", "softmax"] = "sigmoid"
     """How logits become probabilities: sigmoid-normalised (the paper) or softmax."""
     cutout: bool = True
-    """Whether Cutout is an element of the space (never always on)."""
+    """Whether Cutout is an element of the space (never always on); the literal space has none."""
     identity_share: float | None = None
     """Probability of Identity in each place of a pair when the search starts; null: uniform (the paper). Uniform pairs
     underfit small networks and short trainings; an operation must then earn its share (ours). `matching` with
@@ -302,7 +316,7 @@ class Augmentation:
 
 @dataclass(frozen=True, kw_only=True)
 class Loss:
-    """The loss family and its Gaussian, methods.md section 3."""
+    """The loss family and its Gaussian (Li et al., ICCV 2019); see components/loss/README.md."""
 
     knots: int = 10
     """Values of t and of tau that are searched: with 10, A-softmax's t (m = 4) is met within 0.19 of its range of 8,
@@ -519,6 +533,17 @@ class Params:
     def __post_init__(self) -> None:
         require(self.seed >= 0, f"seed is {self.seed}; use 0 or more")
         require(self.threads >= 1, f"threads is {self.threads}; use at least 1")
+        recipe = self.train.recipe
+        require(
+            recipe.crop < self.data.size,
+            f"train.recipe.crop is {recipe.crop} pixels of an image of {self.data.size} (data.size); use fewer",
+        )
+        for name in ("augmentation", "loss"):
+            start = getattr(self, name).online.head_start
+            require(
+                start == 0 or start >= recipe.batch_size,
+                f"{name}.online.head_start is {start} images, less than a batch ({recipe.batch_size}); use 0 or more",
+            )
         budgets = len(self.architecture.budgets)
         known = ("searched", "baseline", *(f"budget_{number}" for number in range(2, budgets + 1)))
         for name in self.train.variants:

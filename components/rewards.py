@@ -2,7 +2,7 @@
 
     w_n  copy n's model        mean  the mean of the copies' models        R_n  its reward, nan for one that is lost
 
-`own` is the paper's (Lin et al., ICCV 2019); the others are ours (methods.md section 0). Of three of them the sample is
+`own` is the paper's (Lin et al., ICCV 2019); the others are ours. Of three of them the sample is
 a trunk of training; `alignment` needs a single gradient.
 """
 
@@ -188,7 +188,7 @@ def cosines(answers: Answers) -> Vector:
     joined = answers.joined
     sizes = np.sqrt(np.diag(joined))
     added, asked = sizes[:-1], sizes[-1]
-    small = (added <= NOTHING * asked) | (asked == 0)
+    small = (added <= NOTHING * asked) | ((asked == 0) & ~np.isnan(added))
     return np.where(small, 0.0, joined[-1, :-1] / np.where(small, 1.0, added * asked))
 
 
@@ -219,7 +219,7 @@ def model_of(state: State) -> State:
 
 
 def along(gradient: State, state: State, origin: State) -> float:
-    """Inner product of the gradient with the step from the origin to the state."""
-    return sum(
-        float((value.double() * (state[key].double() - origin[key].double())).sum()) for key, value in gradient.items()
-    )
+    """Inner product of the gradient with the step from the origin to the state; summed by numpy, in the same order for
+    any number of torch's threads."""
+    products = (value.double() * (state[key].double() - origin[key].double()) for key, value in gradient.items())
+    return sum(float(product.cpu().numpy().sum()) for product in products)

@@ -155,9 +155,9 @@ class World(ABC):
         return score_state(network_on(self.devices, self.make), state, self.val, self.online)
 
     def slope(self, state: State) -> State:
-        """Minus the gradient of training's own loss on val."""
+        """The gradient of the log-likelihood on val."""
         images, labels = score_tensors(self.val, self.online)
-        slope, _ = descent(network_on(self.devices, self.make), state, images, labels, self.plain().criterion)
+        slope, _ = descent(network_on(self.devices, self.make), state, images, labels, cross_entropy())
         return slope
 
     def ask(self, state: State, trunk: int) -> Request:
@@ -166,7 +166,7 @@ class World(ABC):
         answer. Raises ValueError for fewer than two images of val."""
         network, criterion = network_on(self.devices, self.make), cross_entropy()
         images, labels = score_tensors(self.val, self.online)
-        require(len(labels) > 1, "val has one image; reward alignment compares two halves of val, so give it more")
+        require(len(labels) > 1, "val has one image; reward alignment compares two halves of val, so raise data.val")
         order, rng = self.order(trunk)
         train_images, train_labels = split_tensors(self.train.at(order[::-1][: len(labels)]))
         augmented = self.plain().augment(train_images.to(device_of(network)), torch_rng(rng))

@@ -106,7 +106,7 @@ COMMANDS: Mapping[str, Command] = {
         "its reason in data/raw/validation.json. Whatever stops it leaves whole data, the old or the new.",
         example="python -m flows.ingest",
         codes={0: "done", 2: "the source or the settings were refused, or DVC failed; one sentence says which"},
-        settings="data.source, data.path, data.size, data.val, data.test",
+        settings="data, train.recipe.batch_size",
         arguments=of_ingest,
     ),
     "stage": Command(
@@ -147,7 +147,8 @@ COMMANDS: Mapping[str, Command] = {
             2: "bad input",
             3: "refused by the gate",
         },
-        settings="gate, publish, latency, architecture.latency_ms, architecture.max_file_bytes",
+        settings="gate, publish, latency, architecture.latency_ms, architecture.max_file_bytes, evaluate.repeats, "
+        "seed, threads",
     ),
     "publish rollback": Command(
         does="Put the champion's predecessor back into service. What was taken back is not published again by itself.",
@@ -203,7 +204,7 @@ COMMANDS: Mapping[str, Command] = {
             3: "nothing to do",
             143: "ended by SIGTERM",
         },
-        settings="data, retrain.min_new_images, retrain.shift_alpha, publish.model",
+        settings="data, retrain.min_new_images, retrain.shift_alpha, publish.model, seed, threads",
     ),
 }
 """`<verb>` or `<verb> <word>` -> what it is, in the order in which a person meets them."""

@@ -17,6 +17,8 @@ from components.comparison import Paired, largest_drop, loss_bound, mcnemar, pai
 from components.params import Gate
 
 Rule = Literal["at least", "at most", "is"]
+DIGITS = 12
+"""Of a share of images; more are rounding."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,6 +122,11 @@ def finite(values: dict[str, Any]) -> dict[str, Any]:
     return {key: str(v) if isinstance(v, float) and not math.isfinite(v) else v for key, v in values.items()}
 
 
+def exact(share: float) -> float:
+    """Without the rounding of 0.8 - 0.7, which is above 0.1: what is at its limit passes."""
+    return round(share, DIGITS)
+
+
 def accuracy_checks(
     right: Bool[np.ndarray, " n"],
     reference: Bool[np.ndarray, " n"],
@@ -129,12 +136,12 @@ def accuracy_checks(
 ) -> tuple[Check, ...]:
     """Not worse than the reference: in all, beyond chance, on any class. `actual`: each image's class name."""
     paired = pair(right, reference)
-    threshold = float(reference.mean()) - settings.margin
-    accuracy = Check(name="accuracy", value=float(right.mean()), rule="at least", threshold=threshold)
+    threshold = exact(float(reference.mean()) - settings.margin)
+    accuracy = Check(name="accuracy", value=exact(float(right.mean())), rule="at least", threshold=threshold)
     tested = (TESTS[settings.test](paired, settings, rng),) if settings.alpha > 0 else ()
     name, drop = largest_drop(right, reference, actual)
     worst = Check(
-        name="class_drop", value=drop, rule="at most", threshold=settings.max_class_drop, detail=f"class {name}"
+        name="class_drop", value=exact(drop), rule="at most", threshold=settings.max_class_drop, detail=f"class {name}"
     )
     return (accuracy, *tested, worst)
 
@@ -178,7 +185,8 @@ def parity_check(difference: float, settings: Gate) -> Check:
 
 def quantisation_check(accuracy: float, float_accuracy: float, settings: Gate) -> Check:
     """A quantised file beside the float file it was made from: the baseline, quantised too, cannot tell."""
-    return Check(name="quantisation", value=accuracy, rule="at least", threshold=float_accuracy - settings.margin)
+    threshold = exact(float_accuracy - settings.margin)
+    return Check(name="quantisation", value=exact(accuracy), rule="at least", threshold=threshold)
 
 
 def withdrawal_checks(withdrawn: str | None) -> tuple[Check, ...]:

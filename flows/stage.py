@@ -73,6 +73,9 @@ def main(arguments: list[str] | None = None) -> int:
         return fail(2, f"{chosen.word}: {mistake}")
     except InputsChanged as changed:
         return fail(4, f"{chosen.word}: {changed}")
+    except FloatingPointError as diverged:
+        cure = "lower train.recipe.learning_rate, or raise train.recipe.warmup"
+        return fail(2, f"{chosen.word}: {diverged}; {cure}")
     except OSError as failed:
         if failed.errno not in DISK_FULL:
             raise

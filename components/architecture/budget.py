@@ -119,10 +119,11 @@ def budget_of(space: Space, latency: Callable[[Architecture], float], settings: 
     """The settings' limits over the space. Raises ValueError if no network is within them."""
     said = f"{settings.budget:g} ({limit_of(settings):.4g} after its margin)"
     limits = [make_limit(space, latency, "latency_ms", "ms", limit_of(settings), said)]
-    for setting, (unit, cost) in ADDITIVE.items():
+    for setting, (unit, cost, free) in ADDITIVE.items():
         if (value := getattr(settings, setting)) is not None:
-            counted = partial(cost_of, space, cost)
-            limits.append(make_limit(space, counted, setting, unit, float(value), str(value)))
+            counted, within = partial(cost_of, space, cost), value * (1 - free)
+            told = f"{value} ({within:.12g} after the estimate's error)" if free else str(value)
+            limits.append(make_limit(space, counted, setting, unit, within, told))
     ends = undercut_by_none(limits, [candidates(space, layer) for layer in range(len(space.layers))])
     if not len(ends[0]):
         named = " and ".join(f"architecture.{limit.setting} {limit.value:.6g}" for limit in limits)

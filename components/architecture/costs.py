@@ -214,12 +214,13 @@ def stored_bytes(part: nn.Module) -> int:
 
 # Limits on costs
 
-ADDITIVE: Mapping[str, tuple[str, Callable[[Costs], float]]] = {
-    "max_parameters": ("parameters", lambda costs: costs.parameters),
-    "max_flops": ("FLOPs", lambda costs: costs.flops),
-    "max_file_bytes": ("bytes", lambda costs: costs.file_bytes),
+ADDITIVE: Mapping[str, tuple[str, Callable[[Costs], float], float]] = {
+    "max_parameters": ("parameters", lambda costs: costs.parameters, 0.0),
+    "max_flops": ("FLOPs", lambda costs: costs.flops, 0.0),
+    "max_file_bytes": ("bytes", lambda costs: costs.file_bytes, 0.03),
 }
-"""Setting -> unit and value of what it limits, of the costs that add up over a network's parts."""
+"""Setting -> unit and value of what it limits, of the costs that add up over a network's parts, and the share of the
+limit that is kept free for the estimate's error."""
 
 
 def within_memory(space: Space, settings: params.Architecture) -> Space:

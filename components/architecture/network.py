@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from components.architecture.space import Architecture, Block, Layer, Space, parse_block
 
 SQUEEZE = 4
-"""A squeeze-excite gate sees a fourth of the block's input channels (MobileNetV3)."""
+"""A squeeze-excite gate sees a fourth of the block's input channels, as in MnasNet; MobileNetV3 takes one of the
+expanded."""
 
 
 class Stem(nn.Module):

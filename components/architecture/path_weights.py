@@ -142,7 +142,8 @@ def with_path_weights(
     seed: int,
     start: Pool,
 ) -> Iterator[PoolUpdate]:
-    """One record a stage: the pool is the best so far, each by its newest score; the dropped are those it outdoes."""
+    """One record a stage: the pool is the best so far, each by its newest score, as the finalists are; the dropped are
+    those it outdoes."""
     budget = budget_of(space, world.latency, settings)
     term = latency_term(space, world, settings, weight)
     paths, adam = Paths(budget=budget, theta=uniform(space)), Adam(rate=settings.controller_lr)
@@ -150,20 +151,22 @@ def with_path_weights(
     last = len(planned) + 1
     scores: tuple[Scored, ...] = ()
     pool: tuple[Candidate, ...] = ()
-    held: dict[Architecture, list[Scored]] = {}
+    newest: dict[Architecture, Scored] = {}
     world.train_stage(0, ((),))
     for stage, count in enumerate(planned, start=1):
         rng = np.random.default_rng([seed, stage])
         world.train_stage(stage, trained_on(paths, PATHS, rng))
         fresh, paths, adam = learn(world, paths, adam, term, stage, count, rng)
         scores += fresh
-        held |= {one.architecture: [one] for one in fresh}
-        pool, outdone = best_first(mean_potential(space, budget, held, scores), settings.pool)
-        held = {c.architecture: held[c.architecture] for c in pool}
+        newest |= {canonical(space, one.architecture): one for one in fresh}
+        held = {canonical(space, a) for a in (*(c.architecture for c in pool), *(one.architecture for one in fresh))}
+        judged = {newest[form].architecture: [newest[form]] for form in sorted(held)}
+        pool, outdone = best_first(mean_potential(space, budget, judged, scores), settings.pool)
         yield PoolUpdate(stage=stage, pool=pool, dropped=outdone, scores=scores)
     rng = np.random.default_rng([seed, last])
     world.train_stage(last, trained_on(paths, PATHS, rng))
-    chosen = best_scored(space, scores, final) or complete((), budget, gumbel(rng, PATIENCE * final, space), final)
+    chosen = best_scored(space, tuple(newest.values()), final)
+    chosen = chosen or complete((), budget, gumbel(rng, PATIENCE * final, space), final)
     chosen, _ = first_of(space, start, chosen, final)
     yield verify(mean_potential, world, settings, budget, scores, chosen, pool)
 

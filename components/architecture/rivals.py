@@ -245,7 +245,10 @@ def of_the_best(
 def of_the_young(
     space: Space, settings: params.Architecture, scores: Sequence[Scored], rng: np.random.Generator
 ) -> Iterator[Architecture]:
-    """Aging evolution: the best of a few of the last scored, with another block in one layer."""
+    """Aging evolution: the best of a few of the last scored, with another block in one layer; none where no layer has
+    another."""
+    if all(len(candidates(space, layer)) == 1 for layer in range(len(space.layers))):
+        return
     living = scores[-settings.population :]
     size = max(2, round(CONTESTANTS * settings.population))
     while True:

@@ -105,6 +105,10 @@ def space_of(settings: params.Architecture, classes: Classes) -> Space:
             candidates(space, index) != (),
             f"architecture.blocks holds only {IDENTITY}, which layer {index} ({layer}) cannot be; name another block",
         )
+    params.require(
+        settings.blocks != (IDENTITY,),
+        f"architecture.blocks holds only {IDENTITY}: no network would compute anything; name another block",
+    )
     return space
 
 

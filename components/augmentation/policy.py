@@ -7,7 +7,7 @@ Lin et al., ICCV 2019: a pair of elements, in order; p_theta(k) = sigmoid(theta_
 
 Unlike the paper (`literal`): `factored` draws a pair's elements independently from K + K logits and holds Identity,
 and a copy draws its images' pairs from few (m) committed ones, because at small scale 1,296 logits and a fresh pair an
-image leave nothing to learn from (methods.md section 1).
+image leave nothing to learn from.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -318,11 +318,16 @@ class Policy:
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> "Policy":
         """The inverse of `to_json`; only `elements` and `pairs` are read. Raises `ValueError` for no distribution."""
-        elements = tuple(named_element(name) for name in record["elements"])
-        row = {str(element): k for k, element in enumerate(elements)}
-        joint = np.zeros((len(row), len(row)))
-        for pair in record["pairs"]:
-            joint[row[pair["first"]], row[pair["second"]]] = pair["probability"]
+        try:
+            elements = tuple(named_element(name) for name in record["elements"])
+            row = {str(element): k for k, element in enumerate(elements)}
+            joint = np.zeros((len(row), len(row)))
+            for pair in record["pairs"]:
+                joint[row[pair["first"]], row[pair["second"]]] = pair["probability"]
+        except KeyError as missing:
+            told = f"the policy has no {missing}: it needs `elements`, and `pairs` of them with their probabilities"
+            raise ValueError(told) from None
+        params.require(bool((joint >= 0).all()), "the policy has a negative probability; make all 0 or more")
         total = joint.sum()
         params.require(bool(np.isclose(total, 1.0)), f"the policy's probabilities sum to {total:g}; make them sum to 1")
         return cls(elements, joint)

@@ -11,6 +11,7 @@ import warnings
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
 
 from components.data.records import Refused, Rule
 
@@ -28,6 +29,8 @@ UPRIGHT = {
 }
 """EXIF orientation -> what turns the image upright."""
 
+BITS_PER_SAMPLE = 258
+"""TIFF's tag."""
 RANGELESS = ("I", "F")
 """Pillow's modes of 32-bit numbers: no white point, so no honest way to 8 bits."""
 
@@ -51,7 +54,7 @@ def decode(data: bytes, max_pixels: int | None = None) -> Image.Image:
             raise  # our machine's fault, not the image's
         except Exception as error:  # decoders of nine formats raise nearly anything on hostile bytes
             raise broken(error) from None
-        return plain(upright(image))
+        return plain(upright(image), depth_of(image))
 
 
 def open_header(data: bytes) -> Image.Image:
@@ -86,17 +89,24 @@ def upright(image: Image.Image) -> Image.Image:
     return image if turn is None else image.transpose(turn)
 
 
-def plain(image: Image.Image) -> Image.Image:
-    """Mode `L` or `RGB`, 8 bits, no transparency. Raises `Refused` for numbers without a range."""
+def depth_of(image: Image.Image) -> int:
+    """Bits that a pixel of a 16-bit mode uses: all, but for TIFF's 12."""
+    bits = image.tag_v2.get(BITS_PER_SAMPLE) if isinstance(image, TiffImageFile) else None
+    return 12 if bits == (12,) else 16
+
+
+def plain(image: Image.Image, depth: int = 16) -> Image.Image:
+    """Mode `L` or `RGB`, 8 bits, no transparency; `depth`: bits of a 16-bit mode's pixels. Raises `Refused` for numbers
+    without a range."""
     if image.mode in RANGELESS:
         raise Refused(Rule.UNSUPPORTED, f"32-bit pixels (mode {image.mode}) have no white; store 8 or 16 bits")
     if image.mode.startswith("I;16"):  # Pillow's own conversion clips at 255: all white
-        return Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8))
-    if image.has_transparency_data:
-        layer = image.convert("RGBA")
-        image = Image.new("RGB", layer.size, "white")
-        image.paste(layer, mask=layer.getchannel("A"))
+        return Image.fromarray((np.asarray(image).astype(np.uint16) >> (depth - 8)).astype(np.uint8))
     try:
+        if image.has_transparency_data:
+            layer = image.convert("RGBA")
+            image = Image.new("RGB", layer.size, "white")
+            image.paste(layer, mask=layer.getchannel("A"))
         image = image.convert("L" if image.mode in ("1", "L") else "RGB")
     except ValueError:
         raise Refused(Rule.UNSUPPORTED, f"mode {image.mode} has no way to RGB; store RGB or grey") from None

@@ -56,11 +56,17 @@ def find_shards(root: Path) -> list[Path]:
 
 
 def own_splits(shards: list[Path]) -> dict[Path, str | None]:
-    """`test` for shards named test-*, `train` for all others, if there are shards of both names; else None."""
-    named = {shard: next((word for word in ("train", "test") if shard.name.startswith(word)), None) for shard in shards}
+    """`test` for shards named test-*, or in a folder of that name, `train` for all others, if there are both; else
+    None."""
+    named = {shard: next((word for word in ("train", "test") if is_of(word, shard)), None) for shard in shards}
     if not {"train", "test"} <= set(named.values()):
         return dict.fromkeys(shards)
     return {shard: "test" if word == "test" else "train" for shard, word in named.items()}
+
+
+def is_of(word: str, shard: Path) -> bool:
+    """By its name, or where all shards are called 0000.parquet, by its folder's."""
+    return shard.name.startswith(word) or shard.parent.name == word
 
 
 def show(root: Path, shard: Path) -> str:

@@ -1,6 +1,6 @@
 """The family of losses that AM-LFS searches, and known losses as points of it.
 
-Li et al., "AM-LFS: AutoML for Loss Function Search", ICCV 2019, section 3 (methods.md section 3).
+Li et al., "AM-LFS: AutoML for Loss Function Search", ICCV 2019, section 3.
 
     L = -log tau(p),   p = e^{n t(c)} / (e^{n t(c)} + sum_{j != y} e^{z_j}),   n = |W_y| |x|,   c = cos(theta_y)
 
@@ -331,7 +331,7 @@ def cumulate(start: float, steps: Float64[np.ndarray, " i"]) -> Float64[np.ndarr
 
 @dataclass(frozen=True, kw_only=True)
 class Known:
-    """A published loss in the family's terms (methods.md section 3)."""
+    """A published loss in the family's terms."""
 
     t: Curve
     tau: Curve

@@ -1,6 +1,6 @@
 """AM-LFS on the online engine: a Gaussian over the knots of t and tau, one trunk of training for each sample.
 
-Li et al., "AM-LFS: AutoML for Loss Function Search", ICCV 2019, Algorithm 1 (methods.md section 3).
+Li et al., "AM-LFS: AutoML for Loss Function Search", ICCV 2019, Algorithm 1.
 
     theta, mu  what is learned: the Gaussian's mean     sigma  its standard deviation, fixed
     g(L)       norm of the gradient of L, all parameters
@@ -52,6 +52,7 @@ from components.world import SCORE_BATCH, Treatment, World, network_on, one_thre
 LARGEST = 4.0
 """Most that matching multiplies or divides a loss by (ours): one whose gradient vanishes stays slow instead of
 being blown up on the few images that still have one, which made training from scratch diverge."""
+CURE = "use loss.parametrisation monotone, or a smaller loss.sigma or loss.online.controller_lr"
 
 
 def start(settings: Loss) -> Gaussian:
@@ -182,9 +183,14 @@ class LossWorld(World):
         that no larger learning rate passes for a better loss. A loss that ignores hopeless images has a smaller
         gradient because it ignores them; made as large as cross-entropy's, the others would weigh more than always. It
         keeps scale 1 (which was 8 points better under 40 % wrong labels, on one seed).
+
+        Raises ValueError where a gradient is not finite.
         """
         loss = self.loss(theta, states[0]).to(self.devices[0])
-        logs = [math.log(self.matching_scale(loss, state, trunk)) for trunk, state in enumerate(states)]
+        try:
+            logs = [math.log(self.matching_scale(loss, state, trunk)) for trunk, state in enumerate(states)]
+        except Diverged as error:
+            raise ValueError(f"no network can be trained with the found loss ({error}); {CURE}") from None
         return loss.at_scale(min(1.0, math.exp(sum(logs) / len(logs))))
 
 

@@ -19,6 +19,7 @@ from components.architecture.supernet import SharedWeights, build_supernet
 from components.architecture.timing import device_of
 from components.architecture.warm_start import from_warm_start, to_warm_start
 from components.charts import score_against_latency
+from components.data.split import require_batch
 from components.data.store import Statistics, open_split, read_classes, read_statistics
 from components.parallel import Parallel, WorkerDied
 from components.params import Params, require
@@ -42,6 +43,7 @@ def run(params: Params, observe: Observer, checkpoint: Path) -> None:
     """Write a network for each budget, every pool, every evaluation, the finalists and the Pareto front."""
     devices = devices_of(params.device)
     settings, statistics, table = params.architecture, read_statistics(paths.STATISTICS), table_of(params)
+    require_batch(statistics.counts, params.train.recipe.batch_size)
     space = within_memory(space_of(settings, read_classes(paths.CLASSES)), settings)
     parallel = joblib_parallel(params.parallel, observe, "candidates")
     weights = shared_weights(params, space, statistics)

@@ -1,7 +1,9 @@
-"""train: the searched network and the baseline, from one definition and with the same budget."""
+"""train: the searched network and the baseline, from one definition and for as many epochs."""
 
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
@@ -17,10 +19,11 @@ from components.architecture.space import (
     space_of,
 )
 from components.augmentation.policy import Policy
+from components.data.split import require_batch
 from components.data.store import Classes, Split, open_split, read_classes, read_statistics
 from components.export import export_network
 from components.loss.family import read_loss
-from components.params import Params
+from components.params import Params, require
 from components.quantisation import convert
 from components.training import (
     Augment,
@@ -42,6 +45,7 @@ def run(params: Params, observe: Observer, variant: str, checkpoint: Path) -> No
     """Train on train and val together, and write weights, the float and the shipped ONNX file, and the curve."""
     device, *_ = devices_of(params.device)
     classes, statistics = read_classes(paths.CLASSES), read_statistics(paths.STATISTICS)
+    require_batch(statistics.counts, params.train.recipe.batch_size)
     architecture, augment, criterion = recipe_of(params, classes, variant)
     images, labels = training_images()
     space = space_of(params.architecture, classes)
@@ -95,7 +99,7 @@ def recipe_of(params: Params, classes: Classes, variant: str) -> Recipe:
 
 def searched(params: Params, classes: Classes, number: int) -> Recipe:
     """What the three searches found; augmentation and loss on the network of the first budget."""
-    found = files.read_json(paths.ARCHITECTURE / "architecture.json")["budgets"][number - 1]
+    found = network_of(files.read_json(paths.ARCHITECTURE / "architecture.json")["budgets"], number)
     policy = Policy.from_json(files.read_json(paths.AUGMENTATION / "augmentation.json"))
     architecture = parse_architecture(space_of(params.architecture, classes), found["architecture"])
     return (
@@ -103,6 +107,16 @@ def searched(params: Params, classes: Classes, number: int) -> Recipe:
         compose(base_augment(params.train.recipe), policy.augment()),
         read_loss(paths.LOSS / "loss.json").to(devices_of(params.device)[0]),
     )
+
+
+def network_of(budgets: Sequence[Mapping[str, Any]], number: int) -> Mapping[str, Any]:
+    """What was found for the n-th budget. Raises ValueError if nothing was."""
+    require(
+        number <= len(budgets),
+        f"the search found networks for {len(budgets)} budgets, budget_{number} needs one more; search anew (`dvc "
+        "repro`), or take it out of train.variants and evaluate.budgets",
+    )
+    return budgets[number - 1]
 
 
 def baseline(params: Params, classes: Classes, number: int) -> Recipe:

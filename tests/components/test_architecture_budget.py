@@ -1,6 +1,7 @@
 """Several limits at once, against all networks of small spaces counted one by one."""
 
 import itertools
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from components import params
 from components.architecture.additive import best_ends, finish, fit_additive
 from components.architecture.budget import TRIES, Budget, budget_of, complete, gumbel, lowest
-from components.architecture.costs import costs_of
+from components.architecture.costs import ADDITIVE, costs_of
 from components.architecture.search import Scored, World
 from components.architecture.space import Architecture, candidates, canonical, space_of
 from components.architecture.strategies import search
@@ -62,7 +63,7 @@ def limited(seed: int, share: float) -> tuple[Latencies, params.Architecture, se
     table = np.array([amounts(a, latency) for a in ALL])
     limits = np.quantile(table, share, axis=0)
     chosen = settings(latency_ms=float(limits[0]), **{name: int(limits[k]) for k, name in enumerate(COSTS, start=1)})
-    whole = np.array([limits[0], *limits[1:].astype(int)])
+    whole = np.array([limits[0], *limits[1:].astype(int)]) * [1.0, *(1 - ADDITIVE[name][2] for name in COSTS)]
     return latency, chosen, {a for a, row in zip(ALL, table, strict=True) if (row <= whole * (1 + 1e-9)).all()}
 
 
@@ -139,9 +140,10 @@ def test_a_limit_that_does_not_bind_changes_nothing() -> None:
 @pytest.mark.parametrize(("setting", "field"), sorted(COSTS.items()))
 def test_a_limit_below_the_cheapest_network_is_named_with_that_networks_value(setting: str, field: str) -> None:
     least = min(getattr(costs, field) for costs in COUNTED.values())
-    with pytest.raises(ValueError, match=rf"{setting} is {least - 1}, below the cheapest network's {least} "):
-        budget_of(SPACE, Latencies(0), settings(**{setting: least - 1}))
-    assert budget_of(SPACE, Latencies(0), settings(latency_ms=9.0, **{setting: least})).spare(()) >= 0
+    enough = math.ceil(least / (1 - ADDITIVE[setting][2]))
+    with pytest.raises(ValueError, match=rf"{setting} is {enough - 1}.*, below the cheapest network's {least} "):
+        budget_of(SPACE, Latencies(0), settings(**{setting: enough - 1}))
+    assert budget_of(SPACE, Latencies(0), settings(latency_ms=9.0, **{setting: enough})).spare(()) >= 0
 
 
 def test_limits_that_exclude_each_other_are_named_together() -> None:

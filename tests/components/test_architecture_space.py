@@ -72,6 +72,11 @@ def test_a_layer_that_nothing_can_be_is_refused() -> None:
         space(("identity",))
 
 
+def test_a_space_in_which_nothing_computes_is_refused() -> None:
+    with pytest.raises(ValueError, match="holds only identity: no network would compute anything"):
+        space(("identity",), stages=((8, 2, 1),))
+
+
 def test_text_and_architecture_are_inverse() -> None:
     architecture = ("identity", "res_k3", "mb_k3_e3", "res_k3", "identity")
     assert parse_architecture(space(), format_architecture(architecture)) == architecture

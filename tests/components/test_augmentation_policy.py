@@ -129,6 +129,16 @@ def test_a_record_that_is_no_distribution_is_refused() -> None:
     record = policy_of(distribution("factored", "sigmoid")).to_json()
     with pytest.raises(ValueError, match=r"probabilities sum to .*; make them sum to 1"):
         Policy.from_json(record | {"pairs": record["pairs"][:5]})
+    first, second, *others = record["pairs"]
+    moved = [first | {"probability": 1.5}, second | {"probability": first["probability"] + second["probability"] - 1.5}]
+    with pytest.raises(ValueError, match="negative probability; make all 0 or more"):
+        Policy.from_json(record | {"pairs": [*moved, *others]})
+    with pytest.raises(ValueError, match=r"the policy has no 'Rotate 10.*'"):
+        Policy.from_json(
+            record | {"elements": [name for name in record["elements"] if not name.startswith("Rotate 10")]}
+        )
+    with pytest.raises(ValueError, match="the policy has no 'pairs'"):
+        Policy.from_json({"elements": record["elements"]})
 
 
 def certain_policy(first: str, second: str) -> Policy:

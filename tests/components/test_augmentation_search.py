@@ -274,7 +274,8 @@ def test_halves_of_val_agree_where_val_is_another_distribution_alone() -> None:
 
 
 def test_one_image_of_val_has_no_halves_and_the_search_says_so() -> None:
-    here = world(score_images=1, **ALIGNED)
+    here = world(**ALIGNED)
+    here = replace(here, val=here.val.at(slice(1)))
     with pytest.raises(ValueError, match="val has one image; reward alignment compares two halves"):
         here.ask(here.begin(), 0)
 
@@ -295,6 +296,11 @@ def test_alignment_leaves_the_network_as_training_without_augmentation_would() -
     ours, theirs = searched(**ALIGNED), searched(val=bars(80, 2), **ALIGNED)
     assert same(ours[-1].state, theirs[-1].state)
     assert ours[-1].rewards != theirs[-1].rewards
+    here = world(**ALIGNED)
+    state = here.begin()
+    for trunk in range(here.settings.online.trunks):
+        state = here.train_copy(state, None, trunk, 0)
+    assert same(ours[-1].state, state)
 
 
 def test_identity_adds_nothing_and_has_reward_0() -> None:

@@ -4,6 +4,7 @@ import contextlib
 import io
 import struct
 import zlib
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -92,6 +93,30 @@ def test_sixteen_bit_grey_keeps_its_upper_bits() -> None:
     assert np.asarray(decode(encoded(stored))).tolist() == [[0, 0, 1, 16, 255]]
 
 
+def test_twelve_bit_grey_keeps_its_upper_bits() -> None:
+    """Pillow opens it in its 16-bit mode: read as 16 bits it would be nearly black."""
+    stored = tiff_of_12_bits([0, 15, 16, 2048, 4080, 4095])
+    assert np.asarray(decode(stored)).tolist() == [[0, 0, 1, 128, 255, 255]]
+
+
+def tiff_of_12_bits(pixels: Sequence[int]) -> bytes:
+    """One row, an even number of pixels: two in three bytes."""
+    packed = b"".join(
+        bytes([a >> 4, (a & 15) << 4 | b >> 8, b & 255]) for a, b in zip(pixels[::2], pixels[1::2], strict=True)
+    )
+    width, height, bits, compression, photometric, offsets, samples, rows, counts = (
+        256, 257, 258, 259, 262, 273, 277, 278, 279
+    )  # fmt: skip
+    tags = {
+        width: len(pixels), height: 1, bits: 12, compression: 1, photometric: 1, offsets: 8, samples: 1, rows: 1,
+        counts: len(packed),
+    }  # fmt: skip
+    directory = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    return (
+        struct.pack("<2sHI", b"II", 42, 8 + len(packed)) + packed + struct.pack("<H", len(tags)) + directory + bytes(4)
+    )
+
+
 def test_a_palette_gives_its_colours() -> None:
     image = Image.new("RGB", (4, 4), (10, 20, 30))
     assert decode(encoded(image.convert("P", palette=Image.Palette.ADAPTIVE))).getpixel((0, 0)) == (10, 20, 30)
@@ -99,6 +124,15 @@ def test_a_palette_gives_its_colours() -> None:
 
 JPEG = encoded(picture(width=64, height=64), "JPEG")
 PNG = encoded(picture(width=64, height=64))
+
+
+def premultiplied() -> bytes:
+    """Grey with alpha, as TIFF's tag ExtraSamples says of it: its value 2 made 1."""
+    plain = encoded(Image.new("LA", (8, 8)), "TIFF")
+    tag = struct.pack("<HHI", 338, 3, 1)
+    assert plain.count(tag) == 1
+    return plain.replace(tag + b"\x02", tag + b"\x01")
+
 
 BROKEN = {
     "text": (b"not an image at all\n" * 20, Rule.NOT_AN_IMAGE),
@@ -108,6 +142,7 @@ BROKEN = {
     "png with noise for pixels": (PNG[:60] + bytes(range(256)) * 20, Rule.CORRUPT),
     "400 megapixels announced": (png_that_announces(20_000, 20_000), Rule.TOO_LARGE),
     "64 megapixels announced": (png_that_announces(8_000, 8_000), Rule.TOO_LARGE),
+    "premultiplied alpha": (premultiplied(), Rule.UNSUPPORTED),
     "32-bit floats": (encoded(Image.new("F", (8, 8)), "TIFF"), Rule.UNSUPPORTED),
 }
 

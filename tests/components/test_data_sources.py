@@ -57,6 +57,13 @@ def make_shards(root: Path) -> Path:
     return root
 
 
+def make_split_folders(root: Path) -> Path:
+    """As Hugging Face converts data sets."""
+    write_shard(root / "default" / "train" / "0000.parquet", [0, 1, 0])
+    write_shard(root / "default" / "test" / "0000.parquet", [0, 1], seed=20)
+    return root
+
+
 def make_mnist(root: Path) -> Path:
     """torchvision's MNIST, as its raw idx files: 4 training and 2 test images."""
     folder = root / "MNIST" / "raw"
@@ -77,6 +84,7 @@ SOURCES: dict[str, tuple[Callable[[Path], Data], set[str | None]]] = {
     ),
     "parquet file": (lambda root: data("parquet", write_shard(root / "all.parquet", [0, 1, 1])), {None}),
     "parquet shards": (lambda root: data("parquet", make_shards(root)), {"train", "test"}),
+    "parquet shards in a folder a split": (lambda root: data("parquet", make_split_folders(root)), {"train", "test"}),
     "torchvision ImageFolder": (lambda root: data("torchvision:ImageFolder", make_folder(root)), {None}),
     "torchvision MNIST": (lambda root: data("torchvision:MNIST", make_mnist(root)), {"train", "test"}),
 }

@@ -167,6 +167,12 @@ def test_theta_stands_still_in_warm_up_and_after_learn_until() -> None:
     assert moved == [5 <= index < 12 for index in range(1, 20)]
 
 
+def test_a_share_of_the_trunks_is_that_many_whatever_floats_round_to() -> None:
+    """0.55 * 100 is 55.00000000000001 in floating point."""
+    assert settings(trunks=100, learn_until=0.55).last_learned == 55
+    assert settings(trunks=7, learn_until=0.5).last_learned == 4
+
+
 def test_what_is_learned_in_warm_up_moves_theta_right_after_it() -> None:
     after_warm_up = toy(controller="bandit", controller_lr=1.0, trunks=21, warmup_trunks=20)[-1]
     assert planted_mass([after_warm_up]) > 3

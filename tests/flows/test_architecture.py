@@ -65,7 +65,7 @@ def params(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
     params = replace(params, architecture=chosen)
     classes = Classes(names=("a", "b", "c"), size=8, channels=1)
     write_classes(paths.CLASSES, classes)
-    write_statistics(paths.STATISTICS, Statistics(mean=(0.5,), std=(0.25,), counts={}))
+    write_statistics(paths.STATISTICS, Statistics(mean=(0.5,), std=(0.25,), counts={"train": {"all": 1000}}))
     rng = np.random.default_rng(0)
     for folder, count in ((paths.TRAIN, 96), (paths.VAL, 40)):
         labels = rng.integers(0, 3, count)
@@ -217,6 +217,14 @@ def test_the_front_is_in_the_table_and_names_what_was_chosen(finished: Params) -
     assert {row["architecture"] for row in front} <= {row["architecture"] for row in scores}
     assert "<svg" in (paths.ARCHITECTURE / "pareto.svg").read_text()
     assert {row["budget_ms"] for row in scores} == {"0.2", "0.1"}
+    budgets = json.loads((paths.ARCHITECTURE / "architecture.json").read_text())["budgets"]
+    chosen = {
+        one["architecture"]: [f"{b['latency_ms']:g}" for b in budgets if b["architecture"] == one["architecture"]]
+        for one in budgets
+    }
+    named = {row["architecture"]: row["chosen_for"].split() for row in front}
+    assert named == {architecture: chosen.get(architecture, []) for architecture in named}
+    assert any(named.values())
 
 
 def test_finalists_have_both_ranks_and_the_others_one(finished: Params) -> None:

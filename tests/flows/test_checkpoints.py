@@ -151,7 +151,7 @@ def begin_with_noise() -> Params:
     )
     classes = Classes(names=("a", "b", "c"), size=8, channels=1)
     write_classes(paths.CLASSES, classes)
-    write_statistics(paths.STATISTICS, Statistics(mean=(0.5,), std=(0.25,), counts={}))
+    write_statistics(paths.STATISTICS, Statistics(mean=(0.5,), std=(0.25,), counts={"train": {"all": 1000}}))
     rng = np.random.default_rng(0)
     for folder, count in ((paths.TRAIN, 96), (paths.VAL, 40)):
         write_split(folder, rng.integers(0, 256, (count, 8, 8, 1), dtype=np.uint8), rng.integers(0, 3, count))

@@ -8,7 +8,15 @@ import pytest
 
 from components.comparison import Paired
 from components.params import Gate
-from flows.gate import TESTS, Check, GateReport, accuracy_checks, registry_checks, withdrawal_checks
+from flows.gate import (
+    TESTS,
+    Check,
+    GateReport,
+    accuracy_checks,
+    quantisation_check,
+    registry_checks,
+    withdrawal_checks,
+)
 
 GATE = Gate(test="mcnemar", alpha=0.05, margin=0.01, max_class_drop=0.1)
 
@@ -55,6 +63,15 @@ def test_without_alpha_the_margin_alone_decides_and_a_class_is_judged_by_its_own
     accuracy, worst = accuracy_checks(right, reference, actual, settings, np.random.default_rng(0))
     assert (accuracy.name, accuracy.value, accuracy.passed) == ("accuracy", 0.98, True)
     assert (worst.value, worst.detail, worst.passed) == (pytest.approx(0.2), "class b", False)
+
+
+def test_a_loss_at_its_limit_passes_whatever_floats_round_to() -> None:
+    """0.8 - 0.7 > 0.1, and 0.93 - 0.01 > 0.92."""
+    reference, right = np.arange(10) < 8, np.arange(10) < 7
+    settings = replace(GATE, alpha=0.0, margin=0.1, max_class_drop=0.1)
+    checks = accuracy_checks(right, reference, np.repeat("a", 10), settings, np.random.default_rng(0))
+    assert [check.passed for check in checks] == [True, True]
+    assert all(quantisation_check(n / 100, (n + 1) / 100, replace(GATE, margin=0.01)).passed for n in range(100))
 
 
 @pytest.mark.parametrize(

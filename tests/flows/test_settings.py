@@ -104,12 +104,22 @@ def test_an_unknown_key_or_wrong_type_is_refused_with_its_path_and_what_to_do(
         ("loss.online.copies", 3, ": loss.online.copies is 3; samples come in antithetic pairs"),
         ("export.calibration_images", 0, ": export.calibration_images is 0; use at least 1"),
         ("train.recipe.batch_size", 1, ": train.recipe.batch_size is 1; batch norm needs at least 2"),
+        ("train.recipe.crop", 16, ": train.recipe.crop is 16 pixels of an image of 16 (data.size); use fewer"),
+        ("augmentation.online.head_start", 63, ": augmentation.online.head_start is 63 images, less than a batch (64)"),
+        ("loss.online.score_images", 1, ": loss.online.score_images is 1; use at least 1, with reward alignment"),
     ],
 )
 def test_an_impossible_value_is_refused_with_its_path_and_what_to_do(
     tmp_path: Path, key: str, value: Any, said: str
 ) -> None:
     assert refusal(written(tmp_path, key, value)).startswith(said)
+
+
+def test_fair_sampling_is_refused_where_a_strategy_draws_its_own_paths(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    text = (settings.PRESETS / "digits.yaml").read_text()
+    path.write_text(text.replace("strategy: pc_nas", "strategy: enas\n  sampling: fair"))
+    assert refusal(path).startswith(": architecture.sampling is fair, but enas trains the paths that it draws")
 
 
 def test_a_further_budget_is_trained_and_measured_or_neither(tmp_path: Path) -> None:

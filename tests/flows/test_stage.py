@@ -2,12 +2,14 @@
 
 import json
 import os
+import re
 import resource
 import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,11 @@ import torch
 import yaml
 from mlflow import MlflowClient
 
+from components.architecture.network import build_network
+from components.architecture.space import default_architecture, space_of
+from components.data.store import Classes
 from components.params import Params
+from components.training import base_augment, cross_entropy, fit
 from flows import stage, tracking, versions
 from flows.cost import CORE_MINUTES, MINUTES
 from flows.files import write_bytes
@@ -138,6 +144,34 @@ def test_a_persons_mistake_is_one_sentence_for_them_and_for_the_flow(
         "code": 2,
         "sentence": "prepare: the limit is too low; raise it",
     }
+    assert newest_run()[0] == "FAILED"
+
+
+def test_a_training_that_diverges_is_one_sentence(
+    run_with: Callable[[Work], int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    def work(params: Params, observe: Observer) -> None:
+        classes = Classes(("a", "b"), 8, 1)
+        space = space_of(params.architecture, classes)
+        network = build_network(space, default_architecture(space), (0.5,), (0.5,), seed=0)
+        images, labels = torch.randint(256, (64, 1, 8, 8), dtype=torch.uint8), torch.arange(64) % 2
+        recipe = replace(params.train.recipe, learning_rate=1e30, warmup=0.0)
+        settings = replace(params.train, recipe=recipe, epochs=5)
+        list(
+            fit(
+                network,
+                images,
+                labels,
+                settings=settings,
+                augment=base_augment(recipe),
+                criterion=cross_entropy(),
+                seed=0,
+            )
+        )
+
+    assert run_with(work) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert re.fullmatch(r"error: prepare: the training loss is (nan|inf) at step \d+; lower train\.recipe\..*", said)
     assert newest_run()[0] == "FAILED"
 
 
