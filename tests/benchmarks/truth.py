@@ -147,7 +147,7 @@ TASKS = {
     "cifar10_small": Task(
         data=small_cifar10, stem=16, stem_stride=1, stages=((24, 3, 2), (48, 3, 2)),
         blocks=("mb_k3_e3", "mb_k3_e6", "mb_k5_e3", "res_k3"),
-        recipe=Recipe(batch_size=128, learning_rate=0.1, flip=True, crop=2), images=80_000, supernet_images=200_000,
+        recipe=Recipe(batch_size=128, learning_rate=0.1, flip=True, crop=2), images=40_000, supernet_images=120_000,
     ),
 }  # fmt: skip
 
