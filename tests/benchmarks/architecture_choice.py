@@ -28,7 +28,7 @@ from tests.benchmarks.architecture_truth import weights_of, with_error
 from tests.benchmarks.harness import Row, markdown
 from tests.benchmarks.make_truth import measured
 from tests.benchmarks.remembered import Remembered
-from tests.benchmarks.truth import data_of, settings_of, train_alone, truth_space
+from tests.benchmarks.truth import settings_of, train_alone, truth_space
 
 SEEDS = tuple(range(1, 17))
 SPACES = {"digits_deep": SEEDS, "cifar10_small": SEEDS[:10]}
