@@ -348,14 +348,11 @@ def accuracy_table(rows: Sequence[Row]) -> str:
 
 
 def lead(ours: Sequence[float], theirs: Sequence[float]) -> str:
-    """Mean difference within the seeds, and its 95 % interval by Student's t; of fewer than 5 seeds the smallest and
-    the largest."""
+    """Mean difference within the seeds, and its 95 % interval by Student's t."""
     if not ours or not theirs:
         return ""
     differences = np.subtract(ours, theirs)
-    low, high = differences.min(), differences.max()
-    if len(differences) >= 5:
-        low, high = t.interval(0.95, len(differences) - 1, differences.mean(), sem(differences))
+    low, high = t.interval(0.95, len(differences) - 1, differences.mean(), sem(differences))
     return f"{differences.mean():+.1f} [{low:+.1f}, {high:+.1f}]"
 
 

@@ -142,7 +142,7 @@ def test_the_mass_of_a_uniform_distribution_is_1_and_ranks_count_who_earned_less
 
 
 def test_a_lead_is_the_mean_of_the_differences_within_seeds() -> None:
-    assert benchmark.lead([2.0, 4.0, 9.0], [1.0, 2.0, 6.0]) == "+2.0 [+1.0, +3.0]"
+    assert benchmark.lead([2.0, 4.0, 9.0], [1.0, 2.0, 6.0]) == "+2.0 [-0.5, +4.5]"  # t of 2 degrees 4.30
     five = [1.0, 2.0, 3.0, 4.0, 5.0]  # deviation 1.58, error 0.71, t of 4 degrees 2.78
     assert benchmark.lead(five, [0.0] * 5) == "+3.0 [+1.0, +5.0]"
     assert benchmark.lead([], [1.0]) == ""
