@@ -6,6 +6,7 @@ a mark in their environment. (Linux's PR_SET_PDEATHSIG would not do: it tells of
 """
 
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -216,9 +217,11 @@ def place() -> str:
 
 @cache
 def machine() -> str:
-    """A digest that stands for this machine, and says nothing of it; empty where it has no identity of its own."""
+    """A digest that stands for this machine, and says nothing of it; empty where it has no identity of its own. The
+    name is part of it: containers of one image have one machine-id, but names of their own."""
     identity = Path("/etc/machine-id")
-    return sha256(identity.read_bytes()).hexdigest()[:16] if identity.exists() else ""
+    own = identity.read_bytes().strip() if identity.exists() else b""
+    return sha256(own + platform.node().encode()).hexdigest()[:16] if own else ""
 
 
 def passport() -> str:

@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import urllib.request
+from http.client import HTTPException
 from typing import Any
 
 from prefect import State
@@ -46,6 +47,8 @@ def post(address: str, value: dict[str, Any]) -> None:
         request = urllib.request.Request(address, data=body, headers=kind, method="POST")
         with urllib.request.urlopen(request, timeout=SECONDS):
             pass
+    except HTTPException as error:  # some repeat a part of the address
+        LOG.warning("warning: nobody was told how the flow ended (%s in %s)", type(error).__name__, WEBHOOK)
     except (OSError, ValueError) as error:  # HTTP errors are OSErrors; an address that is none is a ValueError
         reason = str(error).replace(address, "the address")
         LOG.warning("warning: nobody was told how the flow ended (%s in %s)", reason or type(error).__name__, WEBHOOK)

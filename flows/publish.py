@@ -276,8 +276,10 @@ def register(params: Params, parent_run: str | None, report: GateReport) -> Publ
     model, name = read_result(MODEL), params.publish.model
     if tracking.md5_of(model) != report.md5:
         raise ValueError(f"{MODEL} changed after the gate judged it; run the gate again")
+    if paths.PARAMS.exists() and load_params() != params:  # it is kept as what the model was made with
+        raise ValueError(f"{paths.PARAMS} changed while the line ran; run it again")
     proposed = candidate(model, params)
-    with registry.registry(), own_run(parent_run, params) as run:
+    with registry.registry(), registry.alone(), own_run(parent_run, params) as run:
         tracking.archive(run, ARCHIVED)
         if report.champion and not report.checks:
             record(run, name, report.champion, report)

@@ -9,6 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
+
+from filelock import FileLock
 
 from flows import tracking
 
@@ -18,6 +21,8 @@ AFTER, SINCE = "champion.after", "champion.since"
 WITHDRAWN = "rollback.at"
 """Tag of a version that was rolled back; the gate lets no such model through again."""
 NONE = "none"
+PATIENCE = 300.0
+"""Seconds that a decision waits for another one (ours): each takes a few."""
 
 
 class RegistryError(RuntimeError):
@@ -40,6 +45,20 @@ def registry() -> Iterator[None]:
     except tracking.ERRORS as error:
         reason = tracking.reason_of(error)
         raise RegistryError(f"the MLflow registry cannot be used ({reason}); nothing was promoted") from error
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """One decision at a time on a store in a file, where the checkout's retrain and the deployments' meet; a server's
+    aliases are read again before they move."""
+    uri = tracking.tracking_uri()
+    if not uri.startswith("sqlite:///"):
+        yield
+        return
+    place = Path(uri.removeprefix("sqlite:///")).with_suffix(".publish.lock")
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(place, timeout=PATIENCE):
+        yield
 
 
 def now() -> str:

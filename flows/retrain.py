@@ -139,6 +139,7 @@ def reproduce(name: str, parent_run: str | None, channel: Path) -> None:
             if code != 0:
                 tracking.settle()  # of what could not say that it was killed
         if code != 0:
+            versions.restore(name)
             raise failure_of(name, report)
 
 

@@ -111,9 +111,9 @@ def require_json_value(path: Path, key: Key, value: Any) -> None:
 
 
 def require_model_name(path: Path, name: str) -> None:
-    """A name that MLflow's registry takes everywhere (no / or :), checked before the hours of work and not after."""
-    if not re.fullmatch(r"\w[\w .-]*", name):
-        raise SettingsError(f"{path}: publish.model is {name!r}; use letters, digits, spaces and _ - . only")
+    """A name that MLflow's registry takes everywhere (no / : or .), checked before the hours of work and not after."""
+    if not re.fullmatch(r"\w[\w -]*", name):
+        raise SettingsError(f"{path}: publish.model is {name!r}; use letters, digits, spaces and _ - only")
 
 
 def dotted(key: Key) -> str:

@@ -11,6 +11,7 @@ import json
 import shutil
 from collections.abc import Generator, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -47,9 +48,9 @@ class Spool:
     def copy(self, file: Path) -> Path:
         """A copy that nobody writes over. Raises OSError."""
         target = self.file.with_suffix("") / str(self.copies) / file.name
+        self.copies += 1  # also where this one fails: the next has a folder of its own
         target.parent.mkdir(parents=True)
         shutil.copyfile(file, target)
-        self.copies += 1
         return target
 
     def clear(self) -> None:
@@ -69,17 +70,33 @@ class Spool:
             self._lock.release()
 
 
-def left_behind() -> Generator[tuple[str, Record, list[Record]], None, None]:
-    """(run, header, records) of every run whose process is gone; what the caller took without an error is removed."""
+@dataclass(frozen=True, kw_only=True)
+class Left:
+    """What a run whose process is gone left to be taken."""
+
+    run: str
+    header: Record
+    records: list[Record]
+    file: Path
+
+    def taken(self) -> None:
+        """All of it was."""
+        remove(self.file)
+
+
+def left_behind() -> Generator[Left, None, None]:
+    """Of every run whose process is gone, held until the next is asked for."""
     for file in sorted(paths.SPOOL.glob("*.jsonl")):
         lock = FileLock(file.with_suffix(".lock"))
         try:
             with lock.acquire(timeout=0):
-                if records := read(file):
-                    header, *rest = records
-                    # a disk that was full for a moment let the header be written twice
-                    yield file.stem, header, [record for record in rest if record != header]
-                remove(file)
+                if not (records := read(file)):
+                    remove(file)
+                    continue
+                header, *rest = records
+                # a disk that was full for a moment let the header be written twice
+                rest = [record for record in rest if record != header]
+                yield Left(run=file.stem, header=header, records=rest, file=file)
         except Timeout:
             continue
 

@@ -29,6 +29,7 @@ import mlflow.artifacts
 import mlflow.onnx
 import numpy as np
 import onnx
+import requests
 from filelock import FileLock
 from jaxtyping import UInt8
 from mlflow import MlflowClient
@@ -48,10 +49,14 @@ T = TypeVar("T")
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
 EXPERIMENT = "assembly-line"
-ERRORS = (MlflowException, SQLAlchemyError, sqlite3.Error, OSError)
-"""How a tracker fails: MLflow's own, the database below it, the disk or network below that."""
-TRANSIENT = ("TEMPORARILY_UNAVAILABLE", "INTERNAL_ERROR", "REQUEST_LIMIT_EXCEEDED")
-"""MLflow's error codes after which the same record may be taken later; any other refusal is for good."""
+ERRORS = (MlflowException, SQLAlchemyError, sqlite3.Error, OSError, ImportError)
+"""How a tracker fails: MLflow's own, the database below it, the disk or network below that, a store of files whose
+library is not installed."""
+FOR_GOOD = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS")
+"""MLflow's error codes after which the same record is refused every time; after any other, such as those of a token
+that ran out or of a server behind another that restarts, it may be taken later."""
+TOO_LARGE = 413
+"""HTTP: a file that the server in front of MLflow takes no more tomorrow than today."""
 RETRY_AFTER = 30.0
 """Seconds a failing tracker is left alone at first (ours): a server that hangs must not slow a stage down."""
 SLOW, REST = 1.0, 20.0
@@ -82,6 +87,9 @@ ENVIRONMENT = {
 }
 """MLflow's settings unless a person's environment says otherwise. Its own patience is 7 retries of 120 s a call."""
 
+PASSWORD = re.compile(r"//[^/@\s]*@")
+"""Of an address: user and password, which nobody is shown."""
+
 LOG = logging.getLogger(__name__)
 
 
@@ -91,6 +99,11 @@ LOG = logging.getLogger(__name__)
 def tracking_uri() -> str:
     """MLFLOW_TRACKING_URI, else the SQLite file under mlflow/store, absolute as MLflow needs it."""
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{(paths.STORE / 'mlflow.db').resolve().as_posix()}"
+
+
+def store() -> str:
+    """Tells one store from another, and nothing of it: its address may hold a password."""
+    return hashlib.sha256(tracking_uri().encode()).hexdigest()[:16]
 
 
 def connect() -> MlflowClient:
@@ -169,13 +182,13 @@ def tolerated(what: str) -> Iterator[None]:
     """Go on without MLflow: one line says what was not recorded."""
     try:
         yield
-    except ERRORS as error:
+    except Exception as error:  # as in `StageRun`
         warn(f"MLflow did not record {what}", error)
 
 
 def reason_of(error: Exception) -> str:
     """The first line that says something; SQLAlchemy may begin with a remark in brackets."""
-    lines = str(error).strip().splitlines()
+    lines = PASSWORD.sub("//", str(error)).strip().splitlines()
     return next((line for line in lines if not line.startswith("(raised as a result of")), type(error).__name__)
 
 
@@ -222,6 +235,7 @@ class StageRun:
             "parent": parent_run_id,
             "tags": {**(tags or {}), RUN_KEY: self.key, **lifeline.tags()},
             "started": now(),
+            "store": store(),
         }
         self._spool = Spool(self.key, self._header)
         self._waiting: deque[Record] = deque()
@@ -275,13 +289,12 @@ class StageRun:
         try:
             client = connect()
             self.run_id = self.run_id or open_run(client, self._header, again=self._warned)
-            while self._waiting:
-                for _ in range(deliver_next(client, self.run_id, self._waiting)):
-                    self._waiting.popleft()
+            self._waiting = files_last(self._waiting)
+            hand_over(client, self.run_id, self._waiting)
             self._spool.clear()
             took = time.monotonic() - began
             self._quiet_until = time.monotonic() + REST * took if took > SLOW else 0.0
-        except ERRORS as error:
+        except Exception as error:  # whatever a server, a database or a store of files raises: boto3's own, for one
             self._quiet_until, self._rest = time.monotonic() + self._rest, 2 * self._rest
             self._copy_files()
             if not self._warned:
@@ -315,6 +328,18 @@ def open_run(client: MlflowClient, header: Record, *, again: bool) -> str:
     return create_run(client, header["name"], header["tags"], header["parent"], header["started"])
 
 
+def files_last(records: Iterable[Record]) -> deque[Record]:
+    """A store that takes no files still gets the numbers and the end."""
+    return deque(sorted(records, key=lambda record: "file" in record))
+
+
+def hand_over(client: MlflowClient, run_id: str, waiting: deque[Record]) -> None:
+    """All that waits, from the left; what is taken, or refused for good, leaves it. Raises whatever stops it."""
+    while waiting:
+        for _ in range(deliver_next(client, run_id, waiting)):
+            waiting.popleft()
+
+
 def deliver_next(client: MlflowClient, run_id: str, waiting: Sequence[Record]) -> int:
     """Offer the oldest records, those of metrics together; returns how many were taken, or refused for good."""
     together, numbers = 0, 0
@@ -332,7 +357,7 @@ def deliver_next(client: MlflowClient, run_id: str, waiting: Sequence[Record]) -
             )
             return together
         except MlflowException as error:
-            if error.error_code in TRANSIENT:
+            if error.error_code not in FOR_GOOD:
                 raise  # else one of them is refused: which one, the next calls tell
     deliver_one(client, run_id, waiting[0])
     return 1
@@ -360,9 +385,13 @@ def deliver_one(client: MlflowClient, run_id: str, record: Record) -> None:
     except FileNotFoundError as error:
         warn("a file was gone before MLflow had it", error)
     except MlflowException as error:
-        if error.error_code in TRANSIENT:
+        if error.error_code not in FOR_GOOD:
             raise
         warn("MLflow refused a record", error)
+    except requests.HTTPError as error:
+        if error.response is None or error.response.status_code != TOO_LARGE:
+            raise
+        warn("a server in front of MLflow takes no file of this size", error)
 
 
 def settle() -> None:
@@ -370,14 +399,16 @@ def settle() -> None:
 
     Once at the start of a flow or stage; without MLflow it waits for the next time.
     """
-    with tolerated("what earlier runs left"):
-        for _, header, records in left_behind():
+    for left in left_behind():
+        if left.header.get("store", store()) != store():
+            continue  # for another one
+        try:
             client = connect()
-            run_id = open_run(client, header, again=True)
-            waiting = deque(records)
-            while waiting:
-                for _ in range(deliver_next(client, run_id, waiting)):
-                    waiting.popleft()
+            hand_over(client, open_run(client, left.header, again=True), files_last(left.records))
+            left.taken()
+        except Exception as error:  # as in `StageRun`; the others' records do not wait for these
+            warn(f"MLflow does not take what {left.header['name']} left", error)
+    with tolerated("which runs were killed"):
         reap()
 
 
@@ -466,7 +497,7 @@ def version_page(name: str, version: str) -> str:
 def address_of(page: str) -> str:
     """Where a browser sees a page of the UI: on the tracking server, or on the one that `mlflow/serve` starts."""
     uri = tracking_uri()
-    server = uri.rstrip("/") if uri.startswith(("http://", "https://")) else SERVED_AT
+    server = PASSWORD.sub("//", uri).rstrip("/") if uri.startswith(("http://", "https://")) else SERVED_AT
     return f"{server}/{page}"
 
 

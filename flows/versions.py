@@ -157,6 +157,17 @@ def unchanged(name: str) -> bool:
             return False
 
 
+def restore(name: str) -> None:
+    """What dvc.lock says that the stage wrote, as far as DVC's cache has it: DVC removed it before the run that failed.
+    Nothing where there is no such entry, or where another DVC holds the folder."""
+    from dvc.exceptions import DvcException
+    from dvc.lock import LockError
+
+    if locked_stage(name) is not None:
+        with suppress(DvcException, LockError), opened() as repo:
+            repo.checkout(targets=[name], force=True, allow_missing=True)
+
+
 def stage_inputs(name: str) -> Lock:
     """What a stage would be given now, hashed now: command, dependencies and parameters, as dvc.lock would say it."""
     from dvc.stage.serialize import to_single_stage_lockfile

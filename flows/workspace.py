@@ -21,6 +21,8 @@ from flows import paths, versions
 from flows.settings import load_params
 
 IDENTITY = ("-c", "user.name=assembly-line", "-c", "user.email=assembly-line@localhost")
+ALONE = ("-c", "core.hooksPath=/dev/null", "-c", "commit.gpgSign=false", "-c", "tag.gpgSign=false")
+"""A person's hooks and signatures are theirs: at night nobody unlocks a key, and DVC's own hook replaces results."""
 RECORDED = ("dvc.lock", "dvc.yaml", "data/raw.dvc", "params.yaml", *map(str, paths.STARTS.values()))
 """What reproduces a model, together with the code of the commit."""
 REUSED = tuple(paths.SEARCHES)
@@ -59,8 +61,8 @@ def prepare(checkout: Path, workspace: Path, revision: str) -> str:
     commit = versions.require_git(checkout, "rev-parse", "--verify", f"{revision}^{{commit}}")
     if not (workspace / ".git").exists():
         versions.require_git(checkout, "worktree", "prune")
-        versions.require_git(checkout, "worktree", "add", "--quiet", "--detach", str(workspace), commit)
-    versions.require_git(workspace, "checkout", "--quiet", "--force", "--detach", commit)
+        versions.require_git(checkout, *ALONE, "worktree", "add", "--quiet", "--detach", str(workspace), commit)
+    versions.require_git(workspace, *ALONE, "checkout", "--quiet", "--force", "--detach", commit)
     versions.share_config(checkout, workspace, versions.cache_of(checkout))
     link_data(checkout, workspace)
     return commit
@@ -157,8 +159,8 @@ def record(workspace: Path, model: str, version: str) -> str:
     present = [name for name in RECORDED if (workspace / name).exists()]
     versions.require_git(workspace, "add", "--force", "--", *present)
     message = f"{model} version {version}, by the scheduled retrain"
-    versions.require_git(workspace, *IDENTITY, "commit", "--quiet", "--no-verify", "--allow-empty", "-m", message)
-    versions.require_git(workspace, *IDENTITY, "tag", "--annotate", tag, "-m", message)
+    versions.require_git(workspace, *ALONE, *IDENTITY, "commit", "--quiet", "--allow-empty", "-m", message)
+    versions.require_git(workspace, *ALONE, *IDENTITY, "tag", "--annotate", tag, "-m", message)
     return tag
 
 

@@ -21,7 +21,8 @@ def test_what_was_not_taken_is_left_for_the_next_process_and_only_that() -> None
     waiting.add({"metrics": 2})
     assert list(left_behind()) == [], "its process lives"
     waiting.close()
-    assert list(left_behind()) == [("a", {"name": "loss"}, [{"metrics": 2}])]
+    (left,) = left_behind()
+    assert (left.run, left.header, left.records) == ("a", {"name": "loss"}, [{"metrics": 2}])
 
 
 def test_what_was_taken_is_gone_and_what_was_not_stays(folder: Path) -> None:
@@ -29,12 +30,13 @@ def test_what_was_taken_is_gone_and_what_was_not_stays(folder: Path) -> None:
         waiting = Spool(run, {"name": run})
         waiting.add({"file": str(waiting.copy(Path(__file__)))})
         waiting.close()
-    handed_over = left_behind()
-    assert [next(handed_over)[0], next(handed_over)[0]] == ["a", "b"]
-    with pytest.raises(ConnectionError):
-        handed_over.throw(ConnectionError)
-    assert {file.name for file in folder.iterdir()} == {"b", "b.jsonl", "b.lock"}
-    assert [run for run, _, _ in left_behind()] == ["b"]
+    for left in left_behind():
+        if left.run == "b":
+            left.taken()
+    assert {file.name for file in folder.iterdir()} == {"a", "a.jsonl", "a.lock"}
+    for left in left_behind():
+        assert left.run == "a"
+        left.taken()
     assert list(folder.iterdir()) == []
 
 
@@ -64,4 +66,13 @@ def test_a_header_that_is_there_twice_is_no_record(folder: Path) -> None:
     waiting.empty = True
     waiting.add({"step": 1})
     waiting.close()
-    assert list(left_behind()) == [("a", {"name": "loss"}, [{"step": 0}, {"step": 1}])]
+    (left,) = left_behind()
+    assert (left.header, left.records) == ({"name": "loss"}, [{"step": 0}, {"step": 1}])
+
+
+def test_a_copy_that_fails_is_in_nobodys_way(tmp_path: Path) -> None:
+    """A full disk took the folder, and not the file."""
+    waiting = Spool("a", {"name": "loss"})
+    with pytest.raises(FileNotFoundError):
+        waiting.copy(tmp_path / "missing.csv")
+    assert waiting.copy(Path(__file__)).read_bytes() == Path(__file__).read_bytes()

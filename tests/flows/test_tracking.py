@@ -20,6 +20,7 @@ import pytest
 from jaxtyping import Float
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import UNAUTHENTICATED
 from onnx import TensorProto, helper, numpy_helper
 
 from components.evaluation import onnx_logits
@@ -209,8 +210,9 @@ def test_records_that_a_failing_tracker_did_not_take_arrive_later_once_and_with_
 def test_records_that_outlive_their_process_reach_mlflow_once_with_the_files_as_they_were(
     workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """MLflow is down until the run is over; then two processes settle, one after the other."""
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    """The store cannot be opened until the run is over; then two processes settle, one after the other."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/later/mlflow.db")
+    (tmp_path / "later").write_text("no folder yet")
     run = StageRun("loss", None, {"stage_key": "late"})
     for step in range(3):
         run.metrics({"loss/score": step}, step)
@@ -218,7 +220,11 @@ def test_records_that_outlive_their_process_reach_mlflow_once_with_the_files_as_
     run.file(Path("trunks.csv"))
     Path("trunks.csv").write_text("of the next run")
     run.end("FINISHED")
-    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    (tmp_path / "later").unlink()
+    with monkeypatch.context() as elsewhere:
+        elsewhere.delenv("MLFLOW_TRACKING_URI")
+        tracking.settle()
+        assert list(Path("mlflow/spool").glob(f"{run.key}*")) != [], "they are for the other store"
     for _ in range(2):
         tracking.settle()
     client = connect()
@@ -229,6 +235,54 @@ def test_records_that_outlive_their_process_reach_mlflow_once_with_the_files_as_
     kept = client.download_artifacts(found.info.run_id, "trunks.csv", str(tmp_path))
     assert Path(kept).read_text() == "as it was"
     assert list(Path("mlflow/spool").glob(f"{run.key}*")) == []
+
+
+def test_what_one_run_cannot_hand_over_holds_up_neither_the_others_nor_its_own_end(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The store of files wants a library that is not there: as S3 does, where only the server has boto3."""
+
+    def unstored(*_: Any, **__: Any) -> None:
+        raise ModuleNotFoundError("No module named 'boto3'")
+
+    Path("trunks.csv").write_text("some")
+    with monkeypatch.context() as without:
+        without.setattr(MlflowClient, "log_artifact", unstored)
+        run, run_id = started("loss")
+        run.file(Path("trunks.csv"))
+        run.metrics({"loss/score": 1.0})
+        run.end("FINISHED")
+        other = tracking.Spool("other", run._header | {"name": "other", "tags": {tracking.RUN_KEY: "other"}})
+        other.add({"metrics": [("train/loss", 2.0, tracking.now(), 0)]})
+        other.close()
+        tracking.settle()
+        found = connect().get_run(run_id)
+        assert (found.data.metrics, found.info.status) == ({"loss/score": 1.0}, "FINISHED")
+        assert list(Path("mlflow/spool").glob("other*")) == []
+        assert list(Path("mlflow/spool").glob(f"{run.key}*")) != []
+    tracking.settle()
+    assert [file.path for file in connect().list_artifacts(run_id)] == ["trunks.csv"]
+    assert list(Path("mlflow/spool").glob(f"{run.key}*")) == []
+
+
+def test_a_token_that_ran_out_costs_no_record(monkeypatch: pytest.MonkeyPatch) -> None:
+    run, run_id = started("train")
+
+    def unknown(*_: Any, **__: Any) -> None:
+        raise MlflowException("who are you", error_code=UNAUTHENTICATED)
+
+    with monkeypatch.context() as expired:
+        expired.setattr(MlflowClient, "log_batch", unknown)
+        run.metrics({"train/loss": 1.0})
+    run.end("FINISHED")
+    assert connect().get_run(run_id).data.metrics == {"train/loss": 1.0}
+
+
+def test_nobody_is_shown_a_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://ada:secret@mlflow.example")
+    assert tracking.address_of("#/models") == "https://mlflow.example/#/models"
+    said = tracking.reason_of(MlflowException("API request to https://ada:secret@mlflow.example/api failed"))
+    assert said == "API request to https://mlflow.example/api failed"
 
 
 KILLED = """
