@@ -20,6 +20,7 @@ from functools import wraps
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
+import httpx
 from filelock import FileLock, Timeout
 from prefect import State, flow, get_client, tags, task
 from prefect.artifacts import create_link_artifact, create_markdown_artifact
@@ -335,6 +336,9 @@ def main(arguments: list[str] | None = None) -> int:
         if not str(failed).startswith(tuple(UNREACHABLE)):
             raise
         return refuse(1, without_prefect(str(failed)))
+    except httpx.HTTPError as failed:  # its server is there, and does not let us in, or went away meanwhile
+        said = tracking.reason_of(failed)
+        return refuse(1, f"Prefect cannot be used ({said}); see PREFECT_API_URL and PREFECT_API_AUTH_STRING")
     except KeyboardInterrupt as how:
         code = 143 if isinstance(how, stage.Terminated) else 130
         return refuse(code, "interrupted; start again and the finished stages are not repeated")

@@ -30,6 +30,13 @@ def test_a_stage_depends_on_the_code_it_imports_and_on_no_other(stage: str) -> N
     assert listed == code_of(stage)
 
 
+def test_every_stage_comes_from_dvcs_run_cache_where_somebody_ran_it() -> None:
+    """DVC keeps none with an output that it is told to persist: a deployment would search anew what was searched."""
+    outs = {str(out) for stage in stages().values() for out in (*stage.get("outs", ()), *stage.get("metrics", ()))}
+    assert outs
+    assert not any("persist" in out or "cache: false" in out for out in outs)
+
+
 def test_only_evaluate_reads_the_test_split() -> None:
     readers = {name for name, stage in stages().items() if "data/prepared/test" in stage["deps"]}
     assert readers == {"evaluate", "budget"}  # `budget` runs `evaluate` on a further budget's model

@@ -32,6 +32,7 @@ from PIL import Image, ImageDraw
 from components.data.images import decode, to_array
 from components.evaluation import onnx_logits
 from tests.clones import ROOT, environment, fresh_clone, run
+from tests.flows.receiver import receiver
 from tests.servers import free_port
 
 pytestmark = pytest.mark.timeout(1800)  # the fixture's time counts for the first test
@@ -327,6 +328,16 @@ def test_a_prefect_server_that_is_not_there_is_one_sentence(tmp_path: Path) -> N
     assert done.returncode == 1
     said = f"error: Prefect cannot be used (Failed to reach API at {address}/); start that server, or unset "
     assert [line for line in done.stderr.splitlines() if line.startswith(said)]
+    assert "Traceback" not in done.stderr
+
+
+def test_a_prefect_server_that_wants_a_password_is_one_sentence(tmp_path: Path) -> None:
+    clone = fresh_clone(tmp_path, ROOT / "tests" / "tiny.yaml")
+    with receiver(status=401) as (address, _):
+        done = run(clone, "-m", "flows.retrain", check=False, PREFECT_API_URL=address)
+    assert done.returncode == 1
+    said = r"error: Prefect cannot be used \(.*401 Unauthorized.*\); see PREFECT_API_URL and PREFECT_API_AUTH_STRING"
+    assert [line for line in done.stderr.splitlines() if re.fullmatch(said, line)], done.stderr
     assert "Traceback" not in done.stderr
 
 

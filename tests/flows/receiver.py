@@ -15,6 +15,10 @@ def receiver(status: int = 200, delay: float = 0.0) -> Iterator[tuple[str, list[
     arrived: list[dict[str, Any]] = []
 
     class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status)
+            self.end_headers()
+
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
             arrived.append(json.loads(body))

@@ -177,3 +177,19 @@ def test_while_another_dvc_holds_the_folder_no_stage_is_called_unchanged(repo: P
     with versions.opened() as other, other.lock:
         assert not versions.unchanged("first")
     assert versions.unchanged("first")
+
+
+def test_a_stage_that_refused_its_settings_gets_back_what_it_wrote_before(repo: Path) -> None:
+    """DVC removes it before each run."""
+    versions.restore("first")  # it never ran: there is nothing
+    assert not Path("first.txt").exists()
+    versions.run_dvc("repro")
+    Path("one.py").write_text("raise SystemExit(2)")
+    with pytest.raises(versions.VersionsError):
+        versions.run_dvc("repro", "--single-item", "first")
+    assert not Path("first.txt").exists()
+    with versions.opened() as other, other.lock:
+        versions.restore("first")  # the folder is another's: nothing happens
+    assert not Path("first.txt").exists()
+    versions.restore("first")
+    assert Path("first.txt").read_text() == "a"

@@ -17,8 +17,10 @@ from flows.workspace import Served
 from tests.clones import ROOT
 
 PIPELINE = {
-    name: {"cmd": f"cat word > {name}.txt", "deps": ["word"], "outs": [f"{name}.txt"]} for name in workspace.REUSED
+    name: {"cmd": f"cat word > {name}.txt && echo {name} >> ../ran", "deps": ["word"], "outs": [f"{name}.txt"]}
+    for name in workspace.REUSED
 }
+"""Each tells the folder above when it runs."""
 
 
 def git(folder: Path, *arguments: str) -> str:
@@ -72,6 +74,40 @@ def test_a_deployment_reaches_what_dvc_reaches_in_the_checkout(checkout: Path, t
     assert (remotes["far"]["password"], cache["type"]) == ("secret", ["copy"])
     assert versions.cache_of(place) == tmp_path / "bytes"
     assert (place / ".dvc" / "config.local").stat().st_mode & 0o777 == 0o600
+
+
+def test_what_was_computed_once_is_not_computed_again_in_the_workspace_night_after_night(checkout: Path) -> None:
+    """Though the checkout has committed the dvc.lock of other data, to which each night begins anew."""
+    place, ran = workspace.beside(checkout), checkout.parent / "ran"
+
+    def computed(folder: Path, word: str) -> list[str]:
+        ran.write_text("")
+        (folder / "word").write_text(word)
+        run(folder, "repro", "--quiet")
+        assert {(folder / f"{name}.txt").read_text() for name in workspace.REUSED} == {word}
+        return sorted(ran.read_text().split())
+
+    everything = sorted(workspace.REUSED)
+    assert computed(checkout, "by hand") == everything
+    git(checkout, "add", "dvc.lock")
+    git(checkout, *workspace.IDENTITY, "commit", "--quiet", "-m", "ran")
+    for word, expected in (("by hand", []), ("new data", everything), ("new data", []), ("by hand", [])):
+        workspace.prepare(checkout, place, "HEAD")
+        assert computed(place, word) == expected
+
+
+def test_a_persons_hooks_and_signatures_are_not_those_of_a_deployment(checkout: Path) -> None:
+    hook = checkout / ".git" / "hooks" / "post-checkout"
+    hook.parent.mkdir(exist_ok=True)
+    hook.write_text("#!/bin/sh\nexit 1\n")
+    hook.chmod(0o755)
+    for setting in ("commit.gpgSign", "tag.gpgSign"):
+        git(checkout, "config", setting, "true")
+    git(checkout, "config", "gpg.program", "/bin/false")
+    place = workspace.beside(checkout)
+    workspace.prepare(checkout, place, "HEAD")
+    (place / "dvc.lock").write_text(lock_of(b"model"))
+    assert workspace.record(place, "line", "1") == "retrain/line/1"
 
 
 def lock_of(model: bytes) -> str:
