@@ -5,13 +5,15 @@ import errno
 import json
 import os
 import re
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
+import yaml
 from mlflow.exceptions import MlflowException
 
 from components.architecture.timing import Measurement, device_of
@@ -19,10 +21,11 @@ from components.data.store import Classes, write_classes, write_split
 from components.export import read_metadata
 from components.params import Params
 from components.quantisation import QUANTIZE
-from flows import files, paths, publish, registry, settings, tracking
+from flows import files, paths, publish, registry, settings, tracking, versions
 from flows.gate import Score
 from flows.publish import Published
 from flows.registry import RegistryError
+from tests.clones import ROOT
 from tests.damage import flipped
 from tests.flows.test_tracking import SIDE, linear_model
 
@@ -405,6 +408,36 @@ def shipped_in_turn(params: Params, *models: bytes) -> None:
     for model, accuracy in zip(models, (0.5, 0.75, 1.0), strict=False):
         write_results(model, accuracy)
         assert ship(params).outcome == "published"
+
+
+@pytest.fixture
+def removed_after() -> Iterator[None]:
+    """The folder is that of all tests."""
+    yield
+    for file in (versions.LOCK, paths.PARAMS):
+        file.unlink(missing_ok=True)
+
+
+@pytest.mark.usefixtures("removed_after")
+def test_a_model_that_was_trained_after_its_evaluation_is_not_judged_by_it(params: Params) -> None:
+    """As accurate as the one before, to half a point: only dvc.lock knows."""
+    write_results(THREE_QUARTERS, 0.75)
+    dep = {"path": publish.MODEL.as_posix(), "md5": tracking.md5_of(PERFECT)}
+    versions.LOCK.write_text(yaml.safe_dump({"stages": {"evaluate": {"cmd": "x", "deps": [dep]}}}))
+    with pytest.raises(ValueError, match="was written for another results/train/searched/model.onnx"):
+        publish.judge(params)
+    versions.LOCK.write_text(yaml.safe_dump({"stages": {"evaluate": {"cmd": "x", "deps": []}}}))
+    assert publish.judge(params).passed
+
+
+@pytest.mark.usefixtures("removed_after")
+def test_settings_that_were_edited_meanwhile_are_not_kept_as_what_the_model_was_made_with(params: Params) -> None:
+    write_results(THREE_QUARTERS, 0.75)
+    report = publish.judge(params)
+    shutil.copy(ROOT / "tests" / "tiny.yaml", paths.PARAMS)
+    with pytest.raises(ValueError, match=r"params\.yaml changed while the line ran; run it again"):
+        publish.publish(params, None, report)
+    assert aliases(params) == (None, None, None)
 
 
 def test_a_rollback_goes_back_one_champion_at_a_time_and_says_who_when_and_why(
