@@ -411,7 +411,7 @@ def shipped_in_turn(params: Params, *models: bytes) -> None:
 
 
 @pytest.fixture
-def removed_after() -> Iterator[None]:
+def removed_after(params: Params) -> Iterator[None]:
     """The folder is that of all tests."""
     yield
     for file in (versions.LOCK, paths.PARAMS):
@@ -424,7 +424,7 @@ def test_a_model_that_was_trained_after_its_evaluation_is_not_judged_by_it(param
     write_results(THREE_QUARTERS, 0.75)
     dep = {"path": publish.MODEL.as_posix(), "md5": tracking.md5_of(PERFECT)}
     versions.LOCK.write_text(yaml.safe_dump({"stages": {"evaluate": {"cmd": "x", "deps": [dep]}}}))
-    with pytest.raises(ValueError, match="was written for another results/train/searched/model.onnx"):
+    with pytest.raises(ValueError, match=r"was written for another results/train/searched/model\.onnx"):
         publish.judge(params)
     versions.LOCK.write_text(yaml.safe_dump({"stages": {"evaluate": {"cmd": "x", "deps": []}}}))
     assert publish.judge(params).passed
