@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from flows import tracking
 
@@ -57,7 +57,11 @@ def alone() -> Iterator[None]:
         return
     place = Path(uri.removeprefix("sqlite:///")).with_suffix(".publish.lock")
     place.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(place, timeout=PATIENCE):
+    try:
+        held = FileLock(place).acquire(timeout=PATIENCE)
+    except Timeout:
+        raise RegistryError("another model is being decided on; wait for that retrain, or stop it there") from None
+    with held:
         yield
 
 

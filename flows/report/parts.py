@@ -1,6 +1,6 @@
 """What a section of the report is made of; page.html draws each kind."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -86,6 +86,11 @@ class Chain:
     kind: ClassVar[str] = "chain"
     links: Sequence[Link]
     caption: str
+
+    @property
+    def meanings(self) -> Mapping[str, str]:
+        """Of each name, once."""
+        return {link.name: link.meaning for link in self.links if link.meaning}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -410,6 +410,15 @@ def shipped_in_turn(params: Params, *models: bytes) -> None:
         assert ship(params).outcome == "published"
 
 
+def test_two_decisions_on_one_registry_do_not_cross(params: Params, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_results(THREE_QUARTERS, 0.75)
+    monkeypatch.setattr(registry, "PATIENCE", 0.2)
+    with registry.alone(), pytest.raises(RegistryError, match="another model is being decided on"):
+        ship(params)
+    assert ship(params).outcome == "published"
+    assert ship(params).outcome == "already champion"
+
+
 @pytest.fixture
 def removed_after(params: Params) -> Iterator[None]:
     """The folder is that of all tests."""

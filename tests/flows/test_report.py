@@ -270,6 +270,7 @@ def test_the_chain_has_the_chosen_block_of_every_layer(params: Params) -> None:
     found = json.loads((paths.ARCHITECTURE / "architecture.json").read_text())["architecture"].split("|")
     assert [link.name for link in chain.links] == ["image", "stem", *found, "classifier"]
     assert [link.skipped for link in chain.links[2:-1]] == [block == "identity" for block in found]
+    assert set(chain.meanings) == {"stem", *found, "classifier"}
 
 
 def test_models_of_further_budgets_stand_beside_their_own_limits(params: Params) -> None:
