@@ -352,8 +352,8 @@ def lead(ours: Sequence[float], theirs: Sequence[float]) -> str:
     if not ours or not theirs:
         return ""
     differences = np.subtract(ours, theirs)
-    low, high = t.interval(0.95, len(differences) - 1, differences.mean(), sem(differences))
-    return f"{differences.mean():+.1f} [{low:+.1f}, {high:+.1f}]"
+    half = t.ppf(0.975, len(differences) - 1) * sem(differences)
+    return f"{differences.mean():+.1f} [{differences.mean() - half:+.1f}, {differences.mean() + half:+.1f}]"
 
 
 def average(values: Sequence[float]) -> float:
