@@ -399,16 +399,17 @@ def settle() -> None:
 
     Once at the start of a flow or stage; without MLflow it waits for the next time.
     """
-    for left in left_behind():
-        if left.header.get("store", store()) != store():
-            continue  # for another one
-        try:
-            client = connect()
-            hand_over(client, open_run(client, left.header, again=True), files_last(left.records))
-            left.taken()
-        except Exception as error:  # as in `StageRun`; the others' records do not wait for these
-            warn(f"MLflow does not take what {left.header['name']} left", error)
-    with tolerated("which runs were killed"):
+    with tolerated("what earlier runs left"):
+        client = connect()
+        experiment_id(client)  # it answers: else each of them would wait for that
+        for left in left_behind():
+            if left.header.get("store", store()) != store():
+                continue  # for another one
+            try:
+                hand_over(client, open_run(client, left.header, again=True), files_last(left.records))
+                left.taken()
+            except Exception as error:  # as in `StageRun`; the others' records do not wait for these
+                warn(f"MLflow does not take what {left.header['name']} left", error)
         reap()
 
 

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import logging
 import re
+import shutil
 import signal
 import socket
 import sqlite3
@@ -263,6 +264,20 @@ def test_what_one_run_cannot_hand_over_holds_up_neither_the_others_nor_its_own_e
     tracking.settle()
     assert [file.path for file in connect().list_artifacts(run_id)] == ["trunks.csv"]
     assert list(Path("mlflow/spool").glob(f"{run.key}*")) == []
+
+
+def test_a_server_that_is_down_is_asked_once_however_much_waits_for_it(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    for name in ("one", "two", "three"):
+        waiting = tracking.Spool(name, {"name": name, "store": tracking.store()})
+        waiting.add({"tags": [("a", "b")]})
+        waiting.close()
+    tracking.settle()
+    assert len(warnings_of(caplog)) == 1
+    assert len(list(Path("mlflow/spool").glob("*.jsonl"))) == 3
+    shutil.rmtree(Path("mlflow/spool"))
 
 
 def test_a_token_that_ran_out_costs_no_record(monkeypatch: pytest.MonkeyPatch) -> None:
