@@ -197,7 +197,7 @@ def test_json_and_pickle_give_the_same_loss(tmp_path: Path) -> None:
 
 def test_longer_features_alone_are_no_way_to_a_lower_loss() -> None:
     """At cosine 0 to every class nothing is known of the image; a label whose logit t lifts by a share of the norm
-    would be right all the same. A training of a found loss ended so, its logits 14 times as large as cross-entropy's."""
+    would be right all the same. A training of a found loss ended so, its logits 14 times cross-entropy's."""
     rng = np.random.default_rng(7)
     weight, labels = torch.eye(5, 8), torch.arange(5)
     nowhere = torch.zeros(5, 8)
