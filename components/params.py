@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 Blocks = tuple[str, ...]
+STEERING = ("enas", "proxyless")
+"""Strategies whose path weights say what the shared weights are trained on."""
 
 
 def require(condition: bool, message: str) -> None:
@@ -160,11 +162,11 @@ class Architecture:
         for budget in self.budgets:
             require(budget > 0, f"architecture.latency_ms is {budget}; use a positive number")
         require(
-            self.sampling == "uniform" or self.strategy not in ("enas", "proxyless"),
+            self.sampling == "uniform" or self.strategy not in STEERING,
             f"architecture.sampling is fair, but {self.strategy} trains the paths that it draws; use uniform",
         )
         require(
-            len(self.budgets) == 1 or self.strategy not in ("enas", "proxyless"),
+            len(self.budgets) == 1 or self.strategy not in STEERING,
             f"architecture.latency_ms names {len(self.budgets)} budgets, but {self.strategy} steers the training of "
             "shared weights towards one; name one, or use another strategy",
         )

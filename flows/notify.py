@@ -47,8 +47,7 @@ def post(address: str, value: dict[str, Any]) -> None:
         request = urllib.request.Request(address, data=body, headers=kind, method="POST")
         with urllib.request.urlopen(request, timeout=SECONDS):
             pass
-    except HTTPException as error:  # some repeat a part of the address
-        LOG.warning("warning: nobody was told how the flow ended (%s in %s)", type(error).__name__, WEBHOOK)
-    except (OSError, ValueError) as error:  # HTTP errors are OSErrors; an address that is none is a ValueError
-        reason = str(error).replace(address, "the address")
+    except (OSError, ValueError, HTTPException) as error:  # an address that is none is a ValueError
+        # HTTP's own exceptions may repeat a part of the address
+        reason = "" if isinstance(error, HTTPException) else str(error).replace(address, "the address")
         LOG.warning("warning: nobody was told how the flow ended (%s in %s)", reason or type(error).__name__, WEBHOOK)

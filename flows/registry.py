@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 
 from filelock import FileLock, Timeout
 
@@ -51,11 +50,11 @@ def registry() -> Iterator[None]:
 def alone() -> Iterator[None]:
     """One decision at a time on a store in a file, where the checkout's retrain and the deployments' meet; a server's
     aliases are read again before they move."""
-    uri = tracking.tracking_uri()
-    if not uri.startswith("sqlite:///"):
+    file = tracking.database()
+    if file is None:
         yield
         return
-    place = Path(uri.removeprefix("sqlite:///")).with_suffix(".publish.lock")
+    place = file.with_suffix(".publish.lock")
     place.parent.mkdir(parents=True, exist_ok=True)
     try:
         held = FileLock(place).acquire(timeout=PATIENCE)

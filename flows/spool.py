@@ -74,10 +74,13 @@ class Spool:
 class Left:
     """What a run whose process is gone left to be taken."""
 
-    run: str
     header: Record
     records: list[Record]
     file: Path
+
+    @property
+    def run(self) -> str:
+        return self.file.stem
 
     def taken(self) -> None:
         """All of it was."""
@@ -96,7 +99,7 @@ def left_behind() -> Generator[Left, None, None]:
                 header, *rest = records
                 # a disk that was full for a moment let the header be written twice
                 rest = [record for record in rest if record != header]
-                yield Left(run=file.stem, header=header, records=rest, file=file)
+                yield Left(header=header, records=rest, file=file)
         except Timeout:
             continue
 

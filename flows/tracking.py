@@ -106,11 +106,17 @@ def store() -> str:
     return hashlib.sha256(tracking_uri().encode()).hexdigest()[:16]
 
 
+def database() -> Path | None:
+    """The store's SQLite file, None where it is a server's."""
+    uri = tracking_uri()
+    return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
+
+
 def connect() -> MlflowClient:
     """A client of the store, which is created on first use. Raises one of ERRORS."""
     uri = tracking_uri()
-    if uri.startswith("sqlite:///"):
-        prepare_sqlite(Path(uri.removeprefix("sqlite:///")))
+    if file := database():
+        prepare_sqlite(file)
     client = client_of(uri)
     if mlflow.get_tracking_uri() != uri:  # the SQL registry asks this global for the model behind a version
         with own_environment("MLFLOW_TRACKING_URI"):
@@ -166,11 +172,10 @@ def create_tables(file: Path) -> None:
 
 def experiment_id(client: MlflowClient) -> str:
     """The one experiment; its artifacts lie beside a SQLite file, or where a server keeps them."""
-    uri = tracking_uri()
     found = client.get_experiment_by_name(EXPERIMENT)
     if found is None:
-        file = Path(uri.removeprefix("sqlite:///"))
-        location = (file.parent / "artifacts").resolve().as_uri() if uri.startswith("sqlite:///") else None
+        file = database()
+        location = (file.parent / "artifacts").resolve().as_uri() if file else None
         return str(client.create_experiment(EXPERIMENT, artifact_location=location, tags=EXPERIMENT_TAGS))
     if found.lifecycle_stage == "deleted":
         client.restore_experiment(found.experiment_id)
