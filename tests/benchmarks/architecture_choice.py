@@ -10,7 +10,6 @@ Agreed before the first run: the presets change their strategy if another one is
 standard errors of the difference, paired by seed, in each space or in both together.
 """
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from statistics import mean
@@ -23,8 +22,8 @@ from components.architecture.budget import Budget, budget_of
 from components.architecture.costs import costs_of
 from components.architecture.rivals import drawn as networks_within
 from components.architecture.space import Architecture, format_architecture
-from components.architecture.strategies import search
-from tests.benchmarks.architecture_truth import weights_of, with_error
+from tests.benchmarks.architecture_truth import COMMON as SCORED
+from tests.benchmarks.architecture_truth import charged, weights_of, with_error
 from tests.benchmarks.harness import Row, markdown
 from tests.benchmarks.make_truth import measured
 from tests.benchmarks.remembered import Remembered
@@ -39,7 +38,7 @@ DRAWN = 1000
 INITIALISATIONS = 2
 WORKERS = 2
 
-COMMON: dict[str, object] = {"pool": 4, "completions": 3, "score_images": 500, "recalibration_images": 512}
+COMMON = SCORED | {"pool": 4, "completions": 3}
 VARIANTS: dict[str, dict[str, object]] = {
     "pc_nas": {"strategy": "pc_nas", "potential": "additive"},
     "pc_nas, mean": {"strategy": "pc_nas", "potential": "mean"},
@@ -85,13 +84,8 @@ def cell(name: str, latency: Latency, limit: float, seed: int) -> list[Row]:
     chosen: dict[str, tuple[Architecture, dict[str, float]]] = {}
     for variant, changes in VARIANTS.items():
         settings = settings_of(name, latency_ms=limit, **COMMON, **changes)
-        start = time.process_time()
-        *_, last = search(space, remembered.world(latency), settings, seed)
-        seconds = remembered.charged + time.process_time() - start - remembered.paid
-        cost = {
-            "steps": remembered.steps(remembered.history), "evaluations": len(last.scores), "seconds": seconds
-        }  # fmt: skip
-        chosen[variant] = last.pool[0].architecture, cost
+        updates, cost = charged(remembered, space, latency, settings, seed)
+        chosen[variant] = updates[-1].pool[0].architecture, cost
     fitting = networks_of(within(name, latency, limit), seed)
     chosen["drawn"] = fitting[0], {}
     chosen["most FLOPs"] = max(fitting, key=lambda a: costs_of(space, a).flops), {}

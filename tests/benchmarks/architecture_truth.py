@@ -19,7 +19,7 @@ latency (the largest that fits); `any`: a network drawn from those that fit.
 """
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import product
 from statistics import mean, stdev
 
@@ -141,11 +141,8 @@ def weights_of(
 def searched(name: str, truth: Truth, remembered: Remembered, limit: float, seed: int) -> Iterator[Row]:
     for variant, chosen in VARIANTS.items():
         settings = settings_of(name, latency_ms=limit, **COMMON, **chosen)
-        start = time.process_time()
-        updates = list(search(truth.space, remembered.world(truth.table.predict), settings, seed))
-        seconds = remembered.charged + time.process_time() - start - remembered.paid
+        updates, cost = charged(remembered, truth.space, truth.table.predict, settings, seed)
         history, scores = remembered.history, updates[-1].scores
-        cost = {"steps": remembered.steps(history), "evaluations": len(scores), "seconds": seconds}
         beliefs = remembered.score_all(history, truth.within(limit))
         regret = regret_of(truth, limit, [updates[-1].pool[0].architecture])
         yield row(name, limit, variant, seed, regret, tau_of(truth, beliefs), **cost)
@@ -154,6 +151,17 @@ def searched(name: str, truth: Truth, remembered: Remembered, limit: float, seed
         yield row(name, limit, f"{variant}: additive model", seed, regret, tau_of(truth, expected), **cost)
         if chosen["strategy"] == "pc_nas":
             yield from shrunk(name, truth, remembered, (variant, updates, history), settings, seed)
+
+
+def charged(
+    remembered: Remembered, space: Space, latency: Callable[[Architecture], float], settings: Settings, seed: int
+) -> tuple[list[PoolUpdate], dict[str, float]]:
+    """A search's records, and what it would have cost alone."""
+    start = time.process_time()
+    updates = list(search(space, remembered.world(latency), settings, seed))
+    seconds = remembered.charged + time.process_time() - start - remembered.paid
+    steps, evaluations = remembered.steps(remembered.history), len(updates[-1].scores)
+    return updates, {"steps": steps, "evaluations": evaluations, "seconds": seconds}
 
 
 def additive_beliefs(truth: Truth, scores: Sequence[Scored], limit: float) -> dict[Architecture, float]:
