@@ -71,16 +71,16 @@ def wait_until_healthy(port: int, path: str, log: Path) -> None:
 
 
 @contextmanager
-def prefect_server(home: Path) -> Iterator[int]:
-    """Prefect's API, healthy, its database in the folder; gives its port."""
-    port = free_port()
+def prefect_server(home: Path, port: int | None = None, **variables: str) -> Iterator[int]:
+    """Prefect's API, healthy, its database in the folder unless the variables say otherwise; gives its port."""
+    port = port or free_port()
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
     own = {
         "PREFECT_HOME": str(home),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_PROFILES_PATH": str(home / "profiles.toml"),
     }
-    with running(command, home, **own) as log:
+    with running(command, home, **own | variables) as log:
         wait_until_healthy(port, "/api/health", log)
         yield port
 

@@ -38,7 +38,7 @@ from tests.browser import browser_page, followed, keep
 from tests.clones import ROOT, environment, fresh_clone, run
 from tests.damage import flipped, replaced
 from tests.flows.receiver import receiver
-from tests.servers import free_port, running, wait_until_healthy
+from tests.servers import free_port, prefect_server, running, wait_until_healthy
 
 pytestmark = pytest.mark.timeout(900)  # a fixture's time counts for the first test that uses it
 
@@ -325,13 +325,10 @@ def test_prefects_page_of_a_retrain_leads_to_its_steps_the_headline_the_report_a
     kept = dict(database.execute("SELECT key, id FROM artifact"))
     variables = {
         "PREFECT_HOME": str(by_flow / ".prefect-home"),
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_SERVER_UI_API_URL": f"{own}/api",
         "PREFECT_SERVER_UI_STATIC_DIRECTORY": str(tmp_path / "pages"),  # the pages hold the address of the API
     }
-    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
-    with browser_page() as page, running(command, tmp_path, **variables) as log:
-        wait_until_healthy(port, "/api/health", log)
+    with browser_page() as page, prefect_server(tmp_path, port, **variables):
         page.goto(f"{own}/runs/flow-run/{flow_run}")
         expect(page.get_by_text("12 Task runs")).to_be_visible()
         keep(page, "prefect-run")
