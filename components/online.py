@@ -25,7 +25,7 @@ from components.averaging import broadcast
 from components.controllers import Answers, Controller, Distribution, first_controller
 from components.parallel import Parallel, WorkerDied, sequential
 from components.params import Online
-from components.rewards import Ask, Pull, Score, Slope, Val, alignments, judge
+from components.rewards import Ask, Probe, Pull, Score, Slope, Val, alignments, judge, model_of
 from components.training import Diverged, State
 
 S = TypeVar("S")
@@ -46,7 +46,7 @@ class Trunk(Generic[S]):
     """nan for a copy that lost the trunk."""
     scores: tuple[float, ...]
     """The val score behind each reward: of the copy itself, or (`leave_one_out`) of the mean of the other copies;
-    the reward itself where it comes from no score (`first_order`, `alignment`)."""
+    the reward itself where it comes from no copy's score (`first_order`, `alignment`, `linear_probe`)."""
     faults: tuple[str, ...]
     """Why a copy lost the trunk; empty if it did not."""
     best: int
@@ -72,6 +72,7 @@ def search(
     slope: Slope | None = None,
     ask: Ask | None = None,
     pull: Pull | None = None,
+    probe: Probe | None = None,
     settings: Online,
     seed: int,
     parallel: Parallel = sequential,
@@ -83,16 +84,17 @@ def search(
     `controller`: the settings', if it knows something already. `after` a recorded trunk of the same search, it goes on
     from there, to the same bytes. Models meet on `state`'s device, wherever copies train.
 
-    Unlike Algorithm 1: the next trunk may start from the (weighted) mean of the copies instead of the best one,
-    and a reward may be a copy's contribution to that mean, or come from the gradients of one
-    model (`alignment`); theta stands still during `warmup_trunks` (the controller learns), after `learn_until`, and
-    when all rewards tie. `reward: first_order` needs `slope`, `alignment` needs `ask` and `pull`.
+    Unlike Algorithm 1: the next trunk may start from the (weighted) mean of the copies instead of the best one, and a
+    reward may be a copy's contribution to that mean, or come from the gradients of one model (`alignment`) or from
+    classifiers on its features (`linear_probe`); theta stands still during `warmup_trunks` (the controller learns),
+    after `learn_until`, and when all rewards tie. `reward: first_order` needs `slope`, `alignment` needs `ask` and
+    `pull`, `linear_probe` needs `probe`.
     Raises `ValueError` when no copy survives a trunk.
     """
     controller = controller or first_controller(settings)
     if after is not None:
         controller, distribution, state = after.controller, distribution.at(after.theta), beside(state, after.state)
-    play = round_of(settings, train, score, slope, ask, pull)
+    play = round_of(settings, train, score, slope, ask, pull, probe)
     for index in range(0 if after is None else after.index + 1, settings.trunks):
         played = play(distribution, state, index, settings=settings, seed=seed, parallel=parallel)
         samples, rewards, state = played.samples, played.rewards, played.state
@@ -146,18 +148,30 @@ class Round(Generic[S]):
     answers: Answers | None = None
 
 
+NEEDED = {"first_order": ("slope",), "alignment": ("ask", "pull"), "linear_probe": ("probe",)}
+
+
 def round_of(
-    settings: Online, train: Train, score: Score, slope: Slope | None, ask: Ask | None, pull: Pull | None
+    settings: Online,
+    train: Train,
+    score: Score,
+    slope: Slope | None,
+    ask: Ask | None,
+    pull: Pull | None,
+    probe: Probe | None,
 ) -> Callable[..., Round[Any]]:
     """The round that the reward asks for, in this world. Raises ValueError if the world cannot play it."""
-    parts = {"slope": slope, "ask": ask, "pull": pull}
-    needed = {"first_order": ("slope",), "alignment": ("ask", "pull")}.get(settings.reward, ())
+    parts = {"slope": slope, "ask": ask, "pull": pull, "probe": probe}
+    needed = NEEDED.get(settings.reward, ())
     if missing := " and ".join(name for name in needed if parts[name] is None):
         raise ValueError(f"reward {settings.reward} needs {missing}; give search that, or use leave_one_out")
     if settings.reward == "alignment":
         assert ask is not None
         assert pull is not None
         return partial(aligned, train=train, ask=ask, pull=pull)
+    if settings.reward == "linear_probe":
+        assert probe is not None
+        return partial(probed, train=train, probe=probe)
     return partial(raced, train=train, val=Val(score, slope))
 
 
@@ -198,13 +212,39 @@ def aligned(
     """Ours: one model trains without what is searched, so that val's gradient asks for what its training lacks; then
     every sample's own gradient is compared with that."""
     samples = distribution.probes(settings.copies, numpy_rng(seed, index, 0, SAMPLING))
-    trained, fault = outcome(parallel(attempt, [(train, state, None, index, 0)])[0])
-    if trained is None:
-        raise extinction(index, len(samples), [fault])
+    trained = trained_alone(train, state, index, len(samples), parallel)
     rewards, answers, unsound = alignments(trained, samples, index, pull=pull, ask=ask, parallel=parallel)
     faults = tuple(unsound.get(n, "") for n in range(len(samples)))
     refuse_extinction(index, rewards, faults)
     return Round(samples=samples, rewards=rewards, scores=rewards, faults=faults, state=trained, answers=answers)
+
+
+def probed(
+    distribution: Distribution[S],
+    state: State,
+    index: int,
+    *,
+    train: Train,
+    probe: Probe,
+    settings: Online,
+    seed: int,
+    parallel: Parallel,
+) -> Round[S]:
+    """Ours: one model trains without what is searched; then every sample trains a classifier on its features."""
+    samples = distribution.sample(settings.copies, numpy_rng(seed, index, 0, SAMPLING))
+    trained = trained_alone(train, state, index, len(samples), parallel)
+    rewards, unsound = probe(model_of(trained), samples, index, parallel)
+    faults = tuple(unsound.get(n, "") for n in range(len(samples)))
+    refuse_extinction(index, rewards, faults)
+    return Round(samples=samples, rewards=rewards, scores=rewards, faults=faults, state=trained)
+
+
+def trained_alone(train: Train, state: State, index: int, samples: int, parallel: Parallel) -> State:
+    """The one model after the trunk. Raises ValueError where it is lost."""
+    trained, fault = outcome(parallel(attempt, [(train, state, None, index, 0)])[0])
+    if trained is None:
+        raise extinction(index, samples, [fault])
+    return trained
 
 
 # --- copies: training and loss of a trunk

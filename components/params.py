@@ -211,8 +211,8 @@ class Online:
     trunks: int
     """T_max, rounds of training, reward and update (paper: 300)."""
     copies: int = 8
-    """N, copies of the model trained side by side in a trunk (paper: 8). With `alignment` the loss search asks so many
-    samples of one model, and the augmentation search every element, whatever this says."""
+    """N, copies of the model trained side by side in a trunk (paper: 8). Of one model the loss search asks so many
+    samples, and the augmentation search every element, whatever this says."""
     images: int
     """Training images each copy sees in a trunk (paper: one epoch)."""
     head_start: int = 0
@@ -228,12 +228,13 @@ class Online:
     broadcast: Literal["best", "average", "weighted"] = "average"
     """What the next trunk starts from: the best copy (paper), the copies' mean, or their reward-weighted mean; nothing
     to `alignment`, which trains one model."""
-    reward: Literal["own", "leave_one_out", "first_order", "alignment"] = "leave_one_out"
+    reward: Literal["own", "leave_one_out", "first_order", "alignment", "linear_probe"] = "leave_one_out"
     """A copy's score (paper), its marginal contribution to the average of the copies, or that to first order: the
-    change of val's log-likelihood along its step (ours). `alignment` (ours) trains one model instead of N copies and
-    asks every sample how far its gradient points where val's does."""
+    change of val's log-likelihood along its step (ours). The others (ours) train one model instead of N copies:
+    `alignment` asks every sample how far its gradient points where val's does, `linear_probe` (of the loss search)
+    trains a new classifier on the model's features under every sample and scores that."""
     probe_images: int = 256
-    """`alignment`: training images of a sample's gradient."""
+    """Training images of a sample's gradient (`alignment`) or classifier (`linear_probe`)."""
     metric: Literal[
         "accuracy", "balanced_accuracy", "macro_f1", "log_likelihood", "lq_likelihood", "calibrated_log_likelihood"
     ] = "log_likelihood"
@@ -278,6 +279,11 @@ class Online:
         )
 
     @property
+    def one_model(self) -> bool:
+        """Whether a trunk trains one model, whatever is tried, instead of a copy for every sample."""
+        return self.reward in ("alignment", "linear_probe")
+
+    @property
     def last_learned(self) -> int:
         """Trunks after which the distribution stands still."""
         return math.ceil(round(self.learn_until * self.trunks, 9))  # 0.55 * 100 is 55, not a little more
@@ -313,6 +319,11 @@ class Augmentation:
         require(
             self.identity_share is None or self.settings == "factored",
             "augmentation.identity_share needs augmentation.settings factored: the literal space has no Identity",
+        )
+        require(
+            self.online.reward != "linear_probe",
+            "augmentation.online.reward is linear_probe, which trains classifiers on features that a policy would "
+            "change; use alignment",
         )
 
 

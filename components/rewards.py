@@ -3,7 +3,7 @@
     w_n  copy n's model        mean  the mean of the copies' models        R_n  its reward, nan for one that is lost
 
 `own` is the paper's (Lin et al., ICCV 2019); the others are ours. Of three of them the sample is
-a trunk of training; `alignment` needs a single gradient.
+a trunk of training; `alignment` needs a single gradient. A world's `Probe` scores samples in a way of its own.
 """
 
 import math
@@ -56,6 +56,9 @@ Gradient = Float[np.ndarray, " p"]
 Copies = Sequence[State | None]
 Faults = Mapping[int, str]
 """copy -> why it has no reward"""
+Probe = Callable[[State, Sequence[Any], int, Parallel], tuple[Vector, Faults]]
+"""(state, samples, trunk, parallel) -> the score of what each sample makes of the model's features; nan, and why, where
+there is none."""
 BLOCK = 1 << 16
 """Parameters whose inner products are taken at a time."""
 NOT_FINITE = "its score on val is not finite"

@@ -80,9 +80,14 @@ def cross_entropy(label_smoothing: float = 0.0) -> Criterion:
     return loss
 
 
+def rising_steps(recipe: Recipe, steps: int) -> int:
+    """Of so many steps, those while the learning rate rises."""
+    return max(1, round(recipe.warmup * steps))
+
+
 def schedule(recipe: Recipe, steps: int) -> Callable[[int], float]:
     """Learning rate of the global step 0..steps-1: linear warm-up, then half a cosine towards 0."""
-    warm = max(1, round(recipe.warmup * steps))
+    warm = rising_steps(recipe, steps)
 
     def rate(step: int) -> float:
         if step < warm:
@@ -119,6 +124,8 @@ def train_steps(
     first_step: int,
     augment: Augment,
     criterion: Criterion,
+    beginning: Criterion | None = None,
+    rising: int = 0,
     recipe: Recipe,
     rng: torch.Generator,
     after_step: Callable[[nn.Module, float], None] | None = None,
@@ -126,8 +133,8 @@ def train_steps(
     """Train from `state` on the batches and return the new state; `network` (a `Classifier`) is scratch space.
 
     Images and labels may lie on another device than the network, if on the same one. Weight decay falls on convolution
-    and linear weights only. `after_step` sees the network and the batch's loss. Raises `Diverged` when the loss is not
-    finite.
+    and linear weights only. `beginning` is the criterion before the global step `rising`. `after_step` sees the network
+    and the batch's loss. Raises `Diverged` when the loss is not finite.
     """
     load_state(network, state)
     optimiser = make_optimiser(network, state, recipe)
@@ -136,7 +143,8 @@ def train_steps(
     for step, batch in enumerate(batches, start=first_step):
         rows = batch.to(images.device)
         features = model.features(augment(images[rows].to(device), rng))
-        loss = criterion(features, model.classifier.weight, labels[rows].to(device))
+        chosen = beginning if beginning is not None and step < rising else criterion
+        loss = chosen(features, model.classifier.weight, labels[rows].to(device))
         if not torch.isfinite(loss):
             raise Diverged(f"the training loss is {loss.item()} at step {step}")
         optimiser.zero_grad(set_to_none=True)
@@ -348,19 +356,22 @@ def fit(
     settings: Train,
     augment: Augment,
     criterion: Criterion,
+    beginning: Criterion | None = None,
     seed: int,
     after: Epoch | None = None,
 ) -> Iterator[Epoch]:
     """Train from the network's present weights for `settings.epochs` epochs; the last epoch's state is the model.
 
-    `after`: an epoch of the same training, which goes on from there to the same bytes.
+    `beginning`: the criterion while the learning rate rises, where it is another. `after`: an epoch of the same
+    training, which goes on from there to the same bytes.
     """
     recipe = settings.recipe
     state = after.trained if after else initial_state(network)
     shipped = after.state if after else state
     average = {key: value.clone().to(device_of(network)) for key, value in shipped.items()}
     per_epoch = max(1, len(images) // recipe.batch_size)
-    rate = schedule(recipe, settings.epochs * per_epoch)
+    steps = settings.epochs * per_epoch
+    rate, rising = schedule(recipe, steps), rising_steps(recipe, steps)
     order, draws = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
     first = after.index + 1 if after else 0
     if after:
@@ -386,6 +397,8 @@ def fit(
             first_step=first_step,
             augment=augment,
             criterion=criterion,
+            beginning=beginning,
+            rising=rising,
             recipe=recipe,
             rng=draws,
             after_step=after_step,

@@ -19,7 +19,7 @@ from components.data.store import Split
 from components.online import HEAD_START, PROBING, TRAINING, Trunk, numpy_rng, search, torch_rng
 from components.parallel import Parallel, sequential
 from components.params import Online, Recipe, require
-from components.rewards import Request
+from components.rewards import Probe, Request
 from components.training import (
     METRICS,
     Augment,
@@ -88,6 +88,11 @@ class World(ABC):
     def treatment(self, sample: Any, state: State, trunk: int, copy: int) -> Treatment:
         """Of a copy that starts the trunk from the state."""
 
+    @property
+    def probe(self) -> Probe | None:
+        """Scores samples on the features of one model; none where a sample changes the features."""
+        return None
+
     def plain(self) -> Treatment:
         """Training without what is searched."""
         augment = compose(base_augment(self.recipe), self.augment)
@@ -109,6 +114,7 @@ class World(ABC):
             slope=self.slope,
             ask=self.ask,
             pull=self.pull,
+            probe=self.probe,
             settings=self.online,
             seed=self.seed,
             parallel=parallel,

@@ -57,6 +57,7 @@ class Member(nn.Module, ABC):
     """
 
     class_logits: Tensor | None
+    label_logit: Tensor
 
     def __init__(
         self, *, scale: float, label_smoothing: float, label_logit: float, class_logits: list[float] | None
@@ -70,7 +71,7 @@ class Member(nn.Module, ABC):
             self.settings |= {"label_logit": label_logit, "class_logits": class_logits}
         self.scale = scale
         self.label_smoothing = label_smoothing
-        self.label_logit = label_logit
+        self.register_buffer("label_logit", torch.tensor(label_logit).float())
         self.register_buffer("class_logits", None if class_logits is None else torch.tensor(class_logits).float())
 
     def forward(
@@ -114,6 +115,20 @@ class Member(nn.Module, ABC):
         """The same loss times another constant, on the same device."""
         device = next(self.buffers()).device
         return type(self)(**{**self.to_json(), "scale": scale}).to(device)
+
+    def beginning(self) -> "SearchedLoss":
+        """What a training from scratch begins under: cross-entropy with this loss's class margins.
+
+        Where tau(0) is above 0 the gradient of what has no probability yet vanishes, and first weights give it to no
+        class for sure: begun under such a loss, networks never learned one class or several (see README.md).
+        """
+        loss = SearchedLoss(
+            t=[-1.0, 1.0],
+            tau=[0.0, 1.0],
+            label_smoothing=self.label_smoothing,
+            class_logits=self.settings.get("class_logits"),
+        )
+        return loss.to(next(self.buffers()).device)
 
     def to_json(self) -> dict[str, Any]:
         """The arguments that make this loss again."""

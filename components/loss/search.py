@@ -31,10 +31,11 @@ from torch import Tensor, nn
 from components.controllers import Controller
 from components.gaussian import Gaussian, Sample
 from components.loss.family import PARAMETRISATIONS, Member
-from components.online import MATCHING, Trunk, numpy_rng, torch_rng
-from components.parallel import Parallel, sequential
+from components.loss.probe import AT_ONCE, ProbeData, probe_data, probe_scores
+from components.online import MATCHING, PROBING, Trunk, numpy_rng, torch_rng
+from components.parallel import Parallel, WorkerDied, sequential
 from components.params import Loss, Online
-from components.rewards import Request
+from components.rewards import NOT_FINITE, Faults, Probe, Request, Vector
 from components.training import (
     Classifier,
     Criterion,
@@ -152,6 +153,32 @@ class LossWorld(World):
             self.memory[:] = [Probed(state=state, trunk=trunk, features=features, labels=labels)]
         return self.memory[0]
 
+    @property
+    def probe(self) -> Probe:
+        return self.linear_probe
+
+    def linear_probe(
+        self, state: State, samples: Sequence[Sample], trunk: int, parallel: Parallel
+    ) -> tuple[Vector, Faults]:
+        """The metric on val under a new classifier, trained on the state's features by each sample's loss."""
+        probed = self.probed(state, trunk)
+        images, val_labels = score_tensors(self.val, self.online)
+        val_features = features_of(network_on(self.devices, self.make), state, images)
+        classes, rng = len(state[CLASSIFIER]), torch_rng(numpy_rng(self.seed, trunk, 1, PROBING))
+        data = probe_data(probed.features, probed.labels, val_features, val_labels, classes=classes, rng=rng)
+        stacks = [samples[at : at + AT_ONCE] for at in range(0, len(samples), AT_ONCE)]
+        losses = [[self.loss(sample, state) for sample in stack] for stack in stacks]
+        results = parallel(scored_alone, [(data, stack, self.online.metric) for stack in losses])
+        scores, faults = np.full(len(samples), np.nan), dict[int, str]()
+        for at, (stack, result) in enumerate(zip(stacks, results, strict=True)):
+            of_stack = range(at * AT_ONCE, at * AT_ONCE + len(stack))
+            if isinstance(result, WorkerDied):
+                faults |= dict.fromkeys(of_stack, result.reason)
+                continue
+            scores[of_stack] = result
+            faults |= {n: NOT_FINITE for n in of_stack if not math.isfinite(scores[n])}
+        return np.where(np.isfinite(scores), scores, np.nan), faults
+
     def loss(self, theta: Sequence[float] | Float64[np.ndarray, " p"], state: State) -> Member:
         """For as many classes as the state's classifier has; class margins are those of the training images."""
         chosen, classes = PARAMETRISATIONS[self.settings.parametrisation], len(state[CLASSIFIER])
@@ -213,6 +240,12 @@ def gradient_norms(
         gradients = torch.autograd.grad(loss, parameters, retain_graph=True)
         norms.append(math.sqrt(sum(gradient.double().square().sum().item() for gradient in gradients)))
     return norms
+
+
+def scored_alone(data: ProbeData, losses: Sequence[Member], metric: str) -> list[float]:
+    """`probe_scores` on one thread."""
+    with one_thread():
+        return probe_scores(data, losses, metric)
 
 
 # --- which way is up on val

@@ -43,8 +43,9 @@ class MultiplierWorld(World):
             f"copies is {self.settings.copies}; samples come in antithetic pairs, use an even number",
         )
         require(
-            self.settings.reward != "alignment",
-            "reward is alignment, but a multiplier turns no gradient; use leave_one_out",
+            not self.settings.one_model,
+            f"reward is {self.settings.reward}, but a multiplier turns no gradient and changes no loss; use "
+            "leave_one_out",
         )
 
     @property

@@ -46,7 +46,7 @@ def kept(stage: str) -> Iterator[Note]:
 
 def how(online: Online) -> str:
     """The engine's settings in a sentence."""
-    copies = "" if online.reward == "alignment" else f" {counted(online.copies, 'copy', 'copies')} of the network,"
+    copies = "" if online.one_model else f" {counted(online.copies, 'copy', 'copies')} of the network,"
     return (
         f"{counted(online.trunks, 'trunk')} of {counted(online.images, 'image')},{copies} reward {online.reward}, "
         f"controller {online.controller}."

@@ -46,12 +46,20 @@ def run(params: Params, observe: Observer, variant: str, checkpoint: Path) -> No
     device, *_ = devices_of(params.device)
     classes, statistics = read_classes(paths.CLASSES), read_statistics(paths.STATISTICS)
     require_batch(statistics.counts, params.train.recipe.batch_size)
-    architecture, augment, criterion = recipe_of(params, classes, variant)
+    architecture, augment, criterion, beginning = recipe_of(params, classes, variant)
     images, labels = training_images()
     space = space_of(params.architecture, classes)
     network = build_network(space, architecture, statistics.mean, statistics.std, seed=params.seed).to(device)
     training = partial(
-        fit, network, images, labels, settings=params.train, augment=augment, criterion=criterion, seed=params.seed
+        fit,
+        network,
+        images,
+        labels,
+        settings=params.train,
+        augment=augment,
+        criterion=criterion,
+        beginning=beginning,
+        seed=params.seed,
     )
     curve = []
     done, epochs = finished(checkpoint), resumed_training(training, checkpoint)
@@ -88,7 +96,8 @@ def calibration_images(params: Params) -> UInt8[np.ndarray, "n h w c"]:
     return np.asarray(images[np.sort(chosen)])
 
 
-Recipe = tuple[Architecture, Augment, Criterion]
+Recipe = tuple[Architecture, Augment, Criterion, Criterion]
+"""The last criterion is what training begins under."""
 
 
 def recipe_of(params: Params, classes: Classes, variant: str) -> Recipe:
@@ -102,11 +111,8 @@ def searched(params: Params, classes: Classes, number: int) -> Recipe:
     found = network_of(files.read_json(paths.ARCHITECTURE / "architecture.json")["budgets"], number)
     policy = Policy.from_json(files.read_json(paths.AUGMENTATION / "augmentation.json"))
     architecture = parse_architecture(space_of(params.architecture, classes), found["architecture"])
-    return (
-        architecture,
-        compose(base_augment(params.train.recipe), policy.augment()),
-        read_loss(paths.LOSS / "loss.json").to(devices_of(params.device)[0]),
-    )
+    loss = read_loss(paths.LOSS / "loss.json").to(devices_of(params.device)[0])
+    return architecture, compose(base_augment(params.train.recipe), policy.augment()), loss, loss.beginning()
 
 
 def network_of(budgets: Sequence[Mapping[str, Any]], number: int) -> Mapping[str, Any]:
@@ -123,7 +129,8 @@ def baseline(params: Params, classes: Classes, number: int) -> Recipe:
     """What one would train without a search: the space's default network, the base pipeline, cross-entropy."""
     recipe = params.train.recipe
     architecture = default_architecture(space_of(params.architecture, classes))
-    return architecture, base_augment(recipe), cross_entropy(recipe.label_smoothing)
+    plain = cross_entropy(recipe.label_smoothing)
+    return architecture, base_augment(recipe), plain, plain
 
 
 RECIPES = {"searched": searched, "baseline": baseline, "budget": searched}

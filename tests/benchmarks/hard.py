@@ -28,6 +28,7 @@ from components.training import (
     initial_state,
     load_state,
     predict,
+    rising_steps,
     schedule,
     split_tensors,
     train_steps,
@@ -78,8 +79,8 @@ class DataSet:
     widths: tuple[int, int, int]
     strides: tuple[int, int, int]
     recipe: Recipe
-    aligned: dict[str, int]
-    """Size of a search by gradients of one model."""
+    one_model: dict[str, int]
+    """Size of a search that trains one model."""
     compute: int
     """C."""
 
@@ -87,11 +88,11 @@ class DataSet:
 DATA = {
     "digits": DataSet(
         read=read_digits, train=80, val=12, test=80, widths=(16, 32, 64), strides=(2, 2, 1),
-        recipe=Recipe(batch_size=64), aligned={"head_start": 2048, "images": 1024}, compute=40_000,
+        recipe=Recipe(batch_size=64), one_model={"head_start": 2048, "images": 1024}, compute=40_000,
     ),
     "cifar10": DataSet(
         read=read_cifar10, train=200, val=30, test=500, widths=(32, 64, 128), strides=(2, 2, 2),
-        recipe=Recipe(batch_size=64), aligned={"head_start": 4096, "images": 1024}, compute=40_000,
+        recipe=Recipe(batch_size=64), one_model={"head_start": 4096, "images": 1024}, compute=40_000,
     ),
 }  # fmt: skip
 
@@ -178,8 +179,10 @@ def make_of(hard: Hard) -> Callable[[], nn.Module]:
     return partial(build, hard)
 
 
-def train_network(hard: Hard, split: Split, criterion: Criterion, images: int) -> State:
-    """From scratch on the split for so many images."""
+def train_network(
+    hard: Hard, split: Split, criterion: Criterion, images: int, beginning: Criterion | None = None
+) -> State:
+    """From scratch on the split for so many images, under `beginning` while the learning rate rises if there is one."""
     recipe = hard.data.recipe
     pixels, labels = split_tensors(split)
     network, steps = build(hard), max(1, images // recipe.batch_size)
@@ -187,7 +190,8 @@ def train_network(hard: Hard, split: Split, criterion: Criterion, images: int) -
     return train_steps(
         network, initial_state(network), pixels, labels,
         batches=batches_of(len(labels), recipe.batch_size, steps, rng), rate=schedule(recipe, steps), first_step=0,
-        augment=base_augment(recipe), criterion=criterion, recipe=recipe,
+        augment=base_augment(recipe), criterion=criterion, beginning=beginning,
+        rising=rising_steps(recipe, steps), recipe=recipe,
         rng=torch.Generator().manual_seed(hard.seed),
     )  # fmt: skip
 

@@ -1,7 +1,8 @@
 """What the loss search costs, as a multiple of one training on as many images, by the number of samples.
 
 One training: a network under cross-entropy on all images of the search's head start and trunks, on one thread. By
-gradients one network trains, and B samples share its features; by copies each of B samples trains a network. Digits.
+probes or gradients one network trains, and B samples share its features; by copies each of B samples trains a network.
+Digits.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,9 +17,9 @@ from tests.benchmarks.harness import Row, markdown, spread
 from tests.benchmarks.loss_hard import settings_of, world_of
 
 SEEDS = (1, 2, 3)
-RUNS = {"search": (8, 32, 128), "copies": (2, 4, 8)}
+RUNS = {"search": (16, 64, 128), "gradients": (16, 64, 128), "copies": (2, 4, 8)}
 """B of each."""
-NAMES = {"search": "gradients of one network", "copies": "B copies"}
+NAMES = {"search": "linear probes of one network", "gradients": "gradients of one network", "copies": "B copies"}
 
 
 def rows() -> Iterator[Row]:

@@ -38,7 +38,8 @@ def rows() -> Iterator[Row]:
                 losses |= {"own": at(own, target)} if data == "digits" else {}
                 losses |= {"elsewhere": at(elsewhere, target)}
                 for name, loss in losses.items():
-                    state = train_network(target, target.final, loss, target.data.compute)
+                    beginning = loss.beginning() if isinstance(loss, Member) else None
+                    state = train_network(target, target.final, loss, target.data.compute, beginning)
                     accuracy = round(accuracy_of(target, state, target.test), 5)
                     yield {"data": data, "task": task, "seed": seed, "method": name, "test_accuracy": accuracy}
 

@@ -20,7 +20,7 @@ from tests.benchmarks.hard import CLASSES, Hard, counts_of, hard_of, relabelled
 def small(task: str = "noise 40 %") -> Hard:
     here = hard_of("digits", task, 3)
     sizes = {"head_start": 256, "images": 128}
-    return replace(here, data=replace(here.data, aligned=sizes, compute=9000, recipe=Recipe(batch_size=64)))
+    return replace(here, data=replace(here.data, one_model=sizes, compute=9000, recipe=Recipe(batch_size=64)))
 
 
 def test_wrong_labels_are_exactly_so_many_and_never_the_right_one() -> None:
@@ -39,7 +39,7 @@ def test_rare_classes_are_rare_in_train_alone(task: str, ratio: float) -> None:
     assert here.final is here.train
 
 
-@pytest.mark.parametrize("name", ["search", "copies"])
+@pytest.mark.parametrize("name", ["search", "gradients", "copies"])
 def test_a_search_and_the_training_after_it_spend_c(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Counted where images are trained on, matched, scored and turned into features, against `spent_images`."""
     spent = {"trained": 0, "matched": 0, "forward": 0}
@@ -76,7 +76,7 @@ def test_a_search_and_the_training_after_it_spend_c(name: str, monkeypatch: pyte
     found = benchmark.found(here, name)
     total = spent["trained"] + spent["matched"] + spent["forward"] / 3
     assert found.images == pytest.approx(total, rel=0.005)
-    hards.train_network(here, here.final, found.criterion, here.data.compute - found.images)
+    hards.train_network(here, here.final, found.criterion, here.data.compute - found.images, found.beginning)
     total = spent["trained"] + spent["matched"] + spent["forward"] / 3
     assert here.data.compute * 0.985 <= total <= here.data.compute * 1.001
 
