@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import cast
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from torch.func import functional_call, stack_module_state, vmap
 
@@ -64,19 +64,22 @@ def probe_data(
 
 
 def probe_scores(on: ProbeData, losses: Sequence[Member], metric: str) -> list[float]:
-    """The metric on val of a classifier trained under each loss; nan where its weights are no longer finite.
+    """The metric on val of a classifier trained under each loss; nan where the loss was no finite number at some step.
 
     The losses are of one class and have buffers of one shape: they are trained in one stack.
     """
-    weights = probes(on, losses)
-    finite = torch.isfinite(weights).flatten(1).all(dim=1).tolist()
+    weights, finite = probes(on, losses)
     logits = on.val_features @ weights.mT  # l v k
     score = METRICS[metric]
-    return [score(each, on.val_labels) if sound else float("nan") for each, sound in zip(logits, finite, strict=True)]
+    return [
+        score(each, on.val_labels) if sound else float("nan")
+        for each, sound in zip(logits, finite.tolist(), strict=True)
+    ]
 
 
-def probes(on: ProbeData, losses: Sequence[Member]) -> Float[Tensor, "l k d"]:
-    """The trained classifiers."""
+def probes(on: ProbeData, losses: Sequence[Member]) -> tuple[Float[Tensor, "l k d"], Bool[Tensor, " l"]]:
+    """The trained classifiers, and whether each loss was finite at every step (log of a negative tau has no value, but
+    a gradient)."""
     parameters, buffers = stack_module_state(list(losses))
     assert not parameters, "a loss has buffers alone"
 
@@ -85,8 +88,11 @@ def probes(on: ProbeData, losses: Sequence[Member]) -> Float[Tensor, "l k d"]:
 
     weights = on.first.expand(len(losses), *on.first.shape).clone().requires_grad_()
     optimiser = torch.optim.Adam([weights], lr=RATE)
+    finite = torch.ones(len(losses), dtype=torch.bool)
     for _ in range(STEPS):
+        values = vmap(loss)(buffers, weights)
+        finite &= torch.isfinite(values)
         optimiser.zero_grad(set_to_none=True)
-        vmap(loss)(buffers, weights).sum().backward()  # each loss has weights of its own: a sum of unlike gradients
+        values.sum().backward()  # every loss has weights of its own
         optimiser.step()
-    return weights.detach()
+    return weights.detach(), finite & torch.isfinite(weights).flatten(1).all(dim=1)

@@ -266,6 +266,17 @@ def test_a_class_without_images_has_a_finite_margin() -> None:
     assert loss.class_logits[1] == loss.class_logits[2]
 
 
+def test_a_training_begins_under_cross_entropy_with_the_class_margins_of_the_found_loss() -> None:
+    x, w, y = problem(64, 8, 5)
+    beginning = with_margins(-0.7, 1.0).at_scale(0.3).beginning()
+    torch.testing.assert_close(beginning(x, w, y), with_margins(0.0, 1.0)(x, w, y))
+    assert not torch.allclose(beginning(x, w, y), F.cross_entropy(x @ w.T, y))
+    bounded = decode(np.full(12, 0.5), label_smoothing=0.1).beginning()
+    torch.testing.assert_close(bounded(x, w, y), F.cross_entropy(x @ w.T, y, label_smoothing=0.1))
+    literal = decode_literal(np.full(24, 0.1)).beginning()
+    torch.testing.assert_close(literal(x, w, y), F.cross_entropy(x @ w.T, y))
+
+
 def test_margins_survive_json_and_another_scale(tmp_path: Path) -> None:
     loss = with_margins(-0.2, 0.8).at_scale(1.5)
     path = tmp_path / "loss.json"

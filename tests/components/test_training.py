@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from components.params import Recipe, Train
 from components.training import (
+    Criterion,
     Diverged,
     Epoch,
     State,
@@ -129,6 +130,35 @@ def test_fit_learns_and_repeats_itself_exactly() -> None:
     assert torch.equal(finals[0], finals[1])
     assert accuracy(finals[0], labels) > 0.95
     assert epochs[-1].loss < epochs[0].loss
+
+
+def test_a_training_begins_under_another_criterion_while_the_rate_rises_and_goes_on_to_the_same_bytes() -> None:
+    """3 epochs of 4 steps, of which the first 5 rise: the change falls into the second epoch."""
+    images, labels = stripes(64)
+    settings = Train(epochs=3, ema=0.0, recipe=Recipe(batch_size=16, crop=1, warmup=0.4))
+    asked: list[str] = []
+
+    def named(name: str) -> Criterion:
+        def loss(features: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
+            asked.append(name)
+            return (2.0 if name == "then" else 1.0) * cross_entropy()(features, weight, labels)
+
+        return loss
+
+    def epochs(after: Epoch | None = None) -> list[Epoch]:
+        return list(
+            fit(
+                TinyNetwork(), images, labels, settings=settings, augment=base_augment(settings.recipe),
+                criterion=named("then"), beginning=named("first"), seed=0, after=after,
+            )
+        )  # fmt: skip
+
+    whole = epochs()
+    assert asked == ["first"] * 5 + ["then"] * 7
+    asked.clear()
+    tail = epochs(after=whole[0])
+    assert asked == ["first"] + ["then"] * 7
+    assert all(torch.equal(tail[-1].state[key], whole[-1].state[key]) for key in whole[-1].state)
 
 
 def averaged(epochs: int, batch_size: int, ema: float = 0.999, after: Epoch | None = None) -> list[Epoch]:

@@ -208,9 +208,9 @@ def test_eight_workers_give_the_same_bytes_as_none(data: Path, expected: str) ->
     assert digest(data, run_with("loky", 8)) == expected
 
 
-@pytest.mark.parametrize("reward", ["leave_one_out", "alignment"])
-def test_a_loss_search_gives_the_same_bytes_in_workers(data: Path, reward: Any) -> None:
-    online = Online(trunks=2, copies=4, images=32, warmup_trunks=0, reward=reward, controller="bandit")
+@pytest.mark.parametrize(("reward", "copies"), [("leave_one_out", 4), ("alignment", 4), ("linear_probe", 20)])
+def test_a_loss_search_gives_the_same_bytes_in_workers(data: Path, reward: Any, copies: int) -> None:
+    online = Online(trunks=2, copies=copies, images=32, warmup_trunks=0, reward=reward, controller="bandit")
     world = LossWorld(
         make=MAKE, train=open_split(data / "train"), val=open_split(data / "val"),
         settings=Loss(online=online), recipe=Recipe(batch_size=16), seed=5,
