@@ -163,7 +163,7 @@ class Bandit:
     beta ~ N(0, prior), noise variance 1. Unlike REINFORCE, one copy's reward is credited to each of its features with
     what is known of the others, and unlike Adam, whose steps are as large on noise as on a signal, rewards of noise
     leave z at most a standard normal, whatever their number. That is of noise which is independent from sample to
-    sample: under `alignment` a trunk's rewards share the noise of what val asks for, and z can be larger.
+    sample: under `alignment` and `linear_probe` all rewards share the noise of val, and z can be larger.
     """
 
     rate: float

@@ -235,7 +235,8 @@ def probed(
     trained = trained_alone(train, state, index, len(samples), parallel)
     rewards, unsound = probe(model_of(trained), samples, index, parallel)
     faults = tuple(unsound.get(n, "") for n in range(len(samples)))
-    refuse_extinction(index, rewards, faults)
+    if not np.isfinite(rewards).any():
+        raise ValueError(f"no sample of trunk {index} has a score ({said(faults)})")
     return Round(samples=samples, rewards=rewards, scores=rewards, faults=faults, state=trained)
 
 
@@ -282,8 +283,12 @@ def extinction(trunk: int, copies: int, faults: Sequence[str]) -> ValueError:
         if WorkerDied().reason in faults
         else "lower train.recipe.learning_rate or raise train.recipe.warmup"
     )
-    reasons = "; ".join(sorted(set(faults)))
-    return ValueError(f"all {copies} copies were lost in trunk {trunk} ({reasons}); {remedy}")
+    return ValueError(f"all {copies} copies were lost in trunk {trunk} ({said(faults)}); {remedy}")
+
+
+def said(faults: Sequence[str]) -> str:
+    """Each reason once."""
+    return "; ".join(sorted(set(faults)))
 
 
 def numpy_rng(seed: int, trunk: int, copy: int, purpose: int) -> np.random.Generator:

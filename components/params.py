@@ -227,7 +227,7 @@ class Online:
     the way from the start to the match, 1 for all of it."""
     broadcast: Literal["best", "average", "weighted"] = "average"
     """What the next trunk starts from: the best copy (paper), the copies' mean, or their reward-weighted mean; nothing
-    to `alignment`, which trains one model."""
+    to rewards that train one model."""
     reward: Literal["own", "leave_one_out", "first_order", "alignment", "linear_probe"] = "leave_one_out"
     """A copy's score (paper), its marginal contribution to the average of the copies, or that to first order: the
     change of val's log-likelihood along its step (ours). The others (ours) train one model instead of N copies:
@@ -370,7 +370,8 @@ class Recipe:
     learning_rate: float = 0.1
     """Peak of the schedule: linear warm-up, then cosine to 0."""
     warmup: float = 0.1
-    """Share of the steps spent warming up."""
+    """Share of the steps in which the learning rate rises; meanwhile a found loss gives way to cross-entropy with its
+    class margins, or some classes may never be learned (components/loss/README.md)."""
     momentum: float = 0.9
     """Nesterov."""
     weight_decay: float = 5.0e-4

@@ -337,7 +337,7 @@ class Epoch:
 
     index: int
     loss: float
-    """Mean training loss of the epoch's batches, in the criterion's unit."""
+    """Mean training loss of the epoch's batches, in the unit of the criterion, or criteria, that they trained under."""
     learning_rate: float
     """Of the epoch's last step."""
     state: State = field(repr=False, compare=False)

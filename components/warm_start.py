@@ -23,7 +23,7 @@ def begun_from(
     Raises OtherSpace for one that is about something else; ValueError, KeyError for what is no record.
     """
     theta = np.array(record["theta"], dtype=np.float64)
-    changed = [name for name, value in about.items() if record[name] != value]
+    changed = [name for name, value in about.items() if record.get(name) != value]
     if changed:
         raise OtherSpace(f"it has other {' and '.join(changed)} than the settings")
     require(theta.shape == (parameters,), f"theta holds {theta.size} numbers, not {parameters}")

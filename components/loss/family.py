@@ -15,7 +15,8 @@ paper searches is `LiteralLoss`. All classes share t and tau; a margin a + b log
 images, may be searched beside them.
 
     loss = read_loss("loss.json")                                # an nn.Module
-    loss(features, network.classifier.weight, labels).backward()
+    criterion = loss.beginning() if step < 0.1 * steps else loss  # or classes may never be learned
+    criterion(features, network.classifier.weight, labels).backward()
 """
 
 import json
@@ -119,8 +120,9 @@ class Member(nn.Module, ABC):
     def beginning(self) -> "SearchedLoss":
         """What a training from scratch begins under: cross-entropy with this loss's class margins.
 
-        Where tau(0) is above 0 the gradient of what has no probability yet vanishes, and first weights give it to no
-        class for sure: begun under such a loss, networks never learned one class or several (see README.md).
+        Where tau(0) is above 0 the gradient of an image is tau' p / tau of cross-entropy's: small at p = 1 / k, and
+        smaller below, so that a class which falls behind stays there. Begun under such a loss, networks never learned
+        one class or several (see README.md).
         """
         loss = SearchedLoss(
             t=[-1.0, 1.0],

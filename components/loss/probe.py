@@ -21,14 +21,14 @@ from components.loss.family import Member
 from components.training import METRICS
 
 STEPS = 50
-"""Of Adam, on all images at once (ours): wrong labels begin to be learned by heart; with 100 the found losses were as
-good."""
+"""Of Adam, on all images at once (ours), until wrong labels begin to be learned by heart; 100 found losses as good."""
 RATE = 0.3
 """Learning rate, for features of mean length 1 (ours)."""
 FIRST = 1e-3
 """Deviation of the first weights: as good as 0, where cosines are not defined."""
 AT_ONCE = 8
-"""Classifiers trained in one stack: their intermediate values stay in the cache. Always the same, so that sums are."""
+"""Classifiers trained in one stack, by the index of their samples, whatever the workers: their intermediate values stay
+in the cache."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,9 +66,9 @@ def probe_data(
 def probe_scores(on: ProbeData, losses: Sequence[Member], metric: str) -> list[float]:
     """The metric on val of a classifier trained under each loss; nan where the loss was no finite number at some step.
 
-    The losses are of one class and have buffers of one shape: they are trained in one stack.
+    The losses are alike but for their buffers: they are trained in one stack.
     """
-    weights, finite = probes(on, losses)
+    weights, finite = trained_classifiers(on, losses)
     logits = on.val_features @ weights.mT  # l v k
     score = METRICS[metric]
     return [
@@ -77,11 +77,12 @@ def probe_scores(on: ProbeData, losses: Sequence[Member], metric: str) -> list[f
     ]
 
 
-def probes(on: ProbeData, losses: Sequence[Member]) -> tuple[Float[Tensor, "l k d"], Bool[Tensor, " l"]]:
+def trained_classifiers(on: ProbeData, losses: Sequence[Member]) -> tuple[Float[Tensor, "l k d"], Bool[Tensor, " l"]]:
     """The trained classifiers, and whether each loss was finite at every step (log of a negative tau has no value, but
     a gradient)."""
-    parameters, buffers = stack_module_state(list(losses))
-    assert not parameters, "a loss has buffers alone"
+    alike = {(type(each), each.scale, each.label_smoothing, each.class_logits is None) for each in losses}
+    assert len(alike) == 1, "what is no buffer is the first loss's for the whole stack"
+    _, buffers = stack_module_state(list(losses))
 
     def loss(of_one: dict[str, Tensor], weight: Float[Tensor, "k d"]) -> Float[Tensor, ""]:
         return cast(Tensor, functional_call(losses[0], of_one, (on.features, weight, on.labels)))

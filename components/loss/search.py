@@ -9,6 +9,9 @@ Unlike the paper: samples come in antithetic pairs (components.gaussian); and ev
 g(cross-entropy) at the state it starts from, or a loss with twice the gradient, a doubled learning rate, would win for
 nothing. Rewards are measured on val and never use a searched loss.
 
+The reward `linear_probe` (components.loss.probe) trains no copies: one network trains, and every sample trains a
+classifier on its features.
+
 The reward `alignment` compares directions alone: a loss earns what it turns a step of the classifier towards val's
 gradient. The classifier alone (as in GRAD-MATCH, Killamsetty et al., ICML 2021), so that a trunk's samples share the
 features, and one more of them costs its loss and the gradient by the classifier's weight. Val's gradient is of a
@@ -35,7 +38,7 @@ from components.loss.probe import AT_ONCE, ProbeData, probe_data, probe_scores
 from components.online import MATCHING, PROBING, Trunk, numpy_rng, torch_rng
 from components.parallel import Parallel, WorkerDied, sequential
 from components.params import Loss, Online
-from components.rewards import NOT_FINITE, Faults, Probe, Request, Vector
+from components.rewards import Faults, Probe, Request, Vector
 from components.training import (
     Classifier,
     Criterion,
@@ -53,6 +56,7 @@ from components.world import SCORE_BATCH, Treatment, World, network_on, one_thre
 LARGEST = 4.0
 """Most that matching multiplies or divides a loss by (ours): one whose gradient vanishes stays slow instead of
 being blown up on the few images that still have one, which made training from scratch diverge."""
+NO_VALUE = "its loss was no finite number while a classifier trained under it"
 CURE = "use loss.parametrisation monotone, or a smaller loss.sigma or loss.online.controller_lr"
 
 
@@ -78,16 +82,17 @@ def from_warm_start(record: Mapping[str, Any], settings: Loss) -> tuple[Gaussian
 
 
 def family_of(settings: Loss) -> dict[str, Any]:
-    """What theta is about: of any number of classes."""
-    return {name: getattr(settings, name) for name in ("parametrisation", "knots", "class_margins")}
+    """What theta and a bandit's evidence are about: of any number of classes."""
+    family = {name: getattr(settings, name) for name in ("parametrisation", "knots", "class_margins")}
+    return family | {name: getattr(settings.online, name) for name in ("reward", "metric")}
 
 
 CLASSIFIER = "model.classifier.weight"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Probed:
-    """What all samples of a trunk are asked on."""
+class FrozenFeatures:
+    """What the gradients of all samples of a trunk are taken on."""
 
     state: State
     trunk: int
@@ -100,8 +105,8 @@ class LossWorld(World):
     """Where losses are tried: the chosen network, under the augmentation found before."""
 
     settings: Loss
-    memory: list[Probed] = field(default_factory=list, init=False, repr=False, compare=False)
-    """The last of `probed`. Workers get the world after the plain pull, and find its answer here."""
+    memory: list[FrozenFeatures] = field(default_factory=list, init=False, repr=False, compare=False)
+    """The last of `remembered`. Workers get the world after the plain pull, and find its answer here."""
 
     @property
     def online(self) -> Online:
@@ -140,18 +145,22 @@ class LossWorld(World):
     def pull(self, state: State, sample: Sample | None, trunk: int, copy: int) -> State:
         """Direction, of length 1, of the classifier's step under the sample, or under cross-entropy without one."""
         criterion = cross_entropy(self.recipe.label_smoothing) if sample is None else self.loss(sample, state)
-        probed = self.probed(state, trunk)
+        probed = self.remembered(state, trunk)
         return unit(slope_at(lambda weight: -criterion(probed.features, weight, probed.labels), state))
 
-    def probed(self, state: State, trunk: int) -> Probed:
-        """Features and labels of the trunk's `probe_images`, computed once for all of its samples."""
+    def remembered(self, state: State, trunk: int) -> FrozenFeatures:
+        """`probe_features`, computed once for all samples of the trunk."""
         if not (self.memory and self.memory[0].trunk == trunk and equal(self.memory[0].state, state)):
-            order, rng = self.order(trunk)
-            images, labels = split_tensors(self.train.at(order[: self.online.probe_images]))
-            moved = self.plain().augment(images, torch_rng(rng))
-            features = features_of(network_on(self.devices, self.make), state, moved)
-            self.memory[:] = [Probed(state=state, trunk=trunk, features=features, labels=labels)]
+            features, labels = self.probe_features(state, trunk)
+            self.memory[:] = [FrozenFeatures(state=state, trunk=trunk, features=features, labels=labels)]
         return self.memory[0]
+
+    def probe_features(self, state: State, trunk: int) -> tuple[Float[Tensor, "n d"], Int64[Tensor, " n"]]:
+        """Of the trunk's `probe_images`, as training sees them; and their labels."""
+        order, rng = self.order(trunk)
+        images, labels = split_tensors(self.train.at(order[: self.online.probe_images]))
+        moved = self.plain().augment(images, torch_rng(rng))
+        return features_of(network_on(self.devices, self.make), state, moved), labels
 
     @property
     def probe(self) -> Probe:
@@ -161,11 +170,11 @@ class LossWorld(World):
         self, state: State, samples: Sequence[Sample], trunk: int, parallel: Parallel
     ) -> tuple[Vector, Faults]:
         """The metric on val under a new classifier, trained on the state's features by each sample's loss."""
-        probed = self.probed(state, trunk)
+        features, labels = self.probe_features(state, trunk)
         images, val_labels = score_tensors(self.val, self.online)
         val_features = features_of(network_on(self.devices, self.make), state, images)
         classes, rng = len(state[CLASSIFIER]), torch_rng(numpy_rng(self.seed, trunk, 1, PROBING))
-        data = probe_data(probed.features, probed.labels, val_features, val_labels, classes=classes, rng=rng)
+        data = probe_data(features, labels, val_features, val_labels, classes=classes, rng=rng)
         stacks = [samples[at : at + AT_ONCE] for at in range(0, len(samples), AT_ONCE)]
         losses = [[self.loss(sample, state) for sample in stack] for stack in stacks]
         results = parallel(scored_alone, [(data, stack, self.online.metric) for stack in losses])
@@ -176,7 +185,7 @@ class LossWorld(World):
                 faults |= dict.fromkeys(of_stack, result.reason)
                 continue
             scores[of_stack] = result
-            faults |= {n: NOT_FINITE for n in of_stack if not math.isfinite(scores[n])}
+            faults |= {n: NO_VALUE for n in of_stack if not math.isfinite(scores[n])}
         return np.where(np.isfinite(scores), scores, np.nan), faults
 
     def loss(self, theta: Sequence[float] | Float64[np.ndarray, " p"], state: State) -> Member:

@@ -17,7 +17,7 @@ from components.loss.search import LossWorld, from_warm_start, to_warm_start
 from components.online import Trunk
 from components.params import Params
 from components.rewards import model_of
-from components.training import State, initial_state
+from components.training import State
 from flows import files, paths
 from flows.checkpoints import finished, resumed
 from flows.devices import devices_of
@@ -26,7 +26,7 @@ from flows.parallel import joblib_parallel
 from flows.starts import started
 
 SCALED_AT = 8
-"""States along the search that the artifact's scale is measured at, beside the first."""
+"""States along the search that the artifact's scale is measured at."""
 
 
 def run(params: Params, observe: Observer, checkpoint: Path) -> None:
@@ -35,7 +35,7 @@ def run(params: Params, observe: Observer, checkpoint: Path) -> None:
     start = started("loss", partial(from_warm_start, settings=params.loss), observe) or (None, None)
     search = partial(world.search, joblib_parallel(params.parallel, observe), *start)
     keep = partial(scaled_weights, trunks=online.trunks)
-    states, rows = [initial_state(world.make())], []
+    states, rows = [], []
     done, trunks = finished(checkpoint), resumed(search, checkpoint, online, keep)
     for trunk in observe.progress(trunks, online.trunks, "loss trunks", done=done):
         rows += list(copy_rows(trunk))

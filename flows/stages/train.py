@@ -1,6 +1,7 @@
 """train: the searched network and the baseline, from one definition and for as many epochs."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -46,19 +47,19 @@ def run(params: Params, observe: Observer, variant: str, checkpoint: Path) -> No
     device, *_ = devices_of(params.device)
     classes, statistics = read_classes(paths.CLASSES), read_statistics(paths.STATISTICS)
     require_batch(statistics.counts, params.train.recipe.batch_size)
-    architecture, augment, criterion, beginning = recipe_of(params, classes, variant)
+    recipe = recipe_of(params, classes, variant)
     images, labels = training_images()
     space = space_of(params.architecture, classes)
-    network = build_network(space, architecture, statistics.mean, statistics.std, seed=params.seed).to(device)
+    network = build_network(space, recipe.architecture, statistics.mean, statistics.std, seed=params.seed).to(device)
     training = partial(
         fit,
         network,
         images,
         labels,
         settings=params.train,
-        augment=augment,
-        criterion=criterion,
-        beginning=beginning,
+        augment=recipe.augment,
+        criterion=recipe.criterion,
+        beginning=recipe.beginning,
         seed=params.seed,
     )
     curve = []
@@ -73,7 +74,7 @@ def run(params: Params, observe: Observer, variant: str, checkpoint: Path) -> No
     files.write_bytes(
         folder / "weights.safetensors", save({k: v.contiguous() for k, v in network.state_dict().items()})
     )
-    exported = export_network(network, classes, format_architecture(architecture))
+    exported = export_network(network, classes, format_architecture(recipe.architecture))
     shipped = convert(exported, calibration_images(params), params.export)
     files.write_bytes(folder / "float.onnx", exported.SerializeToString(deterministic=True))
     files.write_bytes(folder / "model.onnx", shipped.SerializeToString(deterministic=True))
@@ -96,8 +97,15 @@ def calibration_images(params: Params) -> UInt8[np.ndarray, "n h w c"]:
     return np.asarray(images[np.sort(chosen)])
 
 
-Recipe = tuple[Architecture, Augment, Criterion, Criterion]
-"""The last criterion is what training begins under."""
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """What a variant trains."""
+
+    architecture: Architecture
+    augment: Augment
+    criterion: Criterion
+    beginning: Criterion | None = None
+    """While the learning rate rises, where it is another."""
 
 
 def recipe_of(params: Params, classes: Classes, variant: str) -> Recipe:
@@ -112,7 +120,12 @@ def searched(params: Params, classes: Classes, number: int) -> Recipe:
     policy = Policy.from_json(files.read_json(paths.AUGMENTATION / "augmentation.json"))
     architecture = parse_architecture(space_of(params.architecture, classes), found["architecture"])
     loss = read_loss(paths.LOSS / "loss.json").to(devices_of(params.device)[0])
-    return architecture, compose(base_augment(params.train.recipe), policy.augment()), loss, loss.beginning()
+    return Recipe(
+        architecture=architecture,
+        augment=compose(base_augment(params.train.recipe), policy.augment()),
+        criterion=loss,
+        beginning=loss.beginning(),
+    )
 
 
 def network_of(budgets: Sequence[Mapping[str, Any]], number: int) -> Mapping[str, Any]:
@@ -128,9 +141,11 @@ def network_of(budgets: Sequence[Mapping[str, Any]], number: int) -> Mapping[str
 def baseline(params: Params, classes: Classes, number: int) -> Recipe:
     """What one would train without a search: the space's default network, the base pipeline, cross-entropy."""
     recipe = params.train.recipe
-    architecture = default_architecture(space_of(params.architecture, classes))
-    plain = cross_entropy(recipe.label_smoothing)
-    return architecture, base_augment(recipe), plain, plain
+    return Recipe(
+        architecture=default_architecture(space_of(params.architecture, classes)),
+        augment=base_augment(recipe),
+        criterion=cross_entropy(recipe.label_smoothing),
+    )
 
 
 RECIPES = {"searched": searched, "baseline": baseline, "budget": searched}

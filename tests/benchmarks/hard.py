@@ -79,7 +79,7 @@ class DataSet:
     widths: tuple[int, int, int]
     strides: tuple[int, int, int]
     recipe: Recipe
-    one_model: dict[str, int]
+    search_size: dict[str, int]
     """Size of a search that trains one model."""
     compute: int
     """C."""
@@ -88,11 +88,11 @@ class DataSet:
 DATA = {
     "digits": DataSet(
         read=read_digits, train=80, val=12, test=80, widths=(16, 32, 64), strides=(2, 2, 1),
-        recipe=Recipe(batch_size=64), one_model={"head_start": 2048, "images": 1024}, compute=40_000,
+        recipe=Recipe(batch_size=64), search_size={"head_start": 2048, "images": 1024}, compute=40_000,
     ),
     "cifar10": DataSet(
         read=read_cifar10, train=200, val=30, test=500, widths=(32, 64, 128), strides=(2, 2, 2),
-        recipe=Recipe(batch_size=64), one_model={"head_start": 4096, "images": 1024}, compute=40_000,
+        recipe=Recipe(batch_size=64), search_size={"head_start": 4096, "images": 1024}, compute=40_000,
     ),
 }  # fmt: skip
 

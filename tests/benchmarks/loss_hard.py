@@ -11,6 +11,8 @@ has not spent):
     search                                                  the presets' search: one model, linear probes, linear bandit
     gradients                                               one model and its gradients (reward `alignment`)
     shuffled                                                as search, each probe's score credited to another sample
+    turned                                                  as search, at its end each number keeps its size and gets a
+                                                            sign by chance: as far from cross-entropy, not learned
     step_0                                                  as search, the controller never moves: cross-entropy with
                                                             what is left of C
     random                                                  another loss around cross-entropy for every batch, none
@@ -23,7 +25,7 @@ has not spent):
 Searched and random losses and oracles begin under cross-entropy, with their class margins, while the learning rate
 rises (`Member.beginning`), as in the line. What probes and gradients of samples cost is not in C but in `cpu_seconds`.
 
-"best fixed" in the table is the published loss with the best mean test accuracy over the seeds: hindsight, which no
+"best fixed" in the table is the fixed loss with the best mean test accuracy over the seeds: hindsight, which no
 user has; `chosen` is what a user can do with the same compute. AM-softmax trains normalised features at scale `S`.
 """
 
@@ -76,6 +78,7 @@ ON_FEW = (
     "search",
     "gradients",
     "shuffled",
+    "turned",
 )
 """Methods on the larger data set."""
 WORKERS = 2
@@ -136,16 +139,16 @@ Method = Callable[[], Found]
 
 
 def methods(hard: Hard) -> dict[str, Method]:
-    fixed = {name: partial(Found, criterion=loss) for name, loss in published(hard).items()}
-    fixed |= {f"begun_{q}": partial(Found, criterion=partial(gce, q), beginning=cross_entropy()) for q in BEGUN}
-    fixed |= {name: partial(Found, criterion=loss, beginning=loss.beginning()) for name, loss in oracles(hard).items()}
+    members = {name: Found(criterion=loss, beginning=loss.beginning()) for name, loss in oracles(hard).items()}
+    known = {name: partial(replace, one) for name, one in (fixed(hard) | members).items()}
     searches: dict[str, Method] = {name: partial(found, hard, name) for name in SEARCHES}
+    searches["turned"] = partial(found, hard, "search", turned=True)
     step_0, stopped = (
         partial(Found, criterion=cross_entropy(), images=spent_images(hard, settings_of(hard, name).online))
         for name in ("search", "copies")
     )
     return {
-        **fixed,
+        **known,
         **searches,
         "step_0": step_0,
         "stopped": stopped,
@@ -186,6 +189,12 @@ def published(hard: Hard) -> dict[str, Criterion]:
     return grid | (rare if hard.task.imbalance < 1 else {})
 
 
+def fixed(hard: Hard) -> dict[str, Found]:
+    """The published losses, and GCE begun as a found loss is."""
+    begun = {f"begun_{q}": Found(criterion=partial(gce, q), beginning=cross_entropy()) for q in BEGUN}
+    return {name: Found(criterion=loss) for name, loss in published(hard).items()} | begun
+
+
 def label_log_p(logits: Float[Tensor, "b k"], y: Int64[Tensor, " b"]) -> Float[Tensor, " b"]:
     return logits.log_softmax(dim=1).gather(1, y[:, None]).squeeze(1)
 
@@ -213,14 +222,15 @@ def adjusted(counts: Int64[np.ndarray, " k"], b: float, x: Tensor, w: Tensor, y:
 
 
 def choose(hard: Hard) -> Found:
-    """The published loss that does best on val after training on train."""
-    grid = published(hard)
+    """The fixed loss that does best on val after training on train."""
+    grid = fixed(hard)
     each = hard.data.compute // 2 // len(grid)
-    scores = {
-        name: accuracy_of(hard, train_network(hard, hard.train, loss, each), hard.val) for name, loss in grid.items()
-    }
+
+    def score(one: Found) -> float:
+        return accuracy_of(hard, train_network(hard, hard.train, one.criterion, each, one.beginning), hard.val)
+
     scored = len(grid) * len(hard.val.labels) // 3
-    return Found(criterion=grid[max(scores, key=scores.__getitem__)], images=len(grid) * each + scored)
+    return replace(max(grid.values(), key=score), images=len(grid) * each + scored)
 
 
 def oracles(hard: Hard) -> dict[str, SearchedLoss]:
@@ -242,11 +252,13 @@ class RandomLosses:
     def __init__(self, hard: Hard) -> None:
         self.rng = np.random.default_rng((hard.seed, 5))
         self.sigma = settings_of(hard, "search").sigma
+        self.counts = counts_of(hard.final.labels)
 
     def __call__(
         self, features: Float[Tensor, "b d"], weight: Float[Tensor, "k d"], labels: Int64[Tensor, " b"]
     ) -> Float[Tensor, ""]:
-        return decode(self.sigma * self.rng.standard_normal(2 * KNOTS))(features, weight, labels)
+        theta = self.sigma * self.rng.standard_normal(2 * KNOTS + 2)
+        return decode(theta, counts=self.counts)(features, weight, labels)
 
 
 # --- with one
@@ -254,7 +266,7 @@ class RandomLosses:
 
 def settings_of(hard: Hard, name: str) -> Loss:
     chosen = SEARCHES[name]
-    size = {} if "images" in chosen else hard.data.one_model
+    size = {} if "images" in chosen else hard.data.search_size
     return Loss(knots=KNOTS, class_margins=name != "paper", online=Online(**(size | chosen)))
 
 
@@ -270,9 +282,11 @@ def loss_at(theta: Sequence[float], hard: Hard, settings: Loss) -> Member:
     return world.loss(theta, initial_state(world.make()))
 
 
-def found(hard: Hard, name: str) -> Found:
+def found(hard: Hard, name: str, turned: bool = False) -> Found:
     """The searched loss; its class margins are those of the images that the last network trains on."""
     theta, scale = searched(hard, name)
+    if turned:
+        theta = (np.random.default_rng((hard.seed, 4)).choice((-1.0, 1.0), len(theta)) * theta).tolist()
     settings = settings_of(hard, name)
     loss = loss_at(theta, hard, settings)
     return Found(
@@ -320,8 +334,8 @@ def misdirected(seed: int) -> Parallel:
 
 # --- the table
 
-PUBLISHED = ("cross", "smooth", "focal", "am", "gce", "begun", "adjusted")
-NULLS = ("shuffled", "step_0", "random")
+FIXED = ("cross", "smooth", "focal", "am", "gce", "begun", "adjusted")
+NULLS = ("shuffled", "turned", "step_0", "random")
 OTHERS = ("cross_entropy", "stopped", "chosen", "copies", "paper", "gradients", "search")
 
 
@@ -329,17 +343,19 @@ def table(rows: Sequence[Row]) -> str:
     lines = []
     for where, of in groups(rows):
         names = list(dict.fromkeys(str(row["method"]) for row in rows))
-        grid = [name for name in names if name.split("_")[0] in PUBLISHED]
+        grid = [name for name in names if name.split("_")[0] in FIXED]
         best = best_of(of, grid)
         oracle = best_of(of, [name for name in names if name.startswith("oracle")])
         null = best_of(of, NULLS)
         shown = [f"{name} {cell_of(of(name))}" for name in (best, oracle, null)]
         others = [cell_of(of(name)) for name in OTHERS]
         leads = [lead(of("search"), of(rival)) for rival in (best, null, "cross_entropy")]
-        lines.append([where, *shown, *others, *leads])
+        cpu = [of(name, "cpu_seconds", 1.0) for name in ("search", "cross_entropy")]
+        lines.append([where, *shown, *others, *leads, f"{np.median(np.divide(*cpu)):.1f}"])
     header = ["data, task", "best fixed (hindsight)", "oracle in the family", "best null"]
     header += ["cross-entropy", "stopped early", "chosen by val", "copies", "paper", "by gradients", "search"]
-    return markdown([*header, "search - best fixed", "search - best null", "search - cross-entropy"], lines)
+    header += ["search - best fixed", "search - best null", "search - cross-entropy", "CPU, search / cross-entropy"]
+    return markdown(header, lines)
 
 
 def best_of(of: Callable[..., list[float]], names: Sequence[str]) -> str:

@@ -247,6 +247,16 @@ def test_a_search_by_gradients_leaves_the_same_records_on_two_devices() -> None:
         assert all(on_first(trunk) for trunk in there)
 
 
+def test_a_search_by_probes_leaves_the_same_records_on_two_devices() -> None:
+    online = replace(SHORT, copies=12, reward="linear_probe", probe_images=64, controller="bandit")
+    here = loss_search(CPU, online)
+    with elsewhere():
+        there = loss_search(TWO, online)
+        assert there == here
+        assert all(same(ours.state, theirs.state) for ours, theirs in zip(there, here, strict=True))
+        assert all(on_first(trunk) for trunk in there)
+
+
 @pytest.mark.parametrize("search", SEARCHES)
 def test_a_search_read_on_the_cpu_goes_on_on_the_first_device(search: Searching) -> None:
     here = search(CPU, SHORT)

@@ -20,6 +20,7 @@ from components.loss.probe import probe_data
 from components.loss.search import (
     CLASSIFIER,
     LARGEST,
+    NO_VALUE,
     SMOOTH,
     LossWorld,
     from_warm_start,
@@ -79,6 +80,8 @@ def test_a_search_starts_where_another_ended_to_the_last_digit_whatever_sigma_is
         ({"knots": KNOTS + 1}, "knots"),
         ({"class_margins": True}, "class_margins"),
         ({"parametrisation": "literal"}, "parametrisation"),
+        ({"online": settings(metric="accuracy")}, "metric"),
+        ({"online": settings(reward="linear_probe")}, "reward"),
     ],
 )
 def test_a_start_of_another_family_is_refused_by_what_changed(changes: dict[str, Any], named: str) -> None:
@@ -452,6 +455,13 @@ def test_a_search_by_probes_goes_on_after_a_trunk_to_the_same_records_and_weight
     assert all(torch.equal(rest[-1].state[key], whole[-1].state[key]) for key in rest[-1].state)
 
 
+def test_fewer_images_than_asked_for_and_a_class_that_val_lacks_are_no_matter() -> None:
+    made, _ = world(**PROBED | {"probe_images": 10_000})
+    present = np.flatnonzero(made.val.labels != 2)
+    made = replace(made, val=Split(images=made.val.images[present], labels=made.val.labels[present]))
+    assert all(np.isfinite(trunk.rewards).all() for trunk in made.search())
+
+
 def test_samples_without_a_score_say_why_and_cost_no_other() -> None:
     """The worker of the second stack dies; a literal loss is no number."""
 
@@ -468,7 +478,7 @@ def test_samples_without_a_score_say_why_and_cost_no_other() -> None:
     literal = replace(made, settings=replace(made.settings, parametrisation="literal", sigma=0.15))
     faults = [fault for trunk in literal.search() for fault in trunk.faults if fault]
     assert 0 < len(faults) < 60
-    assert set(faults) == {"its score on val is not finite"}
+    assert set(faults) == {NO_VALUE}
 
 
 def test_rare_classes_get_a_margin_by_their_size_and_balanced_ones_little() -> None:

@@ -486,8 +486,10 @@ def test_where_val_asks_for_nothing_every_reward_is_zero_and_theta_stays() -> No
         assert not trunk.theta.any()
 
 
-@pytest.mark.parametrize(("reward", "needed"), [("first_order", "slope"), ("alignment", "ask and pull")])
-def test_a_reward_by_gradients_without_them_is_refused(reward: Any, needed: str) -> None:
+@pytest.mark.parametrize(
+    ("reward", "needed"), [("first_order", "slope"), ("alignment", "ask and pull"), ("linear_probe", "probe")]
+)
+def test_a_reward_without_what_it_needs_is_refused(reward: Any, needed: str) -> None:
     chosen = settings(trunks=4, reward=reward, controller="bandit")
     with pytest.raises(ValueError, match=f"reward {reward} needs {needed}"):
         next(iter(search(Choice(theta=np.zeros(KINDS)), start(), train=rising, score=height, settings=chosen, seed=0)))

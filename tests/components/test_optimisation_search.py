@@ -117,7 +117,15 @@ def test_a_sample_is_what_its_copy_trains_with() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"), [({"sigma": 0.0}, "positive"), ({"settings": settings(copies=3)}, "even")]
+    ("changes", "message"),
+    [
+        ({"sigma": 0.0}, "positive"),
+        ({"settings": settings(copies=3)}, "even"),
+        (
+            {"settings": settings(reward="linear_probe")},
+            "reward is linear_probe, but a multiplier .*; use leave_one_out",
+        ),
+    ],
 )
 def test_settings_that_cannot_work_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):

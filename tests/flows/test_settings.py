@@ -107,11 +107,6 @@ def test_an_unknown_key_or_wrong_type_is_refused_with_its_path_and_what_to_do(
         ("train.recipe.crop", 16, ": train.recipe.crop is 16 pixels of an image of 16 (data.size); use fewer"),
         ("augmentation.online.head_start", 63, ": augmentation.online.head_start is 63 images, less than a batch (64)"),
         ("augmentation.online.score_images", 1, ": augmentation.online.score_images is 1; use at least 1, with reward"),
-        (
-            "augmentation.online.reward",
-            "linear_probe",
-            ": augmentation.online.controller is matching with reward linear",
-        ),
     ],
 )
 def test_an_impossible_value_is_refused_with_its_path_and_what_to_do(
@@ -125,6 +120,14 @@ def test_fair_sampling_is_refused_where_a_strategy_draws_its_own_paths(tmp_path:
     text = (settings.PRESETS / "digits.yaml").read_text()
     path.write_text(text.replace("strategy: pc_nas", "strategy: enas\n  sampling: fair"))
     assert refusal(path).startswith(": architecture.sampling is fair, but enas trains the paths that it draws")
+
+
+def test_a_policy_is_not_searched_by_classifiers_on_features(tmp_path: Path) -> None:
+    path = written(tmp_path, "augmentation.online.reward", "linear_probe")
+    path.write_text(path.read_text().replace("controller: matching", "controller: bandit"))
+    assert refusal(path).startswith(
+        ": augmentation.online.reward is linear_probe, which trains classifiers on features"
+    )
 
 
 def test_a_further_budget_is_trained_and_measured_or_neither(tmp_path: Path) -> None:
