@@ -479,6 +479,10 @@ def test_samples_without_a_score_say_why_and_cost_no_other() -> None:
     faults = [fault for trunk in literal.search() for fault in trunk.faults if fault]
     assert 0 < len(faults) < 60
     assert set(faults) == {NO_VALUE}
+    below = start(literal.settings)
+    below = below.at(below.theta - 9.0)  # tau is negative everywhere
+    with pytest.raises(ValueError, match=rf"no sample of trunk 0 has a score \({NO_VALUE}\); use a smaller sigma"):
+        next(literal.search(distribution=below))
 
 
 def test_rare_classes_get_a_margin_by_their_size_and_balanced_ones_little() -> None:
