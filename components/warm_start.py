@@ -22,9 +22,9 @@ def begun_from(
 
     Raises OtherSpace for one that is about something else; ValueError, KeyError for what is no record.
     """
-    theta = np.array(record["theta"], dtype=np.float64)
+    theta, evidence = np.array(record["theta"], dtype=np.float64), record["evidence"]
     changed = [name for name, value in about.items() if record.get(name) != value]
     if changed:
         raise OtherSpace(f"it has other {' and '.join(changed)} than the settings")
     require(theta.shape == (parameters,), f"theta holds {theta.size} numbers, not {parameters}")
-    return theta, begun_with(first_controller(online), record["evidence"], parameters)
+    return theta, begun_with(first_controller(online), evidence, parameters)
