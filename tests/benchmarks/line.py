@@ -27,7 +27,13 @@ def line_rows(preset: str, seeds: Sequence[int]) -> Iterator[Row]:
             wall = time.perf_counter() - wall
             if done.returncode not in (0, 3):  # 3: the gate refused, after all the work
                 sys.exit(f"the flow ended with {done.returncode}: {done.stderr[-5000:]}")
-            yield from figures(folder, seed, wall, "refused" if done.returncode else "published")
+            yield from figures(folder, seed, wall, refusal(folder) if done.returncode else "published")
+
+
+def refusal(folder: Path) -> str:
+    """The names of the gate's checks that failed."""
+    decision = json.loads((folder / "results" / "publish" / "decision.json").read_text())
+    return "refused: " + ", ".join(check["name"] for check in decision["checks"] if not check["passed"])
 
 
 def set_seed(folder: Path, seed: int) -> None:
