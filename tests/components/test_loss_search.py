@@ -48,6 +48,7 @@ from components.training import (
     split_tensors,
     train_steps,
 )
+from components.world import one_thread
 
 KNOTS = 6
 
@@ -379,12 +380,13 @@ def trained_accuracy(
     """Of a network from scratch under the criterion, on the search's training images."""
     pixels, labels = split_tensors(made.train)
     network, steps = make_digits(), images // made.recipe.batch_size
-    state = train_steps(
-        network, initial_state(network), pixels, labels,
-        batches=batches_of(len(labels), made.recipe.batch_size, steps, np.random.default_rng(0)),
-        rate=schedule(made.recipe, steps), first_step=0, augment=unchanged, criterion=criterion, beginning=beginning,
-        rising=rising_steps(made.recipe, steps), recipe=made.recipe, rng=torch.Generator().manual_seed(0),
-    )  # fmt: skip
+    with one_thread():  # as in a search; two would wait for each other beside another test
+        state = train_steps(
+            network, initial_state(network), pixels, labels,
+            batches=batches_of(len(labels), made.recipe.batch_size, steps, np.random.default_rng(0)),
+            rate=schedule(made.recipe, steps), first_step=0, augment=unchanged, criterion=criterion, beginning=beginning,
+            rising=rising_steps(made.recipe, steps), recipe=made.recipe, rng=torch.Generator().manual_seed(0),
+        )  # fmt: skip
     load_state(network, state)
     seen, right = split_tensors(test)
     return accuracy(predict(network, seen), right)
