@@ -385,7 +385,8 @@ def trained_accuracy(
             network, initial_state(network), pixels, labels,
             batches=batches_of(len(labels), made.recipe.batch_size, steps, np.random.default_rng(0)),
             rate=schedule(made.recipe, steps), first_step=0, augment=unchanged, criterion=criterion,
-            beginning=beginning, rising=rising_steps(made.recipe, steps), recipe=made.recipe, rng=torch.Generator().manual_seed(0),
+            beginning=beginning, rising=rising_steps(made.recipe, steps), recipe=made.recipe,
+            rng=torch.Generator().manual_seed(0),
         )  # fmt: skip
     load_state(network, state)
     seen, right = split_tensors(test)
