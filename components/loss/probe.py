@@ -19,6 +19,7 @@ from torch.func import functional_call, stack_module_state, vmap
 
 from components.loss.family import Member
 from components.training import METRICS
+from components.world import one_thread
 
 STEPS = 50
 """Of Adam, on all images at once (ours), until wrong labels begin to be learned by heart; 100 found losses as good."""
@@ -64,17 +65,19 @@ def probe_data(
 
 
 def probe_scores(on: ProbeData, losses: Sequence[Member], metric: str) -> list[float]:
-    """The metric on val of a classifier trained under each loss; nan where the loss was no finite number at some step.
+    """The metric on val of a classifier trained under each loss, on one thread; nan where the loss was no finite number
+    at some step.
 
     The losses are alike but for their buffers: they are trained in one stack.
     """
-    weights, finite = trained_classifiers(on, losses)
-    logits = on.val_features @ weights.mT  # l v k
     score = METRICS[metric]
-    return [
-        score(each, on.val_labels) if sound else float("nan")
-        for each, sound in zip(logits, finite.tolist(), strict=True)
-    ]
+    with one_thread():
+        weights, finite = trained_classifiers(on, losses)
+        logits = on.val_features @ weights.mT  # l v k
+        return [
+            score(each, on.val_labels) if sound else float("nan")
+            for each, sound in zip(logits, finite.tolist(), strict=True)
+        ]
 
 
 def trained_classifiers(on: ProbeData, losses: Sequence[Member]) -> tuple[Float[Tensor, "l k d"], Bool[Tensor, " l"]]:

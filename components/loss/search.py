@@ -34,7 +34,7 @@ from torch import Tensor, nn
 from components.controllers import Controller
 from components.gaussian import Gaussian, Sample
 from components.loss.family import PARAMETRISATIONS, Member
-from components.loss.probe import AT_ONCE, ProbeData, probe_data, probe_scores
+from components.loss.probe import AT_ONCE, probe_data, probe_scores
 from components.online import MATCHING, PROBING, Trunk, numpy_rng, torch_rng
 from components.parallel import Parallel, WorkerDied, sequential
 from components.params import Loss, Online
@@ -145,8 +145,8 @@ class LossWorld(World):
     def pull(self, state: State, sample: Sample | None, trunk: int, copy: int) -> State:
         """Direction, of length 1, of the classifier's step under the sample, or under cross-entropy without one."""
         criterion = cross_entropy(self.recipe.label_smoothing) if sample is None else self.loss(sample, state)
-        probed = self.remembered(state, trunk)
-        return unit(slope_at(lambda weight: -criterion(probed.features, weight, probed.labels), state))
+        frozen = self.remembered(state, trunk)
+        return unit(slope_at(lambda weight: -criterion(frozen.features, weight, frozen.labels), state))
 
     def remembered(self, state: State, trunk: int) -> FrozenFeatures:
         """`probe_features`, computed once for all samples of the trunk."""
@@ -177,7 +177,7 @@ class LossWorld(World):
         data = probe_data(features, labels, val_features, val_labels, classes=classes, rng=rng)
         stacks = [samples[at : at + AT_ONCE] for at in range(0, len(samples), AT_ONCE)]
         losses = [[self.loss(sample, state) for sample in stack] for stack in stacks]
-        results = parallel(scored_alone, [(data, stack, self.online.metric) for stack in losses])
+        results = parallel(probe_scores, [(data, stack, self.online.metric) for stack in losses])
         scores, faults = np.full(len(samples), np.nan), dict[int, str]()
         for at, (stack, result) in enumerate(zip(stacks, results, strict=True)):
             of_stack = range(at * AT_ONCE, at * AT_ONCE + len(stack))
@@ -249,12 +249,6 @@ def gradient_norms(
         gradients = torch.autograd.grad(loss, parameters, retain_graph=True)
         norms.append(math.sqrt(sum(gradient.double().square().sum().item() for gradient in gradients)))
     return norms
-
-
-def scored_alone(data: ProbeData, losses: Sequence[Member], metric: str) -> list[float]:
-    """`probe_scores` on one thread."""
-    with one_thread():
-        return probe_scores(data, losses, metric)
 
 
 # --- which way is up on val

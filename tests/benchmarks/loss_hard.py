@@ -140,14 +140,13 @@ Method = Callable[[], Found]
 
 
 def methods(hard: Hard) -> dict[str, Method]:
+    of_search, of_copies = (spent_images(hard, settings_of(hard, name).online) for name in ("search", "copies"))
+    left = {f"left_{q}": Found(criterion=partial(gce, q), images=of_search) for q in AGAIN}
     members = {name: Found(criterion=loss, beginning=loss.beginning()) for name, loss in oracles(hard).items()}
-    known = {name: partial(replace, one) for name, one in (fixed(hard) | members).items()}
+    known = {name: partial(replace, one) for name, one in (fixed(hard) | left | members).items()}
     searches: dict[str, Method] = {name: partial(found, hard, name) for name in SEARCHES}
     searches["turned"] = partial(found, hard, "search", turned=True)
-    step_0, stopped = (
-        partial(Found, criterion=cross_entropy(), images=spent_images(hard, settings_of(hard, name).online))
-        for name in ("search", "copies")
-    )
+    step_0, stopped = (partial(Found, criterion=cross_entropy(), images=spent) for spent in (of_search, of_copies))
     return {
         **known,
         **searches,
@@ -191,11 +190,9 @@ def published(hard: Hard) -> dict[str, Criterion]:
 
 
 def fixed(hard: Hard) -> dict[str, Found]:
-    """The published losses, and GCE begun as a found loss is, and for as long."""
+    """The published losses, and GCE begun as a found loss is."""
     begun = {f"begun_{q}": Found(criterion=partial(gce, q), beginning=cross_entropy()) for q in AGAIN}
-    spent = spent_images(hard, settings_of(hard, "search").online)
-    left = {f"left_{q}": Found(criterion=partial(gce, q), images=spent) for q in AGAIN}
-    return {name: Found(criterion=loss) for name, loss in published(hard).items()} | begun | left
+    return {name: Found(criterion=loss) for name, loss in published(hard).items()} | begun
 
 
 def label_log_p(logits: Float[Tensor, "b k"], y: Int64[Tensor, " b"]) -> Float[Tensor, " b"]:
@@ -226,7 +223,7 @@ def adjusted(counts: Int64[np.ndarray, " k"], b: float, x: Tensor, w: Tensor, y:
 
 def choose(hard: Hard) -> Found:
     """The fixed loss that does best on val after training on train."""
-    grid = {name: one for name, one in fixed(hard).items() if not name.startswith("left")}
+    grid = fixed(hard)
     each = hard.data.compute // 2 // len(grid)
 
     def score(one: Found) -> float:

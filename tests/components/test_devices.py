@@ -237,21 +237,15 @@ def test_a_search_leaves_the_same_records_and_weights_and_these_on_the_first_dev
         assert all(on_first(trunk) for trunk in there)
 
 
-def test_a_search_by_gradients_leaves_the_same_records_on_two_devices() -> None:
-    online = replace(SHORT, trunks=1, reward="alignment", probe_images=16, controller="matching", controller_lr=1.0)
-    here = augmentation_search(CPU, online)
-    with elsewhere():
-        there = augmentation_search(TWO, online)
-        assert there == here
-        assert all(same(ours.state, theirs.state) for ours, theirs in zip(there, here, strict=True))
-        assert all(on_first(trunk) for trunk in there)
+GRADIENTS = replace(SHORT, trunks=1, reward="alignment", probe_images=16, controller="matching", controller_lr=1.0)
+PROBES = replace(SHORT, copies=12, reward="linear_probe", probe_images=64, controller="bandit")
 
 
-def test_a_search_by_probes_leaves_the_same_records_on_two_devices() -> None:
-    online = replace(SHORT, copies=12, reward="linear_probe", probe_images=64, controller="bandit")
-    here = loss_search(CPU, online)
+@pytest.mark.parametrize(("search", "online"), [(augmentation_search, GRADIENTS), (loss_search, PROBES)])
+def test_a_search_of_one_model_leaves_the_same_records_on_two_devices(search: Searching, online: Online) -> None:
+    here = search(CPU, online)
     with elsewhere():
-        there = loss_search(TWO, online)
+        there = search(TWO, online)
         assert there == here
         assert all(same(ours.state, theirs.state) for ours, theirs in zip(there, here, strict=True))
         assert all(on_first(trunk) for trunk in there)

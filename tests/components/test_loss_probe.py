@@ -58,30 +58,29 @@ def test_classifiers_of_one_stack_are_those_that_each_loss_trains_alone() -> Non
     assert not torch.allclose(together[0], together[1], atol=0.1)
 
 
-def test_a_probe_under_cross_entropy_is_adams_full_batch_logistic_regression() -> None:
-    on = data()
+def logistic_regression(on: ProbeData, label_smoothing: float = 0.0) -> Tensor:
+    """Adam's, full-batch, by PyTorch's cross-entropy."""
     weight = on.first.clone().requires_grad_()
     optimiser = torch.optim.Adam([weight], lr=probe.RATE)
     for _ in range(probe.STEPS):
         optimiser.zero_grad()
-        F.cross_entropy(on.features @ weight.T, on.labels).backward()
+        F.cross_entropy(on.features @ weight.T, on.labels, label_smoothing=label_smoothing).backward()
         optimiser.step()
+    return weight.detach()
+
+
+def test_a_probe_under_cross_entropy_is_adams_full_batch_logistic_regression() -> None:
+    on = data()
     (score,) = probe_scores(on, [decode(np.zeros(12))], "log_likelihood")
-    assert score == pytest.approx(log_likelihood(on.val_features @ weight.detach().T, on.val_labels), rel=1e-3)
+    assert score == pytest.approx(log_likelihood(on.val_features @ logistic_regression(on).T, on.val_labels), rel=1e-3)
 
 
 def test_the_size_of_a_loss_does_not_matter_and_label_smoothing_is_pytorchs() -> None:
     on, loss = data(), decode(np.full(12, 0.3), label_smoothing=0.2)
     once, (many,) = trained_classifiers(on, [loss])[0][0], trained_classifiers(on, [loss.at_scale(1000.0)])[0]
     torch.testing.assert_close(many, once, rtol=0.02, atol=0.01)
-    weight = on.first.clone().requires_grad_()
-    optimiser = torch.optim.Adam([weight], lr=probe.RATE)
-    for _ in range(probe.STEPS):
-        optimiser.zero_grad()
-        F.cross_entropy(on.features @ weight.T, on.labels, label_smoothing=0.2).backward()
-        optimiser.step()
     smoothed, _ = trained_classifiers(on, [decode(np.zeros(12), label_smoothing=0.2)])
-    torch.testing.assert_close(smoothed[0], weight.detach(), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(smoothed[0], logistic_regression(on, 0.2), rtol=1e-3, atol=1e-3)
 
 
 def test_losses_that_differ_in_more_than_buffers_are_no_stack() -> None:

@@ -16,7 +16,7 @@ from components.controllers import Null
 from components.data.store import Split
 from components.gaussian import Sample
 from components.loss.family import KNOWN, RARITY, SearchedLoss, closest, decode
-from components.loss.probe import probe_data
+from components.loss.probe import probe_data, probe_scores
 from components.loss.search import (
     CLASSIFIER,
     LARGEST,
@@ -25,7 +25,6 @@ from components.loss.search import (
     LossWorld,
     from_warm_start,
     gradient_norms,
-    scored_alone,
     start,
     to_warm_start,
 )
@@ -355,7 +354,7 @@ def make_digits() -> Digits:
 
 
 def noisy_digits(seed: int, wrong: float = 0.4) -> tuple[Split, Split, Split]:
-    """800 train and 200 val images, 40 % of whose labels moved to another class, and 797 test images as they are."""
+    """800 train and 200 val images, a share of whose labels moved to another class, and 797 test images as they are."""
     rng, data = np.random.default_rng(seed), load_digits()
     rows = rng.permutation(1797)
     images, labels = data.images[rows, :, :, None].astype(np.uint8), data.target[rows].astype(np.int64)
@@ -443,19 +442,10 @@ def test_rewards_are_the_scores_of_classifiers_on_the_trained_networks_features(
     features, val_features = (network.eval().features(each).detach() for each in (images, val))
     start_at = torch_rng(numpy_rng(made.seed, 0, 1, PROBING))
     data = probe_data(features, labels, val_features, val_labels, classes=4, rng=start_at)
-    alone = [scored_alone(data, [made.loss(sample, model)], "accuracy")[0] for sample in first.samples]
+    alone = [probe_scores(data, [made.loss(sample, model)], "accuracy")[0] for sample in first.samples]
     assert first.rewards == pytest.approx(alone, abs=2 / 64)
     assert len(set(first.rewards)) > 1
     assert first.faults == ("",) * 20
-
-
-def test_a_search_by_probes_goes_on_after_a_trunk_to_the_same_records_and_weights() -> None:
-    made, _ = world(**PROBED)
-    whole = list(made.search())
-    rest = list(made.search(after=whole[0]))
-    assert rest == whole[1:]
-    np.testing.assert_array_equal(rest[-1].theta, whole[-1].theta)
-    assert all(torch.equal(rest[-1].state[key], whole[-1].state[key]) for key in rest[-1].state)
 
 
 def test_fewer_images_than_asked_for_and_a_class_that_val_lacks_are_no_matter() -> None:
@@ -604,8 +594,9 @@ def test_a_literal_search_loses_copies_says_why_and_goes_on() -> None:
     assert trunks[-1].theta.any()
 
 
-def test_alignment_goes_on_after_a_trunk_to_the_same_records_and_weights() -> None:
-    made, _ = world(**ALIGNED)
+@pytest.mark.parametrize("changes", [ALIGNED, PROBED], ids=["alignment", "linear_probe"])
+def test_a_search_of_one_model_goes_on_after_a_trunk_to_the_same_records_and_weights(changes: dict[str, Any]) -> None:
+    made, _ = world(**changes)
     whole = list(made.search())
     rest = list(made.search(after=whole[0]))
     assert rest == whole[1:]

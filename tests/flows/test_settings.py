@@ -106,7 +106,11 @@ def test_an_unknown_key_or_wrong_type_is_refused_with_its_path_and_what_to_do(
         ("train.recipe.batch_size", 1, ": train.recipe.batch_size is 1; batch norm needs at least 2"),
         ("train.recipe.crop", 16, ": train.recipe.crop is 16 pixels of an image of 16 (data.size); use fewer"),
         ("augmentation.online.head_start", 63, ": augmentation.online.head_start is 63 images, less than a batch (64)"),
-        ("augmentation.online.score_images", 1, ": augmentation.online.score_images is 1; use at least 1, with reward"),
+        (
+            "augmentation.online.score_images",
+            1,
+            ": augmentation.online.score_images is 1; use at least 1, with reward alignment",
+        ),
     ],
 )
 def test_an_impossible_value_is_refused_with_its_path_and_what_to_do(
