@@ -6,16 +6,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.checkout import listed
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
 def fresh_clone(folder: Path, settings: Path | None = None) -> Path:
     """Copy every tracked and unignored file into `folder`, optionally with other settings, and commit it there."""
-    listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    names = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\0")
     grown = ("dvc.lock", "data/raw.dvc", "data/.gitignore")  # by a run of the line in this checkout
-    for name in names:
-        if name and (ROOT / name).exists() and name not in grown:
+    for name in listed(ROOT):
+        if (ROOT / name).exists() and name not in grown:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, folder / name)
     if settings is not None:

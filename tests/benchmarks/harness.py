@@ -17,6 +17,8 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, Protocol
 
+from tests.checkout import Watch
+
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "tests" / "benchmarks" / "results"
 MEASURED_WITH = ("torch", "onnxruntime-gpu", "dvc", "prefect", "mlflow", "numpy")
@@ -46,8 +48,11 @@ def benchmark(name: str) -> Benchmark:
 
 
 def measure(name: str) -> Path:
-    """Run a benchmark and write its result file, whole or not at all."""
-    chosen = benchmark(name)
+    """Run a benchmark and write its result file, whole or not at all.
+
+    Raises RuntimeError, after that, if the benchmark changed anything else of the checkout.
+    """
+    chosen, watch = benchmark(name), Watch(ROOT)
     protocol = protocol_of(name, chosen.SEEDS)  # before: the commit that was measured
     rows = []
     for row in chosen.rows():
@@ -57,6 +62,8 @@ def measure(name: str) -> Path:
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps({"name": name, "protocol": protocol, "rows": rows}, indent=1) + "\n")
     temporary.replace(path)
+    if foreign := [str(change) for change in watch.compare() if ROOT / change.path != path]:
+        raise RuntimeError(f"a benchmark writes nothing of the checkout but {path.name}, and {', '.join(foreign)}")
     return path
 
 

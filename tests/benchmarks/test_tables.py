@@ -1,7 +1,10 @@
 """No number in the documentation is typed by hand."""
 
 import json
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -42,3 +45,17 @@ def test_a_table_without_a_result_says_how_to_get_one(tmp_path: Path, monkeypatc
     monkeypatch.setattr(harness, "RESULTS", tmp_path)
     new = harness.with_tables("<!-- table: line_overhead -->\n| stale |\n<!-- end -->")
     assert new == "<!-- table: line_overhead -->\nNot measured yet: `make bench NAME=line_overhead`.\n<!-- end -->"
+
+
+def test_a_benchmark_that_writes_into_the_checkout_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def rows() -> Iterator[harness.Row]:
+        yield {"seed": 1}
+        (tmp_path / "params.yaml").write_text("mine")
+
+    subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
+    for name, value in {"ROOT": tmp_path, "RESULTS": tmp_path, "protocol_of": lambda *_: {}}.items():
+        monkeypatch.setattr(harness, name, value)
+    monkeypatch.setattr(harness, "benchmark", lambda name: SimpleNamespace(SEEDS=(1,), rows=rows))
+    with pytest.raises(RuntimeError, match=r"nothing of the checkout but x\.json, and params\.yaml was added"):
+        harness.measure("x")
+    assert json.loads((tmp_path / "x.json").read_text())["rows"] == [{"seed": 1}]
