@@ -32,8 +32,9 @@ STAGE = "train@searched"
 """Writes the model."""
 UNREADABLE = (KeyError, TypeError, AttributeError, ValueError, yaml.YAMLError)
 """What a record that somebody edited makes its reader raise."""
-RECORDED = (paths.RAW_DVC.as_posix(), "latency")
-"""What a reproduction is given beside kept searches: the images, and times, which no machine measures twice."""
+RECORDED = (*(pointer.as_posix() for pointer in paths.DATA.values()), "latency")
+"""What a reproduction is given beside kept searches: the images, their splits, and times, which no machine measures
+twice."""
 
 
 class Records:
@@ -149,12 +150,13 @@ class Records:
             return Finding(verdict="mismatch", subject=path, said=said)
         return Finding(verdict="ok", subject=path, said=f"md5 {md5}, in git at commit {commit[:12]}")
 
-    def data(self, md5: str) -> tuple[Finding, ...]:
-        """The data version as data/raw.dvc and the run's input name it."""
-        pointer = mapping(self.archived(paths.RAW_DVC.as_posix()))
+    def data(self, path: str, md5: str) -> tuple[Finding, ...]:
+        """The version of the data as DVC's file beside it and, of the images, the run's input name it."""
+        place = paths.DATA[Path(path)]
+        pointer = mapping(self.archived(place.as_posix()))
         noted = versions.hashes(pointer, "outs") if readable(pointer) else {}
-        inputs = tracking.data_digests(self.tags.get("gate.run", NONE))
-        named = compared(f"the archived {paths.RAW_DVC}", noted.get(paths.RAW.name, NONE), md5)
+        inputs = tracking.data_digests(self.tags.get("gate.run", NONE)) if path == paths.RAW.as_posix() else []
+        named = compared(f"the archived {place}", noted.get(Path(path).name, NONE), md5)
         return (named, *(compared("the data set of the run", one, md5) for one in inputs))
 
     def start(self, path: str, md5: str) -> Finding:

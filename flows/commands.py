@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from flows import paths
+from flows import paths, process
 
 STAGES = ("prepare", "latency", "architecture", "augmentation", "loss", "train", "evaluate", "budget")
 SERVED_AT = "http://127.0.0.1:5001"
@@ -242,8 +242,12 @@ def described(command: Command) -> dict[str, Any]:
 
 
 def parse(verb: str, arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """The arguments, of this process if none are given; ends the process for --help and for what it refuses."""
-    return parser_of(verb).parse_args(arguments)
+    """The arguments, of this process if none are given; ends the process for --help and for what it refuses, which is
+    also a Python without the libraries that the verb is about to import."""
+    chosen = parser_of(verb).parse_args(arguments)
+    process.require_environment()
+    process.spare_loopback()
+    return chosen
 
 
 def run(main: Callable[[], int]) -> NoReturn:

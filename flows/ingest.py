@@ -1,7 +1,8 @@
-"""Ingest: source -> validated `data/raw` -> a DVC data version. `python -m flows.ingest`.
+"""Ingest: source -> validated `data/raw`, and each image's split in `data/split.csv` -> a DVC data version.
 
 The new folder is written beside the old one and takes its place whole; whatever stops an ingest before that leaves
-the old data as they were. An unchanged source gives the same bytes, hence no new data version.
+the old images as they were, and the record fits both, since it keeps the images that have left. An unchanged source
+gives the same bytes, hence no new data version.
 """
 
 from flows import commands
@@ -12,19 +13,32 @@ if __name__ == "__main__":
 import contextlib
 import shutil
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from components.data.intake import take_in
 from components.data.sources import open_source
-from components.data.split import assign, count_classes, require_batch, require_every_class
+from components.data.split import (
+    Assigned,
+    Assignment,
+    Labelled,
+    Shares,
+    assign,
+    count_classes,
+    parse_assignment,
+    read_assignment,
+    require_batch,
+    require_every_class,
+    write_assignment,
+)
 from components.data.validation import Report
 from components.params import Params
 from components.progress import Progress, unwatched
-from flows import paths, versions
+from flows import files, paths, versions
+from flows.readiness import require_data_ready
 from flows.settings import load_params
 from flows.terminal import watched
 
@@ -40,11 +54,16 @@ class IngestReport:
     refused: int
     quarantined: int
     duplicates: int
+    moved: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    """(from, to) -> images that changed their split."""
 
     def sentence(self) -> str:
+        moves = "".join(
+            f"\n{count} images moved from {old} to {new}" for (old, new), count in sorted(self.moved.items())
+        )
         return (
             f"{self.images} images of {self.classes} classes in {paths.RAW}; {self.refused} refused, "
-            f"{self.quarantined} quarantined, {self.duplicates} duplicates (each named in {paths.VALIDATION})"
+            f"{self.quarantined} quarantined, {self.duplicates} duplicates (each named in {paths.VALIDATION}){moves}"
         )
 
 
@@ -54,31 +73,59 @@ def ingest(params: Params, progress: Progress = unwatched) -> IngestReport:
     Raises ValueError, with nothing changed, when the source cannot be used or another ingest is at it; VersionsError
     when DVC cannot take or push what is in place then.
     """
-    source = open_source(params.data)
     with alone():
+        require_data_ready(params)
+        before = recorded()
+        source = open_source(params.data)
         with replacing_folder(paths.RAW) as folder:
             report = take_in(source, folder, params.data, progress)
-            require_splits(report, params)
-        versions.add_data(paths.RAW)
+            assigned = split(report, params, before)
+            with files.replacing(paths.SPLIT) as temporary:
+                write_assignment(temporary, assigned.assignment)
+        versions.add_data(*paths.DATA)
         if versions.has_remote():
-            versions.push_data(paths.RAW_DVC)
+            versions.push_data(*paths.DATA.values())
     return IngestReport(
         classes=len(report.classes),
         images=len(report.kept),
         refused=len(report.refused),
         quarantined=len(report.quarantined),
         duplicates=len(report.duplicates),
+        moved=assigned.moved,
     )
 
 
-def require_splits(report: Report, params: Params) -> None:
-    """Raise ValueError if no model could be trained on these images: better now than an hour into the line."""
-    own = [entry.split for entry in report.kept]
-    assigned = assign([entry.content for entry in report.kept], own, params.data.val, params.data.test)
-    labels = [report.classes.index(entry.label) for entry in report.kept]
-    counts = count_classes(assigned, labels, report.classes)
-    require_every_class(counts, own_test="test" in own)
+def recorded() -> Assignment | None:
+    """The split of every image so far: in the record that lies here, and in the version that DVC's file names.
+
+    The two differ where git brought another version of that file, by a merge for one. Raises ValueError where a record
+    cannot be read, VersionsError where one is missing: images would move.
+    """
+    here = read_assignment(paths.SPLIT) if paths.SPLIT.exists() else None
+    if not paths.SPLIT_DVC.exists():
+        return here
+    content = versions.data_object(paths.SPLIT_DVC)
+    if content is None and here is None:
+        raise versions.VersionsError(
+            f"{paths.SPLIT} is missing, and neither DVC's cache nor a remote has it; bring it back with `dvc pull "
+            f"{paths.SPLIT}`, or remove {paths.SPLIT_DVC} to split all images anew"
+        )
+    named = parse_assignment(paths.SPLIT_DVC, content.decode()) if content is not None else here
+    assert named is not None
+    return Assignment(here.shares, {**named.splits, **here.splits}) if here else named
+
+
+def split(report: Report, params: Params, before: Assignment | None) -> Assigned:
+    """The split of every image. Raises ValueError if no model could be trained on them: better now than in an hour."""
+    images = [Labelled(entry.content, entry.label, entry.split) for entry in report.kept]
+    shares = Shares.of(params.data, [image.own for image in images])
+    assigned = assign(images, shares, before)
+    splits = [assigned.assignment.splits[image.content] for image in images]
+    numbers = {name: number for number, name in enumerate(report.classes)}
+    counts = count_classes(splits, [numbers[image.label] for image in images], report.classes)
+    require_every_class(counts, own_test=shares.test is None)
     require_batch(counts, params.train.recipe.batch_size)
+    return assigned
 
 
 @contextlib.contextmanager

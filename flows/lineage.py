@@ -22,6 +22,7 @@ from flows.warm_start import EMPTY
 Verdict = Literal["ok", "mismatch", "gap"]
 ENDS: Mapping[str, str] = {paths.STARTS[word].as_posix(): paths.ENDS[word].as_posix() for word in paths.STARTS}
 """Where a search starts -> the file that it is of an earlier version."""
+DATA = tuple(path.as_posix() for path in paths.DATA)
 ANEW = md5_of(EMPTY)
 """Of a start that says nothing."""
 STARTED, KEPT = "from which searches started", "whose searches were kept"
@@ -94,8 +95,8 @@ class Evidence(Protocol):
     def code(self, commit: str, path: str, md5: str) -> Finding:
         """Whether git holds the bytes."""
 
-    def data(self, md5: str) -> tuple[Finding, ...]:
-        """What else is recorded of the data version."""
+    def data(self, path: str, md5: str) -> tuple[Finding, ...]:
+        """What else is recorded of the version of the data (`paths.DATA`)."""
 
     def start(self, path: str, md5: str) -> Finding:
         """Whether the version kept what its search started from."""
@@ -200,15 +201,16 @@ class Walk:
         """A step for every run whose outputs were read, the latest first, and the data."""
         makers: dict[str, tuple[str, str, str]] = {}  # run -> its name, and a file of it that was read
         for path, md5 in run.deps.items():
-            if not is_code(path) and path != paths.RAW.as_posix() and path not in ENDS:
+            if not is_code(path) and path not in DATA and path not in ENDS:
                 maker = self.evidence.maker(path, md5)
                 makers.setdefault(maker.run if maker else path, (maker.name if maker else path, path, md5))
         order = {name: place for place, name in enumerate(self.evidence.order())}
         for _, path, md5 in sorted(makers.values(), key=lambda one: -order.get(one[0], -1)):
             yield self.step(path, md5)
-        if (md5 := run.deps.get(paths.RAW.as_posix(), "")) != "":
-            findings = (self.evidence.stored(paths.RAW.as_posix(), md5), *self.evidence.data(md5))
-            yield Step(title=f"{paths.RAW} {md5}", findings=findings)
+        for path in DATA:
+            if (digest := run.deps.get(path)) is not None:
+                findings = (self.evidence.stored(path, digest), *self.evidence.data(path, digest))
+                yield Step(title=f"{path} {digest}", findings=findings)
         yield from (self.start(path, md5) for path, md5 in run.deps.items() if path in ENDS and md5 != ANEW)
 
     def start(self, path: str, md5: str) -> Step:

@@ -5,29 +5,36 @@ from pathlib import Path
 PARAMS = Path("params.yaml")
 RAW = Path("data/raw")
 RAW_DVC = Path("data/raw.dvc")
+SPLIT = Path("data/split.csv")
+"""The split of every image that ever arrived."""
+SPLIT_DVC = Path("data/split.csv.dvc")
+DATA = {RAW: RAW_DVC, SPLIT: SPLIT_DVC}
+"""What an ingest writes -> where DVC says which version of it is the current one."""
 VALIDATION = RAW / "validation.json"
-TRAIN = Path("data/prepared/train")
-VAL = Path("data/prepared/val")
-TEST = Path("data/prepared/test")
-CLASSES = Path("data/prepared/classes.json")
-STATISTICS = Path("data/prepared/statistics.json")
-LATENCY = Path("results/latency")
-ARCHITECTURE = Path("results/architecture")
-AUGMENTATION = Path("results/augmentation")
-LOSS = Path("results/loss")
-TRAINED = Path("results/train")
+PREPARED = Path("data/prepared")
+TRAIN = PREPARED / "train"
+VAL = PREPARED / "val"
+TEST = PREPARED / "test"
+CLASSES = PREPARED / "classes.json"
+STATISTICS = PREPARED / "statistics.json"
+RESULTS = Path("results")
+LATENCY = RESULTS / "latency"
+ARCHITECTURE = RESULTS / "architecture"
+AUGMENTATION = RESULTS / "augmentation"
+LOSS = RESULTS / "loss"
+TRAINED = RESULTS / "train"
 MODEL = TRAINED / "searched" / "model.onnx"
 """What ships."""
-EVALUATE = Path("results/evaluate")
-BUDGET = Path("results/budget")
+EVALUATE = RESULTS / "evaluate"
+BUDGET = RESULTS / "budget"
 SEARCHES = {"architecture": ARCHITECTURE, "augmentation": AUGMENTATION, "loss": LOSS}
 ENDS = {word: folder / "warm_start.json" for word, folder in SEARCHES.items()}
 """What a later search can start from."""
 STARTS = {word: Path("warm_start") / f"{word}_start.json" for word in SEARCHES}
 """What a search starts from: another version's `ENDS`, or nothing."""
-DECISION = Path("results/publish/decision.json")
+DECISION = RESULTS / "publish" / "decision.json"
 """What the gate last decided here."""
-REPORT = Path("results/report.html")
+REPORT = RESULTS / "report.html"
 STORE = Path("mlflow/store")
 SPOOL = Path("mlflow/spool")
 """Records that MLflow has not taken yet."""

@@ -45,7 +45,7 @@ from flows.settings import load_params
 MODEL = paths.MODEL
 BASELINE = paths.TRAINED / "baseline" / "model.onnx"
 METRICS = paths.EVALUATE / "metrics.json"
-ARCHIVED = (paths.PARAMS, versions.PIPELINE, versions.LOCK, paths.RAW_DVC, *paths.STARTS.values())
+ARCHIVED = (paths.PARAMS, versions.PIPELINE, versions.LOCK, *paths.DATA.values(), *paths.STARTS.values())
 """What the run of a decision keeps, so that an auditor finds it when the checkout has moved on."""
 STALE = 0.005
 """How far a recorded accuracy may be from the one measured again on another machine (ours)."""
@@ -352,8 +352,7 @@ def own_run(parent_run: str | None, params: Params) -> Iterator[str]:
     if parent_run is not None:
         yield parent_run
         return
-    commit, dirty = versions.commit()
-    with tracking.parent_run("publish", {"git.commit": commit or "none", "git.dirty": str(dirty).lower()}) as run:
+    with tracking.parent_run("publish", versions.code_tags()) as run:
         if run is None:
             raise RegistryError("the MLflow registry cannot be used; nothing was promoted")
         tracking.log_settings(run, asdict(params))
@@ -382,9 +381,8 @@ def runtime_package() -> str:
 
 def origin(run: str) -> dict[str, str]:
     """Where an auditor begins: the code, the run of the decision, and the sha256 of each file archived there."""
-    commit, dirty = versions.commit()
     archived = {f"archived.{file.as_posix()}": versions.digest(file) for file in ARCHIVED if file.exists()}
-    return {"git.commit": commit or "none", "git.dirty": str(dirty).lower(), "gate.run": run} | archived
+    return versions.code_tags() | {"gate.run": run} | archived
 
 
 def keep_report(params: Params, run: str) -> None:

@@ -51,6 +51,7 @@ from flows.artifacts import Artifacts, tolerated
 from flows.board import Board, watching
 from flows.gate import GateReport
 from flows.notify import notify
+from flows.readiness import require_ready
 from flows.registry import RegistryError
 from flows.settings import load_params
 
@@ -294,14 +295,12 @@ def stamps() -> list[str]:
 
 
 def lineage(warm: str | None) -> dict[str, str]:
-    commit, dirty = versions.commit()
     page = url_for("flow-run", flow_run.id)  # None where the server ends with the flow
     return (
         ({publish.PREFECT: page} if page else {})
         | ({"retrain.warm": warm} if warm else {})
+        | versions.code_tags()
         | {
-            "git.commit": commit or "none",
-            "git.dirty": str(dirty).lower(),
             "prefect.flow_run_id": str(flow_run.id),
             "retrain.reason": os.environ.get(REASON, "by hand"),
         }
@@ -322,6 +321,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         params = load_params()
         with alone(), lifeline.guarded(), tags(params.publish.model, *stamps()):
+            require_ready(params)
             tracking.settle()
             published = retrain(params, chosen.warm)
     except Timeout:

@@ -24,7 +24,7 @@ from types import FrameType
 from filelock import FileLock, Timeout
 
 from components.params import Params, require
-from flows import cost, files, lifeline, notes, paths, tracking, versions
+from flows import cost, files, lifeline, notes, ownership, paths, tracking, versions
 from flows.observer import Observer
 from flows.progress import Watched
 from flows.settings import load_params
@@ -126,7 +126,9 @@ def run_stage(word: str, variant: str | None) -> None:
         folder = checkpoint_folder(name, versions.stage_key(before))
         with cost.counted(run), folder as checkpoint, watched() as tracker:
             files.sweep(versions.output_paths(name))
+            ownership.begin(name)
             compute(word, variant, params, Watched(run, tracker), checkpoint)
+            ownership.finish(name)
         if difference := versions.changed(before, versions.stage_inputs(name)):
             raise InputsChanged(f"{', '.join(difference)} changed while the stage ran; run it again")
         run.tags({f"dvc.out.{path}": md5 for path, md5 in versions.output_hashes(name).items()})
@@ -176,15 +178,13 @@ def compute(word: str, variant: str | None, params: Params, observe: Observer, c
 
 def lineage_tags(inputs: versions.Lock) -> dict[str, str]:
     """What an auditor follows: code, inputs and the flow that asked."""
-    commit, dirty = versions.commit()
     flow_run, _, task_run = os.environ.get(PREFECT_IDS, "").partition(" ")
     tags = {
         "stage_key": versions.stage_key(inputs),
-        "git.commit": commit or "none",
-        "git.dirty": str(dirty).lower(),
         "dvc.lock.sha256": versions.lock_digest() or "none",
         "prefect.flow_run_id": flow_run,
         "prefect.task_run_id": task_run,
+        **versions.code_tags(),
     }
     tags |= {f"dvc.dep.{path}": md5 for path, md5 in versions.hashes(inputs, "deps").items()}
     return {key: value for key, value in tags.items() if value}

@@ -15,7 +15,7 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from itertools import islice, takewhile
@@ -87,6 +87,8 @@ ENVIRONMENT = {
 }
 """MLflow's settings unless a person's environment says otherwise. Its own patience is 7 retries of 120 s a call."""
 
+SQLITE = "sqlite:///"
+TRACKING, REGISTRY = "MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"
 PASSWORD = re.compile(r"//[^/@\s]*@")
 """Of an address: user and password, which nobody is shown."""
 
@@ -97,8 +99,30 @@ LOG = logging.getLogger(__name__)
 
 
 def tracking_uri() -> str:
-    """MLFLOW_TRACKING_URI, else the SQLite file under mlflow/store, absolute as MLflow needs it."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{(paths.STORE / 'mlflow.db').resolve().as_posix()}"
+    """Where runs are kept."""
+    return addresses(Path())[TRACKING]
+
+
+def addresses(checkout: Path) -> dict[str, str]:
+    """Environment variable -> address, of the runs and, if a person has set one, of the registry.
+
+    By default a SQLite file under mlflow/store. A relative SQLite address would be another file in every folder, in the
+    checkout and where a deployment works: it means the checkout's.
+    """
+    own = {name: os.environ[name] for name in (TRACKING, REGISTRY) if os.environ.get(name)}
+    given = {TRACKING: f"{SQLITE}{(paths.STORE / 'mlflow.db').as_posix()}"} | own
+    return {name: absolute(uri, checkout) for name, uri in given.items()}
+
+
+def absolute(uri: str, folder: Path) -> str:
+    """A SQLite address whose path is taken from the folder; any other as it is."""
+    path = uri.removeprefix(SQLITE)
+    return f"{SQLITE}{(folder / path).resolve().as_posix()}" if uri.startswith(SQLITE) and path else uri
+
+
+def shown_uri() -> str:
+    """The address without its password."""
+    return PASSWORD.sub("//", tracking_uri())
 
 
 def store() -> str:
@@ -109,7 +133,49 @@ def store() -> str:
 def database() -> Path | None:
     """The store's SQLite file, None where it is a server's."""
     uri = tracking_uri()
-    return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
+    return Path(uri.removeprefix(SQLITE)) if uri.startswith(SQLITE) else None
+
+
+def require_usable(model: str) -> None:
+    """Ask the tracking server for the experiment and the registry for the model, once and with little patience.
+
+    Raises one of ERRORS. A SQLite file that is not there is made when it is needed: that takes seconds.
+    """
+    if file := database():
+        require_own_database(file)
+        if not file.exists() and not os.environ.get(REGISTRY):
+            return
+    with impatient():
+        client = connect()
+        client.get_experiment_by_name(EXPERIMENT)
+        client.search_model_versions(f"name = '{model}'", max_results=1)
+
+
+def require_own_database(file: Path) -> None:
+    """Raises OSError where the store's file is another program's, or neither it nor its folder can be written."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    if not os.access(file if file.exists() else file.parent, os.W_OK):
+        raise PermissionError(f"{file} cannot be written")
+    if not file.exists():
+        return
+    with closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True)) as connection:
+        tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    if tables and "alembic_version" not in tables:
+        raise FileExistsError(f"{file} is a database of another program, which MLflow would change")
+
+
+@contextmanager
+def impatient() -> Iterator[None]:
+    """One retry instead of several: a person waits."""
+    name = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
+    before = os.environ.get(name)
+    os.environ[name] = "1"
+    try:
+        yield
+    finally:
+        os.environ.pop(name)
+        if before is not None:
+            os.environ[name] = before
 
 
 def connect() -> MlflowClient:
@@ -129,6 +195,8 @@ def client_of(uri: str) -> MlflowClient:
     """One client, and so one connection pool, a process and store."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    if registry := addresses(Path()).get(REGISTRY):
+        os.environ[REGISTRY] = registry  # MLflow reads it in several places
     for name in ("mlflow", "alembic"):  # they tell of every table they create, and print tracebacks before raising
         logging.getLogger(name).setLevel(logging.CRITICAL)
     return MlflowClient(uri)
@@ -210,7 +278,7 @@ def create_run(
 ) -> str:
     """Start a run now. No tag names the user, the host or a path; MLflow would say who and where by itself."""
     own = {"mlflow.source.name": f"assembly line: {name}", "mlflow.source.type": "JOB"}
-    if tags.get("git.commit", "none") != "none":
+    if tags.get("git.commit", versions.UNKNOWN) != versions.UNKNOWN:
         own["mlflow.source.git.commit"] = tags["git.commit"]
     if parent is not None:
         own["mlflow.parentRunId"] = parent

@@ -25,6 +25,8 @@ LINKS = ["reflink", "hardlink", "copy"]
 """How files come out of DVC's cache, unless a person has set it."""
 RELAYED = 2.0
 """Seconds in which the last lines are printed, if something still holds the descriptor."""
+UNKNOWN = "unknown"
+"""Where git was not asked, or did not answer: never a clean commit."""
 Lock = Mapping[str, Any]
 """A stage's entry in dvc.lock: cmd, deps, params and, once it has run, outs."""
 
@@ -72,9 +74,9 @@ def run_dvc(*arguments: str) -> str:
     return done.stdout
 
 
-def add_data(folder: Path) -> None:
-    """Make the folder a new data version: its content hash goes into `<folder>.dvc`, its bytes into DVC's cache."""
-    run_dvc("--quiet", "--wait-for-lock", "add", str(folder))
+def add_data(*places: Path) -> None:
+    """Make them a new data version: their content hashes go into `<place>.dvc`, their bytes into DVC's cache."""
+    run_dvc("--quiet", "--wait-for-lock", "add", *map(str, places))
 
 
 def cache_of(folder: Path) -> Path:
@@ -103,9 +105,9 @@ def share_config(checkout: Path, folder: Path, cache: Path) -> None:
         shutil.copymode(private, folder / ".dvc" / "config.local")
 
 
-def push_data(pointer: Path) -> None:
+def push_data(*pointers: Path) -> None:
     """Send a data version to the default DVC remote."""
-    run_dvc("--quiet", "--wait-for-lock", "push", str(pointer))
+    run_dvc("--quiet", "--wait-for-lock", "push", *map(str, pointers))
 
 
 def has_remote() -> bool:
@@ -115,8 +117,21 @@ def has_remote() -> bool:
 
 
 def data_digest(pointer: Path) -> str:
-    """DVC's md5 of a data version."""
-    return str(yaml.safe_load(pointer.read_text())["outs"][0]["md5"])
+    """DVC's md5 of a data version. Raises VersionsError where a merge or an edit left no such file."""
+    try:
+        return str(yaml.safe_load(pointer.read_text())["outs"][0]["md5"])
+    except (yaml.YAMLError, UnicodeDecodeError, KeyError, IndexError, TypeError):
+        raise VersionsError(
+            f"{pointer} is not as DVC writes it, perhaps since git could not merge it; take one side with "
+            f"`git checkout --ours {pointer}` or `--theirs`, or remove it, then run `python -m flows.ingest`"
+        ) from None
+
+
+def data_object(pointer: Path) -> bytes | None:
+    """What a data version of one file holds, from DVC's cache or the default remote; None if neither has it intact."""
+    md5 = data_digest(pointer)
+    held = Objects().read(md5)
+    return held[1] if held is not None and hashlib.md5(held[1]).hexdigest() == md5 else None
 
 
 @contextmanager
@@ -181,6 +196,22 @@ def output_paths(name: str) -> list[Path]:
     """What the stage writes."""
     with opened() as repo:
         return [Path(out.def_path) for out in repo.stage.load_one(name=name).outs]
+
+
+def unsaved_outputs(name: str) -> list[tuple[Path, str]]:
+    """Path and md5 of every file in the stage's outputs that DVC's cache does not hold: what a run would lose."""
+    from dvc_data.hashfile.build import build
+
+    found: list[tuple[Path, Any]] = []
+    with opened() as repo:
+        for out in repo.stage.load_one(name=name).outs:
+            if not out.exists:
+                continue
+            _, _, built = build(out.cache, out.fs_path, out.fs, out.hash_name, ignore=out.dvcignore, dry_run=True)
+            listed: Any = built
+            files = [((), built.hash_info)] if out.isfile() else [(key, info) for key, _, info in listed]
+            found += [(Path(out.def_path, *key), info.value) for key, info in files if not out.cache.exists(info.value)]
+    return found
 
 
 def output_hashes(name: str) -> dict[str, str]:
@@ -282,6 +313,43 @@ def sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
+def require_repository() -> None:
+    """Raise VersionsError unless this folder is what DVC can keep data of: its own repository, and git's or none."""
+    with opened() as repo:
+        try:
+            _ = repo.scm
+        except Exception as error:  # DVC's, or of the library below it
+            raise VersionsError(
+                f"DVC keeps no data here ({str(error).splitlines()[0]}); run `git init` in this folder, or "
+                "`dvc config core.no_scm true` to do without git"
+            ) from None
+        for folder in (Path(repo.cache.local.path), Path(repo.tmp_dir)):
+            require_writable(folder)
+
+
+def require_writable(folder: Path) -> None:
+    """Raise VersionsError unless files can be made in the folder, or where it would be."""
+    place = next(one for one in (folder, *folder.absolute().parents) if one.exists())
+    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+        raise VersionsError(f"DVC cannot write to {folder}; make {place} a folder that you may write to")
+
+
+def code_tags() -> dict[str, str]:
+    """Which code this is: the commit, and whether a tracked file differs from it; `unknown` where git does not say."""
+    commit, status = git("rev-parse", "HEAD"), git("status", "--porcelain", "--untracked-files=no")
+    dirty = UNKNOWN if commit is None or status is None else str(bool(status)).lower()
+    return {"git.commit": commit or UNKNOWN, "git.dirty": dirty}
+
+
+def git_complaint() -> str | None:
+    """Why git does not say which code this is, in its own words; None where it does."""
+    try:
+        done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return "git is not installed"
+    return None if done.returncode == 0 else done.stderr.strip()
+
+
 def git(*arguments: str) -> str | None:
     """What git prints, None outside a repository, without git or without a commit."""
     try:
@@ -300,8 +368,3 @@ def require_git(folder: Path, *arguments: str) -> str:
     if done.returncode != 0:
         raise VersionsError(f"`git {' '.join(arguments)}` failed in {folder.name}: {done.stderr.strip()}")
     return done.stdout.strip()
-
-
-def commit() -> tuple[str | None, bool]:
-    """The checked-out commit and whether a tracked file differs from it."""
-    return git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--untracked-files=no"))

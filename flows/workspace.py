@@ -5,11 +5,10 @@ what one computed the other need not. What a promoted run was made of is committ
 `retrain/<model>/<version>`.
 """
 
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,13 +16,16 @@ import yaml
 from filelock import FileLock, Timeout
 
 from components.params import Params
-from flows import paths, versions
+from flows import paths, tracking, versions
 from flows.settings import load_params
 
 IDENTITY = ("-c", "user.name=assembly-line", "-c", "user.email=assembly-line@localhost")
 ALONE = ("-c", "core.hooksPath=/dev/null", "-c", "commit.gpgSign=false", "-c", "tag.gpgSign=false")
 """A person's hooks and signatures are theirs: at night nobody unlocks a key, and DVC's own hook replaces results."""
-RECORDED = ("dvc.lock", "dvc.yaml", "data/raw.dvc", "params.yaml", *map(str, paths.STARTS.values()))
+RECORDED = (
+    *map(str, (versions.LOCK, versions.PIPELINE, paths.PARAMS)),
+    *map(str, (*paths.DATA.values(), *paths.STARTS.values())),
+)
 """What reproduces a model, together with the code of the commit."""
 REUSED = tuple(paths.SEARCHES)
 """Whose results `retrain.search: reuse` keeps."""
@@ -83,8 +85,10 @@ def begin_from_last(workspace: Path, params: Params, served: Served | None) -> N
     Raises ValueError if there is no such version.
     """
     model, lock = params.publish.model, workspace / versions.LOCK
+    last = newest_tag(workspace, model)
+    if last and not (workspace / paths.SPLIT).exists():
+        keep_splits(workspace, last)
     if params.retrain.search != "reuse":  # the checkout's dvc.yaml freezes nothing
-        last = newest_tag(workspace, model)
         if last and not lock.exists():
             lock.write_text(file_of(workspace, last, versions.LOCK))
         return
@@ -96,6 +100,12 @@ def begin_from_last(workspace: Path, params: Params, served: Served | None) -> N
     lock.write_text(file_of(workspace, tag, versions.LOCK))  # not the checkout's, which is of any version before it
     run(workspace, *versions.dvc("freeze", "--quiet", *REUSED))
     run(workspace, *versions.dvc("checkout", "--quiet", "--force", *REUSED))
+
+
+def keep_splits(workspace: Path, tag: str) -> None:
+    """In a new workspace: the images' splits as the last promoted run had them, which the next ingest goes on from."""
+    with suppress(versions.VersionsError):  # of a run before splits were recorded
+        (workspace / paths.SPLIT_DVC).write_text(file_of(workspace, tag, paths.SPLIT_DVC))
 
 
 def newest_tag(folder: Path, model: str) -> str | None:
@@ -166,8 +176,7 @@ def record(workspace: Path, model: str, version: str) -> str:
 
 def environment(checkout: Path) -> dict[str, str]:
     """In which a retrain of the workspace runs: the checkout's MLflow store, unless the environment names one."""
-    store = f"sqlite:///{(checkout / paths.STORE / 'mlflow.db').as_posix()}"
-    own = versions.stage_environment() | {"MLFLOW_TRACKING_URI": os.environ.get("MLFLOW_TRACKING_URI") or store}
+    own = versions.stage_environment() | tracking.addresses(checkout)
     return {name: value for name, value in own.items() if name != "PYTHONPATH"}  # its own code, not ours
 
 

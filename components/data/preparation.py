@@ -14,21 +14,28 @@ from jaxtyping import Int64, UInt8
 from components.data.images import decode, to_array
 from components.data.raw import read_images, read_index
 from components.data.records import Refused
-from components.data.split import assign, count_classes, require_every_class
-from components.data.store import Classes, SplitWriter, Statistics
+from components.data.split import Shares, count_classes, require_every_class, splits_of
+from components.data.store import Classes, SplitWriter, Statistics, write_contents
 from components.params import Data
 from components.progress import Progress
 
 
-def prepare(raw: Path, data: Data, folders: Mapping[str, Path], progress: Progress) -> tuple[Classes, Statistics]:
-    """Split, decode and write every image: split -> folder. Raises ValueError when a split lacks a class."""
+def prepare(
+    raw: Path, record: Path, data: Data, folders: Mapping[str, Path], progress: Progress
+) -> tuple[Classes, Statistics]:
+    """Decode every image and write it to the split that the record (components.data.split) has it in: split -> folder.
+
+    Raises ValueError when the record does not fit the images or the settings, or a split lacks a class.
+    """
     index = read_index(raw)
-    assigned = assign(index.contents, index.splits, data.val, data.test)
+    assigned = splits_of(index.contents, Shares.of(data, index.splits), record)
     counts = count_classes(assigned, index.labels.tolist(), index.names)
     require_every_class(counts, own_test="test" in index.splits)
     classes = Classes(names=index.names, size=data.size, channels=index.channels)
     images = progress(decode_all(raw, classes), len(assigned), "prepare")
     mean, std = moments(write_splits(images, index.labels, assigned, classes, folders))
+    for split, folder in folders.items():
+        write_contents(folder, [own for own, where in zip(index.contents, assigned, strict=True) if where == split])
     return classes, Statistics(mean=mean, std=std, counts=counts)
 
 

@@ -6,6 +6,7 @@ so that the bytes depend on the set of images alone, and few files are enough fo
 
 import json
 import os
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,8 @@ from jaxtyping import Int64
 from components.data.records import Entry
 
 BUCKETS = "0123456789abcdef"
+OWN = re.compile(rf"images-[{BUCKETS}]\.parquet|validation\.json")
+"""The names of the files that an ingest makes."""
 GROUP_BYTES = 16 << 20
 """Encoded bytes after which a row group is written: what a reader holds at a time."""
 GROUP_ROWS = 1024
@@ -132,6 +135,18 @@ class Index:
     splits: tuple[str | None, ...]
     channels: int
     """1 if every image is grey, else 3."""
+
+
+def is_own(file: Path, *, known: bool) -> bool:
+    """Whether an ingest wrote the file of `data/raw`: by its name, and by its columns unless the folder is `known`."""
+    if not OWN.fullmatch(file.name) or not file.is_file() or file.is_symlink():
+        return False
+    if known or file.suffix != ".parquet":
+        return True
+    try:
+        return bool(pq.read_schema(file).names == FIELDS.names)
+    except (pa.ArrowException, OSError):
+        return False
 
 
 def shards(folder: Path) -> list[Path]:

@@ -1,40 +1,215 @@
-"""Which split an image belongs to: a function of its own pixels, so that no other image can move it.
+"""Which split an image belongs to: decided once, when it first arrives, recorded, and never changed by other images.
 
-u   an image's position in [0, 1): the first 52 bits of its content hash
-u in [0, val) -> val, [val, val + test) -> test, else train; a source's own test split replaces the second rule.
+    n      images of a class
+    a      those of them that a split has
+    share  of the class's images that the split is to have
+
+Every new image of a class goes to the split with the largest share / sqrt(a (a + 1)), the method of equal proportions
+(Huntington, The apportionment of representatives in Congress, Transactions of the AMS 1928). Each split so gets one
+image before any gets two, and its size depends on n alone: the same images in one step or in ten make splits of the
+same sizes. A split of the source's own is kept: its test images are the test split, and the rest are train and val.
 """
 
-from collections import Counter
-from collections.abc import Sequence
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
 
-from components.params import require
+from components.params import Data, require
 
-SPLITS = ("train", "val", "test")
-DIGITS = 13
-"""Hexadecimal digits of the hash that are used: 52 bits, which a float holds exactly."""
-
-
-def position(content: str) -> float:
-    """Where a content hash (hexadecimal sha256) lies in [0, 1); uniform over images."""
-    return int(content[:DIGITS], 16) / float(16**DIGITS)
+TRAIN, VAL, TEST = SPLITS = ("train", "val", "test")
+HEADER = "content,split"
+CONFLICT = ("<<<<<<<", "=======", ">>>>>>>")
+"""How git marks what it could not merge."""
 
 
-def assign(contents: Sequence[str], own: Sequence[str | None], val: float, test: float) -> list[str]:
-    """The split of each image, from its content hash and the source's own split (`train`, `test` or None).
+@dataclass(frozen=True)
+class Shares:
+    """Of each class's images; train has the rest."""
 
-    If any image is in the source's own test split, that is the test split, and `test` is not used: `val` is the share
-    of the rest. Images with equal pixels have one hash, so no picture is in two splits.
+    val: float
+    test: float | None
+    """None: the source brings its own test split."""
+
+    @staticmethod
+    def of(data: Data, own: Iterable[str | None]) -> "Shares":
+        """What the settings ask for. `own`: the source's own split of each image."""
+        return Shares(data.val, None if TEST in own else data.test)
+
+    def each(self) -> dict[str, float]:
+        """Split -> share."""
+        test = self.test or 0.0
+        return {TRAIN: 1 - self.val - test, VAL: self.val, TEST: test}
+
+    def __str__(self) -> str:
+        return f"val {self.val!r}, test {'of the source' if self.test is None else repr(self.test)}"
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """What decides on an image's split."""
+
+    content: str
+    """Its content hash: images with equal pixels are one."""
+    label: str
+    own: str | None
+    """The source's own split, `train` or `test`."""
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """The split of every image that ever arrived."""
+
+    shares: Shares
+    splits: Mapping[str, str]
+    """Content hash -> split, of images that have left too: one that comes back is where it was."""
+
+
+@dataclass(frozen=True)
+class Assigned:
+    """An assignment that all of the images are part of."""
+
+    assignment: Assignment
+    moved: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    """(from, to) -> images that changed their split, because the shares or the source's own split did."""
+
+
+def assign(images: Sequence[Labelled], shares: Shares, before: Assignment | None = None) -> Assigned:
+    """Give every image its split: the recorded one, unless the shares are others now; new images fill the splits.
+
+    Under other shares, images leave val and test for train, and train for val and test, until each class has what it
+    is to have; none goes from val to test or back, unless the source itself says now that it is a test image.
     """
-    own_test = "test" in own
-    until_test = val if own_test else val + test
+    known = before.splits if before else {}
+    changed = before is not None and before.shares != shares
+    by_class: dict[str, list[Labelled]] = defaultdict(list)
+    for image in sorted(images, key=lambda image: image.content):
+        by_class[image.label].append(image)
+    splits: dict[str, str] = {}
+    for members in by_class.values():
+        splits |= assign_class(members, shares, known, changed=changed)
+    moved = Counter((known[content], split) for content, split in splits.items() if known.get(content, split) != split)
+    return Assigned(Assignment(shares, {**known, **splits}), dict(moved))
 
-    def split_of(content: str, given: str | None) -> str:
-        if own_test and given == "test":
-            return "test"
-        u = position(content)
-        return "val" if u < val else "test" if u < until_test else "train"
 
-    return [split_of(content, given) for content, given in zip(contents, own, strict=True)]
+def assign_class(
+    images: Sequence[Labelled], shares: Shares, known: Mapping[str, str], *, changed: bool
+) -> dict[str, str]:
+    """The splits of one class's images, in order of their content hash."""
+    own = {image.content: TEST for image in images if shares.test is None and image.own == TEST}
+    free = [image.content for image in images if image.content not in own]
+    held = {split: [content for content in free if known.get(content) == split] for split in SPLITS}
+    wanted, trained = apportion(len(free), shares.each()), iter(held[TRAIN].copy())
+    if changed:
+        for split in (VAL, TEST):
+            held[TRAIN] += held[split][wanted[split] :]
+            del held[split][wanted[split] :]
+    counts = {split: len(contents) for split, contents in held.items()}
+    for content in free:
+        if content not in known:
+            split = neediest(counts, shares.each())
+            held[split].append(content)
+            counts[split] += 1
+    found = {content: split for split, contents in held.items() for content in contents}
+    if changed:
+        for split in (VAL, TEST):
+            found |= dict.fromkeys(islice(trained, max(0, wanted[split] - counts[split])), split)
+    return own | found
+
+
+def apportion(n: int, shares: Mapping[str, float]) -> dict[str, int]:
+    """How many of n images of a class each split is to have."""
+    counts = dict.fromkeys(SPLITS, 0)
+    for _ in range(n):
+        counts[neediest(counts, shares)] += 1
+    return counts
+
+
+def neediest(counts: Mapping[str, int], shares: Mapping[str, float]) -> str:
+    """The split that the next image goes to; of equals the first of `SPLITS`."""
+    return max(SPLITS, key=lambda split: need(shares[split], counts[split]))
+
+
+def need(share: float, a: int) -> float:
+    """How much a split is owed its next image; below 0: never."""
+    if share <= 0:
+        return -1.0
+    return math.inf if a == 0 else share / math.sqrt(a * (a + 1))
+
+
+# ---------------------------------------------------------------- the record
+
+
+def write_assignment(path: Path, assignment: Assignment) -> None:
+    """Text that merges line by line: a line an image, in order of content hash, below the shares."""
+    rows = (f"{content},{split}\n" for content, split in sorted(assignment.splits.items()))
+    with path.open("w", encoding="utf-8", newline="\n") as file:
+        file.write(f"# {assignment.shares}\n{HEADER}\n")
+        file.writelines(rows)
+
+
+def read_assignment(path: Path) -> Assignment:
+    """The record that `write_assignment` wrote. Raises ValueError, with the line, for what is no such record."""
+    try:
+        return parse_assignment(path, path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(f"{path} is missing; run `python -m flows.ingest` (or `dvc pull`) first") from None
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} is no text; restore it with `dvc checkout`") from None
+
+
+def parse_assignment(path: Path, text: str) -> Assignment:
+    """The record in a text. `path`: what messages call it."""
+    splits: dict[str, str] = {}
+    shares: set[Shares] = set()
+    for number, line in enumerate(text.splitlines(), start=1):
+        if line.startswith("# "):
+            shares.add(read_shares(path, line))
+        elif line.startswith(CONFLICT):
+            raise ValueError(f"{path}, line {number}: git could not merge it; keep the lines of both sides")
+        elif line != HEADER:
+            content, split = read_row(path, number, line)
+            if splits.setdefault(content, split) != split:
+                raise ValueError(
+                    f"{path}, line {number}: an image is in {splits[content]} and in {split}; keep one line"
+                )
+    require(len(shares) == 1, f"{path} must begin with one line `# val ..., test ...`; restore it with `dvc checkout`")
+    return Assignment(shares.pop(), splits)
+
+
+def read_row(path: Path, number: int, line: str) -> tuple[str, str]:
+    content, _, split = line.partition(",")
+    sound = len(content) == 64 and set(content) <= set("0123456789abcdef") and split in SPLITS
+    require(
+        sound, f"{path}, line {number}: {line[:80]!r} is no content hash with its split; restore it with git or DVC"
+    )
+    return content, split
+
+
+def read_shares(path: Path, line: str) -> Shares:
+    val, _, test = line.removeprefix("# val ").partition(", test ")
+    try:
+        return Shares(float(val), None if test == "of the source" else float(test))
+    except ValueError:
+        raise ValueError(f"{path}: {line!r} says no shares; restore the line with git or DVC") from None
+
+
+def splits_of(contents: Sequence[str], shares: Shares, record: Path) -> list[str]:
+    """The recorded split of each image. Raises ValueError where the record does not fit the images or the settings."""
+    assignment = read_assignment(record)
+    require(
+        assignment.shares == shares,
+        f"{record} was made for {assignment.shares}, and data.val and data.test ask for {shares}; "
+        "run `python -m flows.ingest`, which moves what has to move",
+    )
+    unknown = sum(content not in assignment.splits for content in contents)
+    require(unknown == 0, f"{record} does not have {unknown} of the images; run `python -m flows.ingest` again")
+    return [assignment.splits[content] for content in contents]
+
+
+# ---------------------------------------------------------------- what a split must hold
 
 
 def count_classes(assigned: Sequence[str], labels: Sequence[int], names: Sequence[str]) -> dict[str, dict[str, int]]:
@@ -45,27 +220,25 @@ def count_classes(assigned: Sequence[str], labels: Sequence[int], names: Sequenc
 
 def require_batch(counts: dict[str, dict[str, int]], batch_size: int) -> None:
     """Raise ValueError unless the train split fills one batch."""
-    images = sum(counts["train"].values())
+    images = sum(counts[TRAIN].values())
     require(
         batch_size <= images,
         f"train.recipe.batch_size is {batch_size}, but the train split has {images} images; use at most {images}",
     )
 
 
-REMEDIES = {"train": "lower data.val or data.test", "val": "raise data.val", "test": "raise data.test"}
-
-
 def require_every_class(counts: dict[str, dict[str, int]], *, own_test: bool) -> None:
     """Raise ValueError unless each split has an image of each class: a class unseen there is neither learnt nor judged.
 
-    No image is moved to fill the gap: it would then move back when more arrive.
+    No image is moved to fill the gap: a model in service may have been trained on it. New images go there first.
     """
     missing = [(split, name) for split in SPLITS for name, images in counts[split].items() if images == 0]
     if not missing:
         return
     split, name = missing[0]
     elsewhere = ", ".join(f"{other} {counts[other][name]}" for other in SPLITS if other != split)
-    remedy = "add some to its test folder" if own_test and split == "test" else f"add images of it or {REMEDIES[split]}"
-    where = "the source's own test split" if own_test and split == "test" else f"the {split} split"
+    own = own_test and split == TEST
+    remedy = "add some to its test folder" if own else "add images of it, or leave the class out"
+    where = "the source's own test split" if own else f"the {split} split"
     more = f" ({len(missing) - 1} more such gaps)" if len(missing) > 1 else ""
     require(False, f"{where} has no image of class {name!r} ({elsewhere}){more}; {remedy}")

@@ -6,7 +6,7 @@ c   channels, 1 or 3        k    classes
 
 import json
 import mmap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
@@ -17,6 +17,8 @@ from jaxtyping import Int64, UInt8
 
 IMAGES = "images.npy"
 LABELS = "labels.npy"
+CONTENTS = "contents.npy"
+"""The content hash of each image, 32 bytes: who it is, wherever it stands."""
 
 
 @dataclass(frozen=True)
@@ -121,6 +123,17 @@ def write_split(folder: Path, images: UInt8[np.ndarray, "n h w c"], labels: Int6
     count, size, _, channels = images.shape
     with SplitWriter(folder, count, size, channels) as writer:
         writer.add(images, labels)
+
+
+def write_contents(folder: Path, contents: Sequence[str]) -> None:
+    """Write the content hashes (hexadecimal) of a split's images, in their order."""
+    with open_array(folder / CONTENTS, "|u1", (len(contents), 32)) as file:
+        file.writelines(bytes.fromhex(content) for content in contents)
+
+
+def read_contents(file: Path | BinaryIO) -> list[bytes]:
+    """The same, each as its 32 bytes, from the file `contents.npy`."""
+    return [row.tobytes() for row in np.load(file)]
 
 
 def open_split(folder: Path) -> Split:

@@ -30,7 +30,7 @@ def classes(params: Params) -> Iterator[Part]:
     yield Table(
         header=["class", *splits, "all"],
         rows=[*rows, ["all", *(f"{n:,}" for n in totals), f"{sum(totals):,}"]],
-        caption="Splits are by the hash of an image's content: new data move no old image.",
+        caption=f"An image stays in the split that {paths.SPLIT} has it in, whatever else arrives or leaves.",
         fold=folded(len(names)),
     )
 

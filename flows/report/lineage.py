@@ -63,11 +63,12 @@ class Workspace:
             )
         return Finding(verdict="ok", subject=str(place), said=md5)
 
-    def data(self, md5: str) -> tuple[Finding, ...]:
-        found = versions.data_digest(paths.RAW_DVC) if paths.RAW_DVC.exists() else "none"
+    def data(self, path: str, md5: str) -> tuple[Finding, ...]:
+        pointer = paths.DATA[Path(path)]
+        found = versions.data_digest(pointer) if pointer.exists() else "none"
         same = found == md5
         said = f"names {'this' if same else 'another'} version{'' if same else f', {found}'}"
-        return (Finding(verdict="ok" if same else "mismatch", subject=str(paths.RAW_DVC), said=said),)
+        return (Finding(verdict="ok" if same else "mismatch", subject=str(pointer), said=said),)
 
     def start(self, path: str, md5: str) -> Finding:
         return self.here(Path(path), md5)
@@ -102,15 +103,22 @@ def tree(params: Params) -> Iterator[Part]:
     findings = list(root.all_findings())
     bad = sum(finding.verdict != "ok" for finding in findings)
     whole = "Everything here is what dvc.lock names." if not bad else f"{bad} of them differ: run `dvc repro`."
-    commit, dirty = versions.commit()
-    edits = ", with edits that were not committed" if dirty else ""
     yield Tree(
         root=root,
         caption=f"The model's md5 is {locked_md5(evidence)}. {len(findings)} checks of links, "
         f"settings, code and files in this folder. {whole} "
-        f"Code: {f'git commit {commit}{edits}' if commit else 'not in git'}. "
+        f"Code: {code()}. "
         f"`python -m flows.audit models:/{params.publish.model}@champion` reads every byte, the images included.",
     )
+
+
+def code() -> str:
+    """Which code lies here."""
+    said = versions.code_tags()
+    if said["git.commit"] == versions.UNKNOWN:
+        return "unknown, since git does not say which commit this is"
+    edits = ", with edits that were not committed" if said["git.dirty"] == "true" else ""
+    return f"git commit {said['git.commit']}{edits}"
 
 
 MAKERS: dict[str, Maker] = {"the lineage": tree}

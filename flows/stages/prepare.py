@@ -1,4 +1,4 @@
-"""Stage `prepare`: data/raw -> train, val and test in memory-mapped arrays, classes.json, statistics.json."""
+"""Stage `prepare`: data/raw and data/split.csv -> train, val and test in memory-mapped arrays, and their records."""
 
 from components.data.preparation import prepare
 from components.data.split import SPLITS
@@ -11,7 +11,7 @@ FOLDERS = dict(zip(SPLITS, (paths.TRAIN, paths.VAL, paths.TEST), strict=True))
 
 
 def run(params: Params, observe: Observer) -> None:
-    classes, statistics = prepare(paths.RAW, params.data, FOLDERS, observe.progress)
+    classes, statistics = prepare(paths.RAW, paths.SPLIT, params.data, FOLDERS, observe.progress)
     write_classes(paths.CLASSES, classes)
     write_statistics(paths.STATISTICS, statistics)
     observe.metrics({f"prepare/images/{split}": sum(counts.values()) for split, counts in statistics.counts.items()})

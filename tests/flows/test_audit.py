@@ -45,7 +45,7 @@ class Version(audit.Records):
         self.files = {name: Path(name).read_bytes() for name in kept}
         self.tags = {f"{audit.PREFIX}{name}": versions.sha256(content) for name, content in self.files.items()} | {
             "md5": tracking.md5_of(paths.MODEL.read_bytes()),
-            "git.commit": str(versions.commit()[0]),
+            "git.commit": versions.code_tags()["git.commit"],
         }
         self.earlier_versions = list(before)
 

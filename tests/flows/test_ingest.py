@@ -25,10 +25,13 @@ class Versions:
     """Stands in for DVC and remembers what it was asked."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, remote: bool = False) -> None:
-        self.asked: list[tuple[str, Path]] = []
-        monkeypatch.setattr(versions, "add_data", lambda path: self.asked.append(("add", path)))
-        monkeypatch.setattr(versions, "push_data", lambda path: self.asked.append(("push", path)))
+        self.asked: list[tuple[str, ...]] = []
+        monkeypatch.setattr(versions, "add_data", lambda *places: self.asked.append(("add", *map(str, places))))
+        monkeypatch.setattr(versions, "push_data", lambda *places: self.asked.append(("push", *map(str, places))))
         monkeypatch.setattr(versions, "has_remote", lambda: remote)
+        monkeypatch.setattr(versions, "require_repository", lambda: None)
+        monkeypatch.setattr(versions, "git_complaint", lambda: None)
+        monkeypatch.setattr(versions, "cache_of", lambda folder: folder.absolute())
 
 
 @pytest.fixture
@@ -59,7 +62,7 @@ def make_folder(root: Path, count: int = 30) -> Path:
 
 
 def contents(folder: Path = paths.RAW) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+    return {path.name: path.read_bytes() for path in [*sorted(folder.iterdir()), paths.SPLIT]}
 
 
 def test_ingest_makes_a_data_version_and_counts_what_it_did(dvc: Versions) -> None:
@@ -67,15 +70,15 @@ def test_ingest_makes_a_data_version_and_counts_what_it_did(dvc: Versions) -> No
     Path("images/cat/bad.png").write_bytes(b"")
     report = ingest.ingest(settings())
     assert report == ingest.IngestReport(classes=2, images=60, refused=1, quarantined=0, duplicates=0)
-    assert dvc.asked == [("add", paths.RAW)]
-    assert sorted(path.name for path in paths.RAW.parent.iterdir()) == ["raw"]
+    assert dvc.asked == [("add", "data/raw", "data/split.csv")]
+    assert sorted(path.name for path in paths.RAW.parent.iterdir()) == ["raw", "split.csv"]
 
 
 def test_with_a_remote_the_data_version_is_pushed(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = Versions(monkeypatch, remote=True).asked
     make_folder(Path("images"))
     ingest.ingest(settings())
-    assert asked == [("add", paths.RAW), ("push", paths.RAW_DVC)]
+    assert asked == [("add", "data/raw", "data/split.csv"), ("push", "data/raw.dvc", "data/split.csv.dvc")]
 
 
 def test_a_second_ingest_of_an_unchanged_source_gives_the_same_bytes(dvc: Versions) -> None:
@@ -107,7 +110,7 @@ def test_a_refused_source_leaves_the_old_data_and_no_trace(dvc: Versions) -> Non
     with pytest.raises(ValueError, match="class 'cat' is left with 2 images"):
         ingest.ingest(settings())
     assert contents() == before
-    assert [path.name for path in paths.RAW.parent.iterdir()] == ["raw"]
+    assert sorted(path.name for path in paths.RAW.parent.iterdir()) == ["raw", "split.csv"]
     assert len(dvc.asked) == 1
 
 
@@ -118,6 +121,7 @@ def test_a_batch_larger_than_the_train_split_is_refused_before_anything_is_writt
     with pytest.raises(ValueError, match=r"batch_size is 50, but the train split has \d+ images; use at most \d+"):
         ingest.ingest(large)
     assert not paths.RAW.exists()
+    assert not paths.SPLIT.exists()
     assert dvc.asked == []
 
 
@@ -150,6 +154,7 @@ def take_in(source, folder, data, progress):
     time.sleep(60)
 
 ingest.take_in = take_in
+ingest.require_data_ready = lambda params: None  # this folder is no repository
 data = Data(source="folder", path="images", size=8, val=0.2, test=0.2)
 ingest.ingest(replace(load_params(PRESETS / "digits.yaml"), data=data))
 """
@@ -170,7 +175,7 @@ def test_a_killed_ingest_leaves_the_old_data_and_the_next_one_clears_up(dvc: Ver
     assert Path("data/.raw.new/half").exists()
     ingest.ingest(settings())
     assert contents() == before
-    assert [path.name for path in paths.RAW.parent.iterdir()] == ["raw"]
+    assert sorted(path.name for path in paths.RAW.parent.iterdir()) == ["raw", "split.csv"]
 
 
 def test_a_kill_between_the_two_renames_is_mended_by_the_next_ingest(dvc: Versions) -> None:

@@ -71,7 +71,7 @@ class Past:
     def code(self, commit: str, path: str, md5: str) -> Finding:
         return ok(path)
 
-    def data(self, md5: str) -> tuple[Finding, ...]:
+    def data(self, path: str, md5: str) -> tuple[Finding, ...]:
         same = md5 == f"images {self.version}"
         return (Finding(verdict="ok" if same else "mismatch", subject="data/raw.dvc", said=md5),)
 

@@ -109,7 +109,7 @@ def test_a_push_brings_the_data_to_the_remote_and_a_failure_is_one_sentence(repo
 
 
 def test_outside_a_commit_git_says_none(repo: Path) -> None:
-    assert versions.commit()[0] is None
+    assert versions.code_tags() == {"git.commit": "unknown", "git.dirty": "unknown"}
 
 
 def test_the_dirty_flag_follows_tracked_files_only(repo: Path) -> None:
@@ -117,9 +117,9 @@ def test_the_dirty_flag_follows_tracked_files_only(repo: Path) -> None:
     subprocess.run(["git", "add", "-A"], check=True)
     subprocess.run(["git", *identity, "commit", "-q", "-m", "a"], check=True)
     Path("untracked").write_text("x")
-    assert versions.commit()[1] is False
+    assert versions.code_tags()["git.dirty"] == "false"
     Path("one.py").write_text("pass")
-    assert versions.commit()[1] is True
+    assert versions.code_tags()["git.dirty"] == "true"
 
 
 def test_python_of_a_stage_is_this_environments(repo: Path) -> None:
