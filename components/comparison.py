@@ -57,11 +57,29 @@ def loss_bound(paired: Paired, alpha: float, rng: np.random.Generator) -> float:
     return float(np.quantile(losses, 1 - alpha))
 
 
-def largest_drop(
+@dataclass(frozen=True, kw_only=True)
+class ClassLoss:
+    """Two models on the images of one class."""
+
+    name: str
+    paired: Paired
+    p: float
+    """As `mcnemar`, adjusted for the number of classes: below alpha for a class that is not worse with a chance of
+    alpha at most, whatever the number of classes and of their images."""
+
+
+def class_losses(
     right: Bool[np.ndarray, " n"], reference: Bool[np.ndarray, " n"], actual: np.ndarray
-) -> tuple[str, float]:
-    """The class on which the model falls furthest below the reference, and by what share of its images."""
+) -> list[ClassLoss]:
+    """Every class, the clearest loss first. `actual`: each image's class name.
+
+    Holm, A simple sequentially rejective multiple test procedure, Scandinavian Journal of Statistics 1979.
+    """
     names = np.unique(actual)
-    drops = [float(reference[actual == name].mean() - right[actual == name].mean()) for name in names]
-    worst = int(np.argmax(drops))
-    return str(names[worst]), drops[worst]
+    pairs = {str(name): pair(right[actual == name], reference[actual == name]) for name in names}
+    ordered = sorted(pairs, key=lambda name: mcnemar(pairs[name]))
+    losses, p = [], 0.0
+    for rank, name in enumerate(ordered):
+        p = max(p, min(1.0, (len(ordered) - rank) * mcnemar(pairs[name])))
+        losses.append(ClassLoss(name=name, paired=pairs[name], p=p))
+    return losses

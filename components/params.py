@@ -462,9 +462,10 @@ class Gate:
     alpha: float = 0.05
     """Chance of error of the paired test; 0 turns it off, and the margin alone decides."""
     margin: float = 0.01
-    """How far below the champion's accuracy (the baseline's, for the first model) a model may be, and ship."""
-    max_class_drop: float = 0.1
-    """How far below the champion's share of right answers a model may be on any one class, and ship."""
+    """How far below the champion's accuracy a model may be, and ship."""
+    class_alpha: float = 0.05
+    """Chance of error of the paired tests of the single classes, all of them together (exact, one-sided, Holm); 0 turns
+    them off. A class of few images is refused only for what its few images can show."""
     p99: float = 2.0
     """The 99th percentile of its latency, over all runs, may be so many times the budget; the budget itself is for the
     median of the quietest quarter of the runs, which others on the machine disturb least."""
@@ -474,7 +475,7 @@ class Gate:
     def __post_init__(self) -> None:
         require(0 <= self.alpha < 1, f"gate.alpha is {self.alpha}; use 0 (off) to below 1")
         require(0 <= self.margin < 1, f"gate.margin is {self.margin}; use 0 to below 1")
-        require(0 <= self.max_class_drop <= 1, f"gate.max_class_drop is {self.max_class_drop}; use 0 to 1")
+        require(0 <= self.class_alpha < 1, f"gate.class_alpha is {self.class_alpha}; use 0 (off) to below 1")
         require(self.p99 >= 1, f"gate.p99 is {self.p99}; use at least 1")
         require(self.parity > 0, f"gate.parity is {self.parity}; use a positive number")
 

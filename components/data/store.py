@@ -8,6 +8,7 @@ import json
 import mmap
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from io import BytesIO
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
@@ -131,7 +132,7 @@ def write_contents(folder: Path, contents: Sequence[str]) -> None:
         file.writelines(bytes.fromhex(content) for content in contents)
 
 
-def read_contents(file: Path | BinaryIO) -> list[bytes]:
+def read_contents(file: Path | BytesIO) -> list[bytes]:
     """The same, each as its 32 bytes, from the file `contents.npy`."""
     return [row.tobytes() for row in np.load(file)]
 

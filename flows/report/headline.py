@@ -27,7 +27,7 @@ REMEDIES = {
     "accuracy": "look at the mistakes below; more epochs, more trunks or more images may help",
     "mcnemar_p": "look at the mistakes below; more epochs, more trunks or more images may help",
     "loss_bound": "the test split may be too small to show that nothing is lost: add test images, or raise gate.margin",
-    "class_drop": "look at that class in the table below: its images may be too few, or wrongly labelled",
+    "class_p": "look at that class in the table below: its images may be wrongly labelled, or unlike those before",
     "latency_p50_ms": "raise architecture.margin, or measure anew on a quiet machine: `python -m flows.publish`",
     "latency_p99_ms": "measure anew on a quiet machine: `python -m flows.publish`; or raise gate.p99",
     "file_bytes": "raise architecture.max_file_bytes, or offer cheaper blocks",
@@ -38,8 +38,6 @@ REMEDIES = {
     "rolled_back": "somebody took this very file back: delete its version's tag rollback.at to have it judged again",
 }
 """Check of the gate -> what to do when it refuses."""
-COMPARING = ("accuracy", "mcnemar_p", "loss_bound", "class_drop")
-"""Checks beside a reference."""
 
 
 def key_numbers(params: Params) -> Iterator[Part]:
@@ -215,23 +213,10 @@ def verdict(params: Params) -> Iterator[Part]:
         yield Note(text=f"{name} is not in service, for the gate refused it: {reasons}.", loud=True)
         for check in failed:
             yield Note(text=f"{check['name']}: {REMEDIES.get(check['name'], 'see docs/production.md')}.")
-        if decision["champion"] is None and any(check["name"] in COMPARING for check in failed):
-            yield from slow_baseline(params)
     elif instead := in_service_instead(decision):
         yield Note(text=f"{name} passed the gate, but is not in service: {instead}.", loud=True)
     else:
         yield Note(text=f"{name} is in service: models:/{decision['model']}@champion. {way_back(decision)}")
-
-
-def slow_baseline(params: Params) -> Iterator[Note]:
-    """The first model is compared with the baseline, which no budget binds."""
-    time, budget = read_json(paths.EVALUATE / "latency.json")["baseline"]["p50_ms"], params.architecture.budget
-    if time > budget:
-        yield Note(
-            text=f"The baseline takes {milliseconds(time)}, more than the budget of {milliseconds(budget)}, so it may "
-            "be better than any network that fits. It is the first of architecture.blocks in every layer: with a "
-            "cheaper block there the first model is compared with a network that could ship."
-        )
 
 
 def in_service_instead(decision: Mapping[str, Any]) -> str:

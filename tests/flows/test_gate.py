@@ -13,12 +13,13 @@ from flows.gate import (
     Check,
     GateReport,
     accuracy_checks,
+    first_check,
     quantisation_check,
     registry_checks,
     withdrawal_checks,
 )
 
-GATE = Gate(test="mcnemar", alpha=0.05, margin=0.01, max_class_drop=0.1)
+GATE = Gate(test="mcnemar", alpha=0.05, margin=0.01, class_alpha=0.05)
 
 
 @pytest.mark.parametrize(
@@ -56,21 +57,48 @@ def test_mcnemar_asks_for_a_proof_of_loss_and_bootstrap_for_a_proof_that_there_i
     assert found == {"mcnemar": mcnemar, "bootstrap": bootstrap}
 
 
-def test_without_alpha_the_margin_alone_decides_and_a_class_is_judged_by_its_own_images() -> None:
-    actual = np.repeat(["a", "b"], [90, 10])
-    reference, right = np.ones(100, dtype=bool), np.arange(100) < 98  # 2 of b's 10 images are lost
-    settings = replace(GATE, alpha=0.0, margin=0.02)
+@pytest.mark.parametrize(("lost", "passed"), [(3, True), (8, False)])
+def test_without_alpha_the_margin_alone_decides_and_a_class_is_judged_by_what_its_own_images_show(
+    lost: int, passed: bool
+) -> None:
+    """3 of 15 images of one class refused the first model of a newcomer's photos, by a fixed limit."""
+    actual = np.repeat(["a", "b"], [85, 15])
+    reference, right = np.ones(100, dtype=bool), np.arange(100) < 100 - lost
+    settings = replace(GATE, alpha=0.0, margin=0.08)
     accuracy, worst = accuracy_checks(right, reference, actual, settings, np.random.default_rng(0))
-    assert (accuracy.name, accuracy.value, accuracy.passed) == ("accuracy", 0.98, True)
-    assert (worst.value, worst.detail, worst.passed) == (pytest.approx(0.2), "class b", False)
+    assert (accuracy.name, accuracy.value, accuracy.passed) == ("accuracy", 1 - lost / 100, True)
+    assert (worst.name, worst.value, worst.passed) == ("class_p", pytest.approx(2 * 0.5**lost), passed)
+    assert worst.detail == f"class b: {lost} lost and 0 won of 15 images; adjusted for 2 classes"
+
+
+def test_every_class_that_is_worse_is_named_as_far_as_a_line_goes() -> None:
+    actual = np.repeat(list("abcdef"), 20)
+    checks = accuracy_checks(actual == "f", np.ones(120, dtype=bool), actual, GATE, np.random.default_rng(0))
+    assert [check.name for check in checks] == ["accuracy", "mcnemar_p", "class_p"]
+    assert checks[-1].detail.count("20 lost and 0 won of 20 images") == 3
+    assert checks[-1].detail.endswith("; and 2 more classes; adjusted for 6 classes")
+
+
+def test_without_class_alpha_no_class_is_judged() -> None:
+    actual, wrong = np.repeat(["a", "b"], 20), np.zeros(40, dtype=bool)
+    settings = replace(GATE, class_alpha=0.0)
+    checks = accuracy_checks(wrong, ~wrong, actual, settings, np.random.default_rng(0))
+    assert [check.name for check in checks] == ["accuracy", "mcnemar_p"]
+
+
+@pytest.mark.parametrize(("right", "passed"), [(61, True), (60, False), (0, False)])
+def test_the_first_model_has_to_be_better_than_the_most_frequent_class_alone(right: int, passed: bool) -> None:
+    check = first_check(np.arange(100) < right, np.repeat(["a", "b"], [60, 40]))
+    assert (check.name, check.threshold, check.passed) == ("accuracy", 0.61, passed)
+    assert check.detail == "one image more than the most frequent class has, 60 of 100"
 
 
 def test_a_loss_at_its_limit_passes_whatever_floats_round_to() -> None:
     """0.8 - 0.7 > 0.1, and 0.93 - 0.01 > 0.92."""
     reference, right = np.arange(10) < 8, np.arange(10) < 7
-    settings = replace(GATE, alpha=0.0, margin=0.1, max_class_drop=0.1)
+    settings = replace(GATE, alpha=0.0, margin=0.1, class_alpha=0.0)
     checks = accuracy_checks(right, reference, np.repeat("a", 10), settings, np.random.default_rng(0))
-    assert [check.passed for check in checks] == [True, True]
+    assert [check.passed for check in checks] == [True]
     assert all(quantisation_check(n / 100, (n + 1) / 100, replace(GATE, margin=0.01)).passed for n in range(100))
 
 

@@ -9,9 +9,10 @@ import pytest
 
 from components.data.store import open_split, read_classes, read_statistics
 from components.params import Data, Params
-from flows import ingest, paths, versions
+from flows import ingest, paths
 from flows.settings import PRESETS, load_params
 from flows.stages import prepare
+from tests.flows.test_ingest import Versions
 
 T = TypeVar("T")
 
@@ -43,8 +44,7 @@ class Recorder:
 def digits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
     """The digits, ingested."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(versions, "add_data", lambda path: None)
-    monkeypatch.setattr(versions, "has_remote", lambda: False)
+    Versions(monkeypatch)
     params = replace(load_params(PRESETS / "digits.yaml"), data=Data(source="digits", size=16, val=0.2, test=0.2))
     ingest.ingest(params)
     return params
@@ -75,4 +75,4 @@ def test_prepare_gives_the_same_bytes_again(digits: Params) -> None:
         prepare.run(digits, Recorder())
         written.append({path: path.read_bytes() for path in Path("data/prepared").rglob("*") if path.is_file()})
     assert written[0] == written[1]
-    assert len(written[0]) == 8
+    assert len(written[0]) == 11

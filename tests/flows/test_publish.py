@@ -17,11 +17,11 @@ import yaml
 from mlflow.exceptions import MlflowException
 
 from components.architecture.timing import Measurement, device_of
-from components.data.store import Classes, write_classes, write_split
+from components.data.store import CONTENTS, Classes, read_contents, write_classes, write_contents, write_split
 from components.export import read_metadata
 from components.params import Params
 from components.quantisation import QUANTIZE
-from flows import files, paths, publish, registry, settings, tracking, versions
+from flows import files, paths, publish, registry, settings, tracking, trained_on, versions
 from flows.gate import Score
 from flows.publish import Published
 from flows.registry import RegistryError
@@ -68,14 +68,14 @@ def params(folder: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.Fixtur
     return dataclasses.replace(
         DIGITS,
         architecture=dataclasses.replace(DIGITS.architecture, latency_ms=1.0),
-        gate=dataclasses.replace(DIGITS.gate, alpha=0.05, margin=0.01, max_class_drop=0.1, p99=2.0, parity=1e-3),
+        gate=dataclasses.replace(DIGITS.gate, alpha=0.05, margin=0.01, class_alpha=0.05, p99=2.0, parity=1e-3),
         publish=dataclasses.replace(DIGITS.publish, model=name),
     )
 
 
 def lenient(params: Params, **settings: Any) -> Params:
     """Nothing of the comparison matters but what is given."""
-    off = {"alpha": 0.0, "margin": 0.99, "max_class_drop": 1.0} | settings
+    off = {"alpha": 0.0, "margin": 0.99, "class_alpha": 0.0} | settings
     return dataclasses.replace(params, gate=dataclasses.replace(params.gate, **off))
 
 
@@ -83,6 +83,7 @@ def write_images(side: int) -> None:
     images, labels = np.zeros((IMAGES, side**2), dtype=np.uint8), np.arange(IMAGES) % len(NAMES)
     images[np.arange(IMAGES), labels] = 255
     write_split(paths.TEST, images.reshape(IMAGES, side, side, 1), labels)
+    write_contents(paths.TEST, [f"{number:064x}" for number in range(IMAGES)])
 
 
 def write_results(model: bytes, accuracy: float, baseline: bytes = HALF, parity: float = 1e-5) -> None:
@@ -118,14 +119,14 @@ def refused(published: Published) -> set[str]:
     [
         (HALF, (0.5, 0.6), 1e-5, set()),
         (THREE_QUARTERS, (1.0, 2.0), 1e-3, set()),  # each exactly at its threshold
-        (PERFECT, (0.5, 0.6), 1e-5, {"accuracy", "mcnemar_p", "class_drop"}),
+        (PERFECT, (0.5, 0.6), 1e-5, set()),  # which does not ship
         (HALF, (1.01, 1.5), 1e-5, {"latency_p50_ms"}),
         (HALF, (0.5, 2.01), 1e-5, {"latency_p99_ms"}),
         (HALF, (0.5, 0.6), 2e-3, {"parity"}),
         (HALF, (float("nan"), 0.6), 1e-5, {"latency_p50_ms"}),
     ],
 )
-def test_the_first_model_ships_only_if_every_check_against_baseline_and_budget_passes(
+def test_the_first_model_replaces_nobody_and_ships_only_if_every_check_against_the_budget_passes(
     params: Params, baseline: bytes, times: tuple[float, float], parity: float, names: set[str]
 ) -> None:
     write_results(THREE_QUARTERS, 0.75, baseline=baseline, parity=parity)
@@ -185,12 +186,43 @@ def test_the_next_model_must_not_be_worse_than_the_champion_on_the_same_images(p
     write_results(THREE_QUARTERS, 0.75)
     worse = ship(params)
     assert (worse.outcome, worse.report.champion) == ("refused", "1")
-    assert worse.report.against == "champion version 1 on 40 of 40 test images"
-    assert refused(worse) == {"accuracy", "mcnemar_p", "class_drop"}
+    unknown = "; whether it was trained on any of them is not recorded"
+    assert worse.report.against == f"champion version 1 on 40 of 40 test images{unknown}"
+    assert refused(worse) == {"accuracy", "mcnemar_p", "class_p"}
     assert aliases(params) == ("1", "2", None)
-    assert refused(ship(lenient(params, max_class_drop=0.99))) == {"class_drop"}
+    assert refused(ship(lenient(params, class_alpha=0.05))) == {"class_p"}
     assert ship(lenient(params)).outcome == "published"
     assert aliases(params) == ("2", "2", "1")
+
+
+def test_the_champion_is_not_judged_on_images_that_it_was_trained_on(
+    params: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a change of data.test ten images of class d, which the champion knows by heart, are test images."""
+    write_results(PERFECT, 1.0)
+    ship(params)
+    contents = read_contents(paths.TEST / CONTENTS)
+    seen = {content for number, content in enumerate(contents) if NAMES[number % len(NAMES)] == "d"}
+    monkeypatch.setattr(trained_on, "trained_on", lambda md5: seen if md5 == tracking.md5_of(PERFECT) else None)
+    write_results(THREE_QUARTERS, 0.75)
+    report = publish.judge(params)
+    assert report.against == "champion version 1 on 30 of 40 test images; it was trained on 10 of them"
+    assert report.reference == Score(right=30, images=30)
+    assert report.passed
+    monkeypatch.setattr(trained_on, "trained_on", lambda md5: set(contents))
+    with pytest.raises(ValueError, match="champion version 1 was trained on every image that is a test image now"):
+        publish.judge(params)
+
+
+@pytest.mark.parametrize(("times", "outcome"), [((1.5, 1.2, 0.9), "published"), ((1.5, 1.2, 1.1), "refused")])
+def test_a_latency_that_is_too_long_is_measured_again_before_it_is_believed(
+    params: Params, times: tuple[float, ...], outcome: str
+) -> None:
+    write_results(PERFECT, 1.0)
+    left = iter(times)
+    report = publish.judge(params, measure=lambda model, params: measured(next(left), 0.6))
+    assert publish.publish(params, None, report).outcome == outcome
+    assert list(left) == []
 
 
 def test_publishing_the_champion_again_changes_nothing_and_says_so(params: Params) -> None:
@@ -216,6 +248,7 @@ def test_with_another_class_list_champion_and_model_are_compared_on_the_shared_c
     report = publish.judge(params)
     assert report.against == (
         "champion version 1 on 20 of 40 test images; classes it does not know: c, d; classes the data no longer has: z"
+        "; whether it was trained on any of them is not recorded"
     )
     assert (report.added, report.removed) == (("c", "d"), ("z",))
     assert (report.checks[0].value, report.checks[0].threshold) == (1.0, 0.99)
@@ -243,8 +276,6 @@ def test_the_decision_is_on_the_run_and_on_the_model_version(params: Params) -> 
     decided = json.loads(Path(client.download_artifacts(str(parent), "gate.json")).read_text())
     assert [(check["name"], check["passed"]) for check in decided["checks"]] == [
         ("accuracy", True),
-        ("mcnemar_p", True),
-        ("class_drop", True),
         ("latency_p50_ms", False),
         ("latency_p99_ms", True),
         ("parity", True),
@@ -262,6 +293,8 @@ def test_the_decision_is_on_the_run_and_on_the_model_version(params: Params) -> 
 
 
 def test_what_an_earlier_decision_said_of_a_version_is_gone_after_the_next(params: Params) -> None:
+    write_results(HALF, 0.5)
+    ship(params)
     write_results(PERFECT, 1.0)
     number = ship(params, p50_ms=1.5).version
     bootstrap = dataclasses.replace(params, gate=dataclasses.replace(params.gate, test="bootstrap"))
@@ -284,7 +317,7 @@ def test_numbers_and_words_of_the_decision_are_where_somebody_looks(params: Para
     text = shown.tags[tracking.NOTE]
     lead = text.split("\n\n")[:3]
     result = "**Version 1 published: accuracy 100.00%**, baseline 50.00%; latency **0.5 ms** of 1 ms."
-    assert lead[:2] == [result, "The gate passed it (8 checks). What the searches cost was not recorded."]
+    assert lead[:2] == [result, "The gate passed it (6 checks). What the searches cost was not recorded."]
     assert "Compared with the baseline on 40 of 40 test images." in text
     addresses = re.findall(r"\]\(([^)]+)\)", lead[2])
     assert [address.partition("?")[0] for address in addresses] == [

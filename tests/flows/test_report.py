@@ -24,10 +24,11 @@ from components.augmentation.search import from_warm_start
 from components.data.images import encode_png
 from components.data.intake import take_in
 from components.data.sources import open_source
+from components.data.split import write_assignment
 from components.data.store import Split, open_split
 from components.params import Params
 from components.progress import unwatched
-from flows import decision, files, gate, paths, tracking, versions
+from flows import decision, files, gate, ingest, paths, tracking, versions
 from flows import notes as stage_notes
 from flows.files import read_json
 from flows.gate import Check, GateReport, Score
@@ -115,7 +116,8 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run_stages(params: Params) -> None:
     """The line without DVC, Prefect and MLflow."""
     paths.RAW.mkdir(parents=True)
-    take_in(open_source(params.data), paths.RAW, params.data, unwatched)
+    report = take_in(open_source(params.data), paths.RAW, params.data, unwatched)
+    write_assignment(paths.SPLIT, ingest.split(report, params, None).assignment)
     start_anew()
     prepare.run(params, Silent())
     latency.run(params, Silent())
