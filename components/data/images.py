@@ -11,8 +11,10 @@ import warnings
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, UnidentifiedImageError
+from PIL.ImageFile import ImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
+from components.data.encoded import is_unended, named, readings
 from components.data.records import Refused, Rule
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF", "JPEG2000")
@@ -33,28 +35,82 @@ BITS_PER_SAMPLE = 258
 """TIFF's tag."""
 RANGELESS = ("I", "F")
 """Pillow's modes of 32-bit numbers: no white point, so no honest way to 8 bits."""
+RANGED = ("PPM", "I")
+"""The one format whose grey Pillow holds in 32 bits although its white is known: 65535."""
+SIXTEEN = ("PNG", "TIFF", "PPM", "JPEG2000")
+"""Formats of 16-bit numbers; in others ";16" means pixels of 16 bits in all."""
+DARK = 1 << 12
+"""Of 65535: a 16-bit image that stays below is refused."""
+MENDABLE = frozenset({Rule.NOT_AN_IMAGE, Rule.TRUNCATED, Rule.CORRUPT})
+"""Refusals after which another reading of the bytes may find whole pixels."""
+CUT_OFF = "the file ends before its last pixel"
 
 
 def decode(data: bytes, max_pixels: int | None = None) -> Image.Image:
     """The image as a person sees it: upright, mode `L` if it is grey (however it was stored), else `RGB`.
 
-    Transparent pixels become white; 16-bit grey keeps its upper 8 bits; of several frames the first counts.
-    Raises `Refused`: header announces more than `max_pixels`, not an image, truncated, corrupt, unsupported.
+    Transparent pixels become white; 16 bits keep their upper 8; of several frames the first counts. Damage that costs
+    no pixel (a PNG's texts, profiles and their checksums, a JPEG's missing end) costs no image.
+    Raises `Refused`: header announces more than `max_pixels`, not an image, truncated, corrupt, unsupported, blank.
+
+    No rule looks at other images, so that one file gives the same pixels in a data set and before a model. Hence 16
+    bits are never stretched: a dark photo would become a bright one. One of which no value reaches `DARK` is refused:
+    of its 256 grey levels at most 16 would be left, and mostly it is 8- or 12-bit values in a 16-bit file.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow warns about what is refused here, or about metadata nobody reads
-        image = open_header(data)
-        width, height = image.size
-        if max_pixels is not None and width * height > max_pixels:
-            reason = f"its header announces {width} x {height} pixels; data.max_pixels allows {max_pixels}"
-            raise Refused(Rule.TOO_LARGE, reason)
         try:
-            image.load()
-        except MemoryError:
-            raise  # our machine's fault, not the image's
-        except Exception as error:  # decoders of nine formats raise nearly anything on hostile bytes
-            raise broken(error) from None
-        return plain(upright(image), depth_of(image))
+            if is_unended(data):
+                raise Refused(Rule.TRUNCATED, CUT_OFF)
+            return read(data, max_pixels)
+        except Refused as refused:
+            if refused.rule not in MENDABLE:
+                raise
+            found = reread(data, max_pixels)
+            if found is None:
+                raise
+            return found
+
+
+def read(data: bytes, max_pixels: int | None) -> Image.Image:
+    """The image of bytes that Pillow can read as they are."""
+    image = open_header(data)
+    width, height = image.size
+    if max_pixels is not None and width * height > max_pixels:
+        reason = f"its header announces {width} x {height} pixels; data.max_pixels allows {max_pixels}"
+        raise Refused(Rule.TOO_LARGE, reason)
+    depth, sixteen = depth_of(image), has_16_bits(image)  # Pillow forgets once it has decoded
+    try:
+        image.load()
+    except MemoryError:
+        raise  # our machine's fault, not the image's
+    except Exception as error:  # decoders of nine formats raise nearly anything on hostile bytes
+        raise broken(error) from None
+    upper = plain(upright(image), depth)
+    if sixteen and brightest(upper) < DARK >> 8:
+        below = (brightest(upper) + 1) << 8
+        reason = f"a 16-bit image that uses only values below {below} would be black; store it as 8 bits, or stretch it"
+        raise Refused(Rule.UNSUPPORTED, f"{reason} to 65535")
+    return upper
+
+
+def brightest(image: Image.Image) -> int:
+    """The largest value of any channel of an 8-bit image."""
+    return int(np.asarray(image).max())
+
+
+def reread(data: bytes, max_pixels: int | None) -> Image.Image | None:
+    """The image that all other readings of the bytes agree on; None where there is no other. Raises `Refused`."""
+    first: Image.Image | None = None
+    for reading in readings(data):
+        try:
+            image = read(reading, max_pixels)
+        except Refused as refused:
+            raise refused if first is None else Refused(Rule.TRUNCATED, CUT_OFF) from None
+        if first is not None and content_hash(image) != content_hash(first):
+            raise Refused(Rule.TRUNCATED, CUT_OFF)
+        first = image
+    return first
 
 
 def open_header(data: bytes) -> Image.Image:
@@ -62,7 +118,7 @@ def open_header(data: bytes) -> Image.Image:
     try:
         return Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError:
-        raise Refused(Rule.NOT_AN_IMAGE, "Pillow finds no image format it knows at its start") from None
+        raise named(data) from None
     except Image.DecompressionBombError:
         most = 2 * (Image.MAX_IMAGE_PIXELS or 0)
         reason = f"its header announces more than {most} pixels, the most that Pillow opens"
@@ -76,7 +132,7 @@ def open_header(data: bytes) -> Image.Image:
 def broken(error: Exception) -> Refused:
     """What a decoder's complaint means; its text is left out, for it may hold addresses and paths."""
     if isinstance(error, EOFError) or "truncated" in str(error).lower():
-        return Refused(Rule.TRUNCATED, "the file ends before its last pixel")
+        return Refused(Rule.TRUNCATED, CUT_OFF)
     return Refused(Rule.CORRUPT, f"its pixels cannot be decoded ({type(error).__name__})")
 
 
@@ -89,28 +145,51 @@ def upright(image: Image.Image) -> Image.Image:
     return image if turn is None else image.transpose(turn)
 
 
-def depth_of(image: Image.Image) -> int:
-    """Bits that a pixel of a 16-bit mode uses: all, but for TIFF's 12."""
+def depth_of(image: Image.Image) -> int | None:
+    """Bits of a value up to white where a pixel takes more than 8: 16, but TIFF's 12; None where white is not known."""
+    if image.mode in RANGELESS and (image.format, image.mode) != RANGED:
+        return None
     bits = image.tag_v2.get(BITS_PER_SAMPLE) if isinstance(image, TiffImageFile) else None
     return 12 if bits == (12,) else 16
 
 
-def plain(image: Image.Image, depth: int = 16) -> Image.Image:
-    """Mode `L` or `RGB`, 8 bits, no transparency; `depth`: bits of a 16-bit mode's pixels. Raises `Refused` for numbers
-    without a range."""
-    if image.mode in RANGELESS:
-        raise Refused(Rule.UNSUPPORTED, f"32-bit pixels (mode {image.mode}) have no white; store 8 or 16 bits")
-    if image.mode.startswith("I;16"):  # Pillow's own conversion clips at 255: all white
+def has_16_bits(image: Image.Image) -> bool:
+    """Whether the file of an image that is not decoded yet stores numbers up to 65535, grey or colour."""
+    if depth_of(image) == 12 or image.format not in SIXTEEN or not isinstance(image, ImageFile) or not image.tile:
+        return False
+    arguments = image.tile[0].args
+    words = arguments if isinstance(arguments, tuple) else (arguments,)
+    return image.mode.startswith("I;16") or any(word == 65535 or ";16" in str(word) for word in words)
+
+
+def plain(image: Image.Image, depth: int | None = 16) -> Image.Image:
+    """Mode `L` or `RGB`, 8 bits, no transparency; `depth` as of `depth_of`. Raises `Refused` for numbers without a
+    range, and for a picture that its transparency alone drew."""
+    if depth is None:
+        reason = f"pixels of 32 bits or with a sign (mode {image.mode}) have no white; store 8 or 16 bits, unsigned"
+        raise Refused(Rule.UNSUPPORTED, reason)
+    if image.mode.startswith("I"):  # Pillow's own conversion clips at 255: all white
         return Image.fromarray((np.asarray(image).astype(np.uint16) >> (depth - 8)).astype(np.uint8))
     try:
-        if image.has_transparency_data:
-            layer = image.convert("RGBA")
-            image = Image.new("RGB", layer.size, "white")
-            image.paste(layer, mask=layer.getchannel("A"))
+        image = on_white(image) if image.has_transparency_data else image
         image = image.convert("L" if image.mode in ("1", "L") else "RGB")
+    except Refused:
+        raise
     except ValueError:
         raise Refused(Rule.UNSUPPORTED, f"mode {image.mode} has no way to RGB; store RGB or grey") from None
     return image if image.mode == "L" or not is_grey(image) else image.getchannel(0)
+
+
+def on_white(image: Image.Image) -> Image.Image:
+    """The picture with white behind it. Raises `Refused` when nothing is to be seen there, which would make all such
+    pictures one; an opaque image of one colour is a picture like another."""
+    layer = image.convert("RGBA")
+    alpha = layer.getchannel("A")
+    whole = Image.new("RGB", layer.size, "white")
+    whole.paste(layer, mask=alpha)
+    if np.asarray(alpha).min() < 255 and np.asarray(whole).min() == 255:
+        raise Refused(Rule.BLANK, "blank once its transparent pixels are white; lay it on a colour that shows it")
+    return whole
 
 
 def is_grey(image: Image.Image) -> bool:

@@ -19,6 +19,7 @@ class Rule(StrEnum):
     TRUNCATED = "truncated"
     CORRUPT = "corrupt"
     UNSUPPORTED = "unsupported"
+    BLANK = "blank"
     UNKNOWN_CLASS = "unknown class"
     TWO_LABELS = "two labels"
     DUPLICATE = "duplicate"
