@@ -26,8 +26,7 @@ def open_folder(data: Data) -> Source:
     holders = {root / split: split for split in OWN_SPLITS} if own else {root: None}
     classes = tuple(relative(entry.name) for entry in entries(next(iter(holders))) if holds_class(entry))
     require(len(classes) > 0, f"data.path {data.path!r} holds no class folders; put images into <class>/<image>")
-    limit = data.max_pixels * BYTES_PER_PIXEL + METADATA
-    found = list(walk(root, holders, limit))
+    found = list(walk(root, holders, most_bytes(data)))
     return Source(name=data.source, classes=classes, count=len(found), records=iter(found))
 
 
@@ -77,6 +76,11 @@ def turn_away(root: Path, path: Path, label: str | None, reason: str) -> Iterato
     hidden = path.name.startswith(".")
     why = (Rule.HIDDEN, "its name starts with a dot") if hidden else (Rule.MISPLACED, reason)
     yield Record(path=relative(str(path.relative_to(root))), label=label, read=partial(refuse, *why))
+
+
+def most_bytes(data: Data) -> int:
+    """The size beyond which no file is read."""
+    return data.max_pixels * BYTES_PER_PIXEL + METADATA
 
 
 def read_file(path: Path, limit: int) -> bytes:

@@ -3,7 +3,7 @@
 import difflib
 import inspect
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,10 @@ import torch
 import torchvision
 from PIL import Image
 from torch.utils.data import Dataset
+from torchvision.datasets.folder import default_loader
 
-from components.data.images import encode_png
+from components.data.folder import most_bytes, read_file
+from components.data.images import encode_png, upright
 from components.data.records import Record, Rule, Source, refuse, relative
 from components.params import Data, require
 
@@ -47,8 +49,10 @@ PARTS: dict[str, Parts] = {
 
 
 def open_data_set(name: str, data: Data) -> Source:
-    """Every part of torchvision.datasets.`name`, its images as PNG, nothing downloaded.
+    """Every part of torchvision.datasets.`name`, nothing downloaded.
 
+    Where the data set is one of image files, their own bytes are the images, decoded by the rules that hold for every
+    source and for a model in service; torchvision's loader ignores EXIF and makes 16 bits white. Else PNG of its items.
     Raises ValueError when there is no such data set, it is not in data.path, or it is no classification data set.
     """
     maker = find_class(name)
@@ -58,7 +62,7 @@ def open_data_set(name: str, data: Data) -> Source:
         name=data.source,
         classes=classes,
         count=sum(len(dataset) for dataset, _ in parts),
-        records=(record for dataset, split in parts for record in read_part(name, dataset, split, classes, data.path)),
+        records=(record for dataset, split in parts for record in read_part(name, dataset, split, classes, data)),
     )
 
 
@@ -112,11 +116,12 @@ def class_names(dataset: Any) -> tuple[str, ...] | None:
 
 
 def read_part(
-    name: str, dataset: Any, split: str | None, classes: tuple[str, ...] | None, root: str | None
+    name: str, dataset: Any, split: str | None, classes: tuple[str, ...] | None, data: Data
 ) -> Iterator[Record]:
-    """The items of one part, decoded one at a time; an item that torchvision cannot read is refused, not fatal."""
+    """The items of one part, one at a time; an item that torchvision cannot read is refused, not fatal."""
+    give_files(dataset)
     for index in range(len(dataset)):
-        path = item_path(dataset, index, split, root)
+        path = f"{split or 'all'}/{index:06d}"
         try:
             image, target = dataset[index]
         except Exception as error:  # loaders of seventy data sets on whatever bytes lie there
@@ -124,11 +129,23 @@ def read_part(
             yield Record(path=path, label=None, split=split, read=refusal)
             continue
         require(
-            isinstance(image, Image.Image) and is_label(target),
+            isinstance(image, Image.Image | str | Path) and is_label(target),
             f"torchvision:{name} gives ({type(image).__name__}, {type(target).__name__}) items; "
             "only data sets of (image, class) can be used",
         )
-        yield item_record(path, image, int(target), split, classes)
+        if isinstance(image, Image.Image):
+            read = partial(encode_item, image)
+        else:
+            path = relative(os.path.relpath(image, data.path))
+            read = partial(read_file, Path(image), most_bytes(data))
+        yield item_record(path, read, int(target), split, classes)
+
+
+def give_files(dataset: Any) -> None:
+    """Make a data set that loads image files by torchvision's own function give their paths instead."""
+    for name in ("loader", "_loader"):
+        if hasattr(dataset, name) and getattr(dataset, name) in (default_loader, None):
+            setattr(dataset, name, lambda path: path)
 
 
 def is_label(target: object) -> bool:
@@ -138,20 +155,16 @@ def is_label(target: object) -> bool:
 
 
 def item_record(
-    path: str, image: Image.Image, label: int, split: str | None, classes: tuple[str, ...] | None
+    path: str, read: Callable[[], bytes], label: int, split: str | None, classes: tuple[str, ...] | None
 ) -> Record:
     """One item; a label outside the class names is refused."""
     if label < 0 or (classes is not None and label >= len(classes)):
         refusal = partial(refuse, Rule.UNKNOWN_CLASS, f"its label is {label}, which has no class")
         return Record(path=path, label=None, split=split, read=refusal)
-    storable = image if image.mode in PNG_MODES else image.convert("RGB")
     text = classes[label] if classes is not None else str(label)
-    return Record(path=path, label=text, split=split, read=partial(encode_png, storable))
+    return Record(path=path, label=text, split=split, read=read)
 
 
-def item_path(dataset: Any, index: int, split: str | None, root: str | None) -> str:
-    """Where the item lies below the root if the data set tells (`samples`), else its part and number."""
-    samples = getattr(dataset, "samples", None)
-    if isinstance(samples, list) and root is not None:
-        return relative(os.path.relpath(samples[index][0], root))
-    return f"{split or 'all'}/{index:06d}"
+def encode_item(image: Image.Image) -> bytes:
+    """An item that torchvision decoded, upright, as PNG."""
+    return encode_png(upright(image if image.mode in PNG_MODES else image.convert("RGB")))

@@ -122,12 +122,12 @@ def test_digits_are_the_1797_of_scikit_learn_in_full_contrast() -> None:
     assert (pixels.min(), pixels.max()) == (0, 255)
 
 
-def rejections(source: Source) -> dict[str, Rule]:
-    """Path -> rule of the records whose `read` refuses."""
+def rejections(source: Source, look: Callable[[bytes], object] = len) -> dict[str, Rule]:
+    """Path -> rule of the records whose `read` refuses, or what looks at the bytes."""
     found = {}
     for record in source.records:
         try:
-            record.read()
+            look(record.read())
         except Refused as refused:
             found[record.path] = refused.rule
     return found
@@ -315,10 +315,75 @@ def test_torchvision_images_lose_nothing(tmp_path: Path) -> None:
     assert np.array_equal(np.asarray(decode(record.read())), np.asarray(Image.open(tmp_path / "cat" / "0.png")))
 
 
-def test_a_corrupt_item_of_a_torchvision_data_set_is_refused_and_the_rest_go_on(tmp_path: Path) -> None:
+def test_files_give_the_same_pixels_by_torchvision_as_by_folder(tmp_path: Path) -> None:
+    """Upright, 16 bits by their upper 8, transparency on white: what a model in service sees of the same file."""
+    make_folder(tmp_path)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    picture(70).crop((0, 0, 8, 4)).save(tmp_path / "cat" / "sideways.jpg", exif=exif)
+    deep = np.random.default_rng(71).integers(0, 65536, (8, 8), dtype=np.uint16)
+    Image.fromarray(deep).save(tmp_path / "cat" / "sixteen.png")
+    picture(72).convert("LA").save(tmp_path / "dog" / "clear.png")
+    found = {
+        kind: {record.path: record.read() for record in open_source(data(kind, tmp_path)).records}
+        for kind in ("folder", "torchvision:ImageFolder")
+    }
+    assert found["folder"] == found["torchvision:ImageFolder"]
+    assert decode(found["folder"]["cat/sideways.jpg"]).size == (4, 8)
+
+
+def make_rendered_sst2(root: Path) -> Path:
+    """A data set that keeps its files to itself: two images of each class in each of three parts."""
+    for seed, (part, name) in enumerate((p, n) for p in ("train", "valid", "test") for n in ("negative", "positive")):
+        (root / "rendered-sst2" / part / name).mkdir(parents=True)
+        for number in range(2):
+            picture(10 * seed + number).save(root / "rendered-sst2" / part / name / f"{number}.png")
+    return root
+
+
+def test_a_data_set_of_files_gives_their_very_bytes(tmp_path: Path) -> None:
+    records = list(open_source(data("torchvision:RenderedSST2", make_rendered_sst2(tmp_path))).records)
+    assert len(records) == 12
+    assert all((tmp_path / record.path).read_bytes() == record.read() for record in records)
+
+
+def test_an_item_that_torchvision_itself_decodes_is_upright(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Sideways(Tiny):
+        def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+            exif = Image.Exif()
+            exif[0x0112] = 6
+            picture(index).crop((0, 0, 8, 4)).save(tmp_path / "item.jpg", exif=exif)
+            return Image.open(tmp_path / "item.jpg").convert("RGB"), 0
+
+    monkeypatch.setattr(torchvision.datasets, "Tiny", Sideways)
+    record = next(iter(open_source(data("torchvision:Tiny")).records))
+    assert decode(record.read()).size == (4, 8)
+
+
+def test_a_corrupt_file_of_a_torchvision_data_set_is_refused_as_in_a_folder(tmp_path: Path) -> None:
     make_folder(tmp_path)
     (tmp_path / "cat" / "1.png").write_bytes(b"broken")
-    assert rejections(open_source(data("torchvision:ImageFolder", tmp_path))) == {"cat/1.png": Rule.UNREADABLE}
+    (tmp_path / "cat" / "2.png").unlink()
+    (tmp_path / "cat" / "2.png").symlink_to("loop.png")
+    (tmp_path / "cat" / "loop.png").symlink_to("2.png")
+    source = open_source(data("torchvision:ImageFolder", tmp_path))
+    assert rejections(source, decode) == {
+        "cat/1.png": Rule.NOT_AN_IMAGE,
+        "cat/2.png": Rule.UNREADABLE,
+        "cat/loop.png": Rule.UNREADABLE,
+    }
+
+
+class Failing(Tiny):
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        if index == 1:
+            raise OSError("damaged")
+        return picture(index), 0
+
+
+def test_an_item_that_torchvision_cannot_read_is_refused_and_the_rest_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torchvision.datasets, "Tiny", Failing)
+    assert rejections(open_source(data("torchvision:Tiny"))) == {"all/000001": Rule.UNREADABLE}
 
 
 @pytest.mark.parametrize(
