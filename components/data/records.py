@@ -11,6 +11,8 @@ class Rule(StrEnum):
     """Why an image is not taken in; the word that validation.json counts by."""
 
     HIDDEN = "hidden"
+    SYSTEM = "system file"
+    NO_IMAGE = "no image"
     MISPLACED = "misplaced"
     UNREADABLE = "unreadable"
     EMPTY = "empty"
@@ -75,6 +77,8 @@ class Source:
     count: int
     """Records that will come, refused ones included."""
     records: Iterator[Record]
+    notes: tuple[str, ...] = ()
+    """How it was read, where that was to be decided: a sentence each."""
 
 
 def refuse(rule: Rule, reason: str) -> NoReturn:

@@ -37,6 +37,8 @@ class Report:
     refused: tuple[Rejection, ...]
     quarantined: tuple[Rejection, ...]
     duplicates: tuple[Rejection, ...]
+    notes: tuple[str, ...] = ()
+    """What else was decided about the source, a sentence each."""
 
     @property
     def rejected(self) -> dict[str, tuple[Rejection, ...]]:
@@ -74,13 +76,15 @@ def resolve(source: Source, entries: Sequence[Entry], refused: Sequence[Rejectio
             kept.append(copies[0])
             reason = f"the same picture as {copies[0].path}"
             duplicates += [turn_down(copy, Rule.DUPLICATE, reason) for copy in copies[1:]]
+    classes, unused = used_classes(source.classes, [*entries, *refused])
     return Report(
         source=source.name,
-        classes=source.classes if source.classes is not None else numbered_classes([*entries, *refused]),
+        classes=classes,
         kept=tuple(sorted(kept, key=lambda entry: entry.content)),
         refused=in_order(refused),
         quarantined=in_order(quarantined),
         duplicates=in_order(duplicates),
+        notes=(*source.notes, *unused),
     )
 
 
@@ -99,9 +103,20 @@ def in_order(rejections: Iterable[Rejection]) -> tuple[Rejection, ...]:
     return tuple(sorted(rejections, key=lambda one: (one.path, one.rule, one.reason)))
 
 
-def numbered_classes(found: Iterable[Entry | Rejection]) -> tuple[str, ...]:
-    """Classes that bare label numbers name, in numerical order; also those of which no image is left."""
-    return tuple(sorted({one.label for one in found if one.label is not None}, key=int))
+def used_classes(
+    names: tuple[str, ...] | None, found: Iterable[Entry | Rejection]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """(the classes that an image bears, also one that was turned away; a note on the names that none bears).
+
+    Bare label numbers name classes in numerical order. A data set that was filtered keeps the names of all its classes:
+    those without an image are no class of this one.
+    """
+    borne = {one.label for one in found if one.label is not None}
+    if names is None:
+        return tuple(sorted(borne, key=int)), ()
+    unused = [name for name in names if name not in borne]
+    note = f"class names that no image bears, left out: {', '.join(unused)}"
+    return tuple(name for name in names if name in borne), (note,) if unused else ()
 
 
 def require_enough(report: Report) -> None:
@@ -128,6 +143,7 @@ def describe(report: Report) -> dict[str, object]:
         "counts": {part: counts.total() for part, counts in labels.items()},
         "rules": dict(Counter(one.rule.value for ones in report.rejected.values() for one in ones)),
         "classes": {name: {part: counts[name] for part, counts in labels.items()} for name in report.classes},
+        **({"notes": list(report.notes)} if report.notes else {}),
         **{part: [explain(one) for one in ones] for part, ones in report.rejected.items()},
     }
 

@@ -122,6 +122,32 @@ def test_a_class_that_only_the_test_folder_has_is_refused(tmp_path: Path) -> Non
     assert listed(validation, "refused") == {"test/cow/a.png": "unknown class"}
 
 
+def test_names_that_no_image_bears_are_left_out_with_a_note_and_the_others_are_renumbered(tmp_path: Path) -> None:
+    """What `datasets` leaves of a data set that was filtered."""
+    names = ("bird", "cat", "cow", "dog")
+    images = [Record(path=f"{n}", label=names[1 + 2 * (n % 2)], read=partial(encode_png, picture(n))) for n in range(8)]
+    source = Source(name="parquet", classes=names, count=8, records=iter(images))
+    data = Data(source="parquet", path="unused", size=8, val=0.2, test=0.2)
+    report = take_in(source, tmp_path, data, lambda items, total, what: iter(items))
+    assert report.classes == read_index(tmp_path).names == ("cat", "dog")
+    assert set(read_index(tmp_path).labels.tolist()) == {0, 1}
+    validation = json.loads((tmp_path / "validation.json").read_text())
+    assert validation["notes"] == ["class names that no image bears, left out: bird, cow"]
+    assert list(validation["classes"]) == ["cat", "dog"]
+
+
+def test_a_source_of_which_nothing_was_to_be_decided_has_no_notes(tmp_path: Path) -> None:
+    assert "notes" not in take(make_folder(tmp_path / "source"), tmp_path / "raw")[1]
+
+
+def test_a_class_whose_images_were_all_turned_away_stops_the_ingest(tmp_path: Path) -> None:
+    root = make_folder(tmp_path / "source")
+    for path in (root / "cat").iterdir():
+        path.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+    with pytest.raises(ValueError, match=r"class 'cat' is left with 0 images .* run `git lfs pull`"):
+        take(root, tmp_path / "raw")
+
+
 def test_a_class_left_with_two_images_stops_the_ingest_with_its_name_count_and_a_reason(tmp_path: Path) -> None:
     root = make_folder(tmp_path / "source")
     for seed in (0, 1, 2):
