@@ -1,15 +1,17 @@
-"""The `folder` source: `<root>/<class>/<image>`, or `<root>/{train,test}/<class>/<image>` with its own test split."""
+"""The `folder` source: `<root>/<class>/<image>`, or `<root>/{train,val,test}/<class>/<image>` with its own test split.
 
-import os
+Which folder is what, components.data.layout says.
+"""
+
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
+from components.data.layout import Layout, entries, holds_images, left_out, read_layout, show
 from components.data.records import Record, Refused, Rule, Source, refuse, relative
 from components.params import Data, require
 
-OWN_SPLITS = ("train", "test")
 BYTES_PER_PIXEL = 8
 """Four channels of 16 bits, uncompressed: no honest file is larger, but for `METADATA`."""
 METADATA = 1 << 20
@@ -18,41 +20,42 @@ METADATA = 1 << 20
 def open_folder(data: Data) -> Source:
     """Every file below the root becomes a record, also those that are no image: nothing is passed over in silence.
 
-    A root that holds both `train` and `test` brings its own test split. Raises ValueError without class folders.
+    A root that holds both `train` and `test`, so or similarly called, brings its own test split; its own `val` counts
+    as train, for the line draws its own. Raises ValueError without class folders.
     """
     root = Path(data.path or "")
     require(root.is_dir(), f"data.path is {data.path!r}, which is no folder; give the one that holds the class folders")
-    own = set(OWN_SPLITS) <= {entry.name for entry in entries(root) if entry.is_dir()}
-    holders = {root / split: split for split in OWN_SPLITS} if own else {root: None}
-    classes = tuple(relative(entry.name) for entry in entries(next(iter(holders))) if holds_class(entry))
-    require(len(classes) > 0, f"data.path {data.path!r} holds no class folders; put images into <class>/<image>")
-    found = list(walk(root, holders, most_bytes(data)))
-    return Source(name=data.source, classes=classes, count=len(found), records=iter(found))
+    layout = read_layout(root)
+    learnt = [holder for holder, split in layout.holders.items() if split != "test"]
+    classes = {relative(entry.name) for holder in learnt for entry in entries(holder) if holds_images(entry)}
+    found = list(walk(root, layout, most_bytes(data)))
+    return Source(
+        name=data.source,
+        classes=tuple(sorted(classes)),
+        count=len(found),
+        records=iter(found),
+        notes=layout.notes,
+    )
 
 
-def entries(folder: Path) -> list[os.DirEntry[str]]:
-    """What the folder holds, by name; raises ValueError when it may not be listed."""
-    try:
-        return sorted(os.scandir(folder), key=lambda entry: entry.name)
-    except OSError as error:
-        raise ValueError(f"folder {str(folder)!r} cannot be listed ({error.strerror}); make it readable") from None
-
-
-def holds_class(entry: os.DirEntry[str]) -> bool:
-    return entry.is_dir() and not entry.name.startswith(".")
-
-
-def walk(root: Path, holders: Mapping[Path, str | None], limit: int) -> Iterator[Record]:
-    """The images of every class folder in the `holders` (folder -> own split), and all that lies elsewhere."""
-    for holder, split in holders.items():
+def walk(root: Path, layout: Layout, limit: int) -> Iterator[Record]:
+    """The images of every class folder, and all that lies elsewhere."""
+    for holder, split in layout.holders.items():
         for entry in entries(holder):
-            if holds_class(entry):
-                yield from walk_class(root, Path(entry.path), split, limit)
+            path = Path(entry.path)
+            if holds_images(entry):
+                yield from walk_class(root, path, split, limit)
+            elif entry.is_dir() and left_out(entry.name) is None:
+                refusal = partial(refuse, Rule.NO_IMAGE, "the folder holds no image, so it is no class")
+                yield Record(path=show(root, path), label=None, read=refusal)
             else:
-                yield from turn_away(root, Path(entry.path), None, "it lies outside the class folders")
-    for entry in entries(root) if root not in holders else ():
-        if Path(entry.path) not in holders:
-            yield from turn_away(root, Path(entry.path), None, "it lies in neither train nor test")
+                yield from turn_away(root, path, None, "it lies outside the class folders")
+    for folder in layout.around:
+        for entry in entries(folder):
+            path = Path(entry.path)
+            if path not in layout.holders and path not in layout.around:
+                names = ", ".join(show(root, holder) for holder in layout.holders)
+                yield from turn_away(root, path, None, f"it lies outside {names}, where the class folders are")
 
 
 def walk_class(root: Path, folder: Path, split: str | None, limit: int) -> Iterator[Record]:
@@ -60,22 +63,22 @@ def walk_class(root: Path, folder: Path, split: str | None, limit: int) -> Itera
     label = relative(folder.name)
     for entry in entries(folder):
         path = Path(entry.path)
-        if holds_class(entry) or entry.name.startswith("."):
-            yield from turn_away(root, path, label, "it lies in a folder within a class folder")
+        if entry.is_dir() or left_out(entry.name) is not None:
+            yield from turn_away(root, path, label, f"it lies in a folder within the class folder {label!r}")
         else:
-            read = partial(read_file, path, limit)
-            yield Record(path=relative(str(path.relative_to(root))), label=label, split=split, read=read)
+            yield Record(path=show(root, path), label=label, split=split, read=partial(read_file, path, limit))
 
 
 def turn_away(root: Path, path: Path, label: str | None, reason: str) -> Iterator[Record]:
-    """Refusals for a file, or for every file of a folder; a hidden folder and a link to a folder are one each."""
-    if path.is_dir() and not path.is_symlink() and not path.name.startswith("."):
+    """Refusals for a file, or for every file of a folder; a link to a folder and what is left out by its name are one
+    each."""
+    why = left_out(path.name)
+    if why is None and path.is_dir() and not path.is_symlink():
         for entry in entries(path):
             yield from turn_away(root, Path(entry.path), label, reason)
         return
-    hidden = path.name.startswith(".")
-    why = (Rule.HIDDEN, "its name starts with a dot") if hidden else (Rule.MISPLACED, reason)
-    yield Record(path=relative(str(path.relative_to(root))), label=label, read=partial(refuse, *why))
+    refusal = partial(refuse, *(why or (Rule.MISPLACED, reason)))
+    yield Record(path=show(root, path), label=label, read=refusal)
 
 
 def most_bytes(data: Data) -> int:

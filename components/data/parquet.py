@@ -1,10 +1,12 @@
 """The `parquet` source, Hugging Face layout: `image: {bytes, path}`, `label: int`, class names in the metadata.
 
-A file, or a folder of shards. When the folder has shards named test-* and others named train-*, the former are the
-source's own test split.
+A file, or a folder of shards. When the names of some shards, or of their folders, hold the word test and those of
+others train or val, the former are the source's own test split; its own val counts as train, for the line draws its
+own.
 """
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -13,11 +15,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from components.data.layout import OWN_SPLITS
 from components.data.records import Record, Rule, Source, refuse, relative
 from components.params import Data, require
 
 BATCH = 256
 """Rows in memory at a time."""
+SPLIT_WORD = re.compile(rf"(?<![a-z])(?:{'|'.join(OWN_SPLITS)})(?![a-z])")
+"""The name of a split between what is no letter: mnist_test.parquet and train-00000-of-00002.parquet, not latest."""
 
 
 def open_parquet(data: Data) -> Source:
@@ -36,7 +41,9 @@ def open_parquet(data: Data) -> Source:
         name=data.source,
         classes=names,
         count=sum(pq.read_metadata(shard).num_rows for shard in shards),
-        records=(row for shard, split in own_splits(shards).items() for row in read_shard(root, shard, split, names)),
+        records=(
+            row for shard, split in own_splits(root, shards).items() for row in read_shard(root, shard, split, names)
+        ),
     )
 
 
@@ -55,18 +62,21 @@ def find_shards(root: Path) -> list[Path]:
     return shards
 
 
-def own_splits(shards: list[Path]) -> dict[Path, str | None]:
-    """`test` for shards named test-*, or in a folder of that name, `train` for all others, if there are both; else
-    None."""
-    named = {shard: next((word for word in ("train", "test") if is_of(word, shard)), None) for shard in shards}
+def own_splits(root: Path, shards: list[Path]) -> dict[Path, str | None]:
+    """`test` for shards called so, `train` for all others, if there are shards of both names; else None."""
+    named = {shard: own_split(shard.relative_to(root)) for shard in shards} if root.is_dir() else {}
     if not {"train", "test"} <= set(named.values()):
         return dict.fromkeys(shards)
     return {shard: "test" if word == "test" else "train" for shard, word in named.items()}
 
 
-def is_of(word: str, shard: Path) -> bool:
-    """By its name, or where all shards are called 0000.parquet, by its folder's."""
-    return shard.name.startswith(word) or shard.parent.name == word
+def own_split(shard: Path) -> str | None:
+    """The split that the shard's name tells, or where that tells none or two, its folder's name, and so on outwards."""
+    for part in reversed(shard.parts):
+        told = {OWN_SPLITS[word] for word in SPLIT_WORD.findall(part.lower())}
+        if len(told) == 1:
+            return told.pop()
+    return None
 
 
 def show(root: Path, shard: Path) -> str:
@@ -122,20 +132,23 @@ def read_shard(root: Path, shard: Path, split: str | None, names: tuple[str, ...
                     inner = (image or {}).get("path")
                     inside = relative(inner) if inner else f"row {row}"
                     path = inside if inner and shard == root else f"{name}/{inside}"
-                    yield row_record(path, (image or {}).get("bytes"), label, split, names)
+                    yield row_record(path, image or {}, label, split, names)
                     row += 1
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"{name} cannot be read after row {row} ({type(error).__name__}); repair it") from None
 
 
 def row_record(
-    path: str, data: bytes | None, label: int | None, split: str | None, names: tuple[str, ...] | None
+    path: str, image: Mapping[str, Any], label: int | None, split: str | None, names: tuple[str, ...] | None
 ) -> Record:
     """One row; its `read` refuses what no image or no class can be made of."""
     if label is None or label < 0 or (names is not None and label >= len(names)):
         reason = f"its label is {label}; labels are 0 to {len(names) - 1 if names is not None else 'the last class'}"
         return Record(path=path, label=None, split=split, read=partial(refuse, Rule.UNKNOWN_CLASS, reason))
     text = names[label] if names is not None else str(label)
+    data = image.get("bytes")
     if data is None:
-        return Record(path=path, label=text, split=split, read=partial(refuse, Rule.EMPTY, "its row holds no bytes"))
+        elsewhere = "its row holds the path of an image and no bytes; save the data set again with its images embedded"
+        reason = elsewhere if image.get("path") else "its row holds no bytes"
+        return Record(path=path, label=text, split=split, read=partial(refuse, Rule.EMPTY, reason))
     return Record(path=path, label=text, split=split, read=lambda: data)

@@ -161,10 +161,109 @@ def test_whatever_lies_in_a_folder_is_a_record_with_its_reason(tmp_path: Path) -
 
 
 def test_beside_train_and_test_nothing_is_taken_in(tmp_path: Path) -> None:
-    make_folder(tmp_path, ("train", "test", "val"))
+    make_folder(tmp_path, ("train", "test", "more"))
     refused = rejections(open_source(data("folder", tmp_path)))
     assert len(refused) == 8
-    assert all(path.startswith("val/") and rule == Rule.MISPLACED for path, rule in refused.items())
+    assert all(path.startswith("more/") and rule == Rule.MISPLACED for path, rule in refused.items())
+
+
+def splits_of(source: Source) -> dict[str, tuple[str | None, int]]:
+    """Outermost folder -> the split its images are in, and how many there are."""
+    found: dict[str, list[str | None]] = {}
+    for record in source.records:
+        found.setdefault(record.path.split("/")[0], []).append(record.split)
+    return {folder: (splits[0], len(splits)) for folder, splits in found.items() if len(set(splits)) == 1}
+
+
+LAYOUTS = {
+    "train and val": (("train", "val"), {"train": ("train", 8), "val": ("train", 8)}),
+    "Train and Test": (("Train", "Test"), {"Train": ("train", 8), "Test": ("test", 8)}),
+    "as Roboflow": (("train", "valid", "test"), {"train": ("train", 8), "valid": ("train", 8), "test": ("test", 8)}),
+    "in long": (
+        ("TRAINING", "validation", "Testing"),
+        {"TRAINING": ("train", 8), "validation": ("train", 8), "Testing": ("test", 8)},
+    ),
+    "in one folder": (("shapes",), {"shapes": (None, 8)}),
+    "in two folders": (("a/b",), {"a": (None, 8)}),
+    "train alone": (("train",), {"train": (None, 8)}),
+    "splits in one folder": (("all/train", "all/val"), {"all": ("train", 16)}),
+}
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_a_layout_that_people_use_is_read_as_they_mean_it(name: str, tmp_path: Path) -> None:
+    parts, expected = LAYOUTS[name]
+    source = open_source(data("folder", make_folder(tmp_path, parts)))
+    assert source.classes == NAMES
+    assert splits_of(source) == expected
+
+
+def test_how_a_layout_was_read_is_noted(tmp_path: Path) -> None:
+    make_folder(tmp_path, ("all/Train", "all/Valid"))
+    (tmp_path / "readme.txt").write_text("x")
+    source = open_source(data("folder", tmp_path))
+    assert source.notes == (
+        "read from all, the one folder that holds class folders",
+        "all/Valid taken as train material: the line draws its own val split",
+    )
+    assert rejections(source) == {"readme.txt": Rule.MISPLACED}
+
+
+@pytest.mark.parametrize("names", [("bus", "car", "train"), ("test", "train"), ("test", "train", "val")])
+def test_a_class_may_be_called_as_a_split_is(names: tuple[str, ...], tmp_path: Path) -> None:
+    for seed, name in enumerate(names):
+        (tmp_path / name).mkdir()
+        picture(seed).save(tmp_path / name / "a.png")
+    source = open_source(data("folder", tmp_path))
+    assert source.classes == names
+    assert [(record.label, record.split) for record in source.records] == [(name, None) for name in names]
+
+
+def test_test_images_without_classes_are_no_class_of_their_own(tmp_path: Path) -> None:
+    make_folder(tmp_path, ("train",))
+    (tmp_path / "test").mkdir()
+    picture(90).save(tmp_path / "test" / "1.png")
+    source = open_source(data("folder", tmp_path))
+    assert source.classes == NAMES
+    assert rejections(source) == {"test/1.png": Rule.MISPLACED}
+
+
+def test_images_a_folder_too_deep_are_named_beside_what_is_read(tmp_path: Path) -> None:
+    make_folder(tmp_path, ("monday", "tuesday"))
+    with pytest.raises(
+        ValueError, match=r"holds images as monday/cat/0\.png; .* reads <class>/<image>, .* give the folder"
+    ):
+        open_source(data("folder", tmp_path))
+
+
+def test_what_systems_leave_behind_and_folders_without_an_image_are_no_classes(tmp_path: Path) -> None:
+    make_folder(tmp_path)
+    for name in (
+        "__MACOSX/cat/0.png",
+        "@eaDir/0.png/SYNO.jpg",
+        "cat/@eaDir/0.png",
+        "dog/Thumbs.db",
+        "lost+found/#1",
+        ".ipynb_checkpoints/a.png",
+        "docs/notes.txt",
+        "junk/Desktop.ini",
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    (tmp_path / "later" / "still").mkdir(parents=True)
+    source = open_source(data("folder", tmp_path))
+    assert source.classes == NAMES
+    assert rejections(source) == {
+        "__MACOSX": Rule.SYSTEM,
+        "@eaDir": Rule.SYSTEM,
+        "cat/@eaDir": Rule.SYSTEM,
+        "dog/Thumbs.db": Rule.SYSTEM,
+        "lost+found": Rule.SYSTEM,
+        ".ipynb_checkpoints": Rule.HIDDEN,
+        "docs": Rule.NO_IMAGE,
+        "junk": Rule.NO_IMAGE,
+        "later": Rule.NO_IMAGE,
+    }
 
 
 def test_a_file_larger_than_any_allowed_image_is_not_read(tmp_path: Path) -> None:
@@ -192,6 +291,38 @@ def test_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
 
 
 # parquet
+
+
+SHARDS = {
+    "a word in a name": (("mnist_train.parquet", "mnist_test.parquet"), ("train", "test")),
+    "in capitals": (("Train.parquet", "TEST.parquet"), ("train", "test")),
+    "in numbered names": (("train-00000-of-00001.parquet", "test-00000-of-00001.parquet"), ("train", "test")),
+    "in folders": (("data/train/0000.parquet", "data/test/0000.parquet"), ("train", "test")),
+    "in a folder further out": (("train/de/0.parquet", "test/de/0.parquet"), ("train", "test")),
+    "val beside test": (("x.validation.parquet", "x.test.parquet"), ("train", "test")),
+    "a third one": (("train.parquet", "test.parquet", "extra.parquet"), ("train", "test", "train")),
+    "within a word": (("latest.parquet", "train.parquet"), (None, None)),
+    "of one split": (("train_a.parquet", "train_b.parquet"), (None, None)),
+    "of two splits": (("train_test.parquet", "train.parquet"), (None, None)),
+}
+
+
+@pytest.mark.parametrize("name", SHARDS)
+def test_a_shard_is_of_the_split_whose_word_its_name_or_folder_holds(name: str, tmp_path: Path) -> None:
+    shards, splits = SHARDS[name]
+    for seed, shard in enumerate(shards):
+        write_shard(tmp_path / shard, [0, 1], seed=10 * seed)
+    records = open_source(data("parquet", tmp_path)).records
+    found = {next(shard for shard in shards if record.path.startswith(shard)): record.split for record in records}
+    assert found == dict(zip(shards, splits, strict=True))
+
+
+def test_a_row_with_the_path_of_an_image_alone_says_how_to_save_it(tmp_path: Path) -> None:
+    table = pa.table({"image": [{"bytes": None, "path": "a.png"}], "label": [0]})
+    schema = pa.schema([("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])), ("label", pa.int64())])
+    pq.write_table(table.cast(schema), tmp_path / "a.parquet")
+    with pytest.raises(Refused, match="no bytes; save the data set again with its images embedded"):
+        next(open_source(data("parquet", tmp_path)).records).read()
 
 
 def test_shards_named_test_alone_are_no_test_split(tmp_path: Path) -> None:

@@ -1,0 +1,147 @@
+"""How a folder of images is laid out: what in it is a class, a split, a wrapping, or no part of the data at all."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+
+from components.data.records import Rule, relative
+from components.params import require
+
+OWN_SPLITS = {
+    "train": "train",
+    "training": "train",
+    "val": "train",
+    "valid": "train",
+    "validation": "train",
+    "dev": "train",
+    "test": "test",
+    "testing": "test",
+}
+"""What a source calls its splits, in lower case -> the split it is for us. Its own val is train material: the line
+draws val by its own rule, so that it can grow (components.data.split); only `test` is kept apart."""
+TRAIN = frozenset({"train", "training"})
+VAL = frozenset({"val", "valid", "validation", "dev"})
+
+SYSTEM = frozenset(
+    {
+        "__macosx", "@eadir", "@recycle", "#recycle", "$recycle.bin", "lost+found", "system volume information",
+        "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__pycache__",
+    }
+)  # fmt: skip
+"""Names, in lower case, of what systems and programs leave in folders."""
+DOCUMENTS = frozenset(
+    {
+        ".txt", ".md", ".rst", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".yaml", ".yml", ".toml", ".ini", ".log",
+        ".pdf", ".doc", ".docx", ".xls", ".xlsx", ".py", ".ipynb",
+    }
+)  # fmt: skip
+"""Endings of files that nobody means as an image: a folder of nothing else is no class."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """Where the class folders are."""
+
+    holders: dict[Path, str | None]
+    """Folder of class folders -> the source's own split."""
+    around: tuple[Path, ...]
+    """The folders around them, from the outermost."""
+    notes: tuple[str, ...]
+
+
+def read_layout(root: Path) -> Layout:
+    """Find the class folders: in the root, in its one folder, or in folders that are called as splits are.
+
+    Folders are splits when there are two or more of such a name and the one called train holds class folders: a class
+    may be called train, beside car and bus. Raises ValueError when there are no class folders, or when images lie
+    deeper.
+    """
+    around = [*wrappings(root)]
+    inner, outer = around[-1], around[:-1]
+    notes = [f"read from {show(root, inner)}, the one folder that holds class folders"] if outer else []
+    splits = {path: OWN_SPLITS[path.name.lower()] for path in image_folders(inner) if path.name.lower() in OWN_SPLITS}
+    if len(splits) > 1 and any(path.name.lower() in TRAIN and image_folders(path) for path in splits):
+        vals = [show(root, path) for path in splits if path.name.lower() in VAL]
+        notes += [f"{', '.join(vals)} taken as train material: the line draws its own val split"] if vals else []
+        layout = Layout(holders={**splits}, around=(*around,), notes=(*notes,))
+    else:
+        layout = Layout(holders={inner: None}, around=(*outer,), notes=(*notes,))
+    require_classes(root, layout)
+    return layout
+
+
+def require_classes(root: Path, layout: Layout) -> None:
+    """Raise ValueError unless there are class folders, and images directly in at least one of them."""
+    classes = [path for holder in layout.holders for path in image_folders(holder)]
+    require(len(classes) > 0, f"data.path {str(root)!r} holds no class folders; put images into <class>/<image>")
+    if not any(holds_image(path) for path in classes):
+        example = show(root, min(images_below(classes[0])))
+        told = (
+            f"data.path {str(root)!r} holds images as {example}; the folder source reads <class>/<image>, alone or in "
+        )
+        asked = "give the folder that holds the class folders, or move each class's images directly into its folder"
+        raise ValueError(f"{told}folders called train, val and test: {asked}")
+
+
+def holds_image(folder: Path) -> bool:
+    return next(images_in(folder), None) is not None
+
+
+def wrappings(root: Path) -> Iterator[Path]:
+    """The root, and the one folder in it that holds images, as long as that holds folders of images only."""
+    yield root
+    inside = image_folders(root)
+    if len(inside) == 1 and not inside[0].is_symlink() and image_folders(inside[0]) and not holds_image(inside[0]):
+        yield from wrappings(inside[0])
+
+
+def image_folders(folder: Path) -> list[Path]:
+    """The folders in it that hold an image in any depth."""
+    return [Path(entry.path) for entry in entries(folder) if holds_images(entry)]
+
+
+def holds_images(entry: os.DirEntry[str]) -> bool:
+    return entry.is_dir() and left_out(entry.name) is None and next(images_below(Path(entry.path)), None) is not None
+
+
+def images_below(folder: Path) -> Iterator[Path]:
+    """What may be an image in the folder and in its folders; links to folders are not followed."""
+    yield from images_in(folder)
+    for entry in listed(folder):
+        if entry.is_dir(follow_symlinks=False) and left_out(entry.name) is None:
+            yield from images_below(Path(entry.path))
+
+
+def images_in(folder: Path) -> Iterator[Path]:
+    """What may be an image directly in the folder."""
+    for entry in listed(folder):
+        document = PurePath(entry.name).suffix.lower() in DOCUMENTS
+        if not document and left_out(entry.name) is None and not entry.is_dir():
+            yield Path(entry.path)
+
+
+def left_out(name: str) -> tuple[Rule, str] | None:
+    """Why a file or folder of this name is left out, whatever it holds; None if it is not."""
+    if name.lower() in SYSTEM:
+        return Rule.SYSTEM, "its name is one that systems and programs give to what they leave behind"
+    return (Rule.HIDDEN, "its name starts with a dot") if name.startswith(".") else None
+
+
+def entries(folder: Path) -> list[os.DirEntry[str]]:
+    """What the folder holds, by name; raises ValueError when it may not be listed."""
+    return sorted(listed(folder), key=lambda entry: entry.name)
+
+
+def listed(folder: Path) -> Iterator[os.DirEntry[str]]:
+    """The same as it comes: of a million images the first says enough."""
+    try:
+        with os.scandir(folder) as found:
+            yield from found
+    except OSError as error:
+        raise ValueError(f"folder {str(folder)!r} cannot be listed ({error.strerror}); make it readable") from None
+
+
+def show(root: Path, path: Path) -> str:
+    """A path as messages and reports name it: relative to data.path."""
+    return relative(str(path.relative_to(root)))
