@@ -121,8 +121,8 @@ def used_classes(
 
 def require_enough(report: Report) -> None:
     """Raise ValueError, with what was wrong with its images, for a class that cannot be in all three splits."""
-    found = len(report.classes)
-    require(found >= 2, f"data.source {report.source} gives {found} class(es); a classifier needs at least 2")
+    found = f"{len(report.classes)} class(es){missed(report)}"
+    require(len(report.classes) >= 2, f"data.source {report.source} gives {found}; a classifier needs at least 2")
     left = Counter(entry.label for entry in report.kept)
     for name in report.classes:
         lost = [one for one in (*report.refused, *report.quarantined) if one.label == name]
@@ -132,6 +132,13 @@ def require_enough(report: Report) -> None:
             f"class {name!r} is left with {left[name]} images{example}; "
             f"a class needs at least {FEWEST}: add images or leave the class out",
         )
+
+
+def missed(report: Report) -> str:
+    """The classes there are, and what might have been one, in brackets."""
+    folders = [f"{one.path}: {one.reason}" for one in report.refused if one.rule == Rule.NO_IMAGE]
+    said = [", ".join(report.classes), *folders[:1], *report.notes]
+    return f" ({'; '.join(part for part in said if part)})"
 
 
 def describe(report: Report) -> dict[str, object]:

@@ -157,10 +157,13 @@ def test_a_class_left_with_two_images_stops_the_ingest_with_its_name_count_and_a
     assert not (tmp_path / "raw" / "validation.json").exists()
 
 
-def test_a_single_class_is_no_classification(tmp_path: Path) -> None:
+def test_a_single_class_is_no_classification_and_an_empty_folder_is_named(tmp_path: Path) -> None:
     for seed in range(5):
         save(tmp_path / "source" / "cat" / f"{seed}.png", picture(seed))
-    with pytest.raises(ValueError, match="at least 2"):
+    (tmp_path / "source" / "dog").mkdir()
+    with pytest.raises(
+        ValueError, match=r"gives 1 class\(es\) \(cat; dog: the folder holds no image.*\); .* at least 2"
+    ):
         take(tmp_path / "source", tmp_path / "raw")
 
 
