@@ -214,12 +214,14 @@ def starting(kinds: tuple[Kind, ...], data: bytes) -> Kind | None:
 
 def kind_of_tiff(data: bytes) -> Kind:
     """By its number of bands, if that can be read."""
-    directory = ImageFileDirectory_v2(data[:8])
     try:
+        directory = ImageFileDirectory_v2(data[:8])
         source = io.BytesIO(data)
         source.seek(directory.next)
         directory.load(source)
         bands = directory.get(277, 1)
+    except MemoryError:
+        raise
     except Exception:  # as in decode: a header of hostile bytes breaks in any way
         return Kind((), "a TIFF whose header is damaged", "fetch it again", Rule.CORRUPT)
     what = f"a TIFF of {bands} bands" if isinstance(bands, int) and bands > 4 else "a TIFF with uncommon pixels"

@@ -346,6 +346,24 @@ def test_noise_in_any_place_is_refused_or_decoded_but_never_a_traceback() -> Non
                 assert decode(bytes(data), max_pixels=10_000).mode in ("L", "RGB")
 
 
+def test_noise_after_the_start_of_any_format_is_refused_but_never_a_traceback() -> None:
+    rng = np.random.default_rng(0)
+    for start in (
+        b"",
+        PNG[:8],
+        PNG[:HEADER],
+        JPEG[:3],
+        JPEG[:25],
+        b"II*\0",
+        b"MM\0*\0\0\0\x08",
+        b"\0\0\0\x18ftyp",
+        b"RIFF",
+    ):
+        for length in (*range(20), *rng.integers(20, 300, 20)):
+            with pytest.raises(Refused):
+                decode(start + rng.bytes(int(length)), max_pixels=10_000)
+
+
 def test_what_is_too_large_is_never_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
     def load(self: ImageFile.ImageFile) -> None:
         pytest.fail("the pixels were decoded")
