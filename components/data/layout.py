@@ -57,16 +57,15 @@ def read_layout(root: Path) -> Layout:
     may be called train, beside car and bus. Raises ValueError when there are no class folders, or when images lie
     deeper.
     """
-    around = [*wrappings(root)]
-    inner, outer = around[-1], around[:-1]
+    *outer, inner = wrappings(root)
     notes = [f"read from {show(root, inner)}, the one folder that holds class folders"] if outer else []
     splits = {path: OWN_SPLITS[path.name.lower()] for path in image_folders(inner) if path.name.lower() in OWN_SPLITS}
     if len(splits) > 1 and any(path.name.lower() in TRAIN and image_folders(path) for path in splits):
         vals = [show(root, path) for path in splits if path.name.lower() in VAL]
         notes += [f"{', '.join(vals)} taken as train material: the line draws its own val split"] if vals else []
-        layout = Layout(holders={**splits}, around=(*around,), notes=(*notes,))
+        layout = Layout(holders=dict(splits), around=(*outer, inner), notes=tuple(notes))
     else:
-        layout = Layout(holders={inner: None}, around=(*outer,), notes=(*notes,))
+        layout = Layout(holders={inner: None}, around=tuple(outer), notes=tuple(notes))
     require_classes(root, layout)
     return layout
 
