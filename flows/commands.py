@@ -55,7 +55,11 @@ class Command:
 
 def of_apply(parser: Parser) -> None:
     parser.add_argument("preset", help="a file of flows/presets without its ending: digits, cifar10")
-    parser.add_argument("--force", action="store_true", help="also if params.yaml was edited (default: refuse)")
+    parser.add_argument(
+        "--force",
+        action="store_true",
+        help="also if params.yaml was edited, which is kept as params.yaml.1, .2, ... (default: refuse)",
+    )
 
 
 def of_ingest(parser: Parser) -> None:

@@ -57,14 +57,22 @@ class IngestReport:
     moved: Mapping[tuple[str, str], int] = field(default_factory=dict)
     """(from, to) -> images that changed their split."""
 
+    notes: tuple[str, ...] = ()
+    """What else was decided about the source."""
+    gone: tuple[str, ...] = ()
+    """Classes of the data version before that this one does not have."""
+
     def sentence(self) -> str:
-        moves = "".join(
-            f"\n{count} images moved from {old} to {new}" for (old, new), count in sorted(self.moved.items())
-        )
-        return (
+        """What there is now, and a line for whatever a person might not expect."""
+        lines = [
             f"{self.images} images of {self.classes} classes in {paths.RAW}; {self.refused} refused, "
-            f"{self.quarantined} quarantined, {self.duplicates} duplicates (each named in {paths.VALIDATION}){moves}"
-        )
+            f"{self.quarantined} quarantined, {self.duplicates} duplicates (each named in {paths.VALIDATION})",
+            *(f"{count} images moved from {old} to {new}" for (old, new), count in sorted(self.moved.items())),
+            *self.notes,
+        ]
+        if self.gone:
+            lines.append(f"no image is left of {', '.join(self.gone)}: the data version before had such a class")
+        return "\n".join(lines)
 
 
 def ingest(params: Params, progress: Progress = unwatched) -> IngestReport:
@@ -75,7 +83,7 @@ def ingest(params: Params, progress: Progress = unwatched) -> IngestReport:
     """
     with alone():
         require_data_ready(params)
-        before = recorded()
+        before, classes = recorded(), known_classes()
         source = open_source(params.data)
         with replacing_folder(paths.RAW) as folder:
             report = take_in(source, folder, params.data, progress)
@@ -92,7 +100,17 @@ def ingest(params: Params, progress: Progress = unwatched) -> IngestReport:
         quarantined=len(report.quarantined),
         duplicates=len(report.duplicates),
         moved=assigned.moved,
+        notes=report.notes,
+        gone=tuple(name for name in classes if name not in report.classes),
     )
+
+
+def known_classes() -> tuple[str, ...]:
+    """Of the data version that lies here; none before the first, or where its report cannot be read."""
+    try:
+        return tuple(files.read_json(paths.VALIDATION)["classes"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ()
 
 
 def recorded() -> Assignment | None:

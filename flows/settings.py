@@ -11,10 +11,12 @@ if __name__ == "__main__":
 import dataclasses
 import json
 import math
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from difflib import get_close_matches
+from itertools import count
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -24,7 +26,7 @@ from pydantic_core import ErrorDetails
 
 from components.params import Params
 from flows import paths
-from flows.files import write_text
+from flows.files import write_bytes, write_text
 
 PRESETS = Path(__file__).parent / "presets"
 
@@ -220,26 +222,42 @@ def presets() -> dict[str, Path]:
     return {file.stem: file for file in sorted(PRESETS.glob("*.yaml"))}
 
 
-def apply(name: str, *, force: bool = False, path: Path = paths.PARAMS) -> None:
-    """Replace `path` by the whole preset; SettingsError if it holds a person's own edits and `force` is not given."""
+def apply(name: str, *, force: bool = False, path: Path = paths.PARAMS) -> Path | None:
+    """Replace `path` by the whole preset; returns where a person's own edits are kept that it held, None without any.
+
+    SettingsError if there are such edits and `force` is not given, or if the file is a link: it would not be one after.
+    """
     known = presets()
     if name not in known:
         raise SettingsError(f"there is no preset {name!r}; use {' or '.join(known)}")
     load_params(known[name])
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        raise SettingsError(f"{path} is a link or a folder, which would be replaced; move it away, then repeat this")
     edited = path.exists() and path.read_bytes() not in [file.read_bytes() for file in known.values()]
     if edited and not force:
         raise SettingsError(f"{path} differs from every preset; copy what you need from it, then repeat with --force")
+    kept = keep(path) if edited else None
     write_text(path, known[name].read_text(encoding="utf-8"))
+    return kept
+
+
+def keep(path: Path) -> Path:
+    """Copy the file beside itself, under the first number that is free."""
+    free = next(number for number in count(1) if not os.path.lexists(f"{path}.{number}"))
+    kept = path.with_name(f"{path.name}.{free}")
+    write_bytes(kept, path.read_bytes())
+    return kept
 
 
 def main(arguments: list[str] | None = None) -> int:
     chosen = commands.parse("settings", arguments)
     try:
-        apply(chosen.preset, force=chosen.force)
+        kept = apply(chosen.preset, force=chosen.force)
     except SettingsError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(f"{paths.PARAMS} now holds the {chosen.preset} preset")
+    before = f"; what it held is in {kept}" if kept else ""
+    print(f"{paths.PARAMS} now holds the {chosen.preset} preset{before}")
     return 0
 
 

@@ -27,6 +27,8 @@ RECORDED = (
     *map(str, (*paths.DATA.values(), *paths.STARTS.values())),
 )
 """What reproduces a model, together with the code of the commit."""
+WRITTEN = frozenset(RECORDED) - {str(paths.PARAMS)}
+"""Tracked files that a retrain writes in the workspace: DVC's, and where searches start."""
 REUSED = tuple(paths.SEARCHES)
 """Whose results `retrain.search: reuse` keeps."""
 
@@ -64,10 +66,34 @@ def prepare(checkout: Path, workspace: Path, revision: str) -> str:
     if not (workspace / ".git").exists():
         versions.require_git(checkout, "worktree", "prune")
         versions.require_git(checkout, *ALONE, "worktree", "add", "--quiet", "--detach", str(workspace), commit)
+    require_own(checkout, workspace, commit)
     versions.require_git(workspace, *ALONE, "checkout", "--quiet", "--force", "--detach", commit)
     versions.share_config(checkout, workspace, versions.cache_of(checkout))
     link_data(checkout, workspace)
     return commit
+
+
+def require_own(checkout: Path, workspace: Path, commit: str) -> None:
+    """Raise ValueError where the checkout of the commit would undo what a person did in the workspace."""
+    common = ("rev-parse", "--path-format=absolute", "--git-common-dir")
+    if versions.require_git(workspace, *common) != versions.require_git(checkout, *common):
+        raise ValueError(
+            f"{workspace} is a git repository of its own, and no place where deployments may check out what they "
+            "retrain; give them another folder as `place`"
+        )
+    edited = names(workspace, "diff", "--name-only", "HEAD")
+    untracked = names(workspace, "ls-files", "--others", "--exclude-standard")
+    in_the_way = untracked & names(workspace, "ls-tree", "-r", "--name-only", commit)
+    if foreign := sorted((edited | in_the_way) - WRITTEN):
+        raise ValueError(
+            f"{foreign[0]} was edited in {workspace}, which is checked out anew for every retrain; move the edit to "
+            f"the checkout and commit it, or undo it with `git -C {workspace} checkout {foreign[0]}`"
+        )
+
+
+def names(folder: Path, command: str, *arguments: str) -> set[str]:
+    """The files that a command of git lists."""
+    return {name for name in versions.require_git(folder, command, "-z", *arguments).split("\0") if name}
 
 
 def link_data(checkout: Path, workspace: Path) -> None:
@@ -105,7 +131,9 @@ def begin_from_last(workspace: Path, params: Params, served: Served | None) -> N
 def keep_splits(workspace: Path, tag: str) -> None:
     """In a new workspace: the images' splits as the last promoted run had them, which the next ingest goes on from."""
     with suppress(versions.VersionsError):  # of a run before splits were recorded
-        (workspace / paths.SPLIT_DVC).write_text(file_of(workspace, tag, paths.SPLIT_DVC))
+        pointer = file_of(workspace, tag, paths.SPLIT_DVC)
+        (workspace / paths.SPLIT_DVC).parent.mkdir(parents=True, exist_ok=True)
+        (workspace / paths.SPLIT_DVC).write_text(pointer)
 
 
 def newest_tag(folder: Path, model: str) -> str | None:

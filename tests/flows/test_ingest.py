@@ -54,11 +54,13 @@ def settings(source: str = "folder", path: str | None = "images") -> Params:
 def make_folder(root: Path, count: int = 30) -> Path:
     """`count` images each of cat and dog."""
     for seed in range(2 * count):
-        pixels = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), dtype=np.uint8)
-        path = root / ("cat", "dog")[seed % 2] / f"{seed}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(pixels).save(path)
+        make_image(root / ("cat", "dog")[seed % 2] / f"{seed}.png", seed)
     return root
+
+
+def make_image(path: Path, seed: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(path)
 
 
 def contents(folder: Path = paths.RAW) -> dict[str, bytes]:
@@ -99,6 +101,56 @@ def test_what_is_no_longer_in_the_source_is_no_longer_in_the_data(dvc: Versions)
     ingest.ingest(settings())
     Path("images/cat/0.png").unlink()
     assert ingest.ingest(settings()).images == 59
+
+
+def test_what_a_person_might_not_expect_is_said_below_the_counts(dvc: Versions) -> None:
+    make_folder(Path("images"))
+    for seed in range(10):
+        make_image(Path("images/fox") / f"{seed}.png", 1000 + seed)
+    assert ingest.ingest(settings()).sentence().count("\n") == 0
+    for file in Path("images/fox").iterdir():
+        file.unlink()
+    Path("images").rename("all")
+    Path("wrapped").mkdir()
+    Path("all").rename("wrapped/images")
+    found = settings("folder", "wrapped")
+    other = replace(found, data=replace(found.data, test=0.3))
+    lines = ingest.ingest(other).sentence().splitlines()
+    assert lines[0].startswith("60 images of 2 classes in data/raw; ")
+    assert lines[1:] == [
+        "6 images moved from train to test",
+        "read from images, the one folder that holds class folders",
+        "no image is left of fox: the data version before had such a class",
+    ]
+
+
+def test_the_record_of_splits_goes_on_from_the_version_that_dvc_names(
+    dvc: Versions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a new clone there is the pointer alone; after a merge it names another record than the one that lies here."""
+    make_folder(Path("images"))
+    ingest.ingest(settings())
+    record = paths.SPLIT.read_text()
+    paths.SPLIT_DVC.write_text("outs:\n- md5: 0\n")
+    monkeypatch.setattr(versions, "data_object", lambda pointer: record.encode())
+    paths.SPLIT.unlink()
+    Path("images/cat/0.png").unlink()
+    ingest.ingest(settings())
+    assert paths.SPLIT.read_text() == record
+    first = record.splitlines()[2]
+    paths.SPLIT.write_text(record.replace(f"{first}\n", ""))
+    ingest.ingest(settings())
+    assert paths.SPLIT.read_text() == record
+
+
+def test_without_the_record_of_splits_nothing_is_split_anew(dvc: Versions, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_folder(Path("images"))
+    paths.SPLIT_DVC.parent.mkdir()
+    paths.SPLIT_DVC.write_text("outs:\n- md5: 0\n")
+    monkeypatch.setattr(versions, "data_object", lambda pointer: None)
+    with pytest.raises(versions.VersionsError, match=r"data/split\.csv is missing.*`dvc pull data/split\.csv`"):
+        ingest.ingest(settings())
+    assert not paths.RAW.exists()
 
 
 def test_a_refused_source_leaves_the_old_data_and_no_trace(dvc: Versions) -> None:

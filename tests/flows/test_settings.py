@@ -203,8 +203,22 @@ def test_a_preset_replaces_another_preset_but_never_a_persons_edits(tmp_path: Pa
     with pytest.raises(SettingsError, match="differs from every preset"):
         apply("digits", path=path)
     assert path.read_text().endswith("# mine\n")
-    apply("digits", path=path, force=True)
+    assert apply("digits", path=path, force=True) == path.with_name("params.yaml.1")
     assert path.read_bytes() == presets()["digits"].read_bytes()
+    assert path.with_name("params.yaml.1").read_text().endswith("# mine\n")
+
+
+def test_what_is_replaced_by_force_is_kept_each_time_and_a_link_is_not_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    for number, text in enumerate(("# first\n", "# second\n"), start=1):
+        path.write_text(text)
+        assert apply("cifar10", path=path, force=True) == path.with_name(f"params.yaml.{number}")
+    assert [path.with_name(f"params.yaml.{n}").read_text() for n in (1, 2)] == ["# first\n", "# second\n"]
+    path.rename(tmp_path / "shared.yaml")
+    path.symlink_to("shared.yaml")
+    with pytest.raises(SettingsError, match="is a link or a folder, which would be replaced"):
+        apply("digits", path=path, force=True)
+    assert path.is_symlink()
 
 
 def test_the_command_refuses_edits_on_stderr_with_exit_code_2(tmp_path: Path) -> None:

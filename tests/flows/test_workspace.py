@@ -52,10 +52,52 @@ def test_a_persons_edits_stay_with_them_and_the_data_are_found(checkout: Path) -
         commit = workspace.prepare(checkout, place, "HEAD")
         assert (place / "params.yaml").read_text() == committed
         assert git(place, "rev-parse", "HEAD") == commit
-        (place / "params.yaml").write_text("left by a run that was killed")
+        (place / "dvc.lock").write_text("left by a run that was killed")
+        (place / "dvc.yaml").write_text("left by a run that froze its searches")
     assert (place / "images").resolve() == (checkout / "images").resolve()
     assert "seed: 7" in (checkout / "params.yaml").read_text()
     assert str(checkout / ".dvc" / "cache") in (place / ".dvc" / "config.local").read_text()
+
+
+def test_what_a_person_edited_in_the_workspace_is_not_checked_out_anew(checkout: Path) -> None:
+    place = workspace.beside(checkout)
+    workspace.prepare(checkout, place, "HEAD")
+    (place / "params.yaml").write_text("mine")
+    with pytest.raises(ValueError, match=r"params\.yaml was edited in .*line\.retrain, .* commit it, or undo it with"):
+        workspace.prepare(checkout, place, "HEAD")
+    assert (place / "params.yaml").read_text() == "mine"
+    git(place, "checkout", "--quiet", "params.yaml")
+    (checkout / "notes.md").write_text("theirs")
+    git(checkout, "add", "notes.md")
+    git(checkout, *workspace.IDENTITY, "commit", "--quiet", "-m", "notes")
+    (place / "notes.md").write_text("mine")
+    with pytest.raises(ValueError, match=r"notes\.md was edited in"):
+        workspace.prepare(checkout, place, "HEAD")
+    assert (place / "notes.md").read_text() == "mine"
+
+
+def test_another_repository_is_no_place_for_deployments(checkout: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    git(other, "init", "--quiet")
+    (other / "params.yaml").write_text("mine")
+    with pytest.raises(ValueError, match="is a git repository of its own"):
+        workspace.prepare(checkout, other, "HEAD")
+    assert (other / "params.yaml").read_text() == "mine"
+
+
+def test_a_new_workspace_goes_on_from_the_splits_of_the_last_promoted_run(checkout: Path) -> None:
+    place, params = workspace.beside(checkout), load_params(checkout / "params.yaml")
+    workspace.prepare(checkout, place, "HEAD")
+    for name in ("dvc.lock", "data/split.csv.dvc"):
+        (place / name).parent.mkdir(exist_ok=True)
+        (place / name).write_text("stages: {}\n")
+    workspace.record(place, params.publish.model, "1")
+    git(checkout, "worktree", "remove", "--force", str(place))
+    workspace.prepare(checkout, place, "HEAD")
+    assert not (place / "data" / "split.csv.dvc").exists()
+    workspace.begin_from_last(place, params, None)
+    assert (place / "data" / "split.csv.dvc").read_text() == "stages: {}\n"
 
 
 def test_a_deployment_reaches_what_dvc_reaches_in_the_checkout(checkout: Path, tmp_path: Path) -> None:
