@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -32,10 +33,12 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def sweep(places: Iterable[Path]) -> None:
-    """Remove what a kill left of files that were being written to these places."""
+    """Remove what a kill left of files that were being written to these places: what `replacing` calls them."""
     for place in places:
+        ours = re.compile(rf"\.{re.escape(place.name)}\.[a-z0-9_]{{8}}")
         for temporary in place.parent.glob(f".{place.name}.*"):
-            temporary.unlink()
+            if ours.fullmatch(temporary.name):
+                temporary.unlink()
 
 
 def write_text(path: Path, text: str) -> None:

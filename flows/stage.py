@@ -12,11 +12,12 @@ if __name__ == "__main__":
 import errno
 import importlib
 import os
+import re
 import shutil
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
@@ -48,6 +49,8 @@ ENVIRONMENT = {
 """What torch and CUDA read when they start, unless a person has set it; workers inherit it."""
 
 
+OWN = re.compile(r"[0-9a-f]{64}-")
+"""How the names of checkpoints begin: with the stage's key."""
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -153,10 +156,12 @@ def checkpoint_folder(name: str, key: str) -> Iterator[Path]:
     try:
         with FileLock(place.with_suffix(".lock"), timeout=0):
             for stale in place.glob("*"):
-                if stale.name != own:
+                if stale.name != own and OWN.match(stale.name):
                     shutil.rmtree(stale)
             yield place / own
-            shutil.rmtree(place, ignore_errors=True)
+            shutil.rmtree(place / own, ignore_errors=True)
+            with suppress(OSError):  # there is none, or somebody keeps something in it
+                place.rmdir()
     except Timeout:
         raise ValueError("another process is running this stage in this folder; wait for it to end") from None
 

@@ -198,11 +198,11 @@ def test_a_full_disk_is_one_sentence_and_leaves_the_old_output_whole(
 
 
 def test_what_a_kill_left_half_written_is_removed(run_with: Callable[[Work], int]) -> None:
-    half, other = Path(".out.txt.abc"), Path(".in.txt.abc")
-    half.touch()
-    other.touch()
+    half, other, persons = Path(".out.txt.abc1_fgh"), Path(".in.txt.abc1_fgh"), Path(".out.txt.backup-of-mine")
+    for file in (half, other, persons):
+        file.touch()
     assert run_with(write) == 0
-    assert (half.exists(), other.exists()) == (False, True)
+    assert (half.exists(), other.exists(), persons.exists()) == (False, True, True)
 
 
 @pytest.fixture
@@ -246,8 +246,11 @@ def test_with_another_input_an_interrupted_stage_starts_afresh(
 ) -> None:
     assert run_with(stop_after(3)) == 130
     Path("in.txt").write_text("edited")
+    Path("checkpoints/prepare/mine").mkdir()
     assert run_with(stop_after(3)) == 130
-    assert checkpoints() == {versions.stage_key(versions.stage_inputs("prepare")): 1}
+    assert checkpoints() == {versions.stage_key(versions.stage_inputs("prepare")): 1, "mine": 0}
+    assert run_with(stop_after(1)) == 0
+    assert checkpoints() == {"mine": 0}
 
 
 def test_torch_starts_with_what_a_gpu_needs_to_be_deterministic_and_a_persons_choice_stays(
