@@ -35,9 +35,9 @@ class Data:
     size: int
     """Side, in pixels, of the square every image is resized to."""
     val: float
-    """Share of the images (by content hash) that rewards are measured on."""
+    """Share of each class's images that rewards are measured on."""
     test: float
-    """Share of the images (by content hash) that only `evaluate` reads; unused if the source has its own test split."""
+    """Share of each class's images that only `evaluate` reads; unused if the source has its own test split."""
     max_pixels: int = 50_000_000
     """An image whose header announces more pixels is refused before it is decoded."""
 

@@ -22,7 +22,7 @@ Find = Callable[[str], str]
 """Variant, empty where there is none -> a sentence or two."""
 
 DOES: Mapping[str, str] = {
-    "prepare": "Decodes every image once, and splits them into train, val and test by the hash of their content.",
+    "prepare": "Decodes every image once, and puts it into the split (train, val or test) that its record says.",
     "latency": "Measures every candidate block once in ONNX Runtime; networks are predicted by adding blocks up.",
     "architecture": "Searches the block of each layer within the latency budget. Charts: `architecture/pool` is what "
     "the search expects of the first of its pool, stage by stage; `architecture/pool/rank_2` and so on of the others.",

@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def fresh_clone(folder: Path, settings: Path | None = None) -> Path:
     """Copy every tracked and unignored file into `folder`, optionally with other settings, and commit it there."""
-    grown = ("dvc.lock", "data/raw.dvc", "data/.gitignore")  # by a run of the line in this checkout
+    grown = ("dvc.lock", "data/raw.dvc", "data/split.csv.dvc", "data/.gitignore")  # by a run of the line here
     for name in listed(ROOT):
         if (ROOT / name).exists() and name not in grown:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
