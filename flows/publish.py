@@ -117,7 +117,7 @@ def judge(params: Params, measure: Callable[[bytes, Params], Measurement] = meas
     reference = (
         Reference(name=f"champion version {champion.version}", model=champion.model, ships=True)
         if champion
-        else Reference(name="the baseline", model=read_result(BASELINE), ships=False)
+        else Reference(name="the baseline, which decides nothing,", model=read_result(BASELINE), ships=False)
     )
     report = compare(reference, right, test, names, params)
     time = quietest(lambda: measure(model, params), params)

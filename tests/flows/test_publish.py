@@ -131,7 +131,7 @@ def test_the_first_model_replaces_nobody_and_ships_only_if_every_check_against_t
 ) -> None:
     write_results(THREE_QUARTERS, 0.75, baseline=baseline, parity=parity)
     published = ship(params, *times)
-    assert published.report.against == "the baseline on 40 of 40 test images"
+    assert published.report.against == "the baseline, which decides nothing, on 40 of 40 test images"
     right = sum(name in {HALF: "ab", THREE_QUARTERS: "abc", PERFECT: "abcd"}[baseline] for name in NAMES)
     assert published.report.reference == Score(right=right * 10, images=40)
     assert refused(published) == names
@@ -285,7 +285,7 @@ def test_the_decision_is_on_the_run_and_on_the_model_version(params: Params) -> 
     assert decided["passed"] is False
     assert "cpu" in decided["device"]
     tags = client.get_model_version(params.publish.model, published.version).tags
-    assert (tags["gate"], tags["gate.against"]) == ("refused", "the baseline on 40 of 40 test images")
+    assert (tags["gate"], tags["gate.against"]) == ("refused", "the baseline, which decides nothing, on 40 of 40 test images")
     assert (tags["gate.refused"], tags["accuracy"], tags["latency_ms"]) == ("latency_p50_ms", "1", "1.5")
     assert tags["gate.run"] == parent
     assert client.get_run(str(parent)).data.tags["model.version"] == published.version
@@ -318,7 +318,7 @@ def test_numbers_and_words_of_the_decision_are_where_somebody_looks(params: Para
     lead = text.split("\n\n")[:3]
     result = "**Version 1 published: accuracy 100.00%**, baseline 50.00%; latency **0.5 ms** of 1 ms."
     assert lead[:2] == [result, "The gate passed it (6 checks). What the searches cost was not recorded."]
-    assert "Compared with the baseline on 40 of 40 test images." in text
+    assert "Compared with the baseline, which decides nothing, on 40 of 40 test images." in text
     addresses = re.findall(r"\]\(([^)]+)\)", lead[2])
     assert [address.partition("?")[0] for address in addresses] == [
         f"{tracking.run_page(run, 'report.html').partition('?')[0]}",
