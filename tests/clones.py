@@ -11,13 +11,14 @@ from tests.checkout import listed
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def fresh_clone(folder: Path, settings: Path | None = None) -> Path:
-    """Copy every tracked and unignored file into `folder`, optionally with other settings, and commit it there."""
-    grown = ("dvc.lock", "data/raw.dvc", "data/split.csv.dvc", "data/.gitignore")  # by a run of the line here
-    for name in listed(ROOT):
-        if (ROOT / name).exists() and name not in grown:
+def fresh_clone(folder: Path, settings: Path | None = None, root: Path = ROOT) -> Path:
+    """Copy every tracked and unignored file of the checkout `root` into `folder`, optionally with other settings, and
+    commit it there."""
+    grown = ("dvc.lock", "data/raw.dvc", "data/split.csv.dvc", "data/.gitignore")  # by a run of the line there
+    for name in listed(root):
+        if (root / name).exists() and name not in grown:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, folder / name)
+            shutil.copy2(root / name, folder / name)
     if settings is not None:
         shutil.copy(settings, folder / "params.yaml")
     identity = ["-c", "user.name=test", "-c", "user.email=test@localhost"]
