@@ -1,5 +1,6 @@
 """A model is computed anew from what its version keeps, wherever the bytes lie and however it is interrupted."""
 
+import contextlib
 import shutil
 import signal
 import subprocess
@@ -65,18 +66,27 @@ def commit() -> None:
     versions.require_git(Path(), *workspace.IDENTITY, "commit", "--quiet", "-m", "the line")
 
 
-@pytest.fixture
-def first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Version:
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A line in little, whose `train` reads the images and what a search found on them."""
-    folder = tmp_path / "line"
+    folder = tmp_path_factory.mktemp("template") / "line"
     (folder / "data" / "raw").mkdir(parents=True)
-    monkeypatch.chdir(folder)
-    Path("dvc.yaml").write_text(yaml.safe_dump({"stages": PIPELINE}, sort_keys=False))
-    Path("params.yaml").write_text("seed: 1\n")
-    Path("data/raw/a").write_text("old images\n")
-    versions.require_git(folder, "init", "--quiet")
-    dvc("init")
-    return made([])
+    with contextlib.chdir(folder):
+        Path("dvc.yaml").write_text(yaml.safe_dump({"stages": PIPELINE}, sort_keys=False))
+        Path("params.yaml").write_text("seed: 1\n")
+        Path("data/raw/a").write_text("old images\n")
+        versions.require_git(folder, "init", "--quiet")
+        dvc("init")
+        made([])
+    return folder
+
+
+@pytest.fixture
+def first(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Version:
+    """The version that such a line has made."""
+    shutil.copytree(template, tmp_path / "line")
+    monkeypatch.chdir(tmp_path / "line")
+    return Version(1, [])
 
 
 def made(before: list[Version]) -> Version:
