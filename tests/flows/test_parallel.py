@@ -204,8 +204,9 @@ def test_a_whole_search_in_another_process_gives_the_same_bytes(data: Path, expe
     assert run_with("loky")(digest_there, [(data,)] * 2) == [expected] * 2
 
 
-def test_eight_workers_give_the_same_bytes_as_none(data: Path, expected: str) -> None:
-    assert digest(data, run_with("loky", 8)) == expected
+def test_three_workers_give_the_same_bytes_as_none(data: Path, expected: str) -> None:
+    """Eight copies are not dealt out evenly to them."""
+    assert digest(data, run_with("loky", 3)) == expected
 
 
 @pytest.mark.parametrize(("reward", "copies"), [("leave_one_out", 4), ("alignment", 4), ("linear_probe", 20)])
