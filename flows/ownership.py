@@ -63,11 +63,10 @@ def require_apart(source: str | None) -> None:
             )
 
 
-def require_own_outputs(names: list[str]) -> None:
+def require_own_outputs() -> None:
     """Raise ValueError where a stage would overwrite or empty what is neither DVC's nor a stage's."""
-    for name in names:
-        lost = [path for path, md5 in versions.unsaved_outputs(name) if not is_accounted(name, path, md5)]
-        if lost:
+    for name, unsaved in versions.unsaved_outputs().items():
+        if lost := [path for path, md5 in unsaved if not is_accounted(name, path, md5)]:
             raise ValueError(
                 f"{named(lost)} lies where stage {name} writes, is not in DVC's cache, and would be deleted; move it "
                 "to another folder"
@@ -90,5 +89,5 @@ def begin(name: str) -> None:
 
 def finish(name: str) -> None:
     """It has written all."""
-    written = {path.as_posix(): md5 for path, md5 in versions.unsaved_outputs(name)}
+    written = {path.as_posix(): md5 for path, md5 in versions.unsaved_outputs(name)[name]}
     write_json(LEDGER / f"{name}.json", written)

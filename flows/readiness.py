@@ -34,17 +34,18 @@ GIGABYTE = 1 << 30
 
 
 def require_data_ready(params: Params) -> None:
-    """DVC, git, the places that an ingest writes to, the source's place, and the room for it."""
+    """The places that an ingest writes to, what DVC and git say of them, the source's place, and the room for it."""
     if complaint := versions.git_complaint():
         said = complaint.splitlines()[0]
         print(f"warning: git does not say which code this is ({said}); lineage will say `unknown`", file=sys.stderr)
-    versions.require_repository()
     for pointer in paths.DATA.values():
         if pointer.exists():
             versions.data_digest(pointer)
     ownership.require_own_raw()
     ownership.require_no_link(paths.SPLIT)
     ownership.require_apart(params.data.path)
+    versions.require_writable(paths.RAW.parent)
+    versions.require_repository(*paths.DATA)
     require_room(params)
 
 
@@ -98,9 +99,10 @@ def files_below(source: Path) -> Iterator[Path]:
 def require_ready(params: Params) -> None:
     """What an ingest needs, and what comes after it: the stages and their outputs, MLflow's registry, Prefect."""
     require_data_ready(params)
-    for place in (paths.PREPARED, paths.RESULTS, paths.STORE, paths.SPOOL):
+    for place in (paths.PREPARED, paths.RESULTS, paths.CHECKPOINTS, paths.STORE, paths.SPOOL):
         ownership.require_no_link(place)
-    ownership.require_own_outputs(versions.stage_order())
+        versions.require_writable(place)
+    ownership.require_own_outputs()
     require_registry(params.publish.model)
     require_prefect()
 
@@ -109,14 +111,7 @@ def require_registry(model: str) -> None:
     """Raise ValueError where MLflow cannot be asked, or has no registry that the gate could ask."""
     from flows import tracking  # loads MLflow: seconds that an ingest does not pay
 
-    try:
-        tracking.require_usable(model)
-    except tracking.ERRORS as error:
-        raise ValueError(
-            f"MLflow cannot be used at {tracking.shown_uri()} ({tracking.reason_of(error)}), and no model could be "
-            "published; start that server, or set MLFLOW_TRACKING_URI and MLFLOW_REGISTRY_URI to ones that keep "
-            "runs and registered models, or unset them"
-        ) from None
+    tracking.require_usable(model)
 
 
 def require_prefect() -> None:

@@ -89,8 +89,19 @@ ENVIRONMENT = {
 
 SQLITE = "sqlite:///"
 TRACKING, REGISTRY = "MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"
-PASSWORD = re.compile(r"//[^/@\s]*@")
-"""Of an address: user and password, which nobody is shown."""
+DATABRICKS = ("databricks", "databricks-uc", "uc")
+"""Addresses that are no path, though they look like one."""
+REMEDIES = {
+    TRACKING: f"start that server, or set {TRACKING} to one that keeps runs and registered models, or unset it",
+    REGISTRY: f"set {REGISTRY} to a registry whose models can be searched by name, or unset it",
+}
+"""The variable with the address that fails -> what to do."""
+OWN_TABLES = {"alembic_version", "experiments", "runs"}
+"""Of every database of MLflow's."""
+PASSWORD = re.compile(r"//[^\s\"']*@")
+"""Of an address: user and password, which nobody is shown. Up to the last @: a password may hold one, or a slash."""
+CAUSE = re.compile(r"\[Errno -?\d+\] ([^\"'()\[\]]+)|(Read timed out)")
+"""In what `requests` says, which names the address three times."""
 
 LOG = logging.getLogger(__name__)
 
@@ -115,14 +126,11 @@ def addresses(checkout: Path) -> dict[str, str]:
 
 
 def absolute(uri: str, folder: Path) -> str:
-    """A SQLite address whose path is taken from the folder; any other as it is."""
-    path = uri.removeprefix(SQLITE)
-    return f"{SQLITE}{(folder / path).resolve().as_posix()}" if uri.startswith(SQLITE) and path else uri
-
-
-def shown_uri() -> str:
-    """The address without its password."""
-    return PASSWORD.sub("//", tracking_uri())
+    """The address of a SQLite file, or of a folder, with its path taken from the folder; any other as it is."""
+    if uri.startswith(SQLITE):
+        path = uri.removeprefix(SQLITE)
+        return f"{SQLITE}{(folder / path).resolve().as_posix()}" if path else uri
+    return uri if ":" in uri or uri in DATABRICKS else (folder / uri).resolve().as_posix()
 
 
 def store() -> str:
@@ -137,42 +145,66 @@ def database() -> Path | None:
 
 
 def require_usable(model: str) -> None:
-    """Ask the tracking server for the experiment and the registry for the model, once and with little patience.
+    """Ask where runs are kept for the experiment, and the registry for what the gate will ask, with little patience.
 
-    Raises one of ERRORS. A SQLite file that is not there is made when it is needed: that takes seconds.
+    Raises ValueError. A SQLite file that is not there is made when it is needed: that takes seconds.
     """
-    if file := database():
-        require_own_database(file)
-        if not file.exists() and not os.environ.get(REGISTRY):
-            return
+    registry = REGISTRY if os.environ.get(REGISTRY) else TRACKING
     with impatient():
-        client = connect()
-        client.get_experiment_by_name(EXPERIMENT)
-        client.search_model_versions(f"name = '{model}'", max_results=1)
+        with required(TRACKING):
+            if file := database():
+                require_own_database(file)
+                if not file.exists() and registry == TRACKING:
+                    return
+            client = connect()
+            client.get_experiment_by_name(EXPERIMENT)
+        with required(registry):
+            client.search_registered_models(f"name = '{model}'", max_results=1)
+            client.search_model_versions(f"name = '{model}'", max_results=1)
+
+
+@contextmanager
+def required(name: str) -> Iterator[None]:
+    """One of ERRORS from the address in the variable becomes a ValueError that says what to do."""
+    try:
+        yield
+    except ERRORS as error:
+        own = name == TRACKING and not os.environ.get(TRACKING)
+        remedy = "move that file away, or set MLFLOW_TRACKING_URI to a server of yours" if own else REMEDIES[name]
+        shown = PASSWORD.sub("//", addresses(Path())[name])
+        raise ValueError(
+            f"MLflow cannot be used at {shown} ({cause_of(error)}), and no model could be published; {remedy}"
+        ) from None
 
 
 def require_own_database(file: Path) -> None:
-    """Raises OSError where the store's file is another program's, or neither it nor its folder can be written."""
+    """Raises one of ERRORS where the store's file is another program's, or it or its folder cannot be written."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    if not os.access(file if file.exists() else file.parent, os.W_OK):
-        raise PermissionError(f"{file} cannot be written")
+    with tempfile.TemporaryFile(dir=file.parent):
+        pass  # tried, since for root every folder looks writable
     if not file.exists():
         return
-    with closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True)) as connection:
+    if not os.access(file, os.W_OK):
+        raise PermissionError("it cannot be written to")
+    with closing(sqlite3.connect(f"file:{quote(str(file))}?mode=ro", uri=True)) as connection:
         tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-    if tables and "alembic_version" not in tables:
-        raise FileExistsError(f"{file} is a database of another program, which MLflow would change")
+    if tables and not tables >= OWN_TABLES:
+        raise FileExistsError("it is a database of another program, which MLflow would change")
 
 
 @contextmanager
 def impatient() -> Iterator[None]:
-    """One retry instead of several: a person waits."""
+    """One retry instead of several, and no word of it: a person waits."""
     name = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
     before = os.environ.get(name)
     os.environ[name] = "1"
+    retries = logging.getLogger("urllib3.connectionpool")
+    level = retries.level
+    retries.setLevel(logging.ERROR)
     try:
         yield
     finally:
+        retries.setLevel(level)
         os.environ.pop(name)
         if before is not None:
             os.environ[name] = before
@@ -263,6 +295,14 @@ def reason_of(error: Exception) -> str:
     """The first line that says something; SQLAlchemy may begin with a remark in brackets."""
     lines = PASSWORD.sub("//", str(error)).strip().splitlines()
     return next((line for line in lines if not line.startswith("(raised as a result of")), type(error).__name__)
+
+
+def cause_of(error: Exception) -> str:
+    """The reason in a few words: what the system said of the connection, or else the first sentence."""
+    said = reason_of(error)
+    if found := CAUSE.search(said):
+        return (found[1] or found[2]).strip()
+    return said.partition(". ")[0].rstrip(".")
 
 
 def warn(what: str, error: Exception) -> None:

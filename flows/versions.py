@@ -6,7 +6,8 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Thread
@@ -27,6 +28,17 @@ RELAYED = 2.0
 """Seconds in which the last lines are printed, if something still holds the descriptor."""
 UNKNOWN = "unknown"
 """Where git was not asked, or did not answer: never a clean commit."""
+REMEDIES = {
+    LOCK.name: "restore it with git, or remove it: what DVC's cache holds is not computed again",
+    PIPELINE.name: "restore it with git: `git checkout HEAD dvc.yaml`",
+    ".dvc', YAML": "take one side with `git checkout --ours` or `--theirs` and its name, or remove it",
+    "validation failed": "it is not as DVC writes it: restore it with git, or remove it",
+    "not a git repository": "run `git init` in this folder, or `dvc config core.no_scm true` to do without git",
+    "not inside of a DVC repository": "restore the folder .dvc with git, or run `dvc init` in this folder",
+    "overlapping with": "remove the one that is not dvc.yaml's or an ingest's: `dvc remove` and its .dvc file",
+    "git-ignored": "take the line that ignores it out of .gitignore",
+}
+"""Words of DVC's complaint -> what to do; the first that fits."""
 Lock = Mapping[str, Any]
 """A stage's entry in dvc.lock: cmd, deps, params and, once it has run, outs."""
 
@@ -144,9 +156,13 @@ def opened(folder: Path | None = None) -> Iterator[Any]:
         with Repo(folder) as repo:
             yield repo
     except DvcException as error:
-        remedy = "restore it with git, or remove it: what DVC's cache holds is not computed again"
-        said = str(error).splitlines()[0]
-        raise VersionsError(f"{said}; {remedy}" if LOCK.name in said else said) from None
+        said = first_line(error)
+        remedies = [remedy for words, remedy in REMEDIES.items() if words in said]
+        raise VersionsError("; ".join([said, *remedies[:1]])) from None
+
+
+def first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0].rstrip(".")
 
 
 def stage_order() -> list[str]:
@@ -198,20 +214,24 @@ def output_paths(name: str) -> list[Path]:
         return [Path(out.def_path) for out in repo.stage.load_one(name=name).outs]
 
 
-def unsaved_outputs(name: str) -> list[tuple[Path, str]]:
-    """Path and md5 of every file in the stage's outputs that DVC's cache does not hold: what a run would lose."""
+def unsaved_outputs(*names: str) -> dict[str, list[tuple[Path, str]]]:
+    """Stage, of those given or of all -> path and md5 of every file in its outputs that DVC's cache does not hold:
+    what a run would lose."""
+    with opened() as repo:
+        stages = {stage.addressing: stage for stage in repo.index.stages if stage.cmd}  # read once: the lock is long
+        return {name: [one for out in stages[name].outs for one in unsaved(out)] for name in names or stages}
+
+
+def unsaved(out: Any) -> list[tuple[Path, str]]:
+    """The same of one output (`dvc.output.Output`), a file or a folder."""
     from dvc_data.hashfile.build import build
 
-    found: list[tuple[Path, Any]] = []
-    with opened() as repo:
-        for out in repo.stage.load_one(name=name).outs:
-            if not out.exists:
-                continue
-            _, _, built = build(out.cache, out.fs_path, out.fs, out.hash_name, ignore=out.dvcignore, dry_run=True)
-            listed: Any = built
-            files = [((), built.hash_info)] if out.isfile() else [(key, info) for key, _, info in listed]
-            found += [(Path(out.def_path, *key), info.value) for key, info in files if not out.cache.exists(info.value)]
-    return found
+    if not out.exists:
+        return []
+    _, _, built = build(out.cache, out.fs_path, out.fs, out.hash_name, ignore=out.dvcignore, dry_run=True)
+    listed: Any = built
+    files: Any = [((), built.hash_info)] if out.isfile() else [(key, info) for key, _, info in listed]
+    return [(Path(out.def_path, *key), info.value) for key, info in files if not out.cache.exists(info.value)]
 
 
 def output_hashes(name: str) -> dict[str, str]:
@@ -313,25 +333,62 @@ def sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def require_repository() -> None:
-    """Raise VersionsError unless this folder is what DVC can keep data of: its own repository, and git's or none."""
+def require_repository(*places: Path) -> None:
+    """Raise VersionsError unless DVC could add the places to this folder now, and keep what the stages write.
+
+    Asked as `dvc add` and `dvc repro` ask when the work is done: is this a repository, is each file of DVC's
+    well-formed, does no other data of DVC's overlap, does git keep none of it itself, can the cache be written?
+    """
     with opened() as repo:
         try:
             _ = repo.scm
         except Exception as error:  # DVC's, or of the library below it
+            raise VersionsError(f"{first_line(error)}; {REMEDIES['not a git repository']}") from None
+        with standing({place.parent for place in places}):
+            require_addable(repo, places)
+        outs = [out.def_path for out in repo.index.outs if out.use_cache and out.is_in_repo]
+        if kept := git("ls-files", "--", *outs, *map(str, places)):
             raise VersionsError(
-                f"DVC keeps no data here ({str(error).splitlines()[0]}); run `git init` in this folder, or "
-                "`dvc config core.no_scm true` to do without git"
-            ) from None
+                f"git keeps {kept.splitlines()[0]}, which is for DVC to keep; take it out of git, not off the disk, "
+                "with `git rm -r --cached`, and commit that"
+            )
         for folder in (Path(repo.cache.local.path), Path(repo.tmp_dir)):
             require_writable(folder)
 
 
+def require_addable(repo: Any, places: Sequence[Path]) -> None:
+    """What `dvc add` asks before it takes them."""
+    from dvc.repo.add import get_or_create_stage, translate_graph_error
+
+    stages = [get_or_create_stage(repo, str(place)).stage for place in places]
+    with translate_graph_error(stages):
+        repo.check_graph(stages)
+
+
+@contextmanager
+def standing(folders: Iterable[Path]) -> Iterator[None]:
+    """The folders are there within the block: DVC says nothing of data in a folder that is not."""
+    made = [folder for folder in folders if not folder.exists()]
+    for folder in made:
+        folder.mkdir()
+    try:
+        yield
+    finally:
+        for folder in made:
+            folder.rmdir()
+
+
 def require_writable(folder: Path) -> None:
-    """Raise VersionsError unless files can be made in the folder, or where it would be."""
+    """Raise VersionsError unless files can be made in the folder, or where it would be; tried, since for root every
+    folder looks so."""
     place = next(one for one in (folder, *folder.absolute().parents) if one.exists())
-    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
-        raise VersionsError(f"DVC cannot write to {folder}; make {place} a folder that you may write to")
+    try:
+        with tempfile.TemporaryFile(dir=place):
+            return
+    except OSError as error:
+        raise VersionsError(
+            f"{folder} cannot be written to ({error.strerror}); make {place} a folder that you may write to"
+        ) from None
 
 
 def code_tags() -> dict[str, str]:
@@ -347,7 +404,9 @@ def git_complaint() -> str | None:
         done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
     except FileNotFoundError:
         return "git is not installed"
-    return None if done.returncode == 0 else done.stderr.strip()
+    if done.returncode == 0:
+        return None
+    return done.stderr.strip() if git("rev-parse", "--git-dir") is None else "there is no commit yet"
 
 
 def git(*arguments: str) -> str | None:

@@ -29,7 +29,7 @@ class Versions:
         monkeypatch.setattr(versions, "add_data", lambda *places: self.asked.append(("add", *map(str, places))))
         monkeypatch.setattr(versions, "push_data", lambda *places: self.asked.append(("push", *map(str, places))))
         monkeypatch.setattr(versions, "has_remote", lambda: remote)
-        monkeypatch.setattr(versions, "require_repository", lambda: None)
+        monkeypatch.setattr(versions, "require_repository", lambda *places: None)
         monkeypatch.setattr(versions, "git_complaint", lambda: None)
         monkeypatch.setattr(versions, "cache_of", lambda folder: folder.absolute())
 
