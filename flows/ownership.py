@@ -63,9 +63,9 @@ def require_apart(source: str | None) -> None:
             )
 
 
-def require_own_outputs() -> None:
-    """Raise ValueError where a stage would overwrite or empty what is neither DVC's nor a stage's."""
-    for name, unsaved in versions.unsaved_outputs().items():
+def require_own_outputs(*names: str) -> None:
+    """Raise ValueError where one of these stages, or any, would overwrite what is neither DVC's nor a stage's."""
+    for name, unsaved in versions.unsaved_outputs(*names).items():
         if lost := [path for path, md5 in unsaved if not is_accounted(name, path, md5)]:
             raise ValueError(
                 f"{named(lost)} lies where stage {name} writes, is not in DVC's cache, and would be deleted; move it "

@@ -223,12 +223,15 @@ def unsaved_outputs(*names: str) -> dict[str, list[tuple[Path, str]]]:
 
 
 def unsaved(out: Any) -> list[tuple[Path, str]]:
-    """The same of one output (`dvc.output.Output`), a file or a folder."""
+    """The same of one output (`dvc.output.Output`), a file or a folder; none where it is what dvc.lock says, which a
+    stage wrote, whatever became of the cache."""
     from dvc_data.hashfile.build import build
 
     if not out.exists:
         return []
     _, _, built = build(out.cache, out.fs_path, out.fs, out.hash_name, ignore=out.dvcignore, dry_run=True)
+    if built.hash_info == out.hash_info:
+        return []
     listed: Any = built
     files: Any = [((), built.hash_info)] if out.isfile() else [(key, info) for key, _, info in listed]
     return [(Path(out.def_path, *key), info.value) for key, info in files if not out.cache.exists(info.value)]
