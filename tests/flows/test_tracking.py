@@ -11,6 +11,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -562,3 +563,94 @@ def test_a_cost_that_was_never_recorded_is_none() -> None:
     ended("silent", None, "FINISHED")
     ended("unfinished", 1.0, "KILLED")
     assert [tracking.core_minutes(key) for key in ("silent", "unfinished", "unknown")] == [None, None, None]
+
+
+# ---------------------------------------------------------------- asked before the work
+
+
+def another_programs(place: Path) -> None:
+    place.parent.mkdir(parents=True)
+    with closing(sqlite3.connect(place)) as connection:
+        connection.execute("CREATE TABLE alembic_version (version_num TEXT)")  # many programs have one
+
+
+def text(place: Path) -> None:
+    place.parent.mkdir(parents=True)
+    place.write_text("no database " * 99)
+
+
+def no_file(place: Path) -> None:
+    """Nothing is there yet."""
+
+
+@pytest.mark.parametrize(
+    ("tracking_uri", "registry_uri", "prepare", "said"),
+    [
+        ("http://me:secret@127.0.0.1:9", None, no_file, r"at http://127\.0\.0\.1:9 \(Connection refused\).*start that"),
+        ("http://me:se@cr/et@127.0.0.1:9", None, no_file, r"at http://127\.0\.0\.1:9 \("),
+        ("postgresql://me:se/cret@127.0.0.1:9/a", None, no_file, r"at postgresql://127\.0\.0\.1:9/a \("),
+        ("./mlruns", None, no_file, r"at /.*/mlruns \(The filesystem tracking backend"),
+        (None, None, another_programs, r"mlflow\.db \(it is a database of another program.*; move that file away"),
+        (None, None, text, r"mlflow\.db \(file is not a database\).*; move that file away"),
+        ("sqlite:///store/my.db", None, lambda place: text(Path("store/my.db")), r"/store/my\.db \(file is not a data"),
+        (None, "http://me:secret@127.0.0.1:9", no_file, r"at http://127\.0\.0\.1:9 \(Conn.*; set MLFLOW_REGISTRY_URI"),
+        (
+            None,
+            "databricks-uc",
+            no_file,
+            r"at databricks-uc \(Argument 'filter_string' is unsupported.*; set MLFLOW_REG",
+        ),
+    ],
+)
+def test_an_address_that_cannot_be_used_is_one_sentence_before_the_work_without_its_password(
+    tracking_uri: str | None, registry_uri: str | None, prepare: Any, said: str,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_REGISTRY_URI", raising=False)
+    for name, value in (("MLFLOW_TRACKING_URI", tracking_uri), ("MLFLOW_REGISTRY_URI", registry_uri)):
+        if value is not None:
+            monkeypatch.setenv(name, value)
+    prepare(paths.STORE / "mlflow.db")
+    before = {file: file.read_bytes() for file in tmp_path.rglob("*.db")}
+    with pytest.raises(ValueError, match=said) as refused:
+        tracking.require_usable("digits")
+    assert "\n" not in str(refused.value)
+    assert not re.search("me:|se@|cr/?et", str(refused.value) + caplog.text)
+    assert before == {file: file.read_bytes() for file in before}
+    assert warnings_of(caplog) == []
+
+
+def test_a_server_that_never_answers_is_left_after_one_retry(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+    with closing(socket.create_server(("127.0.0.1", 0))) as deaf:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{deaf.getsockname()[1]}")
+        began = time.monotonic()
+        with pytest.raises(ValueError, match=r"\(Read timed out\)"):
+            tracking.require_usable("digits")
+        assert time.monotonic() - began < 10
+
+
+def test_a_store_that_is_there_or_not_yet_is_usable(workspace: Path, tmp_path: Path) -> None:
+    started("prepare")
+    tracking.require_usable("digits")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path)
+        tracking.require_usable("digits")
+        assert not list(tmp_path.rglob("*.db"))
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("sqlite:///a/b.db", "sqlite:////checkout/a/b.db"),
+        ("sqlite:////a/b.db", "sqlite:////a/b.db"),
+        ("sqlite://", "sqlite://"),
+        ("./mlruns", "/checkout/mlruns"),
+        ("/mlruns", "/mlruns"),
+        ("databricks", "databricks"),
+        ("http://host:5000", "http://host:5000"),
+    ],
+)
+def test_a_relative_address_is_the_checkouts_wherever_it_is_read(given: str, expected: str) -> None:
+    assert tracking.absolute(given, Path("/checkout")) == expected
