@@ -72,6 +72,23 @@ def write(params: Params, observe: Observer) -> None:
     Path("out.txt").write_text("out")
 
 
+def test_a_stage_that_is_started_by_hand_overwrites_no_file_of_a_persons(
+    run_with: Callable[[Work], int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("out.txt").write_text("a person's")
+    assert run_with(write) == 2
+    assert capsys.readouterr().err.startswith(
+        "error: prepare: out.txt lies where stage prepare writes, is not in DVC's"
+    )
+    assert Path("out.txt").read_text() == "a person's"
+    Path("out.txt").unlink()
+    assert run_with(write) == 0
+    assert run_with(write) == 0  # its own it writes again
+    Path("out.txt").write_text("edited")
+    assert run_with(write) == 2
+    assert Path("out.txt").read_text() == "edited"
+
+
 def newest_run() -> tuple[str, dict[str, str], dict[str, float]]:
     client = MlflowClient(f"sqlite:///{Path.cwd()}/mlflow/store/mlflow.db")
     run = client.search_runs([e.experiment_id for e in client.search_experiments()])[0]
