@@ -285,7 +285,8 @@ def test_the_decision_is_on_the_run_and_on_the_model_version(params: Params) -> 
     assert decided["passed"] is False
     assert "cpu" in decided["device"]
     tags = client.get_model_version(params.publish.model, published.version).tags
-    assert (tags["gate"], tags["gate.against"]) == ("refused", "the baseline, which decides nothing, on 40 of 40 test images")
+    against = "the baseline, which decides nothing, on 40 of 40 test images"
+    assert (tags["gate"], tags["gate.against"]) == ("refused", against)
     assert (tags["gate.refused"], tags["accuracy"], tags["latency_ms"]) == ("latency_p50_ms", "1", "1.5")
     assert tags["gate.run"] == parent
     assert client.get_run(str(parent)).data.tags["model.version"] == published.version
