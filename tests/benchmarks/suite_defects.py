@@ -158,9 +158,9 @@ DEFECTS = (
     ),
     Defect(
         "components/data/split.py",
-        '"val" if u < val else "test" if u < until_test',
-        '"test" if u < val else "val" if u < until_test',
-        "val and test change places",
+        "seen[split, label] for label, name in enumerate(names)}",
+        "seen[split, label] for label, name in enumerate(names, start=1)}",
+        "images are counted for the class before theirs",
     ),
     Defect(
         "components/data/validation.py",
@@ -236,9 +236,9 @@ DEFECTS = (
     ),
     Defect(
         "flows/stage.py",
-        "                if stale.name != own:",
-        "                if stale.name == own:",
-        "an interrupted stage starts anew, or goes on from other inputs",
+        'own = f"{key}-{',
+        'own = f"{name}-{',
+        "an interrupted stage goes on from what it did with other inputs",
     ),
     Defect(
         "flows/checkpoints.py",
