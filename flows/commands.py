@@ -133,7 +133,7 @@ COMMANDS: Mapping[str, Command] = {
         codes={
             0: "published, or champion already",
             1: "a stage failed, or the registry or Prefect cannot be used",
-            2: "bad input",
+            2: "bad input, or what the line needs cannot be used; asked before the first image is read",
             3: "refused by the gate",
             4: "an input changed while a stage ran",
             5: "another retrain is running here",

@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import sqlite3
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -35,9 +34,7 @@ GIGABYTE = 1 << 30
 
 def require_data_ready(params: Params) -> None:
     """The places that an ingest writes to, what DVC and git say of them, the source's place, and the room for it."""
-    if complaint := versions.git_complaint():
-        said = complaint.splitlines()[0]
-        print(f"warning: git does not say which code this is ({said}); lineage will say `unknown`", file=sys.stderr)
+    versions.warn_of_git()
     for pointer in paths.DATA.values():
         if pointer.exists():
             versions.data_digest(pointer)

@@ -118,6 +118,8 @@ def run_stage(word: str, variant: str | None) -> None:
     named = ", ".join(one or "none" for one in known) or "none: evaluate.budgets is empty"
     require(variant in known, f"{variant or 'none'} is no variant of it; use {named}")
     name = f"{word}@{variant}" if variant else word
+    if PREFECT_IDS not in os.environ:
+        versions.warn_of_git()  # a flow has said it already
     ownership.require_own_outputs(name)  # of a stage that was started by hand: DVC removes them before
     before = versions.stage_inputs(name)
     params = load_params()  # as they were hashed, or are by the end: an edit since the first reading is in both

@@ -412,6 +412,13 @@ def git_complaint() -> str | None:
     return done.stderr.strip() if git("rev-parse", "--git-dir") is None else "there is no commit yet"
 
 
+def warn_of_git() -> None:
+    """Say once that git does not say which code this is, if it does not: the work goes on without."""
+    if complaint := git_complaint():
+        said = complaint.splitlines()[0]
+        print(f"warning: git does not say which code this is ({said}); lineage will say `unknown`", file=sys.stderr)
+
+
 def git(*arguments: str) -> str | None:
     """What git prints, None outside a repository, without git or without a commit."""
     try:

@@ -77,9 +77,8 @@ def test_a_stage_that_is_started_by_hand_overwrites_no_file_of_a_persons(
 ) -> None:
     Path("out.txt").write_text("a person's")
     assert run_with(write) == 2
-    assert capsys.readouterr().err.startswith(
-        "error: prepare: out.txt lies where stage prepare writes, is not in DVC's"
-    )
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith("error: prepare: out.txt lies where stage prepare writes, is not in DVC's")
     assert Path("out.txt").read_text() == "a person's"
     Path("out.txt").unlink()
     assert run_with(write) == 0
@@ -87,6 +86,20 @@ def test_a_stage_that_is_started_by_hand_overwrites_no_file_of_a_persons(
     Path("out.txt").write_text("edited")
     assert run_with(write) == 2
     assert Path("out.txt").read_text() == "edited"
+
+
+def test_what_git_does_not_say_is_a_warning_of_the_stage_unless_a_flow_has_said_it(
+    run_with: Callable[[Work], int], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`dvc repro` in a folder that git does not trust."""
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
+    assert run_with(write) == 0
+    assert "warning: git does not say which code this is (fatal: detected dubious" in capsys.readouterr().err
+    _, found, _ = newest_run()
+    assert (found["git.commit"], found["git.dirty"]) == ("unknown", "unknown")
+    monkeypatch.setenv(stage.PREFECT_IDS, "a b")
+    assert run_with(write) == 0
+    assert "git does not say" not in capsys.readouterr().err
 
 
 def newest_run() -> tuple[str, dict[str, str], dict[str, float]]:
