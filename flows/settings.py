@@ -33,6 +33,9 @@ PRESETS = Path(__file__).parent / "presets"
 EXPONENT = re.compile(r"([+-]?\d+)(\.\d*)?e([+-]?)(\d+)", re.IGNORECASE)
 """A number that YAML 1.1 (PyYAML) reads as text unless it has both a point and a signed exponent."""
 
+CONFLICT = ("<<<<<<< ", "=======", ">>>>>>> ")
+"""How the lines begin with which git marks what it could not merge."""
+
 Key = tuple[str | int, ...]
 
 KINDS = ("float", "tuple[float, ...]")
@@ -73,7 +76,11 @@ def load_params(path: Path = paths.PARAMS) -> Params:
 def read_yaml(path: Path) -> dict[str, Any]:
     """The file's mapping; SettingsError if there is no file, no YAML in it, or no mapping."""
     try:
-        values = yaml.load(path.read_text(encoding="utf-8"), Loader=StrictLoader)
+        text = path.read_text(encoding="utf-8")
+        for number, line in enumerate(text.splitlines(), start=1):
+            if line.startswith(CONFLICT):
+                raise SettingsError(f"{path}, line {number}: git could not merge it; keep one side there")
+        values = yaml.load(text, Loader=StrictLoader)
     except FileNotFoundError:
         raise SettingsError(f"{path} is missing; write it with `python -m flows.settings apply digits`") from None
     except OSError as error:

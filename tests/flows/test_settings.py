@@ -192,6 +192,8 @@ def test_a_missing_unreadable_or_garbled_file_is_refused(tmp_path: Path) -> None
     assert "cannot be read" in refusal(tmp_path)
     (tmp_path / "params.yaml").write_bytes(b"\xff\xfe\x00")
     assert "is not UTF-8 text" in refusal(tmp_path / "params.yaml")
+    (tmp_path / "params.yaml").write_text("<<<<<<< HEAD\nseed: 1\n=======\nseed: 2\n>>>>>>> theirs\n")
+    assert "line 1: git could not merge it; keep one side there" in refusal(tmp_path / "params.yaml")
 
 
 def test_a_preset_replaces_another_preset_but_never_a_persons_edits(tmp_path: Path) -> None:
