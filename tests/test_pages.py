@@ -309,6 +309,15 @@ def test_every_sentence_of_the_troubleshooting_page_is_one_that_is_printed(tmp_p
     assert {row: unknown for row in rows if (unknown := [piece for piece in pieces[row] if piece not in printed])} == {}
 
 
+def test_every_test_that_the_page_of_faults_names_is_there() -> None:
+    named = re.findall(r"`(test_\w+)`", (ROOT / "docs" / "faults.md").read_text())
+    defined = set(
+        re.findall(r"^def (test_\w+)", "".join(map(Path.read_text, ROOT.glob("tests/**/*.py"))), re.MULTILINE)
+    )
+    assert len(named) > 25
+    assert [name for name in named if name not in defined] == []
+
+
 def test_every_link_of_the_pages_leads_somewhere() -> None:
     for page in (ROOT / name for name in (*RUN, "docs/troubleshooting.md")):
         for target in re.findall(r"\]\((?!http)([^)]+)\)", page.read_text()):
