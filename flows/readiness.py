@@ -9,6 +9,7 @@ import shutil
 import sqlite3
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from importlib.util import find_spec
@@ -20,12 +21,10 @@ import pyarrow.parquet as pq
 from components.params import Params, require
 from flows import ownership, paths, versions
 
-ROOM = 300 << 20
-"""Bytes that a run writes beside images (ours): results, models, MLflow's records, with their copies in DVC's cache."""
+ROOM = 150 << 20
+"""Bytes that a run writes beside images (ours): results, models, MLflow's records. As much again is DVC's copy."""
 LOOK = 1.0
 """Seconds that the size of a source may take to find; of a larger one, what was seen by then counts."""
-COPIES = 2
-"""Of what is written: in the checkout and in DVC's cache."""
 GIGABYTE = 1 << 30
 
 
@@ -49,22 +48,17 @@ def require_data_ready(params: Params) -> None:
 def require_room(params: Params) -> None:
     """Raise ValueError where the disks of the checkout and of DVC's cache cannot hold what the line will write."""
     count, size = size_of(Path(params.data.path)) if params.data.path else (0, 0)
-    needed = size + count * 3 * params.data.size**2 + ROOM // COPIES
-    free: dict[int, int] = {}
-    wanted: dict[int, int] = {}
-    names: dict[int, Path] = {}
+    needed = size + count * 3 * params.data.size**2 + ROOM
+    disks: dict[int, list[Path]] = defaultdict(list)
     for place in (Path.cwd(), versions.cache_of(Path())):
         there = next(one for one in (place, *place.parents) if one.exists())
-        disk = there.stat().st_dev
-        free[disk] = shutil.disk_usage(there).free
-        wanted[disk] = wanted.get(disk, 0) + needed
-        names[disk] = place
-    for disk, bytes_wanted in wanted.items():
+        disks[there.stat().st_dev].append(there)
+    for places in disks.values():
+        wanted, free = needed * len(places), shutil.disk_usage(places[0]).free
         require(
-            bytes_wanted <= free[disk],
-            f"the line will write about {bytes_wanted / GIGABYTE:.1f} GB to the disk of {names[disk]}, which has "
-            f"{free[disk] / GIGABYTE:.1f} GB left; make room, or move DVC's cache to another disk: "
-            "`dvc cache dir PATH`",
+            wanted <= free,
+            f"the line will write about {wanted / GIGABYTE:.1f} GB to the disk of {places[0]}, which has "
+            f"{free / GIGABYTE:.1f} GB left; make room, or move DVC's cache to another disk: `dvc cache dir PATH`",
         )
 
 
