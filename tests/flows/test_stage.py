@@ -29,6 +29,7 @@ from flows.observer import Observer, Silent
 from flows.settings import load_params
 from flows.stages import prepare
 from tests.clones import ROOT
+from tests.line_cache import put_empty_store
 
 Work = Callable[[Params, Observer], None]
 
@@ -48,10 +49,13 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def run_with(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Work], int]:
+def run_with(
+    template: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[Work], int]:
     """Run the stage with this work; returns the exit code."""
     folder = tmp_path / "work"
     shutil.copytree(template, folder)
+    put_empty_store(folder, tmp_path_factory)
     monkeypatch.chdir(folder)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.setenv(stage.REPORT, str(tmp_path / "report.json"))
@@ -321,6 +325,7 @@ def test_a_bug_keeps_its_traceback_and_ends_the_run(run_with: Callable[[Work], i
 def test_bad_settings_stop_a_stage_before_it_starts(
     run_with: Callable[[Work], int], capsys: pytest.CaptureFixture[str]
 ) -> None:
+    shutil.rmtree("mlflow")
     Path("params.yaml").write_text(Path("params.yaml").read_text().replace("sigma", "sigmo") + "\nnoise: 1\n")
     assert run_with(write) == 2
     assert "noise" in capsys.readouterr().err
