@@ -6,6 +6,7 @@ The checks of jaxtyping and beartype at every call make a search on a table eigh
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import pytest
 from jaxtyping import config
 
 
@@ -18,3 +19,10 @@ def unchecked() -> Iterator[None]:
         yield
     finally:
         config.update("jaxtyping_disable", before)
+
+
+@pytest.fixture
+def without_checks() -> Iterator[None]:
+    """For tests of wiring: each stage runs with the checks in tests/flows/test_report.py, each component in its own."""
+    with unchecked():
+        yield

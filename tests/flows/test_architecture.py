@@ -30,6 +30,9 @@ from flows.stages import architecture, train
 from flows.stages import budget as budget_stage
 from tests.clones import ROOT
 from tests.flows.test_checkpoints import Interrupted, Recorder, interrupt, kill, outputs, start_anew
+from tests.shapes import without_checks  # noqa: F401 - a fixture
+
+pytestmark = pytest.mark.usefixtures("without_checks")
 
 CHECKPOINT = Path("checkpoint")
 CROSS_ENTROPY = np.zeros(8)

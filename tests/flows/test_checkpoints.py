@@ -28,6 +28,9 @@ from flows.settings import load_params
 from flows.stages import augmentation, loss
 from tests.clones import ROOT
 from tests.components.test_online import KINDS, Choice, Climb, height, settings, start
+from tests.shapes import without_checks  # noqa: F401 - a fixture
+
+pytestmark = pytest.mark.usefixtures("without_checks")
 
 T = TypeVar("T")
 

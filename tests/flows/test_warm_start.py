@@ -15,6 +15,9 @@ from components.params import Params
 from flows import files, paths, versions, warm_start, workspace
 from flows.stages import augmentation, loss
 from tests.flows.test_checkpoints import Recorder, begin_with_noise, outputs, start_anew
+from tests.shapes import without_checks  # noqa: F401 - a fixture
+
+pytestmark = pytest.mark.usefixtures("without_checks")
 
 STAGES = {"augmentation": augmentation.run, "loss": loss.run}
 ANOTHER = "another data version"
