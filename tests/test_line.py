@@ -15,7 +15,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,28 +31,29 @@ from components.architecture.space import space_of
 from components.data.store import open_split, read_classes
 from components.evaluation import onnx_logits
 from components.export import read_metadata
-from flows import audit, tracking, versions, warm_start, workspace
+from flows import audit, publish, tracking, versions, warm_start, workspace
+from flows.observer import Silent
+from flows.report import __main__ as report
 from flows.settings import load_params
+from flows.stages import architecture, evaluate, train
 from tests.benchmarks import kills
 from tests.browser import browser_page, followed, keep
-from tests.clones import ROOT, environment, fresh_clone, run
+from tests.clones import ROOT, environment, run
 from tests.damage import flipped, replaced
 from tests.flows.receiver import receiver
+from tests.line_cache import SEARCHED, tiny_line, without_test_split
 from tests.servers import free_port, prefect_server, running, wait_until_healthy
 
 pytestmark = pytest.mark.timeout(900)  # a fixture's time counts for the first test that uses it
 
 MEASURE_TIME = ("latency", "evaluate")
-COMPUTED = ("prepare", "architecture", "augmentation", "loss", "train@searched", "train@baseline")
+COMPUTED = ("prepare", *SEARCHED)
 
 
 @pytest.fixture(scope="module")
 def by_dvc(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A clone in which `dvc repro` alone ran every stage."""
-    clone = fresh_clone(tmp_path_factory.mktemp("dvc"), ROOT / "tests" / "tiny.yaml")
-    run(clone, "-m", "flows.ingest")
-    run(clone, "-m", "dvc", "repro")
-    return clone
+    """A clone in which `dvc repro` alone ran every stage: searches and trainings while the test split was away."""
+    return tiny_line(tmp_path_factory)
 
 
 @pytest.fixture(scope="module")
@@ -68,14 +69,23 @@ def by_flow(by_dvc: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return clone
 
 
-def carry_measurements(source: Path, target: Path) -> None:
-    """Copy the run-cache entries of the stages that measure time, and the bytes they name."""
+def carry_measurements(source: Path, target: Path, carried: Sequence[str] = MEASURE_TIME) -> None:
+    """Copy the run-cache entries of the stages that measure time, or of others, and the bytes they name."""
     for entry in (source / ".dvc" / "cache" / "runs").glob("*/*/*"):
         lock = yaml.safe_load(entry.read_text())
-        if lock["cmd"].split()[-1] in MEASURE_TIME:
+        if lock["cmd"].split()[-1] in carried:
             copy_into(source, target, entry)
             for out in lock["outs"]:
-                copy_into(source, target, source / ".dvc/cache/files/md5" / out["md5"][:2] / out["md5"][2:])
+                for one in objects_of(source, out["md5"]):
+                    copy_into(source, target, one)
+
+
+def objects_of(clone: Path, md5: str) -> list[Path]:
+    """What DVC's cache holds of an output: a folder's listing, and the files that it names."""
+    place = clone / ".dvc" / "cache" / "files" / "md5" / md5[:2] / md5[2:]
+    if not md5.endswith(".dir"):
+        return [place]
+    return [place, *(path for entry in json.loads(place.read_text()) for path in objects_of(clone, entry["md5"]))]
 
 
 def copy_into(source: Path, target: Path, file: Path) -> None:
@@ -110,13 +120,16 @@ def test_the_report_of_a_whole_line_leaves_nothing_out_and_is_the_same_when_it_i
     assert "Not shown" not in kept
     assert "not recorded" not in kept.lower()
     assert "Everything here is what dvc.lock names." in kept
-    assert run(by_flow, "-m", "flows.report").stdout == "results/report.html\n"
+    (by_flow / "results" / "report.html").unlink()
+    with contextlib.chdir(by_flow):
+        assert report.main([]) == 0
     assert (by_flow / "results" / "report.html").read_text() == kept
 
 
 def test_what_evaluate_computes_is_the_same_in_both_clones(by_dvc: Path, by_flow: Path) -> None:
     shutil.copytree(by_flow / "results" / "evaluate", by_flow / "kept")
-    run(by_flow, "-m", "flows.stage", "evaluate")
+    with contextlib.chdir(by_flow):
+        evaluate.run(load_params(), Silent())
     for name in ("metrics.json", "predictions.csv", "per_class.csv"):
         again = (by_flow / "results" / "evaluate" / name).read_bytes()
         assert again == (by_dvc / "results" / "evaluate" / name).read_bytes(), name
@@ -124,20 +137,12 @@ def test_what_evaluate_computes_is_the_same_in_both_clones(by_dvc: Path, by_flow
     (by_flow / "kept").rename(by_flow / "results" / "evaluate")
 
 
-def test_searches_and_training_give_the_same_bytes_without_the_test_split(by_flow: Path) -> None:
-    hidden = by_flow / "hidden"
-    (by_flow / "data" / "prepared" / "test").rename(hidden)
-    before = {file: file.read_bytes() for file in searched_files(by_flow)}
-    for command in (["architecture"], ["augmentation"], ["loss"], ["train", "searched"]):
-        run(by_flow, "-m", "flows.stage", *command)
-    hidden.rename(by_flow / "data" / "prepared" / "test")
-    assert len(before) > 10
-    assert {file: file.read_bytes() for file in searched_files(by_flow)} == before
-
-
-def searched_files(clone: Path) -> list[Path]:
-    folders = ("architecture", "augmentation", "loss", "train/searched")
-    return [file for folder in folders for file in sorted((clone / "results" / folder).iterdir())]
+def test_searches_and_training_give_the_same_bytes_without_the_test_split(by_dvc: Path, by_flow: Path) -> None:
+    """In one clone they ran without it, in the other with it."""
+    assert stages_run(without_test_split(by_dvc).read_text()) == list(SEARCHED)
+    without, beside = (yaml.safe_load((clone / "dvc.lock").read_text())["stages"] for clone in (by_dvc, by_flow))
+    for stage in SEARCHED:
+        assert without[stage]["outs"] == beside[stage]["outs"], stage
 
 
 def test_repro_a_second_time_runs_nothing(by_dvc: Path, by_flow: Path) -> None:
@@ -362,15 +367,6 @@ def test_prefect_shows_a_table_of_the_steps_and_how_far_each_was(by_flow: Path) 
     assert {percents[f"progress-{name.replace('@', '-')}"] for name in COMPUTED} == {100}
 
 
-def test_the_flow_a_second_time_runs_nothing_and_registers_nothing(by_flow: Path) -> None:
-    client, _ = parent_of(by_flow)
-    versions = len(client.search_model_versions("name = 'tiny-digits'"))
-    done = run(by_flow, "-m", "flows.retrain")
-    assert stages_run(done.stdout + done.stderr) == []
-    assert len(client.search_model_versions("name = 'tiny-digits'")) == versions
-    assert "already" in done.stdout
-
-
 def test_nothing_written_names_this_machine_or_a_path_on_it(by_flow: Path) -> None:
     words = [str(by_flow).encode(), str(ROOT).encode(), os.uname().nodename.encode()]
     places = [by_flow / "results", by_flow / "data", by_flow / "mlflow" / "store" / "artifacts", by_flow / "dvc.lock"]
@@ -413,12 +409,17 @@ def end_while_training(clone: Path, how: signal.Signals) -> str:
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 - background jobs ignore it
         )
         wait_for(lambda: stages_run(log.read_text())[-1:] in (["train@searched"], ["train@baseline"]), flow)
-        time.sleep(6)  # into the training itself
+        wait_for(lambda: any(trained_epochs(clone)), flow)
         flow.send_signal(how)
         code = flow.wait(60)
     assert code == {signal.SIGINT: 130, signal.SIGKILL: -signal.SIGKILL}[how], log.read_text()[-3000:]
     assert kills.left_after(clone, kills.SECONDS_TO_VANISH) == 0
     return log.read_text()
+
+
+def trained_epochs(clone: Path) -> Iterator[Path]:
+    """What a training leaves of its finished epochs while it works."""
+    return (file for file in clone.glob("checkpoints/train@*/*/*") if file.is_file())
 
 
 @pytest.mark.parametrize(("stage", "victim", "share"), [("train@searched", "stage", 0.7), ("loss", "dvc", 0.5)])
@@ -442,17 +443,15 @@ def wait_for(condition, process: subprocess.Popen[bytes], seconds: float = 150) 
 @pytest.mark.parametrize(
     ("old", "new", "says"),
     [
-        ("knots: 4", "knotz: 4", "loss.knotz"),
-        ("batch_size: 32", "batch_size: 100000", "batch_size"),
-        ("latency_ms: 5.0", "latency_ms: 0.000001", "latency_ms"),
+        ("knots: 4", "knotz: 4", "loss.knotz"),  # refused by the flow
+        ("batch_size: 32", "batch_size: 100000", "batch_size"),  # by a step of its own
+        ("latency_ms: 5.0", "latency_ms: 0.000001", "latency_ms"),  # by a stage
     ],
 )
 def test_bad_input_gives_one_sentence_and_exit_code_2_and_writes_nothing(
     by_dvc: Path, tmp_path: Path, old: str, new: str, says: str
 ) -> None:
-    clone = tmp_path / "clone"
-    # without MLflow's database: SQLite loses its locks where a process that has it open opens and closes it once more
-    shutil.copytree(by_dvc, clone, ignore=shutil.ignore_patterns("store"))
+    clone = copy_of(by_dvc, tmp_path / "clone")
     settings = clone / "params.yaml"
     settings.write_text(settings.read_text().replace(old, new))
     before = {file: file.read_bytes() for file in (clone / "results" / "architecture").rglob("*") if file.is_file()}
@@ -465,13 +464,22 @@ def test_bad_input_gives_one_sentence_and_exit_code_2_and_writes_nothing(
     assert {file: file.read_bytes() for file in before if file.exists()} == before
 
 
-def test_two_budgets_give_two_models_each_measured_beside_its_own_limit(tmp_path: Path) -> None:
-    """The second allows little more than the cheapest network; evaluate goes on as with one."""
-    clone = fresh_clone(tmp_path, ROOT / "tests" / "tiny.yaml")
-    run(clone, "-m", "flows.ingest")
-    run(clone, "-m", "dvc", "repro", "latency")
+def copy_of(line: Path, clone: Path) -> Path:
+    """Without MLflow's database: SQLite loses its locks where a process that has it open opens and closes it again."""
+    shutil.copytree(line, clone, ignore=shutil.ignore_patterns("store"))
+    return clone
+
+
+def test_two_budgets_give_two_models_each_measured_beside_its_own_limit(by_dvc: Path, tmp_path: Path) -> None:
+    """The second allows little more than the cheapest network; evaluate goes on as with one. What else the line found
+    is that of one budget: of the stages those run that budgets are something to, and by DVC those that it alone has."""
+    clone = copy_of(by_dvc, tmp_path / "clone")
     second = write_second_budget(clone)
-    run(clone, "-m", "dvc", "repro")
+    with contextlib.chdir(clone):
+        params = load_params()
+        architecture.run(params, Silent(), tmp_path / "architecture")
+        train.run(params, Silent(), "searched", tmp_path / "train")
+    run(clone, "-m", "dvc", "repro", "--single-item", "train@budget_2", "evaluate", "budget@budget_2")
     of_both, of_second = results_of(clone, "evaluate"), results_of(clone, "budget/budget_2")
     assert (of_both["limit_ms"], of_second["limit_ms"]) == (5.0, second)
     assert of_both.keys() == {"limit_ms", "images", "searched", "baseline"}
@@ -496,11 +504,11 @@ def test_two_budgets_give_two_models_each_measured_beside_its_own_limit(tmp_path
 def write_second_budget(clone: Path) -> float:
     """Add a budget, of which only its margin and a hundredth are beyond the cheapest network; returns it."""
     settings = clone / "params.yaml"
-    architecture = load_params(settings).architecture
+    chosen = load_params(settings).architecture
     table = LatencyTable.from_json(json.loads((clone / "results/latency/table.json").read_text()))
-    space = space_of(architecture, read_classes(clone / "data/prepared/classes.json"))
+    space = space_of(chosen, read_classes(clone / "data/prepared/classes.json"))
     cheapest, _ = block_extras(space, table.predict)
-    budget = round(1.01 * table.predict(cheapest) / (1 - architecture.margin), 9)
+    budget = round(1.01 * table.predict(cheapest) / (1 - chosen.margin), 9)
     text = settings.read_text().replace("latency_ms: 5.0", f"latency_ms: [5.0, {budget}]")
     text = text.replace("variants: [searched, baseline]", "variants: [searched, baseline, budget_2]")
     settings.write_text(text.replace("budgets: []", "budgets: [budget_2]"))
@@ -530,8 +538,14 @@ CHAMPION = "models:/tiny-digits@champion"
 @pytest.fixture(scope="module")
 def published(by_dvc: Path) -> Path:
     """The clone in which `dvc repro` ran, its model now champion."""
-    run(by_dvc, "-m", "flows.publish")
+    publish_in(by_dvc)
     return by_dvc
+
+
+def publish_in(clone: Path) -> None:
+    with contextlib.chdir(clone), pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        assert publish.main([]) == 0
 
 
 def client_of(clone: Path) -> MlflowClient:
@@ -705,7 +719,7 @@ def warmed(published: Path) -> Path:
         assert workspace.record(published, "tiny-digits", "1") == FIRST
         warm_start.place(FIRST, "another data version")
     run(published, "-m", "dvc", "repro")
-    run(published, "-m", "flows.publish")
+    publish_in(published)
     workspace.record(published, "tiny-digits", "2")
     return published
 
@@ -753,12 +767,12 @@ def test_dvc_repro_alone_makes_the_second_version_from_its_commit_to_the_same_by
 ) -> None:
     clone = tmp_path / "clone"
     versions.require_git(warmed, "clone", "--quiet", "--branch", SECOND, str(warmed), str(clone))
-    carry_measurements(warmed, clone)
+    carry_measurements(warmed, clone, ("prepare", *MEASURE_TIME))  # the flow computes `prepare` to the same bytes
     expected = yaml.safe_load((clone / "dvc.lock").read_text())["stages"]
     (clone / "dvc.lock").unlink()
     run(clone, "-m", "flows.ingest")
     done = run(clone, "-m", "dvc", "repro", "train@searched")
-    assert set(stages_run(done.stdout)) == set(COMPUTED) - {"train@baseline"}
+    assert set(stages_run(done.stdout)) == {*SEARCHES, "train@searched"}
     found = yaml.safe_load((clone / "dvc.lock").read_text())["stages"]
     assert found == {name: expected[name] for name in found}
     assert "train@searched" in found

@@ -1,7 +1,8 @@
 """The pages as a newcomer reads them: every command is run, in order, on a folder of coloured shapes.
 
 A block of `yaml` is what the reader writes into params.yaml, a block of `sh` what they type; what a block prints begins
-its lines with the words that the page shows. The clone's presets are tests/tiny.yaml: the mechanisms, no quality. What
+its lines with the words that the page shows. The clone's presets are tests/tiny.yaml: the mechanisms, no quality; what
+the line computed with them is in DVC's cache, so that the first command computes nothing again. What
 is changed or left out of the commands is in `CHANGED`, of the settings in `SETTINGS`, with the reason.
 """
 
@@ -33,6 +34,7 @@ from components.data.images import decode, to_array
 from components.evaluation import onnx_logits
 from tests.clones import ROOT, environment, fresh_clone, run
 from tests.flows.receiver import receiver
+from tests.line_cache import put_tiny_cache
 from tests.servers import free_port
 
 pytestmark = pytest.mark.timeout(1800)  # the fixture's time counts for the first test
@@ -191,10 +193,11 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
     (home / "line").mkdir()
     clone = fresh_clone(home / "line")
     tiny = yaml.safe_load((ROOT / "tests" / "tiny.yaml").read_text())
-    tiny |= {"publish": {"model": "digits"}, "export": {"quantize": "none"}}
+    tiny |= {"publish": {"model": "digits"}}
     for file in (clone / "params.yaml", clone / "flows" / "presets" / "digits.yaml"):
         file.write_text(yaml.safe_dump(tiny))
     subprocess.run(["git", "commit", "-qam", "tiny"], cwd=clone, env=shell(clone), check=True)
+    put_tiny_cache(clone, tmp_path_factory)
     install(clone)
     draw_shapes(home / "shapes", 60)
     shutil.copy(home / "shapes" / "circle" / "3.jpg", clone / "circle.jpg")

@@ -17,6 +17,7 @@ import pytest
 import yaml
 
 from tests.clones import ROOT, environment, fresh_clone
+from tests.line_cache import put_tiny_cache
 from tests.servers import PATIENCE, answers, free_port, post, prefect_server, running, wait_until_healthy
 
 
@@ -160,7 +161,10 @@ def test_a_deployment_that_was_killed_is_ended_in_prefect_by_the_next(tmp_path: 
         assert (first["state_type"], first["state"]["message"]) == ("CRASHED", "its process was killed")
 
 
-def test_a_deployments_run_that_is_cancelled_in_prefect_ends_its_stage_and_says_so_in_mlflow(tmp_path: Path) -> None:
+@pytest.mark.timeout(900)  # the tiny line may have to run first
+def test_a_deployments_run_that_is_cancelled_in_prefect_ends_its_stage_and_says_so_in_mlflow(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     """As production has it: prefect.yaml deployed, a worker, a run of it, and a person who presses Cancel."""
     checkout = tmp_path / "line"
     checkout.mkdir()
@@ -169,6 +173,7 @@ def test_a_deployments_run_that_is_cancelled_in_prefect_ends_its_stage_and_says_
     long = tmp_path / "long.yaml"
     long.write_text(yaml.safe_dump(settings, sort_keys=False))
     fresh_clone(checkout, long)
+    put_tiny_cache(checkout, tmp_path_factory)  # nothing is computed before the stage that is ended
     with prefect_server(tmp_path) as port:
         variables = {
             "PREFECT_API_URL": f"http://127.0.0.1:{port}/api",
@@ -189,12 +194,8 @@ def test_a_deployments_run_that_is_cancelled_in_prefect_ends_its_stage_and_says_
 
         prefect("work-pool", "create", "line", "--type", "process")
         prefect("deploy", "--all")
-        prefect("deployment", "run", "retrain on schedule/nightly")
-        (run_id,) = (
-            run["id"]
-            for run in post(port, "flow_runs/filter", {})
-            if run["state_type"] == "SCHEDULED" and not run["auto_scheduled"]
-        )
+        (nightly_id,) = (found["id"] for found in post(port, "deployments/filter", {}) if found["name"] == "nightly")
+        run_id = post(port, f"deployments/{nightly_id}/create_flow_run", {"state": {"type": "SCHEDULED"}})["id"]
         worker = [sys.executable, "-m", "prefect", "worker", "start", "--pool", "line"]
         home = tmp_path / "worker"
         home.mkdir()
@@ -202,7 +203,7 @@ def test_a_deployments_run_that_is_cancelled_in_prefect_ends_its_stage_and_says_
             wait_for(lambda: bool(stages_below(tmp_path)), log, "no stage of the search ran")
             time.sleep(3)  # well into the stage
             assert nightly()["state_type"] == "RUNNING"
-            prefect("flow-run", "cancel", run_id)
+            post(port, f"flow_runs/{run_id}/set_state", {"state": {"type": "CANCELLING"}})
             asked = time.monotonic()
             wait_for(lambda: not stages_below(tmp_path), log, "the stage goes on")
             took = time.monotonic() - asked
