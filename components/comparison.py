@@ -10,11 +10,13 @@ limits illustrated in the case of the binomial, Biometrika 1934.
     loss  (lost - won) / n, by how much less often the model is right
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool
 from scipy.special import bdtrc
+from scipy.stats import norm
 
 RESAMPLES = 10_000
 """Bootstrap samples (ours): the bound's own noise is then a hundredth of its distance from the loss."""
@@ -83,3 +85,25 @@ def class_losses(
         p = max(p, min(1.0, (len(ordered) - rank) * mcnemar(pairs[name])))
         losses.append(ClassLoss(name=name, paired=pairs[name], p=p))
     return losses
+
+
+def chance(said: np.ndarray, actual: np.ndarray) -> float:
+    """Chance of naming at least so many images right, were the answers independent of the images: those of a model
+    that learnt nothing, however it guesses, or that always says the same class.
+
+    The number of agreements of two sequences of which one is shuffled: its mean and variance are exact, its tail is
+    taken for a normal one, with half an image for continuity. Fleiss, Cohen and Everitt, Large sample standard errors
+    of kappa and weighted kappa, Psychological Bulletin 1969. `said`, `actual`: class names.
+    """
+    n, right = len(actual), int((said == actual).sum())
+    names = np.unique(np.concatenate([said, actual]))
+    a, b = (np.array([(names_of == name).sum() for name in names], dtype=float) for names_of in (said, actual))
+    mean = float(a @ b) / n
+    if n == 1:
+        return 1.0
+    pairs = float(a @ b) ** 2 - float((a * b) @ (a * b))  # of agreements on two different classes
+    same = float((a * (a - 1)) @ (b * (b - 1)))  # on the same class
+    variance = mean + (pairs + same) / (n * (n - 1)) - mean**2
+    if variance <= 1e-9:
+        return 1.0
+    return float(norm.sf((right - 0.5 - mean) / math.sqrt(variance)))

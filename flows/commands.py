@@ -64,6 +64,8 @@ def of_apply(parser: Parser) -> None:
 
 def of_ingest(parser: Parser) -> None:
     parser.add_argument("--params", type=Path, default=paths.PARAMS, help="settings file (default: %(default)s)")
+    said = "split this class's images as if none had a split yet; may be given several times (default: no class)"
+    parser.add_argument("--split-anew", metavar="CLASS", action="append", default=[], help=said)
 
 
 def of_stage(parser: Parser) -> None:

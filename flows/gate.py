@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from components.architecture.timing import Measurement
-from components.comparison import ClassLoss, Paired, class_losses, loss_bound, mcnemar, pair
+from components.comparison import ClassLoss, Paired, chance, class_losses, loss_bound, mcnemar, pair
 from components.params import Gate
 
 Rule = Literal["at least", "at most", "is"]
@@ -150,25 +150,29 @@ def class_check(losses: Sequence[ClassLoss], settings: Gate) -> Check:
     worse = [loss for loss in losses if loss.p < settings.class_alpha] or losses[:1]
     named = "; ".join(f"class {loss.name}: {loss.paired}" for loss in worse[:NAMED])
     more = f"; and {len(worse) - NAMED} more classes" if len(worse) > NAMED else ""
+    small = sum(len(losses) * 0.5**loss.paired.images >= settings.class_alpha for loss in losses)
+    blind = f"; {small} of them with too few images to tell" if small else ""
     return Check(
         name="class_p",
         value=losses[0].p,
         rule="at least",
         threshold=settings.class_alpha,
-        detail=f"{named}{more}; adjusted for {len(losses)} classes",
+        detail=f"{named}{more}; adjusted for {len(losses)} classes{blind}",
     )
 
 
-def first_check(right: Bool[np.ndarray, " n"], actual: np.ndarray) -> Check:
-    """The first model of a name replaces nobody, so it need not be better than a baseline that does not ship; it has to
-    be better than to say the most frequent class every time."""
-    _, counts = np.unique(actual, return_counts=True)
-    return Check(
-        name="accuracy",
-        value=exact(float(right.mean())),
-        rule="at least",
-        threshold=exact((int(counts.max()) + 1) / len(right)),
-        detail=f"one image more than the most frequent class has, {counts.max()} of {len(right)}",
+def chance_checks(said: np.ndarray, actual: np.ndarray, settings: Gate) -> tuple[Check, ...]:
+    """The model has learnt something: on all test images its answers agree with the classes more than by chance.
+
+    All that is asked of the accuracy of the first model of a name: it replaces nobody, so it need not be better than a
+    baseline that does not ship. `said`, `actual`: each image's class name.
+    """
+    if settings.alpha == 0:
+        return ()
+    right = int((said == actual).sum())
+    detail = f"{right} of {len(actual)} images right, by answers that may have been guesses"
+    return (
+        Check(name="chance_p", value=chance(said, actual), rule="at most", threshold=settings.alpha, detail=detail),
     )
 
 

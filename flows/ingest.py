@@ -13,7 +13,7 @@ if __name__ == "__main__":
 import contextlib
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -43,6 +43,10 @@ from flows.settings import load_params
 from flows.terminal import watched
 
 LOCK = Path(".dvc/tmp/ingest.lock")
+ANEW = (
+    "all images are split for the first time, though there were data before; a model that is in service may have been "
+    "trained on some that are test images now"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,24 +79,26 @@ class IngestReport:
         return "\n".join(lines)
 
 
-def ingest(params: Params, progress: Progress = unwatched) -> IngestReport:
+def ingest(params: Params, progress: Progress = unwatched, anew: Collection[str] = ()) -> IngestReport:
     """Read the source anew and make it the current data version; pushed, when a DVC remote is configured.
+
+    `anew`: classes whose images are split as if none was recorded.
 
     Raises ValueError, with nothing changed, when the source cannot be used or another ingest is at it; VersionsError
     when DVC cannot take or push what is in place then.
     """
     with alone():
         require_data_ready(params)
-        before, classes = recorded(), known_classes()
+        before, classes, first = recorded(), known_classes(), not paths.RAW.exists()
         source = open_source(params.data)
         with replacing_folder(paths.RAW) as folder:
             report = take_in(source, folder, params.data, progress)
-            assigned = split(report, params, before)
+            assigned = split(report, params, before, anew)
             with files.replacing(paths.SPLIT) as temporary:
                 write_assignment(temporary, assigned.assignment)
         versions.add_data(*paths.DATA)
         if versions.has_remote():
-            versions.push_data(*paths.DATA.values())
+            push()
     return IngestReport(
         classes=len(report.classes),
         images=len(report.kept),
@@ -100,7 +106,7 @@ def ingest(params: Params, progress: Progress = unwatched) -> IngestReport:
         quarantined=len(report.quarantined),
         duplicates=len(report.duplicates),
         moved=assigned.moved,
-        notes=report.notes,
+        notes=(*report.notes, *(() if first or before else (ANEW,))),
         gone=tuple(name for name in classes if name not in report.classes),
     )
 
@@ -133,11 +139,25 @@ def recorded() -> Assignment | None:
     return Assignment(here.shares, {**named.splits, **here.splits}) if here else named
 
 
-def split(report: Report, params: Params, before: Assignment | None) -> Assigned:
+def push() -> None:
+    """Send the new data version to the remote. Raises VersionsError."""
+    pointers = paths.DATA.values()
+    try:
+        versions.push_data(*pointers)
+    except versions.VersionsError as failed:
+        later = f"`dvc push {' '.join(map(str, pointers))}` sends them when it answers"
+        raise versions.VersionsError(
+            f"{failed}; the new data are in place here, and not in the remote: {later}"
+        ) from None
+
+
+def split(report: Report, params: Params, before: Assignment | None = None, anew: Collection[str] = ()) -> Assigned:
     """The split of every image. Raises ValueError if no model could be trained on them: better now than in an hour."""
+    if unknown := set(anew) - set(report.classes):
+        raise ValueError(f"there is no class {min(unknown)!r} to split anew; use one of {', '.join(report.classes)}")
     images = [Labelled(entry.content, entry.label, entry.split) for entry in report.kept]
     shares = Shares.of(params.data, [image.own for image in images])
-    assigned = assign(images, shares, before)
+    assigned = assign(images, shares, before, anew)
     splits = [assigned.assignment.splits[image.content] for image in images]
     numbers = {name: number for number, name in enumerate(report.classes)}
     counts = count_classes(splits, [numbers[image.label] for image in images], report.classes)
@@ -199,7 +219,7 @@ def main(arguments: list[str] | None = None) -> int:
     chosen = commands.parse("ingest", arguments)
     try:
         with watched() as tracker:
-            report = ingest(load_params(chosen.params), tracker.progress)
+            report = ingest(load_params(chosen.params), tracker.progress, chosen.split_anew)
     except (ValueError, OSError) as mistake:
         print(f"error: {mistake}", file=sys.stderr)
         return 2

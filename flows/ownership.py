@@ -32,6 +32,8 @@ def require_own_raw() -> None:
         raise ValueError(f"{paths.RAW} is no folder; move it away: an ingest writes its images there")
     known = paths.RAW_DVC.exists()
     foreign = [file for file in sorted(paths.RAW.glob("*")) if not is_own(file, known=known)]
+    for left in paths.INTERRUPTED:  # by an ingest that was cut off
+        foreign += [file for file in sorted(left.glob("*")) if not is_own(file, known=True)]
     if foreign:
         raise ValueError(
             f"{paths.RAW} holds {named(foreign)}, which no ingest wrote, and an ingest would replace the folder; move "

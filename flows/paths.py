@@ -5,6 +5,8 @@ from pathlib import Path
 PARAMS = Path("params.yaml")
 RAW = Path("data/raw")
 RAW_DVC = Path("data/raw.dvc")
+INTERRUPTED = (RAW.with_name(".raw.new"), RAW.with_name(".raw.old"))
+"""What an ingest writes, and what it replaces, until one takes the other's place."""
 SPLIT = Path("data/split.csv")
 """The split of every image that ever arrived."""
 SPLIT_DVC = Path("data/split.csv.dvc")

@@ -112,7 +112,8 @@ def judge(params: Params, measure: Callable[[bytes, Params], Measurement] = meas
             return GateReport(md5=md5, champion=number, against="itself", checks=())
     test, names = test_images(), read_classes(paths.CLASSES).names
     require_size(model, test)
-    right = named_right(model, test, names, params.threads)
+    said, actual = named(model, test, names, params.threads), np.array(names)[test.labels]
+    right: Bool[np.ndarray, " n"] = said == actual
     require_fresh(metrics, md5, float(right.mean()))
     reference = (
         Reference(name=f"champion version {champion.version}", model=champion.model, ships=True)
@@ -130,6 +131,7 @@ def judge(params: Params, measure: Callable[[bytes, Params], Measurement] = meas
         removed=report.removed,
         device=str(time.device),
         checks=(
+            *gate.chance_checks(said, actual, params.gate),
             *report.checks,
             *gate.latency_checks(time, params.architecture.budget, params.gate),
             *gate.size_checks(len(model), params.architecture.max_file_bytes),
@@ -156,12 +158,11 @@ def test_images() -> Split:
         raise ValueError(f"{paths.TEST} is missing; run `dvc repro` first") from None
 
 
-def named_right(model: bytes, test: Split, names: tuple[str, ...], threads: int) -> Bool[np.ndarray, " n"]:
-    """Of which test images the model gives the right class name; its own class list may differ from the data's."""
+def named(model: bytes, test: Split, names: tuple[str, ...], threads: int) -> np.ndarray:
+    """The class name that the model gives each test image; its own class list may differ from the data's."""
     own = np.array(classes_of(model) or names)
-    said = own[onnx_logits(model, test.images, threads=threads).argmax(axis=1)]
-    right: Bool[np.ndarray, " n"] = said == np.array(names)[test.labels]
-    return right
+    said: np.ndarray = own[onnx_logits(model, test.images, threads=threads).argmax(axis=1)]
+    return said
 
 
 def classes_of(model: bytes) -> tuple[str, ...]:
@@ -237,7 +238,7 @@ def compare(
         raise ValueError(
             f"{reference.name} was trained on every image that is a test image now; publish under another publish.model"
         )
-    answers = named_right(reference.model, test, names, params.threads)
+    answers: Bool[np.ndarray, " n"] = named(reference.model, test, names, params.threads) == actual
     rng = np.random.default_rng(params.seed)
     added, removed = tuple(sorted(set(names) - set(known))), tuple(sorted(set(known) - set(names)))
     changed = "".join(
@@ -252,7 +253,7 @@ def compare(
         removed=removed,
         checks=gate.accuracy_checks(right[shared], answers[shared], actual[shared], params.gate, rng)
         if reference.ships
-        else (gate.first_check(right, actual),),
+        else (),
     )
 
 

@@ -10,6 +10,7 @@ mix is drawn from the hypergeometric distribution. It holds its level at any m, 
 only when there are other new images.
 """
 
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -25,16 +26,19 @@ from components.data.images import decode, to_array
 from components.data.intake import take_in
 from components.data.raw import read_images, read_index
 from components.data.sources import open_source
-from components.data.store import open_split, read_classes
+from components.data.store import CONTENTS, open_split, read_classes, read_contents
 from components.evaluation import onnx_logits
 from components.params import Params
 from flows import paths, tracking
 from flows.registry import registry
 from flows.terminal import watched
+from flows.trained_on import trained_on
 
 POLL = Path(".dvc/tmp/poll.lock")
 READ = ".poll."
 """How the folder's name begins, beside `data/raw`, that the source's images are read into."""
+LEFT = re.compile(rf"{re.escape(READ)}[a-z0-9_]{{8}}")
+"""The whole name, as `tempfile` makes it."""
 DRAWS = 9_999
 """Permutations: the smallest p-value is 1 / (DRAWS + 1)."""
 
@@ -76,7 +80,8 @@ def reading() -> Iterator[Path]:
     paths.RAW.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(POLL):
         for left in paths.RAW.parent.glob(f"{READ}*"):
-            shutil.rmtree(left)
+            if LEFT.fullmatch(left.name):
+                shutil.rmtree(left)
         with tempfile.TemporaryDirectory(dir=paths.RAW.parent, prefix=READ) as name:
             yield Path(name)
 
@@ -95,13 +100,23 @@ def compare(params: Params, count: int, images: UInt8[np.ndarray, "m h w c"] | N
         champion = tracking.load_by_alias(params.publish.model, "champion")
     if images is None or champion is None:
         return Decision(train=champion is None, reason=few if champion else "there is no champion")
-    old = predicted(champion.model, open_split(paths.TEST).images, params)
+    old = predicted(champion.model, unseen(champion.md5), params)
     new = predicted(champion.model, images, params)
     p = mix_p_value(np.bincount(old, minlength=max(old.max(), new.max()) + 1), np.bincount(new), params.seed)
     rule = f"p = {p:.4f} of their mix of classes, shift_alpha is {params.retrain.shift_alpha}"
     if p <= params.retrain.shift_alpha:
         return Decision(train=True, reason=f"{count} new images of another distribution ({rule})")
     return Decision(train=False, reason=f"{few}, and no shift ({rule})")
+
+
+def unseen(md5: str) -> UInt8[np.ndarray, "n h w c"]:
+    """The test images that the champion was not trained on, as far as that is recorded."""
+    images = open_split(paths.TEST).images
+    with registry():
+        known = trained_on(md5)
+    if not known:
+        return images
+    return images[[content not in known for content in read_contents(paths.TEST / CONTENTS)]]
 
 
 def predicted(model: bytes, images: UInt8[np.ndarray, "n h w c"], params: Params) -> Int64[np.ndarray, " n"]:

@@ -5,6 +5,7 @@ what one computed the other need not. What a promoted run was made of is committ
 `retrain/<model>/<version>`.
 """
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -82,7 +83,7 @@ def require_own(checkout: Path, workspace: Path, commit: str) -> None:
             "retrain; give them another folder as `place`"
         )
     edited = names(workspace, "diff", "--name-only", "HEAD")
-    untracked = names(workspace, "ls-files", "--others", "--exclude-standard")
+    untracked = names(workspace, "ls-files", "--others")  # ignored ones too: a commit may track what was ignored before
     in_the_way = untracked & names(workspace, "ls-tree", "-r", "--name-only", commit)
     if foreign := sorted((edited | in_the_way) - WRITTEN):
         raise ValueError(
@@ -101,8 +102,16 @@ def link_data(checkout: Path, workspace: Path) -> None:
     path = load_params(workspace / paths.PARAMS).data.path
     if path is None or Path(path).is_absolute() or (workspace / path).exists():
         return
-    (workspace / path).parent.mkdir(parents=True, exist_ok=True)
-    (workspace / path).symlink_to((checkout / path).resolve())
+    place, source = Path(os.path.normpath(workspace / path)), (checkout / path).resolve()
+    if workspace not in place.parents:
+        raise ValueError(
+            f"data.path is {path!r}, which from {workspace} leads to {place}, where nothing is; give the absolute "
+            f"path, {source}"
+        )
+    place.parent.mkdir(parents=True, exist_ok=True)
+    if place.is_symlink():  # of a checkout that was moved, or a source that is away
+        place.unlink()
+    place.symlink_to(source)
 
 
 def begin_from_last(workspace: Path, params: Params, served: Served | None) -> None:

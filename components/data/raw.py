@@ -20,7 +20,7 @@ from jaxtyping import Int64
 from components.data.records import Entry
 
 BUCKETS = "0123456789abcdef"
-OWN = re.compile(rf"images-[{BUCKETS}]\.parquet|validation\.json")
+OWN = re.compile(rf"images-[{BUCKETS}]\.parquet|validation\.json|spill-[{BUCKETS}]")
 """The names of the files that an ingest makes."""
 GROUP_BYTES = 16 << 20
 """Encoded bytes after which a row group is written: what a reader holds at a time."""
@@ -141,11 +141,13 @@ def is_own(file: Path, *, known: bool) -> bool:
     """Whether an ingest wrote the file of `data/raw`: by its name, and by its columns unless the folder is `known`."""
     if not OWN.fullmatch(file.name) or not file.is_file() or file.is_symlink():
         return False
-    if known or file.suffix != ".parquet":
+    if known:
         return True
     try:
+        if file.suffix == ".json":
+            return bool(json.loads(file.read_bytes()).keys() >= {"source", "counts", "rules", "classes"})
         return bool(pq.read_schema(file).names == FIELDS.names)
-    except (pa.ArrowException, OSError):
+    except (pa.ArrowException, OSError, ValueError, AttributeError):
         return False
 
 

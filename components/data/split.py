@@ -12,7 +12,7 @@ same sizes. A split of the source's own is kept: its test images are the test sp
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -21,6 +21,7 @@ from components.params import Data, require
 
 TRAIN, VAL, TEST = SPLITS = ("train", "val", "test")
 HEADER = "content,split"
+RESTORE = "move it away, and `dvc checkout data/split.csv.dvc` brings the last one back"
 CONFLICT = ("<<<<<<<", "=======", ">>>>>>>")
 """How git marks what it could not merge."""
 
@@ -76,11 +77,15 @@ class Assigned:
     """(from, to) -> images that changed their split, because the shares or the source's own split did."""
 
 
-def assign(images: Sequence[Labelled], shares: Shares, before: Assignment | None = None) -> Assigned:
+def assign(
+    images: Sequence[Labelled], shares: Shares, before: Assignment | None = None, anew: Collection[str] = ()
+) -> Assigned:
     """Give every image its split: the recorded one, unless the shares are others now; new images fill the splits.
 
     Under other shares, images leave val and test for train, and train for val and test, until each class has what it
-    is to have; none goes from val to test or back, unless the source itself says now that it is a test image.
+    is to have, or no image of train is left that was there before; none goes from val to test or back. A source that
+    brings its own test split is obeyed at once, whichever way an image goes. `anew`: classes that are split as if none
+    of their images were recorded.
     """
     known = before.splits if before else {}
     changed = before is not None and before.shares != shares
@@ -88,8 +93,8 @@ def assign(images: Sequence[Labelled], shares: Shares, before: Assignment | None
     for image in sorted(images, key=lambda image: image.content):
         by_class[image.label].append(image)
     splits: dict[str, str] = {}
-    for members in by_class.values():
-        splits |= assign_class(members, shares, known, changed=changed)
+    for label, members in by_class.items():
+        splits |= assign_class(members, shares, {} if label in anew else known, changed=changed)
     moved = Counter((known[content], split) for content, split in splits.items() if known.get(content, split) != split)
     return Assigned(Assignment(shares, {**known, **splits}), dict(moved))
 
@@ -100,7 +105,10 @@ def assign_class(
     """The splits of one class's images, in order of their content hash."""
     own = {image.content: TEST for image in images if shares.test is None and image.own == TEST}
     free = [image.content for image in images if image.content not in own]
-    held = {split: [content for content in free if known.get(content) == split] for split in SPLITS}
+    held: dict[str, list[str]] = {split: [] for split in SPLITS}
+    for content in free:
+        if content in known:  # of the source's own test split nothing stays that it calls train now
+            held[TRAIN if known[content] == TEST and shares.test is None else known[content]].append(content)
     wanted, trained = apportion(len(free), shares.each()), iter(held[TRAIN].copy())
     if changed:
         for split in (VAL, TEST):
@@ -153,11 +161,11 @@ def write_assignment(path: Path, assignment: Assignment) -> None:
 def read_assignment(path: Path) -> Assignment:
     """The record that `write_assignment` wrote. Raises ValueError, with the line, for what is no such record."""
     try:
-        return parse_assignment(path, path.read_text(encoding="utf-8"))
+        return parse_assignment(path, path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise ValueError(f"{path} is missing; run `python -m flows.ingest` (or `dvc pull`) first") from None
-    except UnicodeDecodeError:
-        raise ValueError(f"{path} is no text; restore it with `dvc checkout`") from None
+    except (UnicodeDecodeError, IsADirectoryError):
+        raise ValueError(f"{path} is no record of splits; {RESTORE}") from None
 
 
 def parse_assignment(path: Path, text: str) -> Assignment:
@@ -169,22 +177,20 @@ def parse_assignment(path: Path, text: str) -> Assignment:
             shares.add(read_shares(path, line))
         elif line.startswith(CONFLICT):
             raise ValueError(f"{path}, line {number}: git could not merge it; keep the lines of both sides")
-        elif line != HEADER:
+        elif line not in (HEADER, ""):
             content, split = read_row(path, number, line)
             if splits.setdefault(content, split) != split:
                 raise ValueError(
                     f"{path}, line {number}: an image is in {splits[content]} and in {split}; keep one line"
                 )
-    require(len(shares) == 1, f"{path} must begin with one line `# val ..., test ...`; restore it with `dvc checkout`")
+    require(len(shares) == 1, f"{path} must have one line `# val ..., test ...`; {RESTORE}")
     return Assignment(shares.pop(), splits)
 
 
 def read_row(path: Path, number: int, line: str) -> tuple[str, str]:
     content, _, split = line.partition(",")
     sound = len(content) == 64 and set(content) <= set("0123456789abcdef") and split in SPLITS
-    require(
-        sound, f"{path}, line {number}: {line[:80]!r} is no content hash with its split; restore it with git or DVC"
-    )
+    require(sound, f"{path}, line {number}: {line[:80]!r} is no content hash with its split; {RESTORE}")
     return content, split
 
 
@@ -193,14 +199,15 @@ def read_shares(path: Path, line: str) -> Shares:
     try:
         return Shares(float(val), None if test == "of the source" else float(test))
     except ValueError:
-        raise ValueError(f"{path}: {line!r} says no shares; restore the line with git or DVC") from None
+        raise ValueError(f"{path}: {line!r} says no shares; {RESTORE}") from None
 
 
 def splits_of(contents: Sequence[str], shares: Shares, record: Path) -> list[str]:
     """The recorded split of each image. Raises ValueError where the record does not fit the images or the settings."""
     assignment = read_assignment(record)
+    own = None in (assignment.shares.test, shares.test)  # an ingest that was cut off left the images before: they fit
     require(
-        assignment.shares == shares,
+        assignment.shares.val == shares.val and (own or assignment.shares.test == shares.test),
         f"{record} was made for {assignment.shares}, and data.val and data.test ask for {shares}; "
         "run `python -m flows.ingest`, which moves what has to move",
     )
@@ -230,7 +237,8 @@ def require_batch(counts: dict[str, dict[str, int]], batch_size: int) -> None:
 def require_every_class(counts: dict[str, dict[str, int]], *, own_test: bool) -> None:
     """Raise ValueError unless each split has an image of each class: a class unseen there is neither learnt nor judged.
 
-    No image is moved to fill the gap: a model in service may have been trained on it. New images go there first.
+    No image is moved to fill the gap unless a person says so: it would be lost for judging the model in service, which
+    was trained on it. New images go there first.
     """
     missing = [(split, name) for split in SPLITS for name, images in counts[split].items() if images == 0]
     if not missing:
@@ -238,7 +246,8 @@ def require_every_class(counts: dict[str, dict[str, int]], *, own_test: bool) ->
     split, name = missing[0]
     elsewhere = ", ".join(f"{other} {counts[other][name]}" for other in SPLITS if other != split)
     own = own_test and split == TEST
-    remedy = "add some to its test folder" if own else "add images of it, or leave the class out"
+    again = f"split its images anew: `python -m flows.ingest --split-anew {name!r}`"
+    remedy = "add some to its test folder" if own else f"add images of it, or {again}"
     where = "the source's own test split" if own else f"the {split} split"
     more = f" ({len(missing) - 1} more such gaps)" if len(missing) > 1 else ""
     require(False, f"{where} has no image of class {name!r} ({elsewhere}){more}; {remedy}")

@@ -25,6 +25,7 @@ CHANCE = 0.05
 """Below it a difference is called more than chance."""
 REMEDIES = {
     "accuracy": "look at the mistakes below; more epochs, more trunks or more images may help",
+    "chance_p": "the model learnt nothing: look at the training's curves, and at whether the labels are right",
     "mcnemar_p": "look at the mistakes below; more epochs, more trunks or more images may help",
     "loss_bound": "the test split may be too small to show that nothing is lost: add test images, or raise gate.margin",
     "class_p": "look at that class in the table below: its images may be wrongly labelled, or unlike those before",

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from components.comparison import Paired, class_losses, loss_bound, mcnemar, pair
+from components.comparison import Paired, chance, class_losses, loss_bound, mcnemar, pair
 
 
 def paired(lost: int, won: int, images: int = 1000) -> Paired:
@@ -100,3 +100,25 @@ def test_a_class_that_is_lost_is_found_among_many() -> None:
     worst, *others = class_losses(right, reference, actual)
     assert (worst.name, worst.paired.lost, worst.p < 0.05) == ("class 07", 12, True)
     assert {loss.p for loss in others} == {1.0}
+
+
+@pytest.mark.parametrize(("classes", "each"), [(3, 60), (10, 36), (100, 10), (2, 20)])
+def test_a_guesser_is_taken_for_a_model_no_more_often_than_alpha(classes: int, each: int) -> None:
+    """One image more than the most frequent class has let 42 to 49 % of them through."""
+    rng = np.random.default_rng(0)
+    actual = np.repeat([f"{number}" for number in range(classes)], each)
+    passed = np.mean([chance(rng.permutation(actual), actual) <= 0.05 for _ in range(400)])
+    assert passed <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / 400)
+
+
+def test_chance_is_the_share_of_shuffles_that_agree_as_often() -> None:
+    rng = np.random.default_rng(0)
+    actual, said = np.repeat(list("abc"), [20, 10, 5]), np.repeat(list("aabc"), [15, 8, 8, 4])
+    shuffled = np.mean([(rng.permutation(said) == actual).sum() >= (said == actual).sum() for _ in range(4000)])
+    assert chance(said, actual) == pytest.approx(float(shuffled), abs=0.02)
+
+
+def test_a_constant_answer_one_class_or_one_image_show_nothing() -> None:
+    assert chance(np.repeat("a", 10), np.repeat(["a", "b"], [9, 1])) == 1.0
+    assert chance(np.repeat("a", 10), np.repeat("a", 10)) == 1.0
+    assert chance(np.array(["a"]), np.array(["a"])) == 1.0

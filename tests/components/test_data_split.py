@@ -139,6 +139,43 @@ def test_a_source_that_begins_to_bring_its_own_test_split_is_obeyed_and_the_move
     assert sum(found.moved.values()) > 0
 
 
+def test_what_the_source_calls_train_again_does_not_stay_in_its_test_split() -> None:
+    every = [*images(30, own="train"), *images(12, prefix="t", own="test")]
+    before = assign(every, Shares(0.2, None)).assignment
+    after = [
+        *images(30, own="train"),
+        *images(12, prefix="t", own="train")[:2],
+        *images(12, prefix="t", own="test")[2:],
+    ]
+    found = assign(after, Shares(0.2, None), before)
+    assert found.moved == {(TEST, TRAIN): 2}
+    assert sizes(found.assignment, after)["cat", TEST] == 10
+
+
+def test_a_class_is_split_anew_where_a_person_says_so_and_no_other_is() -> None:
+    """Of images that were moved into a folder of their own, all from train, none is in val or test."""
+    every = images(40)
+    before = assign(every, FIFTHS).assignment
+    own = [image for image in every if before.splits[image.content] == TRAIN][:12]
+    after = [*(image for image in every if image not in own), *(Labelled(image.content, "new", None) for image in own)]
+    kept = assign(after, FIFTHS, before)
+    assert (sizes(kept.assignment, after)["new", TRAIN], kept.moved) == (12, {})
+    found = assign(after, FIFTHS, before, anew=["new"])
+    assert found.moved == {(TRAIN, VAL): 2, (TRAIN, TEST): 2}
+    assert sizes(found.assignment, after) == sizes(kept.assignment, after) - Counter({("new", TRAIN): 4}) + Counter(
+        {("new", VAL): 2, ("new", TEST): 2}
+    )
+
+
+def test_the_record_of_an_ingest_that_was_cut_off_fits_the_images_before(tmp_path: Path) -> None:
+    """The source had begun to bring its own test split, and the images were not yet replaced."""
+    record = tmp_path / "split.csv"
+    contents = [image.content for image in images(20)]
+    for written, asked in ((Shares(0.2, None), FIFTHS), (FIFTHS, Shares(0.2, None))):
+        write_assignment(record, assign(images(20), written).assignment)
+        assert len(splits_of(contents, asked, record)) == 20
+
+
 def test_the_record_is_text_with_a_line_an_image_and_comes_back_as_it_was(tmp_path: Path) -> None:
     for shares in (FIFTHS, Shares(0.1, None)):
         written = assign(images(20), shares).assignment
@@ -165,7 +202,7 @@ def test_records_of_two_branches_merge_line_by_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("content,split\n", "must begin with one line"),
+        ("content,split\n", "must have one line"),
         ("# val much, test 0.2\ncontent,split\n", "says no shares"),
         ("# val 0.2, test 0.2\ncontent,split\nabc,train\n", "line 3: 'abc,train' is no content hash"),
         (f"# val 0.2, test 0.2\ncontent,split\n{'a' * 64},valid\n", "line 3: .* is no content hash"),

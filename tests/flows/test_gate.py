@@ -13,7 +13,7 @@ from flows.gate import (
     Check,
     GateReport,
     accuracy_checks,
-    first_check,
+    chance_checks,
     quantisation_check,
     registry_checks,
     withdrawal_checks,
@@ -86,11 +86,21 @@ def test_without_class_alpha_no_class_is_judged() -> None:
     assert [check.name for check in checks] == ["accuracy", "mcnemar_p"]
 
 
-@pytest.mark.parametrize(("right", "passed"), [(61, True), (60, False), (0, False)])
-def test_the_first_model_has_to_be_better_than_the_most_frequent_class_alone(right: int, passed: bool) -> None:
-    check = first_check(np.arange(100) < right, np.repeat(["a", "b"], [60, 40]))
-    assert (check.name, check.threshold, check.passed) == ("accuracy", 0.61, passed)
-    assert check.detail == "one image more than the most frequent class has, 60 of 100"
+def test_a_model_has_to_have_learnt_something_which_a_constant_answer_has_not() -> None:
+    actual = np.repeat(["ok", "bad"], [396, 4])
+    rng = np.random.default_rng(0)
+    finds_the_rare = np.where(rng.random(400) < 0.03, "bad", actual)  # right less often than to say ok every time
+    for said, passed in ((finds_the_rare, True), (np.repeat("ok", 400), False), (rng.permutation(actual), False)):
+        (check,) = chance_checks(said, actual, GATE)
+        assert (check.name, check.threshold, check.passed) == ("chance_p", 0.05, passed)
+    assert check.detail == f"{(said == actual).sum()} of 400 images right, by answers that may have been guesses"
+    assert chance_checks(actual, actual, replace(GATE, alpha=0.0)) == ()
+
+
+def test_classes_of_which_too_few_images_are_there_to_tell_are_counted() -> None:
+    actual = np.repeat(["a", "b"], [40, 5])
+    checks = accuracy_checks(actual != "b", np.ones(45, dtype=bool), actual, GATE, np.random.default_rng(0))
+    assert checks[-1].detail.endswith("adjusted for 2 classes; 1 of them with too few images to tell")
 
 
 def test_a_loss_at_its_limit_passes_whatever_floats_round_to() -> None:

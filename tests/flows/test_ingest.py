@@ -143,6 +143,21 @@ def test_the_record_of_splits_goes_on_from_the_version_that_dvc_names(
     assert paths.SPLIT.read_text() == record
 
 
+def test_a_class_is_split_anew_on_demand_and_an_unknown_one_is_refused(dvc: Versions) -> None:
+    make_folder(Path("images"))
+    ingest.ingest(settings())
+    with pytest.raises(ValueError, match="there is no class 'fox' to split anew; use one of cat, dog"):
+        ingest.ingest(settings(), anew=["fox"])
+    assert ingest.ingest(settings(), anew=["cat"]).moved == {}  # the same images, the same splits
+
+
+def test_images_that_were_there_before_the_record_are_said_to_be_split_anew(dvc: Versions) -> None:
+    make_folder(Path("images"))
+    assert ingest.ANEW not in ingest.ingest(settings()).notes
+    paths.SPLIT.unlink()
+    assert ingest.ANEW in ingest.ingest(settings()).notes
+
+
 def test_without_the_record_of_splits_nothing_is_split_anew(dvc: Versions, monkeypatch: pytest.MonkeyPatch) -> None:
     make_folder(Path("images"))
     paths.SPLIT_DVC.parent.mkdir()
@@ -201,7 +216,7 @@ from dataclasses import replace
 from components.params import Data
 
 def take_in(source, folder, data, progress):
-    (folder / "half").write_text("half written")
+    (folder / "spill-0").write_text("half written")
     print("writing", flush=True)
     time.sleep(60)
 
@@ -224,7 +239,7 @@ def test_a_killed_ingest_leaves_the_old_data_and_the_next_one_clears_up(dvc: Ver
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert contents() == before
-    assert Path("data/.raw.new/half").exists()
+    assert Path("data/.raw.new/spill-0").exists()
     ingest.ingest(settings())
     assert contents() == before
     assert sorted(path.name for path in paths.RAW.parent.iterdir()) == ["raw", "split.csv"]

@@ -117,7 +117,7 @@ def run_stages(params: Params) -> None:
     """The line without DVC, Prefect and MLflow."""
     paths.RAW.mkdir(parents=True)
     report = take_in(open_source(params.data), paths.RAW, params.data, unwatched)
-    write_assignment(paths.SPLIT, ingest.split(report, params, None).assignment)
+    write_assignment(paths.SPLIT, ingest.split(report, params).assignment)
     start_anew()
     prepare.run(params, Silent())
     latency.run(params, Silent())

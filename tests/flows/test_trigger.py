@@ -157,7 +157,7 @@ def test_a_retrain_that_was_cut_off_is_due_though_its_images_are_no_longer_new(p
 
 
 def test_images_that_a_killed_poll_left_are_removed(params: Params) -> None:
-    left = paths.RAW.parent / ".poll.left"
+    left = paths.RAW.parent / ".poll.left1234"
     left.mkdir()
     (left / "images").touch()
     trigger.decide(params)

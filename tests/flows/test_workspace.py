@@ -76,6 +76,34 @@ def test_what_a_person_edited_in_the_workspace_is_not_checked_out_anew(checkout:
     assert (place / "notes.md").read_text() == "mine"
 
 
+def test_a_file_that_was_ignored_and_is_tracked_now_is_not_checked_out_over(checkout: Path) -> None:
+    place = workspace.beside(checkout)
+    workspace.prepare(checkout, place, "HEAD")
+    (place / "notes.txt").write_text("mine")
+    (checkout / "notes.txt").write_text("theirs")
+    git(checkout, "add", "--force", "notes.txt")
+    git(checkout, *workspace.IDENTITY, "commit", "--quiet", "-m", "notes")
+    with pytest.raises(ValueError, match=r"notes\.txt was edited in"):
+        workspace.prepare(checkout, place, "HEAD")
+    assert (place / "notes.txt").read_text() == "mine"
+
+
+def test_a_link_to_a_source_that_is_away_is_renewed_and_none_is_made_outside(checkout: Path, tmp_path: Path) -> None:
+    place = workspace.beside(checkout)
+    workspace.prepare(checkout, place, "HEAD")
+    (checkout / "images").rename(checkout / "away")
+    workspace.prepare(checkout, place, "HEAD")
+    (checkout / "away").rename(checkout / "images")
+    workspace.prepare(checkout, place, "HEAD")
+    assert (place / "images").resolve() == checkout / "images"
+    settings = (checkout / "params.yaml").read_text()
+    (checkout / "params.yaml").write_text(settings.replace("path: images", "path: ../pictures"))
+    git(checkout, *workspace.IDENTITY, "commit", "--quiet", "--all", "-m", "elsewhere")
+    with pytest.raises(ValueError, match=r"data\.path is '\.\./pictures', .*give the absolute path"):
+        workspace.prepare(checkout, tmp_path / "deep" / "place", "HEAD")
+    assert not (tmp_path / "deep" / "pictures").exists()
+
+
 def test_another_repository_is_no_place_for_deployments(checkout: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     other.mkdir()
