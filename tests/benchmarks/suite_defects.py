@@ -93,7 +93,7 @@ DEFECTS = (
     Defect(
         "components/rewards.py",
         "if m != n])",
-        "if m >= 0}) for n in models}",
+        "if m >= 0])",
         "each copy is judged by the mean that holds it",
     ),
     Defect(
