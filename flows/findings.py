@@ -170,7 +170,7 @@ def tags(report: GateReport) -> dict[str, str]:
     values = {check.name: gate.shown(check.value) for check in report.checks}
     refused = [check.name for check in report.checks if not check.passed]
     return {
-        "accuracy": values["accuracy"],
+        "accuracy": gate.shown(report.score.right / report.score.images) if report.score else "unknown",
         "latency_ms": values["latency_p50_ms"],
         "gate": verdict(report),
         "gate.against": report.against,

@@ -79,6 +79,8 @@ class GateReport:
     """What it is compared with, on which images."""
     reference: Score | None = None
     """Of what it is compared with, on those images; None if nothing is."""
+    score: Score | None = None
+    """Of the model, on all test images; None if nothing was judged."""
     champion: str | None
     """The champion's version, None before the first."""
     added: tuple[str, ...] = ()

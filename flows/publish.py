@@ -127,6 +127,7 @@ def judge(params: Params, measure: Callable[[bytes, Params], Measurement] = meas
         champion=number,
         against=report.against,
         reference=report.reference,
+        score=gate.Score(right=int(right.sum()), images=len(right)),
         added=report.added,
         removed=report.removed,
         device=str(time.device),

@@ -74,7 +74,10 @@ def test_what_no_ingest_wrote_is_refused_by_name_and_stays(
 
 def test_what_an_ingest_left_that_was_interrupted_is_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    write("data/raw/validation.json", "{}")
+    write("data/raw/validation.json", '{"a person": "has one too"}')
+    with pytest.raises(ValueError, match=r"validation\.json, which no ingest wrote"):
+        ownership.require_own_raw()
+    write("data/raw/validation.json", '{"source": "", "counts": {}, "rules": {}, "classes": {}}')
     pq.write_table(pa.Table.from_pylist([], schema=FIELDS), "data/raw/images-0.parquet")
     ownership.require_own_raw()
     write("data/raw/images-1.parquet", "edited")
@@ -82,6 +85,11 @@ def test_what_an_ingest_left_that_was_interrupted_is_its_own(tmp_path: Path, mon
         ownership.require_own_raw()
     write("data/raw.dvc", "a data version")
     ownership.require_own_raw()  # DVC's cache has what it was
+    write("data/.raw.new/spill-0", "half an image")
+    ownership.require_own_raw()
+    write("data/.raw.old/mine.txt", "a person's")
+    with pytest.raises(ValueError, match=r"\.raw\.old/mine\.txt, which no ingest wrote"):
+        ownership.require_own_raw()
 
 
 @pytest.mark.parametrize(("place", "link"), [("data/raw", "data/raw"), ("data/raw", "data"), ("results", "results")])
