@@ -15,8 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool
-from scipy.special import bdtrc
-from scipy.stats import norm
+from scipy.special import bdtrc, ndtr
 
 RESAMPLES = 10_000
 """Bootstrap samples (ours): the bound's own noise is then a hundredth of its distance from the loss."""
@@ -106,4 +105,4 @@ def chance(said: np.ndarray, actual: np.ndarray) -> float:
     variance = mean + (pairs + same) / (n * (n - 1)) - mean**2
     if variance <= 1e-9:
         return 1.0
-    return float(norm.sf((right - 0.5 - mean) / math.sqrt(variance)))
+    return float(ndtr((mean - right + 0.5) / math.sqrt(variance)))

@@ -170,16 +170,17 @@ def checkpoint_folder(name: str, key: str) -> Iterator[Path]:
 
 
 def compute(word: str, variant: str | None, params: Params, observe: Observer, checkpoint: Path) -> None:
-    """The stage's own work, with torch set up the same everywhere."""
+    """The stage's own work, with torch, where the stage uses it, set up the same everywhere."""
     for variable, value in ENVIRONMENT.items():
         os.environ.setdefault(variable, value)
-    import torch
-
-    from flows.devices import be_deterministic
-
-    torch.set_num_threads(params.threads)
-    be_deterministic(True)
     stage = importlib.import_module(f"flows.stages.{word}")
+    if "torch" in sys.modules:  # `prepare` does without: to load it takes two seconds
+        import torch
+
+        from flows.devices import be_deterministic
+
+        torch.set_num_threads(params.threads)
+        be_deterministic(True)
     own = ([variant] if variant else []) + ([checkpoint] if word in RESUMED else [])
     stage.run(params, observe, *own)
 

@@ -5,7 +5,6 @@ from functools import partial
 
 import numpy as np
 from PIL import Image
-from sklearn.datasets import load_digits
 
 from components.data.folder import open_folder
 from components.data.images import encode_png
@@ -24,6 +23,8 @@ def open_source(data: Data) -> Source:
 
 def open_digits(data: Data) -> Source:
     """scikit-learn's 1,797 handwritten digits: 8 x 8 pixels, grey, 10 classes; inside the package, no network."""
+    from sklearn.datasets import load_digits  # a second that no other source pays
+
     digits = load_digits()
     grey = np.rint(digits.images * (255 / 16)).astype(np.uint8)  # n h w, stored as 0..16
     names = tuple(str(name) for name in digits.target_names)
