@@ -1,9 +1,9 @@
 """What the tests notice: small defects planted one at a time, and the tests nearest to each run until one fails.
 
 A trial copies a checkout, makes one edit, and runs the test files that reach the edited module, most direct first: the
-one of its name, then those that import it, nearest first, then those that start processes. `TREE` in the environment
-names another checkout whose code and tests are tried, `DEFECTS` a part of the list ("3:9"), `LIMIT` the seconds of a
-trial.
+one of its name, then those that import it, nearest first, then those that start processes. `BEFORE` in the environment
+names a checkout with an earlier suite, which is tried too, `DEFECTS` a part of the list ("3:9"), `LIMIT` the seconds of
+a trial.
 """
 
 import os
@@ -23,7 +23,6 @@ from tests.clones import ROOT, environment, fresh_clone
 
 SEEDS = (0,)
 """Nothing is drawn; a test that fails by chance fails in either suite."""
-TREE = Path(os.environ.get("TREE", ROOT))
 LIMIT = float(os.environ.get("LIMIT", "240"))
 STARTS_PROCESSES = ("tests/test_line.py", "tests/flows/test_servers.py", "tests/test_pages.py")
 """They reach code by the command line, most of it; tried last."""
@@ -359,16 +358,22 @@ def trial(tree: Path, graph: grimp.ImportGraph, defect: Defect) -> Row:
 
 
 def rows() -> Iterator[Row]:
-    """A defect a row, in the tree that the environment names."""
-    graph = graph_of(TREE)
+    """A defect and a suite a row: this checkout's, and that of the checkout which the environment names."""
+    trees = {"after": ROOT} | ({"before": Path(os.environ["BEFORE"])} if "BEFORE" in os.environ else {})
+    graphs = {suite: graph_of(tree) for suite, tree in trees.items()}
     begin, _, end = os.environ.get("DEFECTS", ":").partition(":")
     for number, defect in list(enumerate(DEFECTS))[int(begin or 0) : int(end or len(DEFECTS))]:
-        yield {"tree": TREE.name, "number": number, **trial(TREE, graph, defect)}
+        for suite, tree in trees.items():
+            yield {"tree": suite, "number": number, **trial(tree, graphs[suite], defect)}
 
 
 def table(rows: Sequence[Row]) -> str:
-    """What was planted, and what noticed it."""
-    lines = [[row["file"], row["why"], row["in"], row["caught_by"]] for row in rows]
-    noticed = sum(row["caught_by"] != "none" for row in rows)
-    header = ["file", "what the defect does", "noticed in", f"by ({noticed} of {len(rows)})"]
-    return markdown(header, lines)
+    """What was planted, and which test noticed it in either suite."""
+    suites = sorted({str(row["tree"]) for row in rows}, reverse=True)
+    found = {(row["tree"], row["number"]): row for row in rows}
+    lines = []
+    for number in sorted({int(str(row["number"])) for row in rows}):
+        own = [found.get((suite, number)) for suite in suites]
+        first = next(row for row in own if row)
+        lines.append([first["file"], first["why"], *(row["caught_by"] if row else "not tried" for row in own)])
+    return markdown(["file", "what the defect does", *(f"noticed {suite} by" for suite in suites)], lines)
