@@ -32,7 +32,7 @@ STAGE = "train@searched"
 """Writes the model."""
 UNREADABLE = (KeyError, TypeError, AttributeError, ValueError, yaml.YAMLError)
 """What a record that somebody edited makes its reader raise."""
-MEASURED = "latency"
+MEASURED = ("latency",)
 """What a reproduction is given beside the images, their splits and kept searches: no machine measures times twice."""
 
 
@@ -245,7 +245,7 @@ def reproduce(records: Records) -> Finding:
                 (checkout / name).write_bytes(content)
         versions.share_config(Path(), checkout, checkout / ".dvc" / "cache")
         given = [str(pointer) for pointer in paths.DATA.values() if (checkout / pointer).exists()]
-        pull(checkout, records.objects.cache, [*given, MEASURED, *sorted(records.frozen())])
+        pull(checkout, records.objects.cache, [*given, *MEASURED, *sorted(records.frozen())])
         run_in(checkout, "repro", STAGE)
         found = tracking.md5_of((checkout / paths.MODEL).read_bytes())
         if found == wanted:
