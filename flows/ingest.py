@@ -91,7 +91,7 @@ def ingest(params: Params, progress: Progress = unwatched, anew: Collection[str]
         require_data_ready(params)
         before, classes, first = recorded(), known_classes(), not paths.RAW.exists()
         source = open_source(params.data)
-        with replacing_folder(paths.RAW) as folder:
+        with replacing_raw() as folder:
             report = take_in(source, folder, params.data, progress)
             assigned = split(report, params, before, anew)
             with files.replacing(paths.SPLIT) as temporary:
@@ -167,13 +167,13 @@ def split(report: Report, params: Params, before: Assignment | None = None, anew
 
 
 @contextlib.contextmanager
-def replacing_folder(folder: Path) -> Iterator[Path]:
-    """An empty folder beside `folder` that takes its place when the block ends well, and vanishes when it does not.
+def replacing_raw() -> Iterator[Path]:
+    """An empty folder beside data/raw that takes its place when the block ends well, and vanishes when it does not.
 
-    A kill leaves at most `.<name>.new` and `.<name>.old` beside it, which the next call clears away. One process at a
-    time.
+    A kill leaves at most `paths.INTERRUPTED` beside it, which the next call clears away. One process at a time.
     """
-    new, old = (folder.with_name(f".{folder.name}.{word}") for word in ("new", "old"))
+    folder = paths.RAW
+    new, old = paths.INTERRUPTED
     recover(folder, old)
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir(parents=True)

@@ -76,7 +76,7 @@ def require_own_outputs(*names: str) -> None:
 
 
 def is_accounted(name: str, path: Path, md5: str) -> bool:
-    """Whether the stage itself left the file: by its md5, or, where it was interrupted, by its name."""
+    """Whether the stage itself left the file: by its md5, or, where it was interrupted, whatever lies there."""
     place = LEDGER / f"{name}.json"
     if not place.exists():
         return False

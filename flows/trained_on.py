@@ -5,7 +5,6 @@ A change of data.val or data.test moves images out of train, and a split of the 
 
 import io
 import json
-from pathlib import Path
 
 from components.data.store import CONTENTS, read_contents
 from flows import paths, tracking, versions
@@ -31,8 +30,7 @@ def trained_on(md5: str) -> set[bytes] | None:
 
 def contents_of(objects: versions.Objects, folder: str) -> list[bytes] | None:
     """The content hashes of a split. `folder`: DVC's md5 of it; None if its bytes are gone, or have no hashes."""
-    listing = objects.read(folder) if folder else None
-    files = json.loads(listing[1]) if listing else []
-    md5 = next((entry["md5"] for entry in files if Path(entry["relpath"]) == Path(CONTENTS)), None)
-    held = objects.read(md5) if md5 else None
-    return read_contents(io.BytesIO(held[1])) if held else None
+    listing = objects.intact(folder) if folder else None
+    md5 = next((entry["md5"] for entry in json.loads(listing or b"[]") if entry["relpath"] == CONTENTS), None)
+    contents = objects.intact(md5) if md5 else None
+    return None if contents is None else read_contents(io.BytesIO(contents))

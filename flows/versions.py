@@ -141,9 +141,7 @@ def data_digest(pointer: Path) -> str:
 
 def data_object(pointer: Path) -> bytes | None:
     """What a data version of one file holds, from DVC's cache or the default remote; None if neither has it intact."""
-    md5 = data_digest(pointer)
-    held = Objects().read(md5)
-    return held[1] if held is not None and hashlib.md5(held[1]).hexdigest() == md5 else None
+    return Objects().intact(data_digest(pointer))
 
 
 @contextmanager
@@ -302,6 +300,12 @@ class Objects:
             with suppress(OSError), objects.fs.open(objects.oid_to_path(md5), "rb") as file:
                 return place, bytes(file.read())
         return None
+
+    def intact(self, md5: str) -> bytes | None:
+        """What the object holds; None where no place has it, or the first that has it holds other bytes."""
+        held = self.read(md5)
+        same = held is not None and hashlib.md5(held[1]).hexdigest() == md5.removesuffix(".dir")
+        return held[1] if held is not None and same else None
 
 
 def blob(commit: str, path: str) -> bytes | None:

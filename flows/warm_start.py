@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from flows import files, paths, tracking, versions
+from flows import files, paths, versions
 
 EMPTY = files.json_bytes(files.NOTHING)
 """Of a start that says nothing: the search starts anew."""
@@ -59,10 +59,10 @@ def ended(objects: versions.Objects, revision: str, word: str, lock: versions.Lo
     md5 = versions.hashes(lock, "outs").get(path)
     if md5 is None:
         return EMPTY
-    held = objects.read(md5)
-    if held is None or tracking.md5_of(held[1]) != md5:
+    content = objects.intact(md5)
+    if content is None:
         raise versions.VersionsError(
             f"{path} of {revision} is not in {objects.places()}; bring it back with `dvc fetch --all-tags`, or set "
             "retrain.search to fresh"
         )
-    return held[1]
+    return content
