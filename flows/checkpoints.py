@@ -17,10 +17,11 @@ import numpy as np
 import torch
 from safetensors.torch import load, save
 
-from components.controllers import Controller, first_controller
-from components.online import Trunk
-from components.params import Online, require
-from components.training import State
+from components.online.controllers import Controller, first_controller
+from components.online.engine import Trunk
+from components.settings.online import Online
+from components.settings.require import require
+from components.training.loop import State
 from flows.files import read_json, write_bytes, write_text
 
 S = TypeVar("S")

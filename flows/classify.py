@@ -21,7 +21,7 @@ from jaxtyping import Float, UInt8
 
 from components.data.images import decode, to_array
 from components.data.records import Refused
-from components.export import read_metadata
+from components.shipping.export import read_metadata
 from flows import tracking
 from flows.registry import CHAMPION, RegistryError, registry
 from flows.settings import load_params

@@ -14,7 +14,7 @@ from typing import Protocol
 from safetensors import safe_open
 from safetensors.torch import save
 
-from components.training import Epoch, State
+from components.training.loop import Epoch, State
 from flows.files import write_bytes
 
 NAME = "training.safetensors"

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from components.params import Params
+from components.settings.params import Params
 from flows import gate, notes, paths
 from flows.files import read_json
 from flows.gate import GateReport

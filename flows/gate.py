@@ -1,6 +1,6 @@
 """The gate's decisions: from what was measured to checks, and from checks to a verdict. Reads and writes nothing.
 
-lost, won   as in components/comparison.py: images that the reference alone, or the model alone, gets right
+lost, won   as in components/shipping/comparison.py: images that the reference alone, or the model alone, gets right
 """
 
 import math
@@ -13,8 +13,8 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from components.architecture.timing import Measurement
-from components.comparison import ClassLoss, Paired, chance, class_losses, loss_bound, mcnemar, pair
-from components.params import Gate
+from components.settings.gate import Gate
+from components.shipping.comparison import ClassLoss, Paired, chance, class_losses, loss_bound, mcnemar, pair
 
 Rule = Literal["at least", "at most", "is"]
 NAMED = 3

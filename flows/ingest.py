@@ -35,8 +35,8 @@ from components.data.split import (
     write_assignment,
 )
 from components.data.validation import Report
-from components.params import Params
 from components.progress import Progress, unwatched
+from components.settings.params import Params
 from flows import files, paths, versions
 from flows.readiness import require_data_ready
 from flows.settings import load_params

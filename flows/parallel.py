@@ -20,8 +20,8 @@ import joblib
 import torch
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 
-from components import params
-from components.parallel import Parallel, WorkerDied
+from components.settings.parallel import Parallel as ParallelSettings
+from components.training.parallel import Parallel, WorkerDied
 from flows import lifeline
 from flows.devices import be_deterministic
 from flows.observer import Observer
@@ -34,7 +34,7 @@ Deaths = tuple[type[Exception], ...]
 LOG = logging.getLogger(__name__)
 
 
-def joblib_parallel(settings: params.Parallel, observe: Observer, what: str = "copies") -> Parallel:
+def joblib_parallel(settings: ParallelSettings, observe: Observer, what: str = "copies") -> Parallel:
     """The setting as a `Parallel`. Results do not depend on it: everything random is seeded by trunk and copy.
 
     Workers are reused from call to call and use one thread each; memory-mapped splits reach them as maps of the same

@@ -30,10 +30,10 @@ from jaxtyping import Bool
 
 from components.architecture.timing import PROVIDERS, Measurement, measure_model
 from components.data.store import CONTENTS, Split, open_split, read_classes, read_contents
-from components.evaluation import onnx_logits
-from components.export import read_metadata
-from components.params import Params
-from components.quantisation import QUANTIZE
+from components.settings.params import Params
+from components.shipping.evaluation import onnx_logits
+from components.shipping.export import read_metadata
+from components.shipping.quantisation import QUANTIZE
 from flows import decision, findings, gate, notes, paths, registry, tracking, trained_on, versions
 from flows.files import read_json
 from flows.findings import Findings, Outcome

@@ -18,7 +18,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from components.params import Params, require
+from components.settings.params import Params
+from components.settings.require import require
 from flows import ownership, paths, versions
 
 ROOM = 150 << 20

@@ -17,8 +17,8 @@ from safetensors.torch import load
 
 from components.architecture.search import Pool, World
 from components.architecture.space import Architecture, format_architecture
-from components.params import require
-from components.training import State
+from components.settings.require import require
+from components.training.loop import State
 from flows.checkpoints import file_of, write_state
 from flows.files import read_json, write_text
 

@@ -32,7 +32,7 @@ from prefect.runtime import flow_run, task_run
 from prefect.states import Crashed, Failed
 from prefect.utilities.urls import url_for
 
-from components.params import Params
+from components.settings.params import Params
 from flows import (
     files,
     findings,

@@ -1,4 +1,4 @@
-"""params.yaml into `components.params.Params`, strictly; every mistake is one sentence that says what to do.
+"""params.yaml into `components.settings.params.Params`, strictly; every mistake is one sentence that says what to do.
 
 python -m flows.settings apply digits|cifar10 [--force]
 """
@@ -24,7 +24,7 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
-from components.params import Params
+from components.settings.params import Params
 from flows import paths
 from flows.files import write_bytes, write_text
 
@@ -185,7 +185,7 @@ def say_too_long(key: str, error: ErrorDetails) -> str:
 
 
 def say_impossible(key: str, error: ErrorDetails) -> str:
-    """A class of `components.params` refused a value; it may not know the section it stands in."""
+    """A class of `components.settings.params` refused a value; it may not know the section it stands in."""
     message = str(error["ctx"]["error"])
     return message if not key or message.startswith(key) else f"{key}.{message}"
 

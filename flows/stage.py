@@ -24,7 +24,8 @@ from types import FrameType
 
 from filelock import FileLock, Timeout
 
-from components.params import Params, require
+from components.settings.params import Params
+from components.settings.require import require
 from flows import cost, files, lifeline, notes, ownership, paths, tracking, versions
 from flows.observer import Observer
 from flows.progress import Watched

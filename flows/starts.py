@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-from components.params import OtherSpace
+from components.settings.params import OtherSpace
 from flows import files, paths
 from flows.observer import Observer
 

@@ -39,7 +39,7 @@ from mlflow.models import Model, ModelSignature
 from mlflow.types import ColSpec, Schema, TensorSpec
 from sqlalchemy.exc import SQLAlchemyError
 
-from components.params import Params
+from components.settings.params import Params
 from flows import lifeline, paths, versions
 from flows.cost import CORE_MINUTES
 from flows.files import read_json, write_bytes

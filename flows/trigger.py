@@ -27,8 +27,8 @@ from components.data.intake import take_in
 from components.data.raw import read_images, read_index
 from components.data.sources import open_source
 from components.data.store import CONTENTS, open_split, read_classes, read_contents
-from components.evaluation import onnx_logits
-from components.params import Params
+from components.settings.params import Params
+from components.shipping.evaluation import onnx_logits
 from flows import paths, tracking
 from flows.registry import registry
 from flows.terminal import watched

@@ -16,7 +16,7 @@ from pathlib import Path
 import yaml
 from filelock import FileLock, Timeout
 
-from components.params import Params
+from components.settings.params import Params
 from flows import paths, tracking, versions
 from flows.settings import load_params
 

@@ -29,8 +29,8 @@ from components.architecture.budget import block_extras
 from components.architecture.latency import LatencyTable
 from components.architecture.space import space_of
 from components.data.store import open_split, read_classes
-from components.evaluation import onnx_logits
-from components.export import read_metadata
+from components.shipping.evaluation import onnx_logits
+from components.shipping.export import read_metadata
 from flows import audit, publish, tracking, versions, warm_start, workspace
 from flows.observer import Silent
 from flows.report import __main__ as report
@@ -623,7 +623,7 @@ def run_deleted(clone: Path) -> Iterator[None]:
 @contextlib.contextmanager
 def trained_by_other_code(clone: Path) -> Iterator[None]:
     """As a stage records it that ran with an edit which was never committed."""
-    run_id, key = run_of(clone, "train@searched").info.run_id, "dvc.dep.components/training.py"
+    run_id, key = run_of(clone, "train@searched").info.run_id, "dvc.dep.components/training/loop.py"
     before = client_of(clone).get_run(run_id).data.tags[key]
     client_of(clone).set_tag(run_id, key, "0" * 32)
     yield
@@ -656,7 +656,7 @@ def test_an_audit_walks_from_the_model_to_the_images_and_finds_every_byte(
         (lock_edited, {"MISMATCH the archived dvc.lock", "MISMATCH loss in dvc.lock"}),
         (settings_edited, {"MISMATCH the archived params.yaml", "MISMATCH train@searched in params.yaml"}),
         (run_deleted, {"GAP results/augmentation/augmentation.json"}),
-        (trained_by_other_code, {"MISMATCH components/training.py"}),
+        (trained_by_other_code, {"MISMATCH components/training/loop.py"}),
     ],
 )
 def test_an_audit_names_what_differs_and_what_is_missing(

@@ -5,7 +5,7 @@ from itertools import islice
 
 from components.data.split import SPLITS
 from components.data.store import read_statistics
-from components.params import Params
+from components.settings.params import Params
 from flows import paths, versions
 from flows.files import read_json
 from flows.report.parts import Maker, Note, Part, Table

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from components.comparison import Paired, mcnemar, pair
-from components.evaluation import wilson_interval
-from components.params import Params
+from components.settings.params import Params
+from components.shipping.comparison import Paired, mcnemar, pair
+from components.shipping.evaluation import wilson_interval
 from flows import gate, paths, registry, tracking, versions
 from flows.decision import decided
 from flows.files import read_json

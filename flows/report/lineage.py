@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from components.params import Params
+from components.settings.params import Params
 from flows import lineage, paths, tracking, versions
 from flows.lineage import Finding, StageRun, Step
 from flows.report.parts import Maker, Part, Tree

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from components.params import Params
+from components.settings.params import Params
 from flows.lineage import Step
 
 

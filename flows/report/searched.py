@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 import yaml
 
-from components.params import Online
+from components.settings.online import Online
 from flows import versions
 from flows.observer import Silent
 from flows.report import figures

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from components.params import Params
+from components.settings.params import Params
 from flows import paths
 from flows.report import figures
 from flows.report.parts import Figure, Maker, Part

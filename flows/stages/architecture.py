@@ -21,9 +21,10 @@ from components.architecture.warm_start import from_warm_start, to_warm_start
 from components.charts import score_against_latency
 from components.data.split import require_batch
 from components.data.store import Statistics, open_split, read_classes, read_statistics
-from components.parallel import Parallel, WorkerDied
-from components.params import Params, require
-from components.training import split_tensors
+from components.settings.params import Params
+from components.settings.require import require
+from components.training.loop import split_tensors
+from components.training.parallel import Parallel, WorkerDied
 from flows import files, paths
 from flows.devices import devices_of
 from flows.observer import Observer

@@ -17,10 +17,12 @@ from components.augmentation.policy import (
     policy_of,
 )
 from components.augmentation.search import from_warm_start, search_augmentation, to_warm_start
-from components.controllers import first_controller
 from components.data.store import open_split, read_classes, read_statistics
-from components.online import Trunk
-from components.params import Augmentation, Online, Params
+from components.online.controllers import first_controller
+from components.online.engine import Trunk
+from components.settings.augmentation import Augmentation
+from components.settings.online import Online
+from components.settings.params import Params
 from flows import files, paths
 from flows.checkpoints import finished, resumed
 from flows.devices import devices_of

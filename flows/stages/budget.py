@@ -1,6 +1,6 @@
 """budget: what `evaluate` measures, of the model of a further budget, beside its own limit."""
 
-from components.params import Params
+from components.settings.params import Params
 from flows import paths
 from flows.observer import Observer
 from flows.stages.evaluate import evaluate

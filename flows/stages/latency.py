@@ -5,7 +5,7 @@ import numpy as np
 from components.architecture.latency import measure
 from components.architecture.space import space_of
 from components.data.store import read_classes
-from components.params import Params
+from components.settings.params import Params
 from flows import files, paths
 from flows.observer import Observer
 

@@ -3,7 +3,7 @@
 from components.data.preparation import prepare
 from components.data.split import SPLITS
 from components.data.store import write_classes, write_statistics
-from components.params import Params
+from components.settings.params import Params
 from flows import paths
 from flows.observer import Observer
 

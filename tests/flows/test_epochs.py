@@ -9,8 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-from components.params import Recipe, Train
-from components.training import Epoch, base_augment, cross_entropy, fit
+from components.settings.recipe import Recipe
+from components.settings.train import Train
+from components.training.crop_flip import base_augment
+from components.training.loop import Epoch, cross_entropy, fit
 from flows import epochs
 from flows.epochs import resumed_training
 

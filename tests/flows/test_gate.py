@@ -6,8 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from components.comparison import Paired
-from components.params import Gate
+from components.settings.gate import Gate
+from components.shipping.comparison import Paired
 from flows.gate import (
     TESTS,
     Check,

@@ -14,7 +14,8 @@ from filelock import FileLock
 from PIL import Image
 
 from components.data.records import Record, Source
-from components.params import Data, Params
+from components.settings.data import Data
+from components.settings.params import Params
 from flows import ingest, paths, versions
 from flows.settings import PRESETS, load_params
 
@@ -213,7 +214,7 @@ import sys, time
 from flows import ingest
 from flows.settings import PRESETS, load_params
 from dataclasses import replace
-from components.params import Data
+from components.settings.params import Data
 
 def take_in(source, folder, data, progress):
     (folder / "spill-0").write_text("half written")

@@ -8,7 +8,8 @@ from typing import TypeVar
 import pytest
 
 from components.data.store import open_split, read_classes, read_statistics
-from components.params import Data, Params
+from components.settings.data import Data
+from components.settings.params import Params
 from flows import ingest, paths
 from flows.settings import PRESETS, load_params
 from flows.stages import prepare

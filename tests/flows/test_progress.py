@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from components.params import Params
+from components.settings.params import Params
 from flows import tracking
 from flows.artifacts import Artifacts, row
 from flows.board import Board, History, Step, Steps

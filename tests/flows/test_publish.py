@@ -18,9 +18,9 @@ from mlflow.exceptions import MlflowException
 
 from components.architecture.timing import Measurement, device_of
 from components.data.store import CONTENTS, Classes, read_contents, write_classes, write_contents, write_split
-from components.export import read_metadata
-from components.params import Params
-from components.quantisation import QUANTIZE
+from components.settings.params import Params
+from components.shipping.export import read_metadata
+from components.shipping.quantisation import QUANTIZE
 from flows import files, paths, publish, registry, settings, tracking, trained_on, versions
 from flows.gate import Score
 from flows.publish import Published

@@ -14,7 +14,8 @@ import pytest
 import yaml
 from prefect.settings import temporary_settings
 
-from components.params import Data, Params
+from components.settings.data import Data
+from components.settings.params import Params
 from flows import ingest, paths, readiness, versions
 from flows.settings import PRESETS, load_params
 

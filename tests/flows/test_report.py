@@ -26,8 +26,8 @@ from components.data.intake import take_in
 from components.data.sources import open_source
 from components.data.split import write_assignment
 from components.data.store import Split, open_split
-from components.params import Params
 from components.progress import unwatched
+from components.settings.params import Params
 from flows import decision, files, gate, ingest, paths, tracking, versions
 from flows import notes as stage_notes
 from flows.files import read_json

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from components.params import Params
+from components.settings.params import Params
 from flows import settings
 from flows.settings import SettingsError, apply, load_params, presets
 

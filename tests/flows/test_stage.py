@@ -20,8 +20,9 @@ from mlflow import MlflowClient
 from components.architecture.network import build_network
 from components.architecture.space import default_architecture, space_of
 from components.data.store import Classes
-from components.params import Params
-from components.training import base_augment, cross_entropy, fit
+from components.settings.params import Params
+from components.training.crop_flip import base_augment
+from components.training.loop import cross_entropy, fit
 from flows import stage, tracking, versions
 from flows.cost import CORE_MINUTES, MINUTES
 from flows.files import write_bytes

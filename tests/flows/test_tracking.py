@@ -25,7 +25,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import UNAUTHENTICATED
 from onnx import TensorProto, helper, numpy_helper
 
-from components.evaluation import onnx_logits
+from components.shipping.evaluation import onnx_logits
 from flows import paths, settings, tracking, versions
 from flows.cost import CORE_MINUTES
 from flows.observer import Recorder

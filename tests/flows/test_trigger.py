@@ -18,8 +18,10 @@ from PIL import Image
 from components.data.intake import take_in
 from components.data.sources import open_source
 from components.data.store import Classes, write_classes, write_split
-from components.params import Data, Params, Retrain
 from components.progress import unwatched
+from components.settings.data import Data
+from components.settings.params import Params
+from components.settings.retrain import Retrain
 from flows import deploy, paths, tracking, trigger, workspace
 from flows.settings import PRESETS, load_params
 from tests.clones import ROOT

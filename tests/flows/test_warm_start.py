@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import yaml
 
-from components.params import Params
+from components.settings.params import Params
 from flows import files, paths, versions, warm_start, workspace
 from flows.stages import augmentation, loss
 from tests.flows.test_checkpoints import Recorder, begin_with_noise, outputs, start_anew

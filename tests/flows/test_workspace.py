@@ -10,7 +10,9 @@ import pytest
 import yaml
 from prefect.client.schemas.objects import StateType
 
-from components.params import Params, Publish, Retrain
+from components.settings.params import Params
+from components.settings.publish import Publish
+from components.settings.retrain import Retrain
 from flows import deploy, paths, tracking, versions, workspace
 from flows.settings import load_params
 from flows.workspace import Served

@@ -24,7 +24,7 @@ from onnxruntime.quantization import QuantType
 from onnxruntime.quantization.calibrate import CalibrationMethod, TensorsData
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
-from components.params import Export
+from components.settings.export import Export
 
 INTEGER = ("Conv", "Add", "Relu", "Mul")
 """Operators that ONNX Runtime computes on uint8 (a Relu vanishes: 0 is the smallest value its output can stand for)."""

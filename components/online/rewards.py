@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from jaxtyping import Float, Float64
 
-from components.averaging import mean_state
-from components.controllers import NOTHING, Answers
-from components.parallel import Parallel, WorkerDied
-from components.training import Diverged, State
+from components.online.averaging import mean_state
+from components.online.controllers import NOTHING, Answers
+from components.training.loop import Diverged, State
+from components.training.parallel import Parallel, WorkerDied
 
 Score = Callable[[State], float]
 Slope = Callable[[State], State]

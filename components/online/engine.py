@@ -21,12 +21,12 @@ import numpy as np
 import torch
 from jaxtyping import Float64
 
-from components.averaging import broadcast
-from components.controllers import Answers, Controller, Distribution, first_controller
-from components.parallel import Parallel, WorkerDied, sequential
-from components.params import Online
-from components.rewards import Ask, Probe, Pull, Score, Slope, Val, alignments, judge, model_of
-from components.training import Diverged, State
+from components.online.averaging import broadcast
+from components.online.controllers import Answers, Controller, Distribution, first_controller
+from components.online.rewards import Ask, Probe, Pull, Score, Slope, Val, alignments, judge, model_of
+from components.settings.online import Online
+from components.training.loop import Diverged, State
+from components.training.parallel import Parallel, WorkerDied, sequential
 
 S = TypeVar("S")
 Train = Callable[[State, Any, int, int], State]

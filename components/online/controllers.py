@@ -17,7 +17,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 import numpy as np
 from jaxtyping import Float64
 
-from components.params import Online
+from components.settings.online import Online
 
 S = TypeVar("S")
 A = TypeVar("A", bound="Adam")
@@ -206,7 +206,7 @@ class Bandit:
 class Matching:
     """The mixture of samples whose gradients together answer what val asks for; a share `rate` of the way to it.
 
-        u_n  direction of what sample n adds to the pull      v  direction of what val asks for (components.rewards)
+        u_n  direction of what sample n adds to the pull      v  direction of what val asks for (rewards.py)
         w_n  its weight, none below 0                         p  w, summing to 1: the mixture
 
         w = argmin |sum_n w_n u_n - v|^2 + RIDGE |w|^2

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
-from components.training import State
+from components.training.loop import State
 
 EPSILON = 1e-8
 

@@ -14,21 +14,20 @@ import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor, nn
 
-from components.controllers import Controller, Distribution
 from components.data.store import Split
-from components.online import HEAD_START, PROBING, TRAINING, Trunk, numpy_rng, search, torch_rng
-from components.parallel import Parallel, sequential
-from components.params import Online, Recipe, require
-from components.rewards import Probe, Request
-from components.training import (
-    METRICS,
+from components.online.controllers import Controller, Distribution
+from components.online.engine import HEAD_START, PROBING, TRAINING, Trunk, numpy_rng, search, torch_rng
+from components.online.rewards import Probe, Request
+from components.settings.online import Online
+from components.settings.recipe import Recipe
+from components.settings.require import require
+from components.training.crop_flip import base_augment, compose
+from components.training.loop import (
     Augment,
     Classifier,
     Criterion,
     State,
-    base_augment,
     batches_of,
-    compose,
     cross_entropy,
     device_of,
     initial_state,
@@ -39,6 +38,8 @@ from components.training import (
     steps_in,
     train_steps,
 )
+from components.training.metrics import METRICS
+from components.training.parallel import Parallel, sequential
 
 S = TypeVar("S")
 Make = Callable[[], nn.Module]
