@@ -5,8 +5,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from components.settings.params import OtherSpace
-from flows import files, paths
-from flows.observer import Observer
+from flows.checkout import files, paths
+from flows.runtime.observer import Observer
 
 T = TypeVar("T")
 

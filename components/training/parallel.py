@@ -1,4 +1,4 @@
-"""Where the copies of a search run: the interface; flows/parallel.py has the process pools and clusters."""
+"""Where the copies of a search run: the interface; flows/runtime/workers.py has the process pools and clusters."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -10,7 +10,7 @@ from components.loss.family import read_loss
 from components.loss.search import from_warm_start
 from components.settings.loss import Loss
 from components.settings.params import Params
-from flows import paths
+from flows.checkout import paths
 from flows.report import figures, searched
 from flows.report.parts import Figure, Maker, Note, Part
 from flows.report.reading import grouped, read_rows

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from components.settings.params import Params
-from flows.lineage import Step
+from flows.lineage.walk import Step
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from components.settings.params import Params
-from flows import paths
+from flows.checkout import paths
 from flows.report import figures
 from flows.report.parts import Figure, Maker, Part
 from flows.report.reading import read_rows

@@ -25,11 +25,11 @@ from components.settings.params import Params
 from components.settings.require import require
 from components.training.loop import split_tensors
 from components.training.parallel import Parallel, WorkerDied
-from flows import files, paths
-from flows.devices import devices_of
-from flows.observer import Observer
-from flows.parallel import joblib_parallel
-from flows.replay import finished, replayed
+from flows.checkout import files, paths
+from flows.resume.replay import finished, replayed
+from flows.runtime.devices import devices_of
+from flows.runtime.observer import Observer
+from flows.runtime.workers import joblib_parallel
 from flows.starts import started
 
 OUTPUTS = (

@@ -23,11 +23,11 @@ from components.online.engine import Trunk
 from components.settings.augmentation import Augmentation
 from components.settings.online import Online
 from components.settings.params import Params
-from flows import files, paths
-from flows.checkpoints import finished, resumed
-from flows.devices import devices_of
-from flows.observer import Observer
-from flows.parallel import joblib_parallel
+from flows.checkout import files, paths
+from flows.resume.checkpoints import finished, resumed
+from flows.runtime.devices import devices_of
+from flows.runtime.observer import Observer
+from flows.runtime.workers import joblib_parallel
 from flows.starts import started
 
 PLACES = 2

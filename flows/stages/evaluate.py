@@ -21,8 +21,8 @@ from components.shipping.evaluation import agreement, confusion_matrix, onnx_log
 from components.shipping.export import read_metadata
 from components.training.loop import predict, split_tensors
 from components.training.metrics import log_likelihood
-from flows import files, paths
-from flows.observer import Observer
+from flows.checkout import files, paths
+from flows.runtime.observer import Observer
 
 VARIANTS = ("searched", "baseline")
 

@@ -18,11 +18,11 @@ from components.online.gaussian import Sample
 from components.online.rewards import model_of
 from components.settings.params import Params
 from components.training.loop import State
-from flows import files, paths
-from flows.checkpoints import finished, resumed
-from flows.devices import devices_of
-from flows.observer import Observer
-from flows.parallel import joblib_parallel
+from flows.checkout import files, paths
+from flows.resume.checkpoints import finished, resumed
+from flows.runtime.devices import devices_of
+from flows.runtime.observer import Observer
+from flows.runtime.workers import joblib_parallel
 from flows.starts import started
 
 SCALED_AT = 8

@@ -29,10 +29,10 @@ from components.shipping.export import export_network
 from components.shipping.quantisation import convert
 from components.training.crop_flip import base_augment, compose
 from components.training.loop import Augment, Criterion, cross_entropy, fit, load_state, split_tensors
-from flows import files, paths
-from flows.devices import devices_of
-from flows.epochs import finished, resumed_training
-from flows.observer import Observer
+from flows.checkout import files, paths
+from flows.resume.epochs import finished, resumed_training
+from flows.runtime.devices import devices_of
+from flows.runtime.observer import Observer
 
 
 def run(params: Params, observe: Observer, variant: str, checkpoint: Path) -> None:

@@ -41,7 +41,8 @@ from components.shipping.export import export_network
 from components.training.crop_flip import base_augment
 from components.training.loop import cross_entropy, fit, load_state, predict, split_tensors
 from components.training.metrics import accuracy
-from flows.settings import PRESETS, load_params
+from flows.checkout.settings import load_params
+from flows.settings import PRESETS
 from tests.benchmarks.cifar_networks import MEAN, STD
 from tests.benchmarks.harness import Row, markdown, spread
 from tests.benchmarks.shift import read_cifar10

@@ -28,9 +28,9 @@ from components.settings.augmentation import Augmentation
 from components.settings.online import Online
 from components.settings.parallel import Parallel
 from components.training.loop import Augment
-from flows.cost import cpu_seconds
-from flows.observer import Silent
-from flows.parallel import joblib_parallel
+from flows.runtime.cost import cpu_seconds
+from flows.runtime.observer import Silent
+from flows.runtime.workers import joblib_parallel
 from tests.benchmarks.harness import Row, markdown, spread
 from tests.benchmarks.shift import PARQUET, World, make_of, train_network, world_of
 

@@ -109,7 +109,7 @@ def test_another_process_gives_the_same_bytes(exact: bytes, quantised: bytes, tm
     np.save(tmp_path / "images.npy", IMAGES)
     code = (
         "import sys, numpy, onnx\n"
-        "from components.settings.params import Export\n"
+        "from components.settings.export import Export\n"
         "from components.shipping.quantisation import convert\n"
         "settings = Export(quantize='int8', reduce_range=False)\n"
         "model = convert(onnx.load('float.onnx'), numpy.load('images.npy'), settings)\n"

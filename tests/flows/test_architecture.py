@@ -25,8 +25,8 @@ from components.settings.parallel import Parallel
 from components.settings.params import Params
 from components.shipping.evaluation import onnx_logits
 from components.shipping.export import read_metadata
-from flows import files, paths
-from flows.settings import load_params
+from flows.checkout import files, paths
+from flows.checkout.settings import load_params
 from flows.stages import architecture, train
 from flows.stages import budget as budget_stage
 from tests.clones import ROOT

@@ -22,9 +22,9 @@ from components.online.controllers import CONTROLLERS
 from components.online.engine import Trunk, search
 from components.settings.params import Params
 from components.training.loop import Diverged, State
-from flows import files, paths
-from flows.checkpoints import nothing, resumed
-from flows.settings import load_params
+from flows.checkout import files, paths
+from flows.checkout.settings import load_params
+from flows.resume.checkpoints import nothing, resumed
 from flows.stages import augmentation, loss
 from tests.clones import ROOT
 from tests.components.test_online import KINDS, Choice, Climb, height, settings, start

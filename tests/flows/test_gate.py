@@ -8,7 +8,7 @@ import pytest
 
 from components.settings.gate import Gate
 from components.shipping.comparison import Paired
-from flows.gate import (
+from flows.release.gate import (
     TESTS,
     Check,
     GateReport,

@@ -13,7 +13,7 @@ from components.data.store import read_classes, read_statistics, write_statistic
 from components.loss.family import SearchedLoss, decode
 from components.settings.params import Params
 from components.training.loop import Epoch
-from flows import files, paths
+from flows.checkout import files, paths
 from flows.stages import train
 from tests.flows.test_checkpoints import Recorder, begin_with_noise
 
