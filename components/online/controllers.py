@@ -10,9 +10,9 @@ so far with one linear model (ours), `Matching` the gradients behind the reward 
 the control of every claim.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float64
@@ -29,10 +29,6 @@ NOTHING = 1e-4
 operation 1e-3."""
 RIDGE = 0.3
 """Penalty of `Matching` (ours), where a lone direction has 1: 0.1 is as good, without it few samples take all."""
-EVIDENCE = ("start", "precision", "response")
-"""Of a `Bandit`."""
-FADING = 0.5
-"""Weight that evidence keeps from one search to the next (ours): the images may have changed."""
 SWEEPS = 1000
 """At most, of `nonnegative`."""
 
@@ -323,27 +319,6 @@ CONTROLLERS: dict[str, type[Null] | type[Reinforce] | type[Bandit] | type[Matchi
 def first_controller(settings: Online) -> Controller:
     """Before any reward."""
     return CONTROLLERS[settings.controller](rate=settings.controller_lr)
-
-
-def evidence_of(controller: Controller) -> dict[str, Any]:
-    """What a later search's controller can begin with, as JSON values: of a bandit that has learned, else nothing."""
-    if not isinstance(controller, Bandit) or controller.start is None:
-        return {}
-    return {name: np.asarray(getattr(controller, name)).tolist() for name in EVIDENCE}
-
-
-def begun_with(controller: Controller, evidence: Mapping[str, Any], parameters: int) -> Controller:
-    """A bandit that knows an earlier search's evidence, faded; any other controller as it is.
-
-    A bandit that began at an earlier one's theta without its evidence would go a whole way from there, again and again:
-    what luck moves would add up over searches. Raises ValueError, KeyError for no evidence on so many parameters.
-    """
-    if not isinstance(controller, Bandit) or not evidence:
-        return controller
-    start, precision, response = (np.array(evidence[name], dtype=np.float64) for name in EVIDENCE)
-    if (start.shape, precision.shape, response.shape) != ((parameters,), (parameters, parameters), (parameters,)):
-        raise ValueError(f"the evidence is not on {parameters} parameters")
-    return replace(controller, start=start, precision=FADING * precision, response=FADING * response)
 
 
 def survivors(samples: Sequence[S], rewards: Float64[np.ndarray, " n"]) -> tuple[list[S], Float64[np.ndarray, " m"]]:

@@ -15,7 +15,7 @@ from jaxtyping import Int64, UInt8
 from torch import Tensor, nn
 
 from components.data.store import Split
-from components.online.controllers import Controller, Distribution
+from components.online.controllers import Distribution
 from components.online.engine import HEAD_START, PROBING, TRAINING, Trunk, numpy_rng, search, torch_rng
 from components.online.rewards import Probe, Request
 from components.settings.online import Online
@@ -103,7 +103,6 @@ class World(ABC):
         self,
         distribution: Distribution[S],
         parallel: Parallel = sequential,
-        controller: Controller | None = None,
         after: Trunk[S] | None = None,
     ) -> Iterator[Trunk[S]]:
         """Train the network while learning the distribution; `after` a recorded trunk of the same search, go on."""
@@ -119,7 +118,6 @@ class World(ABC):
             settings=self.online,
             seed=self.seed,
             parallel=parallel,
-            controller=controller,
             after=after,
         )
 
