@@ -43,8 +43,8 @@ from components.architecture.search import (
     evaluations,
 )
 from components.architecture.space import Architecture, Space, candidates, canonical
-from components.online.controllers import Adam, advantages, informative
 from components.settings.architecture import Architecture as ArchitectureSettings
+from components.training.adam import Adam, advantages, informative
 
 DRAWS = 8
 """Networks a step of theta (ours)."""

@@ -13,11 +13,12 @@ from components.augmentation.policy import (
 )
 from components.data.store import Split
 from components.online.engine import Trunk
-from components.online.world import CPU, Devices, Make, Treatment, World
+from components.online.world import Treatment, World
 from components.settings.augmentation import Augmentation
 from components.settings.online import Online
 from components.settings.recipe import Recipe
 from components.training.crop_flip import compose
+from components.training.devices import CPU, Devices, Make
 from components.training.loop import State
 from components.training.parallel import Parallel, sequential
 

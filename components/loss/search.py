@@ -36,9 +36,10 @@ from components.loss.probe import AT_ONCE, probe_data, probe_scores
 from components.online.engine import MATCHING, PROBING, Trunk, numpy_rng, torch_rng
 from components.online.gaussian import Gaussian, Sample
 from components.online.rewards import Faults, Probe, Request, Vector
-from components.online.world import SCORE_BATCH, Treatment, World, network_on, one_thread, score_tensors
+from components.online.world import SCORE_BATCH, Treatment, World, score_tensors
 from components.settings.loss import Loss
 from components.settings.online import Online
+from components.training.devices import network_on, one_thread
 from components.training.loop import (
     Classifier,
     Criterion,

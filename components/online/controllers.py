@@ -18,12 +18,9 @@ import numpy as np
 from jaxtyping import Float64
 
 from components.settings.online import Online
+from components.training.adam import EPSILON, Adam, advantages, informative, standardised
 
 S = TypeVar("S")
-A = TypeVar("A", bound="Adam")
-
-BETAS = (0.5, 0.999)
-EPSILON = 1e-8
 NOTHING = 1e-4
 """Length, as a share of what val asks for, up to which a sample adds nothing (ours): rounding is 1e-7, the mildest
 operation 1e-3."""
@@ -110,26 +107,6 @@ class Null:
         answers: Answers | None = None,
     ) -> tuple["Null", Distribution[S]]:
         return self, distribution
-
-
-@dataclass(frozen=True, kw_only=True)
-class Adam:
-    """Ascent (Kingma and Ba, ICLR 2015): an immutable value, every step makes the next one."""
-
-    rate: float
-    steps: int = 0
-    first: Float64[np.ndarray, "*p"] | float = 0.0
-    second: Float64[np.ndarray, "*p"] | float = 0.0
-
-    def step(
-        self: A, theta: Float64[np.ndarray, "*p"], gradient: Float64[np.ndarray, "*p"]
-    ) -> tuple[A, Float64[np.ndarray, "*p"]]:
-        steps = self.steps + 1
-        first = BETAS[0] * self.first + (1 - BETAS[0]) * gradient
-        second = BETAS[1] * self.second + (1 - BETAS[1]) * gradient**2
-        size = np.sqrt(second / (1 - BETAS[1] ** steps)) + EPSILON
-        moved = theta + self.rate * first / (1 - BETAS[0] ** steps) / size
-        return replace(self, steps=steps, first=first, second=second), moved
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -325,25 +302,3 @@ def survivors(samples: Sequence[S], rewards: Float64[np.ndarray, " n"]) -> tuple
     """The samples and rewards of the copies that did not lose the trunk."""
     alive = np.isfinite(rewards)
     return [sample for sample, lives in zip(samples, alive, strict=True) if lives], rewards[alive]
-
-
-def informative(rewards: Float64[np.ndarray, " n"]) -> bool:
-    """Whether there is anything to compare: Adam's momentum would move theta without a signal."""
-    return len(rewards) >= 2 and bool(np.ptp(rewards) > 0)
-
-
-def standardised(rewards: Float64[np.ndarray, " n"]) -> Float64[np.ndarray, " n"]:
-    """Mean 0 and, as an estimate from n values, variance 1."""
-    standard: Float64[np.ndarray, " n"] = (rewards - rewards.mean()) / (rewards.std(ddof=1) + EPSILON)
-    return standard
-
-
-def advantages(rewards: Float64[np.ndarray, " n"]) -> Float64[np.ndarray, " n"]:
-    """(R_n - baseline) / std(R); the baseline is the mean, for N <= 4 the mean of the other copies.
-
-    With a fixed N the second is N / (N - 1) times the first, which Adam's normalisation cancels.
-    """
-    count = len(rewards)
-    correction = count / (count - 1) if count <= 4 else 1.0
-    standard: Float64[np.ndarray, " n"] = (rewards - rewards.mean()) / (rewards.std() + EPSILON)
-    return standard * correction

@@ -5,7 +5,6 @@ A search says, by `treatment`, what a sample changes of training; all else is th
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
@@ -22,6 +21,7 @@ from components.settings.online import Online
 from components.settings.recipe import Recipe
 from components.settings.require import require
 from components.training.crop_flip import base_augment, compose
+from components.training.devices import CPU, Devices, Make, network_on, one_thread
 from components.training.loop import (
     Augment,
     Classifier,
@@ -42,12 +42,6 @@ from components.training.metrics import METRICS
 from components.training.parallel import Parallel, sequential
 
 S = TypeVar("S")
-Make = Callable[[], nn.Module]
-"""Builds the network (a `Classifier`), the same first weights every time; picklable, for copies in other processes."""
-Devices = tuple[torch.device, ...]
-"""Where copies train, in turns; scores are taken, and copies meet, on the first."""
-
-CPU: Devices = (torch.device("cpu"),)
 SCORE_BATCH = 64
 """Images scored at a time: on one thread, batches that stay in the cache are three times as fast as 512 (32 pixels)."""
 
@@ -199,11 +193,6 @@ class World(ABC):
         return rng.permutation(len(self.train.labels)), rng
 
 
-def network_on(devices: Devices, make: Make, copy: int = 0) -> nn.Module:
-    """A network for the copy, whose index alone says where: records never depend on the worker."""
-    return make().to(devices[copy % len(devices)])
-
-
 def train_trunk(
     network: nn.Module,
     state: State,
@@ -291,14 +280,3 @@ def descent(
 def score_tensors(split: Split, settings: Online) -> tuple[UInt8[Tensor, "n c h w"], Int64[Tensor, " n"]]:
     """The images that rewards are measured on."""
     return split_tensors(split.at(slice(settings.score_images)))
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """One torch thread inside: the same sums in the same order on every worker."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

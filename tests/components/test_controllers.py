@@ -9,20 +9,11 @@ import torch
 from jaxtyping import Float64
 
 from components.augmentation.policy import first_distribution
-from components.online.controllers import (
-    RIDGE,
-    Answers,
-    Bandit,
-    Distribution,
-    Matching,
-    Reinforce,
-    advantages,
-    nonnegative,
-    standardised,
-)
+from components.online.controllers import RIDGE, Answers, Bandit, Distribution, Matching, Reinforce, nonnegative
 from components.online.rewards import cosines
 from components.settings.augmentation import Augmentation
 from components.settings.online import Online
+from components.training.adam import advantages, standardised
 from tests.components.test_online import KINDS, Choice
 
 

@@ -25,10 +25,10 @@ from components.loss.search import (
 )
 from components.online.engine import MATCHING, PROBING, numpy_rng, search, torch_rng
 from components.online.gaussian import Sample
-from components.online.world import one_thread
 from components.settings.loss import Loss
 from components.settings.online import Online
 from components.settings.recipe import Recipe
+from components.training.devices import one_thread
 from components.training.loop import (
     Criterion,
     Diverged,
