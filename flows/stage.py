@@ -165,7 +165,7 @@ def compute(word: str, variant: str | None, params: Params, observe: Observer, c
         torch.set_num_threads(params.threads)
         be_deterministic(True)
     own = ([variant] if variant else []) + ([checkpoint] if word in RESUMED else [])
-    stage.run(params, observe, *own)
+    stage.run(params.part(stage.Reads), observe, *own)
 
 
 def lineage_tags(inputs: pipeline.Lock) -> dict[str, str]:

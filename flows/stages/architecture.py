@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -20,7 +20,10 @@ from components.architecture.timing import device_of
 from components.charts import score_against_latency
 from components.data.split import require_batch
 from components.data.store import Statistics, open_split, read_classes, read_statistics
-from components.settings.params import Params
+from components.settings.architecture import Architecture as ArchitectureSettings
+from components.settings.latency import Latency
+from components.settings.parallel import Parallel as ParallelSettings
+from components.settings.recipe import Recipe
 from components.settings.require import require
 from components.training.loop import split_tensors
 from components.training.parallel import Parallel, WorkerDied
@@ -38,11 +41,24 @@ Found = dict[float, tuple[PoolUpdate, tuple[Finalist, ...]]]
 """Budget -> the last record of its search, and the last pool with the choice first."""
 
 
-def run(params: Params, observe: Observer, checkpoint: Path) -> None:
+@dataclass(frozen=True, kw_only=True)
+class Reads:
+    """What the stage reads of params.yaml; dvc.yaml names the same."""
+
+    seed: int
+    threads: int
+    device: str
+    parallel: ParallelSettings
+    latency: Latency
+    architecture: ArchitectureSettings
+    recipe: Recipe
+
+
+def run(params: Reads, observe: Observer, checkpoint: Path) -> None:
     """Write a network for each budget, every pool, every evaluation, the finalists and the Pareto front."""
     devices = devices_of(params.device)
     settings, statistics, table = params.architecture, read_statistics(paths.STATISTICS), table_of(params)
-    require_batch(statistics.counts, params.train.recipe.batch_size)
+    require_batch(statistics.counts, params.recipe.batch_size)
     space = within_memory(space_of(settings, read_classes(paths.CLASSES)), settings)
     parallel = joblib_parallel(params.parallel, observe, "candidates")
     weights = shared_weights(params, space, statistics)
@@ -62,7 +78,7 @@ def run(params: Params, observe: Observer, checkpoint: Path) -> None:
         observe.file(paths.ARCHITECTURE / name)
 
 
-def table_of(params: Params) -> LatencyTable:
+def table_of(params: Reads) -> LatencyTable:
     """The measured table; warns if it speaks of another machine than this one."""
     table, here = LatencyTable.from_json(files.read_json(paths.LATENCY / "table.json")), device_of(params.latency)
     if table.device != here:
@@ -74,13 +90,13 @@ def table_of(params: Params) -> LatencyTable:
     return table
 
 
-def shared_weights(params: Params, space: Space, statistics: Statistics) -> SharedWeights:
+def shared_weights(params: Reads, space: Space, statistics: Statistics) -> SharedWeights:
     """The supernet with fresh weights on the first device, and the images it learns from."""
     device, *_ = devices_of(params.device)
     return SharedWeights(
         build_supernet(space, statistics.mean, statistics.std, params.seed).to(device),
         params.architecture,
-        params.train.recipe,
+        params.recipe,
         split_tensors(open_split(paths.TRAIN)),
         split_tensors(open_split(paths.VAL)),
         params.seed,
@@ -88,7 +104,7 @@ def shared_weights(params: Params, space: Space, statistics: Statistics) -> Shar
 
 
 def trained_alone(
-    params: Params, space: Space, statistics: Statistics, parallel: Parallel, last: Sequence[PoolUpdate], file: Path
+    params: Reads, space: Space, statistics: Statistics, parallel: Parallel, last: Sequence[PoolUpdate], file: Path
 ) -> Alone:
     """The settings' number of finalists of each budget, trained unless the file has them already."""
     members = [c.architecture for update in last for c in update.pool[: params.architecture.finalists]]
@@ -98,7 +114,7 @@ def trained_alone(
             make=partial(fresh_network, space, statistics, params.seed),
             train=open_split(paths.TRAIN),
             val=open_split(paths.VAL),
-            recipe=params.train.recipe,
+            recipe=params.recipe,
             epochs=params.architecture.finalist_epochs,
             seed=params.seed,
             devices=devices_of(params.device),
@@ -114,7 +130,7 @@ def fresh_network(space: Space, statistics: Statistics, seed: int, architecture:
     return build_network(space, architecture, statistics.mean, statistics.std, seed)
 
 
-def write(params: Params, space: Space, table: LatencyTable, found: Found) -> None:
+def write(params: Reads, space: Space, table: LatencyTable, found: Found) -> None:
     """What the searches found, budget by budget, and the front of all that was scored."""
     entries = [entry(params, space, table, budget, *of) for budget, of in found.items()]
     files.write_json(paths.ARCHITECTURE / "architecture.json", entries[0] | {"budgets": entries})
@@ -137,7 +153,7 @@ def write(params: Params, space: Space, table: LatencyTable, found: Found) -> No
 
 
 def entry(
-    params: Params, space: Space, table: LatencyTable, budget: float, update: PoolUpdate, pool: Sequence[Finalist]
+    params: Reads, space: Space, table: LatencyTable, budget: float, update: PoolUpdate, pool: Sequence[Finalist]
 ) -> dict[str, object]:
     """The choice under a budget."""
     best = pool[0]
@@ -155,7 +171,7 @@ def entry(
     } | vars(costs_of(space, best.candidate.architecture))
 
 
-def metrics_folder(params: Params, budget: float) -> str:
+def metrics_folder(params: Reads, budget: float) -> str:
     """The first budget's names are those of a search with one."""
     return "architecture" if budget == params.architecture.budget else f"architecture/{budget:g}ms"
 

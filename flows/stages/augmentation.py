@@ -1,13 +1,13 @@
 """augmentation: OHL-Auto-Aug on the searched network; which pairs of operations the data wants."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from components.architecture.network import build_network
-from components.architecture.space import parse_architecture, space_of
+from components.architecture.network import make_network
 from components.augmentation.policy import (
     FactoredPairs,
     LiteralPairs,
@@ -20,7 +20,9 @@ from components.augmentation.search import search_augmentation
 from components.data.store import open_split, read_classes, read_statistics
 from components.online.engine import Trunk
 from components.settings.augmentation import Augmentation
-from components.settings.params import Params
+from components.settings.parallel import Parallel
+from components.settings.recipe import Recipe
+from components.settings.space import SearchSpace
 from flows.checkout import files, paths
 from flows.resume.checkpoints import finished, resumed
 from flows.runtime.devices import devices_of
@@ -31,15 +33,24 @@ PLACES = 2
 """Operations that an image gets, Identity among them."""
 
 
-def run(params: Params, observe: Observer, checkpoint: Path) -> None:
+@dataclass(frozen=True, kw_only=True)
+class Reads:
+    """What the stage reads of params.yaml; dvc.yaml names the same."""
+
+    seed: int
+    device: str
+    parallel: Parallel
+    augmentation: Augmentation
+    space: SearchSpace
+    recipe: Recipe
+
+
+def run(params: Reads, observe: Observer, checkpoint: Path) -> None:
     """Write the policy, every trunk reward of every copy, and the distribution after every trunk."""
     devices = devices_of(params.device)
     classes, statistics = read_classes(paths.CLASSES), read_statistics(paths.STATISTICS)
-    space = space_of(params.architecture, classes)
     found = files.read_json(paths.ARCHITECTURE / "architecture.json")["architecture"]
-    network = partial(
-        build_network, space, parse_architecture(space, found), statistics.mean, statistics.std, seed=params.seed
-    )
+    network = partial(make_network, params.space, classes, statistics, found, params.seed)
     settings = params.augmentation
     distribution = first_distribution(settings)
     search = partial(
@@ -48,7 +59,7 @@ def run(params: Params, observe: Observer, checkpoint: Path) -> None:
         open_split(paths.TRAIN),
         open_split(paths.VAL),
         settings=settings,
-        recipe=params.train.recipe,
+        recipe=params.recipe,
         seed=params.seed,
         distribution=distribution,
         devices=devices,

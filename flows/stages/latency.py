@@ -1,18 +1,32 @@
 """latency: every block measured once on the target; a recorded input of the search, because timing never repeats."""
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from components.architecture.latency import measure
 from components.architecture.space import space_of
 from components.data.store import read_classes
-from components.settings.params import Params
+from components.settings.export import Export
+from components.settings.latency import Latency
+from components.settings.space import SearchSpace
 from flows.checkout import files, paths
 from flows.runtime.observer import Observer
 
 
-def run(params: Params, observe: Observer) -> None:
+@dataclass(frozen=True, kw_only=True)
+class Reads:
+    """What the stage reads of params.yaml; dvc.yaml names the same."""
+
+    seed: int
+    latency: Latency
+    export: Export
+    space: SearchSpace
+
+
+def run(params: Reads, observe: Observer) -> None:
     """Write the table of block latencies with the device, every raw sample and the calibration."""
-    space = space_of(params.architecture, read_classes(paths.CLASSES))
+    space = space_of(params.space, read_classes(paths.CLASSES))
     table = measure(space, params.latency, params.export, np.random.default_rng(params.seed), observe.progress)
     for place, whole in enumerate(table.wholes):
         predicted = table.line(whole.sum_ms)

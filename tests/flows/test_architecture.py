@@ -32,6 +32,7 @@ from flows.stages import budget as budget_stage
 from tests.clones import ROOT
 from tests.flows.test_checkpoints import Interrupted, Recorder, interrupt, kill, outputs
 from tests.shapes import without_checks  # noqa: F401 - a fixture
+from tests.stages import run as run_stage
 
 pytestmark = pytest.mark.usefixtures("without_checks")
 
@@ -119,13 +120,13 @@ def test_a_search_that_was_interrupted_after_any_stage_leaves_the_same_bytes_and
     params: Params, work: dict[str, list[Any]], strategy: str, after: int
 ) -> None:
     params, calm, again = with_strategy(params, strategy), Recorder(), Recorder()
-    architecture.run(params, calm, Path("calm"))
+    run_stage(architecture, params, calm, Path("calm"))
     expected, whole = outputs(paths.ARCHITECTURE), {name: list(calls) for name, calls in work.items()}
     for calls in work.values():
         calls.clear()
     with pytest.raises(Interrupted):
-        architecture.run(params, Recorder(interrupt, after), CHECKPOINT)
-    architecture.run(params, again, CHECKPOINT)
+        run_stage(architecture, params, Recorder(interrupt, after), CHECKPOINT)
+    run_stage(architecture, params, again, CHECKPOINT)
     assert outputs(paths.ARCHITECTURE) == expected
     assert len(expected) == 7
     assert again.seen == calm.seen
@@ -135,7 +136,7 @@ def test_a_search_that_was_interrupted_after_any_stage_leaves_the_same_bytes_and
 def test_a_search_that_dies_between_training_and_scoring_trains_no_stage_twice(
     params: Params, work: dict[str, list[Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    architecture.run(params, Recorder(), Path("calm"))
+    run_stage(architecture, params, Recorder(), Path("calm"))
     expected, trained = outputs(paths.ARCHITECTURE), list(work["train"])
     work["train"].clear()
     counted = SharedWeights.score_all
@@ -148,15 +149,15 @@ def test_a_search_that_dies_between_training_and_scoring_trains_no_stage_twice(
     with monkeypatch.context() as patch:
         patch.setattr(SharedWeights, "score_all", score_all)
         with pytest.raises(Interrupted):
-            architecture.run(params, Recorder(), CHECKPOINT)
-    architecture.run(params, Recorder(), CHECKPOINT)
+            run_stage(architecture, params, Recorder(), CHECKPOINT)
+    run_stage(architecture, params, Recorder(), CHECKPOINT)
     assert outputs(paths.ARCHITECTURE) == expected
     assert work["train"] == trained == [0, 1, 2, 3]
 
 
 def killed_run(params: Params) -> None:
     torch.set_num_threads(1)
-    architecture.run(params, Recorder(kill, 2), CHECKPOINT)
+    run_stage(architecture, params, Recorder(kill, 2), CHECKPOINT)
 
 
 def test_a_search_that_was_killed_goes_on_to_the_same_bytes(params: Params) -> None:
@@ -166,18 +167,18 @@ def test_a_search_that_was_killed_goes_on_to_the_same_bytes(params: Params) -> N
     process.join()
     assert process.exitcode == -signal.SIGKILL
     assert [file.name for file in CHECKPOINT.glob("*.safetensors")] == ["000002.state.safetensors"]
-    architecture.run(params, Recorder(), CHECKPOINT)
+    run_stage(architecture, params, Recorder(), CHECKPOINT)
     after_kill = outputs(paths.ARCHITECTURE)
-    architecture.run(params, Recorder(), Path("calm"))
+    run_stage(architecture, params, Recorder(), Path("calm"))
     assert outputs(paths.ARCHITECTURE) == after_kill
 
 
 def test_a_checkpoint_without_its_scores_is_refused_by_name(params: Params) -> None:
     with pytest.raises(Interrupted):
-        architecture.run(params, Recorder(interrupt, 2), CHECKPOINT)
+        run_stage(architecture, params, Recorder(interrupt, 2), CHECKPOINT)
     (CHECKPOINT / "000001.json").unlink()
     with pytest.raises(ValueError, match="lacks scores; delete that folder"):
-        architecture.run(params, Recorder(), CHECKPOINT)
+        run_stage(architecture, params, Recorder(), CHECKPOINT)
 
 
 # Workers
@@ -186,9 +187,9 @@ def test_a_checkpoint_without_its_scores_is_refused_by_name(params: Params) -> N
 @pytest.mark.parametrize("sampling", ["uniform", "fair"])
 def test_one_worker_and_two_give_the_same_bytes(params: Params, sampling: Any) -> None:
     params = replace(params, architecture=replace(params.architecture, sampling=sampling, finalists=2))
-    architecture.run(params, Recorder(), Path("one"))
+    run_stage(architecture, params, Recorder(), Path("one"))
     expected = outputs(paths.ARCHITECTURE)
-    architecture.run(replace(params, parallel=Parallel(backend="loky", workers=2)), Recorder(), Path("two"))
+    run_stage(architecture, replace(params, parallel=Parallel(backend="loky", workers=2)), Recorder(), Path("two"))
     assert outputs(paths.ARCHITECTURE) == expected
 
 
@@ -197,7 +198,7 @@ def test_one_worker_and_two_give_the_same_bytes(params: Params, sampling: Any) -
 
 @pytest.fixture
 def finished(params: Params) -> Params:
-    architecture.run(params, Recorder(), CHECKPOINT)
+    run_stage(architecture, params, Recorder(), CHECKPOINT)
     return params
 
 
@@ -241,13 +242,13 @@ def test_finalists_have_both_ranks_and_the_others_one(finished: Params) -> None:
 def test_a_search_that_is_ended_after_its_finalists_leaves_the_same_bytes(finished: Params) -> None:
     before = {file: file.read_bytes() for file in paths.ARCHITECTURE.iterdir()}
     assert (CHECKPOINT / "finalists.json").exists()
-    architecture.run(finished, Recorder(), CHECKPOINT)
+    run_stage(architecture, finished, Recorder(), CHECKPOINT)
     assert {file: file.read_bytes() for file in paths.ARCHITECTURE.iterdir()} == before
 
 
 def test_without_finalists_the_pool_is_still_listed(params: Params) -> None:
     params = replace(params, architecture=replace(params.architecture, finalists=0))
-    architecture.run(params, Recorder(), CHECKPOINT)
+    run_stage(architecture, params, Recorder(), CHECKPOINT)
     assert {row["alone"] for row in rows("finalists.csv")} == {""}
     assert json.loads((paths.ARCHITECTURE / "architecture.json").read_text())["alone"] is None
 
@@ -264,7 +265,7 @@ def test_a_further_budgets_variant_is_trained_exported_and_measured_beside_its_o
         train=replace(finished.train, epochs=1, variants=("searched", "baseline", "budget_2")),
         evaluate=replace(finished.evaluate, budgets=("budget_2",)),
     )
-    train.run(params, Recorder(), "budget_2", Path("checkpoint-of-train"))
+    run_stage(train, params, Recorder(), "budget_2", Path("checkpoint-of-train"))
     model = (paths.TRAINED / "budget_2" / "model.onnx").read_bytes()
     assert read_metadata(model)["architecture"] == "res_k3|res_k3|res_k3"
     measured_beside_its_own_limit(params, model)
@@ -275,7 +276,7 @@ def measured_beside_its_own_limit(params: Params, model: bytes) -> None:
     images, labels = rng.integers(0, 256, (50, 8, 8, 1), dtype=np.uint8), rng.integers(0, 3, 50)
     write_split(paths.TEST, images, labels)
     recorder = Recorder()
-    budget_stage.run(params, recorder, "budget_2")
+    run_stage(budget_stage, params, recorder, "budget_2")
     metrics, latency = (files.read_json(paths.BUDGET / "budget_2" / f"{name}.json") for name in ("metrics", "latency"))
     right = onnx_logits(model, images).argmax(axis=1) == labels
     assert metrics.keys() == {"images", "budget_2"}

@@ -45,6 +45,7 @@ from flows.runtime.observer import Silent
 from flows.stages import architecture, augmentation, evaluate, latency, loss, prepare, train
 from flows.tracking import runs
 from tests.clones import ROOT
+from tests.stages import run as run_stage
 
 pytestmark = pytest.mark.timeout(900)  # the line that the fixture runs counts for the first test
 
@@ -117,13 +118,13 @@ def run_stages(params: Params) -> None:
     paths.RAW.mkdir(parents=True)
     report = take_in(open_source(params.data), paths.RAW, params.data, unwatched)
     write_assignment(paths.SPLIT, ingest.split(report, params).assignment)
-    prepare.run(params, Silent())
-    latency.run(params, Silent())
+    run_stage(prepare, params, Silent())
+    run_stage(latency, params, Silent())
     for stage in (architecture, augmentation, loss):
-        stage.run(params, Silent(), Path("checkpoint") / stage.__name__)
+        run_stage(stage, params, Silent(), Path("checkpoint") / stage.__name__)
     for variant in params.train.variants:
-        train.run(params, Silent(), variant, Path("checkpoint") / variant)
-    evaluate.run(params, Silent())
+        run_stage(train, params, Silent(), variant, Path("checkpoint") / variant)
+    run_stage(evaluate, params, Silent())
 
 
 @pytest.fixture

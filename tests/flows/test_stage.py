@@ -67,6 +67,7 @@ def run_with(
 
     def run(work: Work) -> int:
         monkeypatch.setattr(prepare, "run", work)
+        monkeypatch.setattr(prepare, "Reads", Params)
         try:
             return stage.main(["prepare"])
         finally:
