@@ -15,7 +15,9 @@ from components.settings.recipe import Recipe
 from components.settings.train import Train
 from components.training.crop_flip import base_augment
 from components.training.devices import CPU, Devices, one_thread
-from components.training.loop import Diverged, cross_entropy, fit, load_state, predict, split_tensors
+from components.training.fit import fit
+from components.training.inference import predict, split_tensors
+from components.training.loop import Diverged, cross_entropy, load_state
 from components.training.metrics import accuracy
 
 

@@ -24,13 +24,13 @@ from components.settings.architecture import Architecture as ArchitectureSetting
 from components.settings.recipe import Recipe
 from components.training.crop_flip import base_augment
 from components.training.devices import Devices, one_thread
+from components.training.inference import device_of
 from components.training.loop import (
     Diverged,
     State,
     batches_of,
     collect_state,
     cross_entropy,
-    device_of,
     initial_state,
     load_state,
     make_optimiser,

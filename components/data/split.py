@@ -226,15 +226,6 @@ def count_classes(assigned: Sequence[str], labels: Sequence[int], names: Sequenc
     return {split: {name: seen[split, label] for label, name in enumerate(names)} for split in SPLITS}
 
 
-def require_batch(counts: dict[str, dict[str, int]], batch_size: int) -> None:
-    """Raise ValueError unless the train split fills one batch."""
-    images = sum(counts[TRAIN].values())
-    require(
-        batch_size <= images,
-        f"train.recipe.batch_size is {batch_size}, but the train split has {images} images; use at most {images}",
-    )
-
-
 def require_every_class(counts: dict[str, dict[str, int]], *, own_test: bool) -> None:
     """Raise ValueError unless each split has an image of each class: a class unseen there is neither learnt nor judged.
 

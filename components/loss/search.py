@@ -40,16 +40,8 @@ from components.online.world import SCORE_BATCH, Treatment, World, score_tensors
 from components.settings.loss import Loss
 from components.settings.online import Online
 from components.training.devices import network_on, one_thread
-from components.training.loop import (
-    Classifier,
-    Criterion,
-    Diverged,
-    State,
-    cross_entropy,
-    device_of,
-    load_state,
-    split_tensors,
-)
+from components.training.inference import device_of, split_tensors
+from components.training.loop import Classifier, Criterion, Diverged, State, cross_entropy, load_state
 from components.training.metrics import smooth_lq_likelihood
 from components.training.parallel import Parallel, WorkerDied, sequential
 

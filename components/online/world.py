@@ -22,6 +22,7 @@ from components.settings.recipe import Recipe
 from components.settings.require import require
 from components.training.crop_flip import base_augment, compose
 from components.training.devices import CPU, Devices, Make, network_on, one_thread
+from components.training.inference import device_of, predict, split_tensors
 from components.training.loop import (
     Augment,
     Classifier,
@@ -29,12 +30,9 @@ from components.training.loop import (
     State,
     batches_of,
     cross_entropy,
-    device_of,
     initial_state,
     load_state,
-    predict,
     schedule,
-    split_tensors,
     steps_in,
     train_steps,
 )

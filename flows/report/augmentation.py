@@ -9,7 +9,7 @@ from jaxtyping import Float
 from components.augmentation.policy import Policy, first_distribution, policy_of
 from components.data.store import Split, open_split, read_classes
 from components.settings.params import Params
-from components.training.loop import split_tensors
+from components.training.inference import split_tensors
 from flows.checkout import paths
 from flows.checkout.files import read_json
 from flows.report import figures, searched

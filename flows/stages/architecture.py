@@ -18,14 +18,14 @@ from components.architecture.space import Architecture, Space, format_architectu
 from components.architecture.supernet import SharedWeights, build_supernet
 from components.architecture.timing import device_of
 from components.charts import score_against_latency
-from components.data.split import require_batch
+from components.data.batch import require_batch
 from components.data.store import Statistics, open_split, read_classes, read_statistics
 from components.settings.architecture import Architecture as ArchitectureSettings
 from components.settings.latency import Latency
 from components.settings.parallel import Parallel as ParallelSettings
 from components.settings.recipe import Recipe
 from components.settings.require import require
-from components.training.loop import split_tensors
+from components.training.inference import split_tensors
 from components.training.parallel import Parallel, WorkerDied
 from flows.checkout import files, paths
 from flows.resume.replay import finished, replayed

@@ -22,7 +22,7 @@ from components.settings.latency import Latency
 from components.settings.space import SearchSpace
 from components.shipping.evaluation import agreement, confusion_matrix, onnx_logits, per_class, wilson_interval
 from components.shipping.export import read_metadata
-from components.training.loop import predict, split_tensors
+from components.training.inference import predict, split_tensors
 from components.training.metrics import log_likelihood
 from flows.checkout import files, paths
 from flows.runtime.observer import Observer

@@ -14,7 +14,7 @@ from torch import Tensor
 from components.architecture.network import make_network
 from components.architecture.space import default_architecture, format_architecture, space_of
 from components.augmentation.policy import Policy
-from components.data.split import require_batch
+from components.data.batch import require_batch
 from components.data.store import Classes, Split, open_split, read_classes, read_statistics
 from components.loss.family import read_loss
 from components.settings.export import Export
@@ -24,7 +24,9 @@ from components.settings.train import Train
 from components.shipping.export import export_network
 from components.shipping.quantisation import convert
 from components.training.crop_flip import base_augment, compose
-from components.training.loop import Augment, Criterion, cross_entropy, fit, load_state, split_tensors
+from components.training.fit import fit
+from components.training.inference import split_tensors
+from components.training.loop import Augment, Criterion, cross_entropy, load_state
 from flows.checkout import files, paths
 from flows.resume.epochs import finished, resumed_training
 from flows.runtime.devices import devices_of

@@ -48,7 +48,8 @@ from components.loss.search import LossWorld
 from components.online.rewards import model_of
 from components.settings.loss import Loss
 from components.settings.online import Online
-from components.training.loop import Criterion, cross_entropy, initial_state, load_state, predict, split_tensors
+from components.training.inference import predict, split_tensors
+from components.training.loop import Criterion, cross_entropy, initial_state, load_state
 from components.training.metrics import balanced_accuracy
 from components.training.parallel import Parallel, sequential
 from tests.benchmarks.augmentation_shift import average, cell_of, groups, lead

@@ -26,7 +26,8 @@ from components.architecture.supernet import (
 from components.data.store import Classes
 from components.settings.architecture import Architecture as ArchitectureSettings
 from components.settings.recipe import Recipe
-from components.training.loop import cross_entropy, predict
+from components.training.inference import predict
+from components.training.loop import cross_entropy
 from components.training.metrics import accuracy
 
 CLASSES = Classes(names=tuple("0123456789"), size=8, channels=1)

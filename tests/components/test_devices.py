@@ -23,7 +23,9 @@ from components.settings.recipe import Recipe
 from components.settings.train import Train
 from components.training.crop_flip import base_augment, compose
 from components.training.devices import CPU, Devices
-from components.training.loop import State, cross_entropy, fit, initial_state, predict, split_tensors, train_steps
+from components.training.fit import fit
+from components.training.inference import predict, split_tensors
+from components.training.loop import State, cross_entropy, initial_state, train_steps
 from tests.components import test_architecture_supernet as supernets
 from tests.components import test_optimisation_search as optimisation
 from tests.components.test_augmentation_search import bars, small, world

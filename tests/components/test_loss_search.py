@@ -29,6 +29,7 @@ from components.settings.loss import Loss
 from components.settings.online import Online
 from components.settings.recipe import Recipe
 from components.training.devices import one_thread
+from components.training.inference import predict, split_tensors
 from components.training.loop import (
     Criterion,
     Diverged,
@@ -37,10 +38,8 @@ from components.training.loop import (
     cross_entropy,
     initial_state,
     load_state,
-    predict,
     rising_steps,
     schedule,
-    split_tensors,
     train_steps,
 )
 from components.training.metrics import METRICS, accuracy

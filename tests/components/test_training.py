@@ -13,18 +13,17 @@ from torch import Tensor, nn
 from components.settings.recipe import Recipe
 from components.settings.train import Train
 from components.training.crop_flip import base_augment, random_crop, random_flip
+from components.training.fit import Epoch, fit
+from components.training.inference import predict
 from components.training.loop import (
     Criterion,
     Diverged,
-    Epoch,
     State,
     batches_of,
     cross_entropy,
     epoch_batches,
-    fit,
     initial_state,
     load_state,
-    predict,
     schedule,
     train_steps,
 )

@@ -22,7 +22,8 @@ from components.architecture.space import default_architecture, space_of
 from components.data.store import Classes
 from components.settings.params import Params
 from components.training.crop_flip import base_augment
-from components.training.loop import cross_entropy, fit
+from components.training.fit import fit
+from components.training.loop import cross_entropy
 from flows import stage
 from flows.checkout import pipeline, versions
 from flows.checkout.files import write_bytes

@@ -12,7 +12,7 @@ import torch
 from components.data.store import read_classes, read_statistics, write_statistics
 from components.loss.family import SearchedLoss, decode
 from components.settings.params import Params
-from components.training.loop import Epoch
+from components.training.fit import Epoch
 from flows.checkout import files, paths
 from flows.stages import train
 from tests.flows.test_checkpoints import Recorder, begin_with_noise
