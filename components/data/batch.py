@@ -1,6 +1,6 @@
 """Whether there are images enough for a batch."""
 
-from components.data.split import TRAIN
+from components.data.store import TRAIN
 from components.settings.require import require
 
 

@@ -17,10 +17,10 @@ from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
+from components.data.store import SPLITS, TEST, TRAIN, VAL
 from components.settings.data import Data
 from components.settings.require import require
 
-TRAIN, VAL, TEST = SPLITS = ("train", "val", "test")
 HEADER = "content,split"
 RESTORE = "move it away, and `dvc checkout data/split.csv.dvc` brings the last one back"
 CONFLICT = ("<<<<<<<", "=======", ">>>>>>>")

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from components.architecture.latency import measure
+from components.architecture.measurement import measure
 from components.architecture.space import space_of
 from components.data.store import read_classes
 from components.settings.export import Export

@@ -3,8 +3,7 @@
 from dataclasses import dataclass
 
 from components.data.preparation import prepare
-from components.data.split import SPLITS
-from components.data.store import write_classes, write_statistics
+from components.data.store import SPLITS, write_classes, write_statistics
 from components.settings.data import Data
 from flows.checkout import paths
 from flows.runtime.observer import Observer

@@ -26,7 +26,7 @@ import torch
 
 from components.architecture.budget import budget_of
 from components.architecture.costs import costs_of
-from components.architecture.latency import measure
+from components.architecture.measurement import measure
 from components.architecture.network import Network, build_network
 from components.architecture.rivals import drawn as networks_within
 from components.architecture.space import Architecture, Space, format_architecture, space_of

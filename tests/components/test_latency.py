@@ -11,21 +11,19 @@ import pytest
 import torch
 from torch import nn
 
-from components.architecture.latency import LatencyTable, fit_line, measure, measure_parts
+from components.architecture.latency import LatencyTable
+from components.architecture.measurement import fit_line, measure, measure_parts
 from components.architecture.network import build_network
-from components.architecture.parts import (
-    EMPTY,
-    HEAD,
-    STEM,
+from components.architecture.part_models import (
     compose,
     export_parts,
     int8_parts,
     part_modules,
-    parts,
     random_images,
     shift,
     whole_model,
 )
+from components.architecture.parts import EMPTY, HEAD, STEM, parts
 from components.architecture.space import Space, space_of
 from components.architecture.timing import (
     REFERENCE,
