@@ -28,6 +28,7 @@ from components.settings.params import Params
 from flows import ingest
 from flows.checkout import files, paths, versions
 from flows.checkout.files import read_json
+from flows.checkout.roster import ROSTER
 from flows.checkout.settings import load_params
 from flows.release import decision, gate
 from flows.release.gate import Check, GateReport, Score
@@ -590,9 +591,7 @@ def test_a_note_without_files_says_what_the_stage_does_and_warns(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert (
-        stage_notes.note("loss", finished=True) == stage_notes.note("loss", finished=False) == stage_notes.DOES["loss"]
-    )
+    assert stage_notes.note("loss", finished=True) == stage_notes.note("loss", finished=False) == ROSTER["loss"].does
     (warning,) = [record.getMessage() for record in caplog.records]
     assert warning.startswith("warning: MLflow is not told what loss found")
 
