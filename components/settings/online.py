@@ -31,11 +31,11 @@ class Online:
     broadcast: Literal["best", "average", "weighted"] = "average"
     """What the next trunk starts from: the best copy (paper), the copies' mean, or their reward-weighted mean; nothing
     to rewards that train one model."""
-    reward: Literal["own", "leave_one_out", "first_order", "alignment", "linear_probe"] = "leave_one_out"
-    """A copy's score (paper), its marginal contribution to the average of the copies, or that to first order: the
-    change of val's log-likelihood along its step (ours). The others (ours) train one model instead of N copies:
-    `alignment` asks every sample how far its gradient points where val's does, `linear_probe` (of the loss search)
-    trains a new classifier on the model's features under every sample and scores that."""
+    reward: Literal["own", "leave_one_out", "alignment", "linear_probe"] = "leave_one_out"
+    """A copy's score (paper), or its marginal contribution to the average of the copies (ours). The others (ours) train
+    one model instead of N copies: `alignment` asks every sample how far its gradient points where val's does,
+    `linear_probe` (of the loss search) trains a new classifier on the model's features under every sample and scores
+    that."""
     probe_images: int = 256
     """Training images of a sample's gradient (`alignment`) or classifier (`linear_probe`)."""
     metric: Literal[

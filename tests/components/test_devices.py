@@ -220,7 +220,7 @@ def on_first(trunk: Trunk[Any]) -> bool:
 
 
 @pytest.mark.parametrize("search", SEARCHES)
-@pytest.mark.parametrize(("reward", "broadcast"), [("leave_one_out", "average"), ("first_order", "best")])
+@pytest.mark.parametrize(("reward", "broadcast"), [("leave_one_out", "average"), ("own", "best")])
 def test_a_search_leaves_the_same_records_and_weights_and_these_on_the_first_device(
     search: Searching, reward: Any, broadcast: Any
 ) -> None:
