@@ -236,21 +236,6 @@ def label_probability(logits: Float[Tensor, "n k"], labels: Int64[Tensor, " n"])
     return logits.softmax(dim=1).gather(1, labels[:, None]).mean()
 
 
-def balanced_probability(logits: Float[Tensor, "n k"], labels: Int64[Tensor, " n"]) -> Float[Tensor, ""]:
-    """Balanced accuracy, smooth: the same, each class that occurs counting once."""
-    counts = torch.bincount(labels, minlength=logits.shape[1])
-    shares = 1 / (counts[labels] * (counts > 0).sum())
-    return (shares * logits.softmax(dim=1).gather(1, labels[:, None]).squeeze(1)).sum()
-
-
-def soft_f1(logits: Float[Tensor, "n k"], labels: Int64[Tensor, " n"]) -> Float[Tensor, ""]:
-    """Macro F1, smooth: probabilities count as shares of answers; over the classes that occur."""
-    shares = logits.softmax(dim=1)
-    truth = F.one_hot(labels, logits.shape[1]).to(shares.dtype)
-    scores = 2 * (shares * truth).sum(dim=0) / (shares + truth).sum(dim=0)
-    return scores[truth.sum(dim=0) > 0].mean()
-
-
 def mean_log_likelihood(logits: Float[Tensor, "n k"], labels: Int64[Tensor, " n"]) -> Float[Tensor, ""]:
     return -F.cross_entropy(logits, labels)
 
@@ -258,8 +243,6 @@ def mean_log_likelihood(logits: Float[Tensor, "n k"], labels: Int64[Tensor, " n"
 Smooth = Callable[[Float[Tensor, "n k"], Int64[Tensor, " n"]], Float[Tensor, ""]]
 SMOOTH: dict[str, Smooth] = {
     "accuracy": label_probability,
-    "balanced_accuracy": balanced_probability,
-    "macro_f1": soft_f1,
     "log_likelihood": mean_log_likelihood,
     "lq_likelihood": smooth_lq_likelihood,
     "calibrated_log_likelihood": mean_log_likelihood,

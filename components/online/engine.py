@@ -82,7 +82,7 @@ def search(
     `after` a recorded trunk of the same search, it goes on from there, to the same bytes. Models meet on `state`'s
     device, wherever copies train.
 
-    Unlike Algorithm 1: the next trunk may start from the (weighted) mean of the copies instead of the best one, and a
+    Unlike Algorithm 1: the next trunk may start from the mean of the copies instead of the best one, and a
     reward may be a copy's contribution to that mean, or come from the gradients of one model (`alignment`) or from
     classifiers on its features (`linear_probe`); theta stands still during `warmup_trunks` (the controller learns),
     after `learn_until`, and when all rewards tie. `reward: alignment` needs `ask` and `pull`,

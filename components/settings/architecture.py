@@ -61,9 +61,6 @@ class Architecture:
     """Epochs of the whole supernet, paths uniform, before stage 1."""
     stage_epochs: float
     """Epochs of the shrinking supernet in each stage."""
-    sampling: Literal["uniform", "fair"] = "uniform"
-    """A random path a batch (SPOS), or FairNAS's rounds: paths that together hold every candidate of every layer, one
-    update of them all."""
     score_images: int = 500
     """Images of val a completion is scored on; the last stage uses all of val."""
     recalibration_images: int = 512
@@ -90,10 +87,6 @@ class Architecture:
         require(len(set(self.budgets)) == len(self.budgets), "architecture.latency_ms names a budget twice")
         for budget in self.budgets:
             require(budget > 0, f"architecture.latency_ms is {budget}; use a positive number")
-        require(
-            self.sampling == "uniform" or self.strategy not in STEERING,
-            f"architecture.sampling is fair, but {self.strategy} trains the paths that it draws; use uniform",
-        )
         require(
             len(self.budgets) == 1 or self.strategy not in STEERING,
             f"architecture.latency_ms names {len(self.budgets)} budgets, but {self.strategy} steers the training of "

@@ -183,9 +183,8 @@ def test_a_checkpoint_without_its_scores_is_refused_by_name(params: Params) -> N
 # Workers
 
 
-@pytest.mark.parametrize("sampling", ["uniform", "fair"])
-def test_one_worker_and_two_give_the_same_bytes(params: Params, sampling: Any) -> None:
-    params = replace(params, architecture=replace(params.architecture, sampling=sampling, finalists=2))
+def test_one_worker_and_two_give_the_same_bytes(params: Params) -> None:
+    params = replace(params, architecture=replace(params.architecture, finalists=2))
     architecture.run(params, Recorder(), Path("one"))
     expected = outputs(paths.ARCHITECTURE)
     architecture.run(replace(params, parallel=Parallel(backend="loky", workers=2)), Recorder(), Path("two"))

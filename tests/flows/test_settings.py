@@ -120,13 +120,6 @@ def test_an_impossible_value_is_refused_with_its_path_and_what_to_do(
     assert refusal(written(tmp_path, key, value)).startswith(said)
 
 
-def test_fair_sampling_is_refused_where_a_strategy_draws_its_own_paths(tmp_path: Path) -> None:
-    path = tmp_path / "params.yaml"
-    text = (settings.PRESETS / "digits.yaml").read_text()
-    path.write_text(text.replace("strategy: pc_nas", "strategy: enas\n  sampling: fair"))
-    assert refusal(path).startswith(": architecture.sampling is fair, but enas trains the paths that it draws")
-
-
 def test_a_policy_is_not_searched_by_classifiers_on_features(tmp_path: Path) -> None:
     path = written(tmp_path, "augmentation.online.reward", "linear_probe")
     path.write_text(path.read_text().replace("controller: matching", "controller: bandit"))
