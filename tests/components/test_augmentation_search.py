@@ -63,12 +63,11 @@ def translation_mass(chosen: Augmentation, seed: int) -> float:
     )
 
 
-@pytest.mark.parametrize(("normalisation", "least"), [("sigmoid", 1.3), ("softmax", 2.5)])
-def test_finds_planted_elements_and_the_null_controller_does_not(normalisation: str, least: float) -> None:
-    learning = settings(trunks=60, copies=8, normalisation=normalisation)
+def test_finds_planted_elements_and_the_null_controller_does_not() -> None:
+    learning = settings(trunks=60, copies=8)
     null = replace(learning, online=replace(learning.online, controller="null"))
     masses = [translation_mass(learning, seed) for seed in range(4)]
-    assert np.mean(masses) > least
+    assert np.mean(masses) > 2.5
     assert min(masses) > 1.1
     assert translation_mass(null, 0) == pytest.approx(1)
 
