@@ -31,7 +31,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Float64, Int64, UInt8
 from torch import Tensor, nn
 
-from components.loss.family import PARAMETRISATIONS, Member
+from components.loss.family import Member, decode
 from components.loss.probe import AT_ONCE, probe_data, probe_scores
 from components.online.engine import MATCHING, PROBING, Trunk, numpy_rng, torch_rng
 from components.online.gaussian import Gaussian, Sample
@@ -57,13 +57,12 @@ LARGEST = 4.0
 """Most that matching multiplies or divides a loss by (ours): one whose gradient vanishes stays slow instead of
 being blown up on the few images that still have one, which made training from scratch diverge."""
 NO_VALUE = "its loss was no finite number while a classifier trained under it"
-CURE = "use loss.parametrisation monotone, or a smaller loss.sigma or loss.online.controller_lr"
+CURE = "use a smaller loss.sigma or loss.online.controller_lr"
 
 
 def start(settings: Loss) -> Gaussian:
     """Around cross-entropy."""
-    curves = PARAMETRISATIONS[settings.parametrisation].length(settings.knots)
-    return Gaussian(theta=np.zeros(curves + 2 * settings.class_margins), sigma=settings.sigma)
+    return Gaussian(theta=np.zeros(2 * (settings.knots + settings.class_margins)), sigma=settings.sigma)
 
 
 CLASSIFIER = "model.classifier.weight"
@@ -167,9 +166,10 @@ class LossWorld(World):
 
     def loss(self, theta: Sequence[float] | Float64[np.ndarray, " p"], state: State) -> Member:
         """For as many classes as the state's classifier has; class margins are those of the training images."""
-        chosen, classes = PARAMETRISATIONS[self.settings.parametrisation], len(state[CLASSIFIER])
-        counts = np.bincount(self.train.labels, minlength=classes) if self.settings.class_margins else None
-        return chosen.decode(np.asarray(theta), self.recipe.label_smoothing, counts)
+        counts = None
+        if self.settings.class_margins:
+            counts = np.bincount(self.train.labels, minlength=len(state[CLASSIFIER]))
+        return decode(np.asarray(theta), self.recipe.label_smoothing, counts)
 
     def matching_scale(self, loss: Criterion, state: State, trunk: int, copy: int = 0) -> float:
         """g(cross-entropy) / g(loss) at the state on one augmented batch, the same one for all copies of the trunk.

@@ -233,9 +233,7 @@ def probed(
     rewards, unsound = probe(model_of(trained), samples, index, parallel)
     faults = tuple(unsound.get(n, "") for n in range(len(samples)))
     if not np.isfinite(rewards).any():
-        raise ValueError(
-            f"no sample of trunk {index} has a score ({said(faults)}); use a smaller sigma, or parametrisation monotone"
-        )
+        raise ValueError(f"no sample of trunk {index} has a score ({said(faults)}); use a smaller sigma")
     return Round(samples=samples, rewards=rewards, scores=rewards, faults=faults, state=trained)
 
 

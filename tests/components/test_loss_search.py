@@ -1,7 +1,7 @@
 """The loss search: pairs, matched gradients, and a planted optimum that the controller finds and the null does not."""
 
 import pickle
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,7 @@ from components.loss.search import (
     start,
 )
 from components.online.engine import MATCHING, PROBING, numpy_rng, search, torch_rng
-from components.online.gaussian import Sample
+from components.online.gaussian import Gaussian, Sample
 from components.settings.loss import Loss
 from components.settings.online import Online
 from components.settings.recipe import Recipe
@@ -45,6 +45,7 @@ from components.training.loop import (
 )
 from components.training.metrics import METRICS, accuracy
 from components.training.parallel import WorkerDied, sequential
+from tests.benchmarks.literal_loss import LiteralWorld, literal_start
 
 KNOTS = 6
 
@@ -426,6 +427,13 @@ def test_fewer_images_than_asked_for_and_a_class_that_val_lacks_are_no_matter() 
     assert all(np.isfinite(trunk.rewards).all() for trunk in made.search())
 
 
+def literal_world(made: LossWorld) -> tuple[LiteralWorld, Gaussian]:
+    """The same search of losses of which many are no number, and what it starts with."""
+    parts = {field.name: getattr(made, field.name) for field in fields(made) if field.init}
+    chosen = replace(made.settings, sigma=0.15)
+    return LiteralWorld(**parts | {"settings": chosen}), literal_start(chosen)
+
+
 def test_samples_without_a_score_say_why_and_cost_no_other() -> None:
     """The worker of the second stack dies; a literal loss is no number."""
 
@@ -439,12 +447,11 @@ def test_samples_without_a_score_say_why_and_cost_no_other() -> None:
     assert set(first.faults[8:16]) == {WorkerDied().reason}
     assert np.isnan(first.rewards[8:16]).all()
     assert np.isfinite(first.rewards[:8] + first.rewards[16:]).all()
-    literal = replace(made, settings=replace(made.settings, parametrisation="literal", sigma=0.15))
-    faults = [fault for trunk in literal.search() for fault in trunk.faults if fault]
+    literal, around = literal_world(made)
+    faults = [fault for trunk in literal.search(distribution=around) for fault in trunk.faults if fault]
     assert 0 < len(faults) < 60
     assert set(faults) == {NO_VALUE}
-    below = start(literal.settings)
-    below = below.at(below.theta - 9.0)  # tau is negative everywhere
+    below = around.at(around.theta - 9.0)  # tau is negative everywhere
     with pytest.raises(ValueError, match=rf"no sample of trunk 0 has a score \({NO_VALUE}\); use a smaller sigma"):
         next(literal.search(distribution=below))
 
@@ -556,8 +563,8 @@ def test_class_margins_are_searched_from_the_training_images_counts() -> None:
 
 def test_a_literal_search_loses_copies_says_why_and_goes_on() -> None:
     made, _ = world(**(ALIGNED | {"reward": "leave_one_out", "trunks": 4, "copies": 8}))
-    made = replace(made, settings=replace(made.settings, parametrisation="literal", sigma=0.15))
-    trunks = list(made.search())
+    literal, around = literal_world(made)
+    trunks = list(literal.search(distribution=around))
     lost = [fault for trunk in trunks for fault in trunk.faults if fault]
     assert 0 < len(lost) < 32
     assert all(("gradient" in fault) or ("loss" in fault) for fault in lost)
