@@ -67,10 +67,6 @@ class Architecture:
     """Train images that re-estimate a sub-network's batch-norm statistics (at least 512, ours)."""
     max_images: int | None = None
     """Train the supernet on at most so many images; all if null."""
-    finalists: int = 0
-    """Networks of the last pool that are trained alone on train, and scored on val, before the choice (ours)."""
-    finalist_epochs: int = 1
-    """Epochs a finalist is trained."""
 
     @property
     def budget(self) -> float:
@@ -97,11 +93,6 @@ class Architecture:
             require(
                 value is None or value >= 1, f"architecture.{name} is {value}; use at least 1, or null for no limit"
             )
-        require(
-            0 <= self.finalists <= self.pool,
-            f"architecture.finalists is {self.finalists}; use 0 to architecture.pool ({self.pool})",
-        )
-        require(self.finalist_epochs >= 1, f"architecture.finalist_epochs is {self.finalist_epochs}; use at least 1")
         require(0 <= self.margin < 1, f"architecture.margin is {self.margin}; use 0 to below 1")
         require(self.stem_stride in (1, 2), f"architecture.stem_stride is {self.stem_stride}; use 1 or 2")
         require(len(self.stages) > 0, "architecture.stages is empty; give at least one [channels, layers, stride]")

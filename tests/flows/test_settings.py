@@ -97,7 +97,6 @@ def test_an_unknown_key_or_wrong_type_is_refused_with_its_path_and_what_to_do(
         ("architecture.latency_ms", [0.2, -1], ": architecture.latency_ms is -1.0; use a positive number"),
         ("architecture.latency_ms", [0.2, 0.2], ": architecture.latency_ms names a budget twice"),
         ("architecture.max_flops", 0, ": architecture.max_flops is 0; use at least 1, or null"),
-        ("architecture.finalists", 9, ": architecture.finalists is 9; use 0 to architecture.pool (4)"),
         ("train.variants", ["searched", "baseline", "budget_2"], ": train.variants names 'budget_2'; with 1 budgets"),
         ("train.variants", ["searched"], ": train.variants lacks baseline"),
         ("evaluate.budgets", ["budget_2"], ": evaluate.budgets is [budget_2], but train.variants names [] of"),
