@@ -2,15 +2,13 @@
 
     x  activations of the images that statistics are re-estimated on      v  of the images that are scored
 
-Training: one path a batch (Guo et al., SPOS, ECCV 2020) or rounds of paths that are fair to all candidates (Chu et al.,
-FairNAS, ICCV 2021), the first layers of a path from a member of the pool (Li et al., PC-NAS, CVPR 2020). Scoring:
-batch-norm statistics are those of the one sub-network that is scored.
+Training: one path a batch (Guo et al., SPOS, ECCV 2020), its first layers from a member of the pool (Li et al., PC-NAS,
+CVPR 2020). Scoring: batch-norm statistics are those of the one sub-network that is scored.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from functools import partial
-from typing import TypeVar
 
 import numpy as np
 import torch
@@ -40,7 +38,6 @@ from components.training.loop import (
 from components.training.metrics import accuracy, likelihood
 from components.training.parallel import Parallel, WorkerDied, sequential
 
-T = TypeVar("T")
 Images = UInt8[Tensor, "_ c h w"]
 Labels = Int64[Tensor, " _"]
 Activations = UInt8[Tensor, "_ _ _ _"] | Float[Tensor, "_ _ _ _"]
@@ -201,31 +198,28 @@ class SharedWeights:
         return sum(self.steps(earlier) for earlier in range(stage))
 
     def train_stage(self, stage: int, members: Pool) -> None:
-        """The first layers of a path from a random member, then as the settings sample. Other blocks do not move.
+        """The first layers of a path from a random member, then uniform. Other blocks do not move.
 
         Raises `Diverged` when the loss is not finite.
         """
         self.supernet.train()
         rng, draws = self.rng(stage, PATHS), self.torch_rng(stage, AUGMENT)
-        rounds = ROUNDS[self.settings.sampling](self.layers, members, rng)
-        length = round_length(self.layers, self.settings)
         steps, first = self.steps(stage), self.first_step(stage)
-        updates = max(1, round(steps / length)) if steps else 0
         augment = base_augment(self.recipe)
-        for index, batch in enumerate(batches_of(len(self.train_images), self.recipe.batch_size, updates, rng)):
+        for index, batch in enumerate(batches_of(len(self.train_images), self.recipe.batch_size, steps, rng)):
             images = augment(self.train_images[batch].to(self.device), draws)
-            self.update(images, self.train_labels[batch].to(self.device), next(rounds), first + index * length)
+            path = random_path(self.layers, members, rng)
+            self.update(images, self.train_labels[batch].to(self.device), path, first + index)
 
-    def update(self, images: Images, labels: Labels, paths: Sequence[Architecture], step: int) -> None:
-        """One step of the optimiser along the summed gradients of the paths."""
+    def update(self, images: Images, labels: Labels, path: Architecture, step: int) -> None:
+        """One step of the optimiser along the gradient of the path."""
         criterion = cross_entropy(self.recipe.label_smoothing)
-        # None, not zeros, where no path leads: neither momentum nor decay moves those blocks
+        # None, not zeros, where the path does not lead: neither momentum nor decay moves those blocks
         self.optimiser.zero_grad(set_to_none=True)
-        for path in paths:
-            loss = criterion(self.supernet.features(images, path), self.supernet.classifier.weight, labels)
-            if not torch.isfinite(loss):
-                raise Diverged(f"the supernet's loss is {loss.item()} at step {step}")
-            loss.backward()
+        loss = criterion(self.supernet.features(images, path), self.supernet.classifier.weight, labels)
+        if not torch.isfinite(loss):
+            raise Diverged(f"the supernet's loss is {loss.item()} at step {step}")
+        loss.backward()
         for group in self.optimiser.param_groups:
             group["lr"] = self.rate(step)
         self.optimiser.step()
@@ -297,57 +291,8 @@ def grouped(architectures: Sequence[Architecture], settled: int) -> list[tuple[A
 
 # Which paths an update takes
 
-Rounds = Callable[[Sequence[Sequence[str]], Pool, np.random.Generator], Iterator[Sequence[Architecture]]]
-"""(candidates of each layer, members, rng) -> the paths of each update, without end."""
-
-
-def uniform_rounds(
-    layers: Sequence[Sequence[str]], members: Pool, rng: np.random.Generator
-) -> Iterator[Sequence[Architecture]]:
-    """SPOS: one path."""
-    while True:
-        yield (random_path(layers, members, rng),)
-
 
 def random_path(layers: Sequence[Sequence[str]], members: Pool, rng: np.random.Generator) -> Architecture:
     """A member of the pool, completed with uniform blocks."""
     member = members[int(rng.integers(len(members)))]
     return (*member, *(names[int(rng.integers(len(names)))] for names in layers[len(member) :]))
-
-
-def fair_rounds(
-    layers: Sequence[Sequence[str]], members: Pool, rng: np.random.Generator
-) -> Iterator[Sequence[Architecture]]:
-    """FairNAS, Algorithm 1: as many paths as there are candidates, each candidate of each layer on one of them.
-
-    Unlike the paper: of a layer with fewer candidates than others (no identity) some are on two paths, in turns; and
-    the first layers are the members', which take turns as well.
-    """
-    size = max(map(len, layers))
-    hands = [deal(names, size, rng) for names in layers]
-    beginnings = deal(members, size, rng)
-    while True:
-        endings = zip(*(next(hand) for hand in hands), strict=True)
-        yield tuple((*member, *ending[len(member) :]) for member, ending in zip(next(beginnings), endings, strict=True))
-
-
-def deal(cards: Sequence[T], size: int, rng: np.random.Generator) -> Iterator[list[T]]:
-    """Hands of a size, each card equally often in each; what is left over goes round."""
-    extra = deck(cards, rng)
-    while True:
-        hand = [*cards] * (size // len(cards)) + [next(extra) for _ in range(size % len(cards))]
-        yield [hand[int(index)] for index in rng.permutation(size)]
-
-
-def deck(cards: Sequence[T], rng: np.random.Generator) -> Iterator[T]:
-    """All cards in random order, again and again."""
-    while True:
-        yield from (cards[int(index)] for index in rng.permutation(len(cards)))
-
-
-ROUNDS: dict[str, Rounds] = {"uniform": uniform_rounds, "fair": fair_rounds}
-
-
-def round_length(layers: Sequence[Sequence[str]], settings: ArchitectureSettings) -> int:
-    """Paths of an update. Each counts as a step: both samplings cost the same for the same epochs."""
-    return max(map(len, layers)) if settings.sampling == "fair" else 1

@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from components.augmentation.policy import (
     Elements,
     FactoredPairs,
-    LiteralPairs,
     Pairs,
     augment_pairs,
     first_distribution,
@@ -47,7 +46,7 @@ def search_augmentation(
     settings: Augmentation,
     recipe: Recipe,
     seed: int,
-    distribution: FactoredPairs | LiteralPairs | None = None,
+    distribution: FactoredPairs | None = None,
     devices: Devices = CPU,
     parallel: Parallel = sequential,
     after: Trunk[Pairs] | None = None,

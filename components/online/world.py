@@ -103,7 +103,6 @@ class World(ABC):
             self.begin() if after is None else initial_state(network_on(self.devices, self.make)),
             train=self.train_copy,
             score=self.score,
-            slope=self.slope,
             ask=self.ask,
             pull=self.pull,
             probe=self.probe,
@@ -150,12 +149,6 @@ class World(ABC):
     def score(self, state: State) -> float:
         """The metric of the plain logits on val, in evaluation mode."""
         return score_state(network_on(self.devices, self.make), state, self.val, self.online)
-
-    def slope(self, state: State) -> State:
-        """The gradient of the log-likelihood on val."""
-        images, labels = score_tensors(self.val, self.online)
-        slope, _ = descent(network_on(self.devices, self.make), state, images, labels, cross_entropy())
-        return slope
 
     def ask(self, state: State, trunk: int) -> Request:
         """The slope of the log-likelihood on each half of val, less that on as many training images as training sees

@@ -53,19 +53,12 @@ class Architecture(SearchSpace):
     """Epochs of the whole supernet, paths uniform, before stage 1."""
     stage_epochs: float
     """Epochs of the shrinking supernet in each stage."""
-    sampling: Literal["uniform", "fair"] = "uniform"
-    """A random path a batch (SPOS), or FairNAS's rounds: paths that together hold every candidate of every layer, one
-    update of them all."""
     score_images: int = 500
     """Images of val a completion is scored on; the last stage uses all of val."""
     recalibration_images: int = 512
     """Train images that re-estimate a sub-network's batch-norm statistics (at least 512, ours)."""
     max_images: int | None = None
     """Train the supernet on at most so many images; all if null."""
-    finalists: int = 0
-    """Networks of the last pool that are trained alone on train, and scored on val, before the choice (ours)."""
-    finalist_epochs: int = 1
-    """Epochs a finalist is trained."""
 
     @property
     def budget(self) -> float:
@@ -84,10 +77,6 @@ class Architecture(SearchSpace):
         for budget in self.budgets:
             require(budget > 0, f"architecture.latency_ms is {budget}; use a positive number")
         require(
-            self.sampling == "uniform" or self.strategy not in STEERING,
-            f"architecture.sampling is fair, but {self.strategy} trains the paths that it draws; use uniform",
-        )
-        require(
             len(self.budgets) == 1 or self.strategy not in STEERING,
             f"architecture.latency_ms names {len(self.budgets)} budgets, but {self.strategy} steers the training of "
             "shared weights towards one; name one, or use another strategy",
@@ -97,11 +86,6 @@ class Architecture(SearchSpace):
             require(
                 value is None or value >= 1, f"architecture.{name} is {value}; use at least 1, or null for no limit"
             )
-        require(
-            0 <= self.finalists <= self.pool,
-            f"architecture.finalists is {self.finalists}; use 0 to architecture.pool ({self.pool})",
-        )
-        require(self.finalist_epochs >= 1, f"architecture.finalist_epochs is {self.finalist_epochs}; use at least 1")
         require(0 <= self.margin < 1, f"architecture.margin is {self.margin}; use 0 to below 1")
         for name in ("pool", "completions", "population", "score_images", "recalibration_images"):
             value = getattr(self, name)

@@ -26,7 +26,7 @@ LISTED = 8
 def method(params: Params) -> Iterator[Part]:
     settings = params.augmentation
     yield from searched.kept("augmentation")
-    yield Note(text=f"OHL-Auto-Aug (ICCV 2019), {settings.settings} distribution: {searched.how(settings.online)}")
+    yield Note(text=f"OHL-Auto-Aug (ICCV 2019), factored distribution: {searched.how(settings.online)}")
     yield searched.control(settings.online)
 
 

@@ -10,7 +10,6 @@ import numpy as np
 from components.architecture.network import make_network
 from components.augmentation.policy import (
     FactoredPairs,
-    LiteralPairs,
     Pairs,
     first_distribution,
     format_pairs,
@@ -79,9 +78,7 @@ def run(params: Reads, observe: Observer, checkpoint: Path) -> None:
         observe.file(paths.AUGMENTATION / name)
 
 
-def copy_rows(
-    distribution: FactoredPairs | LiteralPairs, trunk: Trunk[Pairs], settings: Augmentation
-) -> Iterator[dict[str, object]]:
+def copy_rows(distribution: FactoredPairs, trunk: Trunk[Pairs], settings: Augmentation) -> Iterator[dict[str, object]]:
     names = reward_names(distribution, trunk, settings)
     for copy, sample in enumerate(trunk.samples):
         yield {
@@ -96,15 +93,13 @@ def copy_rows(
         }
 
 
-def share_rows(distribution: FactoredPairs | LiteralPairs, trunk: int) -> Iterator[dict[str, object]]:
+def share_rows(distribution: FactoredPairs, trunk: int) -> Iterator[dict[str, object]]:
     for position, shares in policy_of(distribution).element_shares().items():
         for element, share in zip(distribution.elements, shares.tolist(), strict=True):
             yield {"trunk": trunk, "position": position, "element": str(element), "probability": share}
 
 
-def trunk_metrics(
-    distribution: FactoredPairs | LiteralPairs, trunk: Trunk[Pairs], settings: Augmentation
-) -> dict[str, float]:
+def trunk_metrics(distribution: FactoredPairs, trunk: Trunk[Pairs], settings: Augmentation) -> dict[str, float]:
     """The model and the policy, rewards in short, shares, each reward: MLflow groups by all before the last /."""
     policy = policy_of(distribution)
     shares = policy.operation_shares()
@@ -120,8 +115,8 @@ def trunk_metrics(
     }
 
 
-def reward_names(distribution: FactoredPairs | LiteralPairs, trunk: Trunk[Pairs], settings: Augmentation) -> list[str]:
+def reward_names(distribution: FactoredPairs, trunk: Trunk[Pairs], settings: Augmentation) -> list[str]:
     """What a reward belongs to: an element, where each is tried alone beside Identity, else a copy."""
-    if settings.online.reward == "alignment" and isinstance(distribution, FactoredPairs):
+    if settings.online.reward == "alignment":
         return [str(element) for element in distribution.elements]
     return [f"copy_{copy}" for copy in range(len(trunk.samples))]

@@ -63,12 +63,11 @@ def translation_mass(chosen: Augmentation, seed: int) -> float:
     )
 
 
-@pytest.mark.parametrize(("normalisation", "least"), [("sigmoid", 1.3), ("softmax", 2.5)])
-def test_finds_planted_elements_and_the_null_controller_does_not(normalisation: str, least: float) -> None:
-    learning = settings(trunks=60, copies=8, normalisation=normalisation)
+def test_finds_planted_elements_and_the_null_controller_does_not() -> None:
+    learning = settings(trunks=60, copies=8)
     null = replace(learning, online=replace(learning.online, controller="null"))
     masses = [translation_mass(learning, seed) for seed in range(4)]
-    assert np.mean(masses) > least
+    assert np.mean(masses) > 2.5
     assert min(masses) > 1.1
     assert translation_mass(null, 0) == pytest.approx(1)
 
@@ -130,7 +129,7 @@ def same(first: State, second: State) -> bool:
     return all(torch.equal(first[key], second[key]) for key in first)
 
 
-@pytest.mark.parametrize(("reward", "broadcast"), [("own", "best"), ("own", "weighted"), ("leave_one_out", "average")])
+@pytest.mark.parametrize(("reward", "broadcast"), [("own", "best"), ("leave_one_out", "average")])
 def test_every_rule_trains_the_network_while_it_searches(reward: str, broadcast: str) -> None:
     trunks = searched(reward=reward, broadcast=broadcast, trunks=5, images=128)
     assert trunks[-1].score > trunks[0].score

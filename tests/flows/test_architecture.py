@@ -66,7 +66,7 @@ def params(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
     """What the stage reads, in a folder of its own: three classes told apart by brightness, two budgets."""
     monkeypatch.chdir(tmp_path)
     params = load_params(ROOT / "tests" / "tiny.yaml")
-    chosen = replace(params.architecture, latency_ms=(0.2, 0.1), finalists=1, score_images=30, recalibration_images=64)
+    chosen = replace(params.architecture, latency_ms=(0.2, 0.1), score_images=30, recalibration_images=64)
     params = replace(params, architecture=chosen)
     classes = Classes(names=("a", "b", "c"), size=8, channels=1)
     write_classes(paths.CLASSES, classes)
@@ -184,9 +184,7 @@ def test_a_checkpoint_without_its_scores_is_refused_by_name(params: Params) -> N
 # Workers
 
 
-@pytest.mark.parametrize("sampling", ["uniform", "fair"])
-def test_one_worker_and_two_give_the_same_bytes(params: Params, sampling: Any) -> None:
-    params = replace(params, architecture=replace(params.architecture, sampling=sampling, finalists=2))
+def test_one_worker_and_two_give_the_same_bytes(params: Params) -> None:
     run_stage(architecture, params, Recorder(), Path("one"))
     expected = outputs(paths.ARCHITECTURE)
     run_stage(architecture, replace(params, parallel=Parallel(backend="loky", workers=2)), Recorder(), Path("two"))
@@ -229,28 +227,6 @@ def test_the_front_is_in_the_table_and_names_what_was_chosen(finished: Params) -
     named = {row["architecture"]: row["chosen_for"].split() for row in front}
     assert named == {architecture: chosen.get(architecture, []) for architecture in named}
     assert any(named.values())
-
-
-def test_finalists_have_both_ranks_and_the_others_one(finished: Params) -> None:
-    for budget in ("0.2", "0.1"):
-        pool = [row for row in rows("finalists.csv") if row["budget_ms"] == budget]
-        assert sorted(int(row["rank"]) for row in pool) == list(range(1, len(pool) + 1))
-        assert [row["rank_alone"] for row in pool] == ["1"] + [""] * (len(pool) - 1)
-        assert 0 <= float(pool[0]["alone"]) <= 1
-
-
-def test_a_search_that_is_ended_after_its_finalists_leaves_the_same_bytes(finished: Params) -> None:
-    before = {file: file.read_bytes() for file in paths.ARCHITECTURE.iterdir()}
-    assert (CHECKPOINT / "finalists.json").exists()
-    run_stage(architecture, finished, Recorder(), CHECKPOINT)
-    assert {file: file.read_bytes() for file in paths.ARCHITECTURE.iterdir()} == before
-
-
-def test_without_finalists_the_pool_is_still_listed(params: Params) -> None:
-    params = replace(params, architecture=replace(params.architecture, finalists=0))
-    run_stage(architecture, params, Recorder(), CHECKPOINT)
-    assert {row["alone"] for row in rows("finalists.csv")} == {""}
-    assert json.loads((paths.ARCHITECTURE / "architecture.json").read_text())["alone"] is None
 
 
 def test_a_further_budgets_variant_is_trained_exported_and_measured_beside_its_own_limit(finished: Params) -> None:
