@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from components.augmentation.policy import Policy, first_distribution, policy_of
+from components.augmentation.distribution import first_distribution, policy_of
+from components.augmentation.policy import Policy
 from components.data.store import Split, open_split, read_classes
 from components.settings.params import Params
 from components.training.inference import split_tensors

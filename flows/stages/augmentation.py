@@ -8,13 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from components.architecture.network import make_network
-from components.augmentation.policy import (
-    FactoredPairs,
-    Pairs,
-    first_distribution,
-    format_pairs,
-    policy_of,
-)
+from components.augmentation.distribution import FactoredPairs, first_distribution, format_pairs, policy_of
+from components.augmentation.policy import Pairs
 from components.augmentation.search import search_augmentation
 from components.data.store import open_split, read_classes, read_statistics
 from components.online.engine import Trunk

@@ -30,8 +30,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from components.augmentation.distribution import FactoredPairs, first_distribution
 from components.augmentation.operations import Element
-from components.augmentation.policy import FactoredPairs, Pairs, Policy, augment_pairs, first_distribution
+from components.augmentation.policy import Pairs, Policy, augment_pairs
 from components.augmentation.search import PairsWorld
 from components.data.images import decode, to_array
 from components.data.parquet import open_parquet

@@ -33,15 +33,9 @@ import numpy as np
 from jaxtyping import Float64
 from scipy.stats import sem, t
 
+from components.augmentation.distribution import FactoredPairs, first_distribution, policy_of
 from components.augmentation.operations import ELEMENTS, Element
-from components.augmentation.policy import (
-    Elements,
-    FactoredPairs,
-    Pairs,
-    augment_pairs,
-    first_distribution,
-    policy_of,
-)
+from components.augmentation.policy import Elements, Pairs, augment_pairs
 from components.augmentation.search import search_augmentation
 from components.data.store import Split
 from components.online.controllers import first_controller

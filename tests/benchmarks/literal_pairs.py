@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Float64
 
+from components.augmentation.distribution import FactoredPairs, Vector, committed, element_prior
 from components.augmentation.operations import ELEMENTS
-from components.augmentation.policy import Elements, FactoredPairs, Pairs, Vector, committed, element_prior
+from components.augmentation.policy import Elements, Pairs
 
 ABSENT = {"Identity", "Cutout"}
 """Operations that the paper's 36 elements do not have."""

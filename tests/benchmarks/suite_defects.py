@@ -126,13 +126,13 @@ DEFECTS = (
         "one half of val is asked twice: its noise passes for truth",
     ),
     Defect(
-        "components/augmentation/policy.py",
+        "components/augmentation/distribution.py",
         "    odds = share * (len(elements) - 1) / (1 - share)",
         "    odds = share * len(elements) / (1 - share)",
         "Identity's share is not the one of the settings",
     ),
     Defect(
-        "components/augmentation/policy.py",
+        "components/augmentation/distribution.py",
         "        return np.outer(*self.marginals())",
         "        return np.outer(*self.marginals()).T",
         "first and second operation change places in the policy",

@@ -10,15 +10,9 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
+from components.augmentation.distribution import FactoredPairs, first_distribution, format_pairs, policy_of
 from components.augmentation.operations import apply_elements
-from components.augmentation.policy import (
-    FactoredPairs,
-    Policy,
-    augment_pairs,
-    first_distribution,
-    format_pairs,
-    policy_of,
-)
+from components.augmentation.policy import Policy, augment_pairs
 from components.online.controllers import Distribution
 from components.settings.augmentation import Augmentation
 from components.settings.online import Online

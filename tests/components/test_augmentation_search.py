@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
+from components.augmentation.distribution import first_distribution, policy_of
 from components.augmentation.operations import Element
-from components.augmentation.policy import Pairs, first_distribution, policy_of
+from components.augmentation.policy import Pairs
 from components.augmentation.search import PairsWorld, search_augmentation
 from components.data.store import Split
 from components.online.engine import TRAINING, Trunk, numpy_rng, search

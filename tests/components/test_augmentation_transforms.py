@@ -18,8 +18,9 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
+from components.augmentation.distribution import first_distribution, policy_of
 from components.augmentation.operations import ELEMENTS, OPERATIONS, Element, apply_elements
-from components.augmentation.policy import Policy, first_distribution, policy_of
+from components.augmentation.policy import Policy
 from components.augmentation.transforms import (
     GREY,
     TORCHVISION,

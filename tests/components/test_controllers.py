@@ -8,7 +8,7 @@ import scipy.optimize
 import torch
 from jaxtyping import Float64
 
-from components.augmentation.policy import first_distribution
+from components.augmentation.distribution import first_distribution
 from components.online.controllers import RIDGE, Answers, Bandit, Distribution, Matching, Reinforce, nonnegative
 from components.online.rewards import cosines
 from components.settings.augmentation import Augmentation

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from components.architecture.supernet import SharedWeights, build_supernet
-from components.augmentation.policy import AugmentPairs, first_distribution, policy_of
+from components.augmentation.distribution import first_distribution, policy_of
+from components.augmentation.policy import AugmentPairs
 from components.augmentation.search import search_augmentation
 from components.loss.search import LossWorld
 from components.online.averaging import mean_state

@@ -18,7 +18,7 @@ from components.architecture.parts import EMPTY, HEAD, STEM, part_name
 from components.architecture.space import IDENTITY, Space, candidates, parse_architecture, space_of
 from components.architecture.supernet import SharedWeights
 from components.architecture.timing import REFERENCE, Entry, device_of
-from components.augmentation.policy import first_distribution, policy_of
+from components.augmentation.distribution import first_distribution, policy_of
 from components.data.store import Classes, Statistics, read_classes, write_classes, write_split, write_statistics
 from components.loss.family import decode
 from components.settings.parallel import Parallel

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from components.architecture.space import default_architecture, format_architecture, space_of
-from components.augmentation.policy import first_distribution, policy_of
+from components.augmentation.distribution import first_distribution, policy_of
 from components.data.store import Classes, Statistics, write_classes, write_split, write_statistics
 from components.online.controllers import CONTROLLERS
 from components.online.engine import Trunk, search
