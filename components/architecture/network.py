@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from components.architecture.space import Architecture, Block, Layer, Space, parse_architecture, parse_block, space_of
 from components.data.store import Classes, Statistics
 from components.settings.space import SearchSpace
+from components.streams import torch_stream
 
 SQUEEZE = 4
 """A squeeze-excite gate sees a fourth of the block's input channels, as in MnasNet; MobileNetV3 takes one of the
@@ -145,10 +146,10 @@ def pool(x: Float[Tensor, "b d h w"]) -> Float[Tensor, "b d"]:
 
 
 @contextmanager
-def seeded(seed: int) -> Iterator[None]:
+def seeded(seed: int, purpose: str) -> Iterator[None]:
     """torch's modules draw their first weights from the global generator: seed it here, and put it back."""
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
+        torch.default_generator.manual_seed(torch_stream(seed, purpose).initial_seed())
         yield
 
 
@@ -159,7 +160,7 @@ def build_network(
 
     `mean` and `std`: of each channel, in 0..1.
     """
-    with seeded(seed):
+    with seeded(seed, "network weights"):
         network = Network(space, architecture, mean, std)
     return network.to(memory_format=torch.channels_last)
 

@@ -26,6 +26,7 @@ from components.architecture.space import (
 from components.settings.export import Export
 from components.shipping.export import to_onnx
 from components.shipping.quantisation import convert
+from components.streams import stream
 
 RANDOM_IMAGES = 4
 """They give the ranges of a network that is quantised only to be timed (ours)."""
@@ -63,7 +64,7 @@ def part_modules(space: Space) -> tuple[dict[str, nn.Module], dict[str, Tensor]]
     last = space.layers[-1]
     side = after_stride(last.size, last.stride)
     blank = (0.5,) * space.channels
-    with seeded(0):
+    with seeded(0, "weights that are only timed"):
         modules = {STEM: RawStem(Stem(space, blank, blank)), EMPTY: Empty(), HEAD: Head(space)}
         examples = {
             STEM: torch.zeros((2, space.size, space.size, space.channels), dtype=torch.uint8),
@@ -112,7 +113,7 @@ def whole_model(
 
 def random_images(space: Space) -> UInt8[np.ndarray, "n h w c"]:
     shape = (RANDOM_IMAGES, space.size, space.size, space.channels)
-    return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    return stream(0, "random images").integers(0, 256, shape, dtype=np.uint8)
 
 
 def float_parts(exported: dict[str, onnx.ModelProto], space: Space, export: Export) -> dict[str, onnx.ModelProto]:

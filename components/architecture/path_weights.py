@@ -44,6 +44,7 @@ from components.architecture.search import (
 )
 from components.architecture.space import Architecture, Space, candidates, canonical
 from components.settings.architecture import Architecture as ArchitectureSettings
+from components.streams import stream
 from components.training.adam import Adam, advantages, informative
 
 DRAWS = 8
@@ -146,7 +147,7 @@ def with_path_weights(
     newest: dict[Architecture, Scored] = {}
     world.train_stage(0, ((),))
     for stage, count in enumerate(planned, start=1):
-        rng = np.random.default_rng([seed, stage])
+        rng = stream(seed, "path weights", stage)
         world.train_stage(stage, trained_on(paths, PATHS, rng))
         fresh, paths, adam = learn(world, paths, adam, term, stage, count, rng)
         scores += fresh
@@ -155,7 +156,7 @@ def with_path_weights(
         judged = {newest[form].architecture: [newest[form]] for form in sorted(held)}
         pool, outdone = best_first(mean_potential(space, budget, judged, scores), settings.pool)
         yield PoolUpdate(stage=stage, pool=pool, dropped=outdone, scores=scores)
-    rng = np.random.default_rng([seed, last])
+    rng = stream(seed, "path weights", last)
     world.train_stage(last, trained_on(paths, PATHS, rng))
     chosen = best_scored(space, tuple(newest.values()), final)
     chosen = chosen or complete((), budget, gumbel(rng, PATIENCE * final, space), final)

@@ -43,6 +43,7 @@ from components.architecture.search import (
 )
 from components.architecture.space import Architecture, Space, candidates, canonical, format_architecture
 from components.settings.architecture import Architecture as ArchitectureSettings
+from components.streams import stream
 
 
 def pc_nas(space: Space, world: World, settings: ArchitectureSettings, seed: int) -> Iterator[PoolUpdate]:
@@ -117,7 +118,7 @@ def stage_noise(
     space: Space, settings: ArchitectureSettings, seed: int, stage: int
 ) -> Float[np.ndarray, "draws layers blocks"]:
     """The draws that all candidates of a stage share."""
-    return gumbel(np.random.default_rng([seed, stage]), settings.completions * TRIES, space)
+    return gumbel(stream(seed, "completions", stage), settings.completions * TRIES, space)
 
 
 # What a candidate's scores say of it

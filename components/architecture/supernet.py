@@ -20,6 +20,7 @@ from components.architecture.search import Pool, World
 from components.architecture.space import Architecture, Space, candidates
 from components.settings.architecture import Architecture as ArchitectureSettings
 from components.settings.recipe import Recipe
+from components.streams import stream, torch_stream
 from components.training.crop_flip import base_augment
 from components.training.devices import Devices, one_thread
 from components.training.inference import device_of
@@ -48,8 +49,8 @@ GROUP = 12
 """Networks scored by one call of a worker: those that begin alike share the work of their beginning (ours)."""
 SCORES: dict[str, Callable[[Tensor, Tensor], float]] = {"accuracy": accuracy, "likelihood": likelihood}
 """(logits, labels) -> from 0 to 1."""
-PATHS, AUGMENT, SUBSET, RECALIBRATION, SLICE = range(5)
-"""What a stream of random numbers is for: streams are seeded by (seed, stage, purpose), never by what ran before."""
+RECALIBRATION = "recalibration images"
+"""What a stream of random numbers is for: streams are of (seed, purpose, stage), never of what ran before."""
 
 
 class Supernet(nn.Module):
@@ -100,7 +101,7 @@ class Supernet(nn.Module):
 
 def build_supernet(space: Space, mean: tuple[float, ...], std: tuple[float, ...], seed: int = 0) -> Supernet:
     """The supernet with fresh weights, in channels_last layout; the same seed gives the same weights."""
-    with seeded(seed):
+    with seeded(seed, "supernet weights"):
         supernet = Supernet(space, mean, std)
     for module in supernet.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -175,17 +176,11 @@ class SharedWeights:
         self.optimiser = make_optimiser(supernet, initial_state(supernet), recipe)
         self.rate = schedule(recipe, self.first_step(len(self.layers) + 1))
 
-    def rng(self, stage: int, purpose: int) -> np.random.Generator:
-        return np.random.default_rng([self.seed, stage, purpose])
-
-    def torch_rng(self, stage: int, purpose: int) -> torch.Generator:
-        return torch.Generator().manual_seed(int(self.rng(stage, purpose).integers(2**63)))
-
     def subset(self, images: Images, labels: Labels, count: int) -> tuple[Images, Labels]:
         """At most `count` images, drawn at random."""
         if count >= len(images):
             return images, labels
-        chosen = torch.from_numpy(self.rng(0, SUBSET).permutation(len(images))[:count])
+        chosen = torch.from_numpy(stream(self.seed, "supernet images").permutation(len(images))[:count])
         return images[chosen], labels[chosen]
 
     def steps(self, stage: int) -> int:
@@ -203,7 +198,7 @@ class SharedWeights:
         Raises `Diverged` when the loss is not finite.
         """
         self.supernet.train()
-        rng, draws = self.rng(stage, PATHS), self.torch_rng(stage, AUGMENT)
+        rng, draws = stream(self.seed, "supernet paths", stage), torch_stream(self.seed, "supernet augmentation", stage)
         steps, first = self.steps(stage), self.first_step(stage)
         augment = base_augment(self.recipe)
         for index, batch in enumerate(batches_of(len(self.train_images), self.recipe.batch_size, steps, rng)):
@@ -261,13 +256,15 @@ class SharedWeights:
     def val_slice(self, stage: int) -> Int64[Tensor, " s"]:
         """Indices of the val images that all networks of a stage are scored on; at the last stage, all."""
         count = len(self.val_images) if stage >= len(self.layers) else self.settings.score_images
-        return torch.from_numpy(self.rng(stage, SLICE).permutation(len(self.val_images))[:count])
+        return torch.from_numpy(
+            stream(self.seed, "supernet val slice", stage).permutation(len(self.val_images))[:count]
+        )
 
     def recalibration_images(self) -> Images:
         """The fixed slice of training images, augmented as in training, that statistics are re-estimated on."""
-        order = self.rng(0, RECALIBRATION).permutation(len(self.train_images))
+        order = stream(self.seed, RECALIBRATION).permutation(len(self.train_images))
         images = self.train_images[torch.from_numpy(order[: self.settings.recalibration_images])]
-        return base_augment(self.recipe)(images, self.torch_rng(0, RECALIBRATION))
+        return base_augment(self.recipe)(images, torch_stream(self.seed, RECALIBRATION, "augmentation"))
 
     def world(
         self, latency: Callable[[Architecture], float], parallel: Parallel = sequential, devices: Devices = ()

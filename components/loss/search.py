@@ -33,12 +33,13 @@ from torch import Tensor, nn
 
 from components.loss.family import Member, decode
 from components.loss.probe import AT_ONCE, probe_data, probe_scores
-from components.online.engine import MATCHING, PROBING, Trunk, numpy_rng, torch_rng
+from components.online.engine import Trunk
 from components.online.gaussian import Gaussian, Sample
 from components.online.rewards import Faults, Probe, Request, Vector
 from components.online.world import SCORE_BATCH, Treatment, World, score_tensors
 from components.settings.loss import Loss
 from components.settings.online import Online
+from components.streams import stream, torch_rng, torch_stream
 from components.training.devices import network_on, one_thread
 from components.training.inference import device_of, split_tensors
 from components.training.loop import Classifier, Criterion, Diverged, State, cross_entropy, load_state
@@ -141,7 +142,7 @@ class LossWorld(World):
         features, labels = self.probe_features(state, trunk)
         images, val_labels = score_tensors(self.val, self.online)
         val_features = features_of(network_on(self.devices, self.make), state, images)
-        classes, rng = len(state[CLASSIFIER]), torch_rng(numpy_rng(self.seed, trunk, 1, PROBING))
+        classes, rng = len(state[CLASSIFIER]), torch_stream(self.seed, "probe classifier", trunk)
         data = probe_data(features, labels, val_features, val_labels, classes=classes, rng=rng)
         stacks = [samples[at : at + AT_ONCE] for at in range(0, len(samples), AT_ONCE)]
         losses = [[self.loss(sample, state) for sample in stack] for stack in stacks]
@@ -170,7 +171,7 @@ class LossWorld(World):
         gradient is not finite.
         """
         network = network_on(self.devices, self.make, copy)
-        rng = numpy_rng(self.seed, trunk, 0, MATCHING)
+        rng = stream(self.seed, "loss scale", trunk)
         batch = rng.permutation(len(self.train.labels))[: self.recipe.batch_size]
         images, labels = (part.to(device_of(network)) for part in split_tensors(self.train.at(batch)))
         criteria = cross_entropy(self.recipe.label_smoothing), loss

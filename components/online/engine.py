@@ -25,15 +25,13 @@ from components.online.averaging import broadcast
 from components.online.controllers import Answers, Controller, Distribution, first_controller
 from components.online.rewards import Ask, Probe, Pull, Score, alignments, judge, model_of
 from components.settings.online import Online
+from components.streams import stream
 from components.training.loop import Diverged, State
 from components.training.parallel import Parallel, WorkerDied, sequential
 
 S = TypeVar("S")
 Train = Callable[[State, Any, int, int], State]
 """(state, sample, trunk, copy) -> state after one trunk, without a sample as training is; raises `Diverged`."""
-
-SAMPLING, TRAINING, MATCHING, HEAD_START, PROBING = range(5)
-"""What a stream of random numbers is for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,7 +182,7 @@ def raced(
     parallel: Parallel,
 ) -> Round[S]:
     """Algorithm 1: N copies train, each under its sample; their scores judge them; they meet in the next model."""
-    samples = distribution.sample(settings.copies, numpy_rng(seed, index, 0, SAMPLING))
+    samples = distribution.sample(settings.copies, stream(seed, "samples", index))
     tried = parallel(attempt, [(train, state, sample, index, copy) for copy, sample in enumerate(samples)])
     copies, lost = zip(*(outcome(each) for each in tried), strict=True)
     rewards, scores, unscored = judge(settings.reward, copies, score, parallel)
@@ -208,7 +206,7 @@ def aligned(
 ) -> Round[S]:
     """Ours: one model trains without what is searched, so that val's gradient asks for what its training lacks; then
     every sample's own gradient is compared with that."""
-    samples = distribution.probes(settings.copies, numpy_rng(seed, index, 0, SAMPLING))
+    samples = distribution.probes(settings.copies, stream(seed, "samples", index))
     trained = trained_alone(train, state, index, len(samples), parallel)
     rewards, answers, unsound = alignments(trained, samples, index, pull=pull, ask=ask, parallel=parallel)
     faults = tuple(unsound.get(n, "") for n in range(len(samples)))
@@ -228,7 +226,7 @@ def probed(
     parallel: Parallel,
 ) -> Round[S]:
     """Ours: one model trains without what is searched; then every sample trains a classifier on its features."""
-    samples = distribution.sample(settings.copies, numpy_rng(seed, index, 0, SAMPLING))
+    samples = distribution.sample(settings.copies, stream(seed, "samples", index))
     trained = trained_alone(train, state, index, len(samples), parallel)
     rewards, unsound = probe(model_of(trained), samples, index, parallel)
     faults = tuple(unsound.get(n, "") for n in range(len(samples)))
@@ -286,11 +284,3 @@ def extinction(trunk: int, copies: int, faults: Sequence[str]) -> ValueError:
 def said(faults: Sequence[str]) -> str:
     """Each reason once."""
     return "; ".join(sorted(set(faults)))
-
-
-def numpy_rng(seed: int, trunk: int, copy: int, purpose: int) -> np.random.Generator:
-    return np.random.default_rng((seed, trunk, copy, purpose))
-
-
-def torch_rng(rng: np.random.Generator) -> torch.Generator:
-    return torch.Generator().manual_seed(int(rng.integers(2**62)))

@@ -15,11 +15,12 @@ from torch import Tensor, nn
 
 from components.data.store import Split
 from components.online.controllers import Distribution
-from components.online.engine import HEAD_START, PROBING, TRAINING, Trunk, numpy_rng, search, torch_rng
+from components.online.engine import Trunk, search
 from components.online.rewards import Probe, Request
 from components.settings.online import Online
 from components.settings.recipe import Recipe
 from components.settings.require import require
+from components.streams import stream, torch_rng
 from components.training.crop_flip import base_augment, compose
 from components.training.devices import CPU, Devices, Make, network_on, one_thread
 from components.training.inference import device_of, predict, split_tensors
@@ -114,7 +115,7 @@ class World(ABC):
 
     def begin(self) -> State:
         """The network after the head start, trained as it is, on one thread: where the first trunk starts from."""
-        rng, plain = numpy_rng(self.seed, 0, 0, HEAD_START), self.plain()
+        rng, plain = stream(self.seed, "warm-up training"), self.plain()
         images, labels = split_tensors(self.train)
         network, steps = network_on(self.devices, self.make), head_steps(self.online, self.recipe)
         with one_thread():
@@ -180,7 +181,7 @@ class World(ABC):
 
     def order(self, trunk: int) -> tuple[Int64[np.ndarray, " n"], np.random.Generator]:
         """The trunk's order of the training images for gradients, and the generator that drew it, to draw on."""
-        rng = numpy_rng(self.seed, trunk, 0, PROBING)
+        rng = stream(self.seed, "probe images", trunk)
         return rng.permutation(len(self.train.labels)), rng
 
 
@@ -202,8 +203,7 @@ def train_trunk(
     network's device at once. Raises `Diverged`.
     """
     recipe = treatment.recipe
-    stream = 0 if settings.broadcast == "best" else copy
-    rng = numpy_rng(seed, trunk, stream, TRAINING)
+    rng = stream(seed, "copy training", trunk, 0 if settings.broadcast == "best" else copy)
     steps = steps_in(settings.images, recipe)
     batches = list(batches_of(len(split.labels), recipe.batch_size, steps, rng))
     rows = torch.cat(batches).numpy()  # only these leave the memory map

@@ -5,11 +5,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
-import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor, nn
 
 from components.settings.train import Train
+from components.streams import stream, torch_stream
 from components.training.inference import device_of
 from components.training.loop import (
     Augment,
@@ -80,7 +80,7 @@ def fit(
     per_epoch = max(1, len(images) // recipe.batch_size)
     steps = settings.epochs * per_epoch
     rate, rising = schedule(recipe, steps), rising_steps(recipe, steps)
-    order, draws = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
+    order, draws = stream(seed, "order of training"), torch_stream(seed, "augmentation of training")
     first = after.index + 1 if after else 0
     if after:
         deque(batches_of(len(images), recipe.batch_size, first * per_epoch, order), maxlen=0)  # as they were drawn

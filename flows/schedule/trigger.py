@@ -29,6 +29,7 @@ from components.data.sources import open_source
 from components.data.store import CONTENTS, open_split, read_classes, read_contents
 from components.settings.params import Params
 from components.shipping.evaluation import onnx_logits
+from components.streams import stream
 from flows.checkout import paths
 from flows.release.registry import registry
 from flows.release.trained_on import trained_on
@@ -129,7 +130,7 @@ def mix_p_value(old: Int64[np.ndarray, " k"], new: Int64[np.ndarray, " j"], seed
     """Of the hypothesis that both counts of classes (`new` may end earlier) are samples of one population."""
     new = np.pad(new, (0, len(old) - len(new)))
     together = old + new
-    drawn = np.random.default_rng(seed).multivariate_hypergeometric(together, int(new.sum()), size=draws)
+    drawn = stream(seed, "shift").multivariate_hypergeometric(together, int(new.sum()), size=draws)
     worse = chi_square(drawn, together) >= chi_square(new[None], together) - 1e-9
     return float((1 + worse.sum()) / (1 + draws))
 

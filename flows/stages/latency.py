@@ -2,14 +2,13 @@
 
 from dataclasses import dataclass
 
-import numpy as np
-
 from components.architecture.measurement import measure
 from components.architecture.space import space_of
 from components.data.store import read_classes
 from components.settings.export import Export
 from components.settings.latency import Latency
 from components.settings.space import SearchSpace
+from components.streams import stream
 from flows.checkout import files, paths
 from flows.runtime.observer import Observer
 
@@ -27,7 +26,7 @@ class Reads:
 def run(params: Reads, observe: Observer) -> None:
     """Write the table of block latencies with the device, every raw sample and the calibration."""
     space = space_of(params.space, read_classes(paths.CLASSES))
-    table = measure(space, params.latency, params.export, np.random.default_rng(params.seed), observe.progress)
+    table = measure(space, params.latency, params.export, stream(params.seed, "whole networks"), observe.progress)
     for place, whole in enumerate(table.wholes):
         predicted = table.line(whole.sum_ms)
         calibration = {"ms": whole.entry.ms, "predicted_ms": predicted, "error": predicted / whole.entry.ms - 1}

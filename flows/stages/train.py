@@ -23,6 +23,7 @@ from components.settings.space import SearchSpace
 from components.settings.train import Train
 from components.shipping.export import export_network
 from components.shipping.quantisation import convert
+from components.streams import stream
 from components.training.crop_flip import base_augment, compose
 from components.training.fit import fit
 from components.training.inference import split_tensors
@@ -95,7 +96,7 @@ def calibration_images(params: Reads) -> UInt8[np.ndarray, "n h w c"]:
     """Train images that a quantised file takes its ranges from, drawn without repetition."""
     images = open_split(paths.TRAIN).images
     count = min(params.export.calibration_images, len(images))
-    chosen = np.random.default_rng(params.seed).choice(len(images), size=count, replace=False)
+    chosen = stream(params.seed, "calibration images").choice(len(images), size=count, replace=False)
     return np.asarray(images[np.sort(chosen)])
 
 

@@ -126,7 +126,7 @@ def model_of(
 def exported_whole(space: Space, architecture: Architecture) -> onnx.ModelProto:
     """As `train` does it, without the training."""
     network = build_network(space, architecture, (0.5,) * space.channels, (0.25,) * space.channels)
-    with seeded(0):
+    with seeded(0, "benchmark"):
         shift([network])
     return export_network(network, CLASSES, format_architecture(architecture))
 

@@ -16,11 +16,12 @@ from components.augmentation.operations import Element
 from components.augmentation.policy import Pairs
 from components.augmentation.search import PairsWorld, search_augmentation
 from components.data.store import Split
-from components.online.engine import TRAINING, Trunk, numpy_rng, search
+from components.online.engine import Trunk, search
 from components.online.rewards import Request, flat
 from components.settings.augmentation import Augmentation
 from components.settings.online import Online
 from components.settings.recipe import Recipe
+from components.streams import stream
 from components.training.loop import Diverged, State, initial_state
 
 RECIPE = Recipe(batch_size=16, learning_rate=0.05)
@@ -39,7 +40,7 @@ def planted(elements: tuple[Element, ...], seed: int) -> Callable[[State, Pairs,
 
     def train(state: State, sample: Pairs, trunk: int, copy: int) -> State:
         worth = np.mean([elements[k].operation.startswith("Translate") for pair in sample for k in pair])
-        noise = 0.25 * numpy_rng(seed, trunk, copy, TRAINING).standard_normal()
+        noise = 0.25 * stream(seed, "copy training", trunk, copy).standard_normal()
         return {"model.w": state["model.w"] + float(worth) + noise}
 
     return train

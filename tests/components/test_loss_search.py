@@ -23,11 +23,12 @@ from components.loss.search import (
     gradient_norms,
     start,
 )
-from components.online.engine import MATCHING, PROBING, numpy_rng, search, torch_rng
+from components.online.engine import search
 from components.online.gaussian import Gaussian, Sample
 from components.settings.loss import Loss
 from components.settings.online import Online
 from components.settings.recipe import Recipe
+from components.streams import stream, torch_rng, torch_stream
 from components.training.devices import one_thread
 from components.training.inference import predict, split_tensors
 from components.training.loop import (
@@ -88,7 +89,7 @@ class Planted:
         return sum(float(np.mean(np.subtract(knots[part], wanted) ** 2)) for part, wanted in PLANTED.items())
 
     def train(self, state: State, sample: Sample, trunk: int, copy: int) -> State:
-        luck = self.noise * numpy_rng(self.seed, trunk, copy, 9).standard_normal()
+        luck = self.noise * stream(self.seed, "luck", trunk, copy).standard_normal()
         return {"model.gain": state["model.gain"] * 0 + (luck - self.distance(sample))}
 
     def score(self, state: State) -> float:
@@ -188,7 +189,7 @@ def test_a_matched_loss_has_the_gradient_norm_of_cross_entropy() -> None:
     made, state = world()
     loss = made.loss(SAMPLE, state)
     matched = loss.at_scale(made.matching_scale(loss, state, trunk=3))
-    rng = numpy_rng(made.seed, 3, 0, MATCHING)
+    rng = stream(made.seed, "loss scale", 3)
     batch = rng.permutation(128)[:16]
     images, labels = split_tensors(Split(images=made.train.images[batch], labels=made.train.labels[batch]))
     images = made.plain().augment(images, torch_rng(rng))
@@ -411,7 +412,7 @@ def test_rewards_are_the_scores_of_classifiers_on_the_trained_networks_features(
     images = made.plain().augment(images, torch_rng(rng))
     val, val_labels = split_tensors(made.val)
     features, val_features = (network.eval().features(each).detach() for each in (images, val))
-    start_at = torch_rng(numpy_rng(made.seed, 0, 1, PROBING))
+    start_at = torch_stream(made.seed, "probe classifier", 0)
     data = probe_data(features, labels, val_features, val_labels, classes=4, rng=start_at)
     alone = [probe_scores(data, [made.loss(sample, model)], "accuracy")[0] for sample in first.samples]
     assert first.rewards == pytest.approx(alone, abs=2 / 64)
@@ -456,15 +457,17 @@ def test_samples_without_a_score_say_why_and_cost_no_other() -> None:
 
 
 def test_rare_classes_get_a_margin_by_their_size_and_balanced_ones_little() -> None:
-    """b of both searches, as a multiple of balanced softmax's 1."""
-    found = []
-    for train, val, _ in (rare_digits(0), noisy_digits(0, wrong=0.0)):
-        chosen = Loss(online=replace(PROBES, trunks=2), class_margins=True)
-        made = LossWorld(make=make_digits, train=train, val=val, settings=chosen, recipe=Recipe(), seed=0)
-        *_, last = made.search()
-        found.append(RARITY * last.theta[-1])
-    assert found[0] > 0.5
-    assert abs(found[1]) < 0.5 * found[0]
+    """b of both, as a multiple of balanced softmax's 1; one search is noisy (0.7 to 2.0 and -0.9 to 0.4)."""
+    chosen = Loss(online=replace(PROBES, trunks=2), class_margins=True)
+    found = np.zeros((3, 2))
+    for seed in range(3):
+        for kind, (train, val, _) in enumerate((rare_digits(seed), noisy_digits(seed, wrong=0.0))):
+            made = LossWorld(make=make_digits, train=train, val=val, settings=chosen, recipe=Recipe(), seed=seed)
+            *_, last = made.search()
+            found[seed, kind] = RARITY * last.theta[-1]
+    rare, balanced = found.mean(axis=0)
+    assert rare > 0.5
+    assert abs(balanced) < 0.5 * rare
 
 
 # --- alignment: which way val points

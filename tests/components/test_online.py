@@ -16,9 +16,10 @@ from jaxtyping import Float64
 
 from components.online.averaging import broadcast, mean_state
 from components.online.controllers import CONTROLLERS
-from components.online.engine import TRAINING, Trunk, attempt, numpy_rng, search
+from components.online.engine import Trunk, attempt, search
 from components.online.rewards import BLOCK, Request, alignments, gram_of, judge, leave_one_out
 from components.settings.online import Online
+from components.streams import stream
 from components.training.loop import Diverged, State
 from components.training.parallel import Parallel, WorkerDied, sequential
 from tests.shapes import unchecked
@@ -71,7 +72,7 @@ class Climb:
     seed: int = 0
 
     def __call__(self, state: State, sample: int, trunk: int, copy: int) -> State:
-        rng = numpy_rng(self.seed, trunk, copy, TRAINING)
+        rng = stream(self.seed, "copy training", trunk, copy)
         gain = float(sample == PLANTED) + self.noise * rng.standard_normal()
         return {"model.w": state["model.w"] + gain}
 
@@ -134,7 +135,7 @@ def test_finds_the_planted_optimum_and_the_null_controller_does_not(
 
 def test_rewards_of_noise_alone_do_not_single_out_the_planted_kind() -> None:
     def only_noise(state: State, sample: int, trunk: int, copy: int) -> State:
-        return {"model.w": state["model.w"] + numpy_rng(9, trunk, copy, TRAINING).standard_normal()}
+        return {"model.w": state["model.w"] + stream(9, "copy training", trunk, copy).standard_normal()}
 
     assert np.median(masses(12, train=only_noise)) < 2
 
@@ -346,11 +347,6 @@ def test_all_copies_lost_is_one_clear_sentence() -> None:
         ValueError, match=r"all 8 copies were lost in trunk 0 \(the training loss is nan at step 0\); l"
     ):
         toy(train=nobody_lives)
-
-
-def test_random_streams_differ_by_seed_trunk_copy_and_purpose() -> None:
-    wheres = [(1, 0, 0, 0), (0, 1, 0, 0), (0, 0, 1, 0), (0, 0, 0, 1), (0, 0, 0, 0)]
-    assert len({numpy_rng(*where).integers(2**60) for where in wheres}) == len(wheres)
 
 
 def rising(state: State, sample: int | None, trunk: int, copy: int) -> State:
