@@ -15,6 +15,7 @@ from itertools import chain
 
 import numpy as np
 import onnx
+from scipy.stats import theilslopes
 
 from components.architecture.latency import LatencyTable, Whole, sum_of_parts
 from components.architecture.part_models import PARTS, export_parts, whole_model
@@ -105,6 +106,7 @@ def pick_wholes(
 
 def fit_line(x: Sequence[float], y: Sequence[float]) -> tuple[float, float]:
     """Slope and intercept by Theil and Sen (medians over pairs): one disturbed network does not tilt the line."""
-    slopes = [(y[j] - y[i]) / (x[j] - x[i]) for j in range(len(x)) for i in range(j) if x[j] != x[i]]
-    slope = float(np.median(slopes)) if slopes else 1.0
-    return slope, float(np.median(np.subtract(y, np.multiply(slope, x))))
+    if len(set(x)) == 1:
+        return 1.0, float(np.median(np.subtract(y, x)))
+    line = theilslopes(y, x, method="joint")
+    return float(line.slope), float(line.intercept)

@@ -27,6 +27,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float
+from scipy.special import softmax
 
 from components.architecture.budget import Budget, block_extras, budget_of, complete, complete_once, gumbel, limit_of
 from components.architecture.pc_nas import mean_potential
@@ -88,12 +89,6 @@ class Paths:
         return gradient
 
 
-def softmax(logits: Float[np.ndarray, "*layers blocks"]) -> Float[np.ndarray, "*layers blocks"]:
-    weights: np.ndarray = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    shares: np.ndarray = weights / weights.sum(axis=-1, keepdims=True)
-    return shares
-
-
 @dataclass(frozen=True, kw_only=True)
 class LatencyTerm:
     """weight * max(0, E / T - 1), in closed form."""
@@ -107,12 +102,12 @@ class LatencyTerm:
 
     def expected(self, theta: Logits) -> float:
         """E."""
-        return self.base + float((softmax(theta) * self.extras).sum())
+        return self.base + float((softmax(theta, axis=1) * self.extras).sum())
 
     def gradient(self, theta: Logits) -> Logits:
         if self.expected(theta) <= self.limit:
             return np.zeros_like(theta)
-        p = softmax(theta)
+        p = softmax(theta, axis=1)
         beyond: np.ndarray = p * (self.extras - (p * self.extras).sum(axis=1, keepdims=True))
         return self.weight / self.limit * beyond
 

@@ -25,6 +25,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Float
+from scipy.stats import spearmanr
 
 from components.architecture.additive import best_ends, finish, fit_additive
 from components.architecture.budget import TRIES, Budget, budget_of, complete, gumbel
@@ -39,7 +40,6 @@ from components.architecture.search import (
     judged,
     known,
     mean_and_error,
-    rank_correlation,
 )
 from components.architecture.space import Architecture, Space, candidates, canonical, format_architecture
 from components.settings.architecture import Architecture as ArchitectureSettings
@@ -98,6 +98,13 @@ def agreement(
         past += [one for ones in mine.values() for one in ones]
         said.append([known(c.potential) for c in potential(space, budget, mine, past)] if mine else [])
     return rank_correlation(*said)
+
+
+def rank_correlation(x: Sequence[float], y: Sequence[float]) -> float | None:
+    """Spearman's; None for fewer than 3 pairs, or where one side ties all."""
+    if len(x) < 3 or len(set(x)) == 1 or len(set(y)) == 1:
+        return None
+    return float(spearmanr(x, y).statistic)
 
 
 def extend(space: Space, pool: Pool) -> tuple[list[Architecture], list[Candidate]]:

@@ -20,7 +20,7 @@ from components.data.store import Classes, Split, Statistics, open_split, read_c
 from components.settings.evaluate import Evaluate
 from components.settings.latency import Latency
 from components.settings.space import SearchSpace
-from components.shipping.evaluation import agreement, confusion_matrix, onnx_logits, per_class, wilson_interval
+from components.shipping.evaluation import agreement, onnx_logits, per_class, wilson_interval
 from components.shipping.export import read_metadata
 from components.training.inference import predict, split_tensors
 from components.training.metrics import log_likelihood
@@ -69,8 +69,7 @@ def evaluate(params: Reads, observe: Observer, variants: Sequence[str], limit_ms
             figures |= beside_float(logits, exact_logits, test.labels)
             latency[variant] |= {f"float_{key}": value for key, value in measured(params, exact).items()}
         metrics[variant] = figures
-        confusion = confusion_matrix(predicted, test.labels, len(classes.names))
-        rows += [{"variant": variant} | vars(row) for row in per_class(confusion, classes.names)]
+        rows += [{"variant": variant} | vars(row) for row in per_class(predicted, test.labels, classes.names)]
         predictions[variant] = [classes.names[label] for label in predicted]
         predictions[f"{variant}_confidence"] = softmax(logits, axis=1).max(axis=1).tolist()
         shown = figures | {"latency_ms": latency[variant]["p50_ms"], "limit_ms": limit_ms}

@@ -107,6 +107,10 @@ def test_a_disturbed_network_does_not_tilt_the_line() -> None:
     assert fit_line(x, y) == (pytest.approx(1.25, rel=0.02), pytest.approx(0.5, abs=0.05))
 
 
+def test_networks_that_are_all_alike_give_a_line_of_slope_1() -> None:
+    assert fit_line([2.0, 2.0, 2.0], [2.5, 2.6, 9.0]) == (1.0, pytest.approx(0.6))
+
+
 def turns(ms: float, slowed: float, share: float, seed: int = 0) -> list[Turn]:
     """Forty turns of a model of `ms` beside a reference of 2 ms; a neighbour slows both in some of them."""
     rng = np.random.default_rng(seed)

@@ -36,6 +36,7 @@ from flows.report import __main__ as command
 from flows.report import architecture as architecture_report
 from flows.report import augmentation as augmentation_report
 from flows.report import charts, figures, headline, page
+from flows.report import evaluation as evaluation_report
 from flows.report import notes as stage_notes
 from flows.report.augmentation import DRAWS
 from flows.report.images import GAP, SIDE, picture
@@ -228,6 +229,11 @@ def test_a_name_that_xml_forbids_does_not_break_a_chart() -> None:
 
 
 # --- the numbers
+
+
+def test_the_confusion_matrix_counts_label_by_prediction() -> None:
+    rows = [{"actual": a, "searched": s} for a, s in (("cat", "cat"), ("cat", "dog"), ("dog", "dog"), ("dog", "fox"))]
+    assert evaluation_report.counts(rows, ["cat", "dog", "fox"]).tolist() == [[1, 1, 0], [0, 1, 1], [0, 0, 0]]
 
 
 def test_the_headline_has_the_numbers_of_the_files(params: Params) -> None:
