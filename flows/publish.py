@@ -16,8 +16,7 @@ if __name__ == "__main__":
 import getpass
 import json
 import logging
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from typing import Any
@@ -33,6 +32,7 @@ from flows.release.judge import METRICS, MODEL
 from flows.release.registry import CHALLENGER, CHAMPION, RegistryError
 from flows.report import charts, findings, headline, notes, page
 from flows.report.findings import Findings
+from flows.runtime.exits import ends_in_a_sentence, refuse
 from flows.tracking import connection, models, runs
 
 ARCHIVED = (paths.PARAMS, versions.PIPELINE, versions.LOCK, *paths.DATA.values())
@@ -203,21 +203,11 @@ def quantisation_lines(searched: dict[str, Any], measured: dict[str, Any]) -> li
     ]
 
 
-def main(arguments: list[str] | None = None) -> int:
+@ends_in_a_sentence
+def main(arguments: Sequence[str] | None = None) -> int:
     chosen = commands.parse("publish", arguments)
-    try:
-        params = load_params()
-        return (
-            go_back(params, chosen.by or person(), chosen.reason)
-            if chosen.command == "rollback"
-            else go_forward(params)
-        )
-    except ValueError as mistake:
-        print(f"error: {mistake}", file=sys.stderr)
-        return 2
-    except RegistryError as failed:
-        print(f"error: {failed}", file=sys.stderr)
-        return 1
+    params = load_params()
+    return go_back(params, chosen.by or person(), chosen.reason) if chosen.command == "rollback" else go_forward(params)
 
 
 def go_forward(params: Params) -> int:
@@ -232,12 +222,11 @@ def go_back(params: Params, who: str, why: str) -> int:
     try:
         done = registry.roll_back(name, who, why)
     except KeyboardInterrupt:
-        print(
-            f"error: interrupted; see which version models:/{name}@{CHAMPION} is before you repeat it: done twice, it "
-            f"goes back two",
-            file=sys.stderr,
+        return refuse(
+            130,
+            f"interrupted; see which version models:/{name}@{CHAMPION} is before you repeat it: done twice, it goes "
+            "back two",
         )
-        return 130
     print(f"champion  {name} version {done.restored}, back in service: models:/{name}@{CHAMPION}")
     print(f"withdrawn version {done.withdrawn}, by {who}: {why or 'no reason given'}")
     renew_report(params)
