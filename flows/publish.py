@@ -22,6 +22,7 @@ from dataclasses import asdict
 from typing import Any
 
 from components.settings.params import Params
+from components.settings.variants import BASELINE, SEARCHED
 from flows.checkout import commits, files, paths, pipeline, versions
 from flows.checkout.files import read_json
 from flows.checkout.settings import load_params
@@ -168,8 +169,8 @@ def keep_charts(made: page.Made, run: str) -> None:
 
 def summary(params: Params, published: Published) -> str:
     """What a person wants to know at the end of a run, and where to look further."""
-    metrics, latency = json.loads(judge.read_result(METRICS)), read_json(paths.EVALUATE / "latency.json")
-    searched, baseline, measured = metrics["searched"], metrics["baseline"], latency["searched"]
+    metrics, latency = json.loads(judge.read_result(METRICS)), read_json(paths.MEASURED)
+    searched, baseline, measured = metrics[SEARCHED], metrics[BASELINE], latency[SEARCHED]
     name, report = params.publish.model, published.report
     alias = CHALLENGER if published.outcome == "refused" else CHAMPION
     lines = [

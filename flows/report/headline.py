@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from components.settings.params import Params
+from components.settings.variants import BASELINE, SEARCHED, VARIANTS
 from components.shipping.comparison import Paired, mcnemar, pair
 from components.shipping.evaluation import wilson_interval
 from flows.checkout import files, paths, pipeline
@@ -20,7 +21,7 @@ from flows.report.parts import Fact, Facts, Figure, Maker, Note, Part, Table
 from flows.report.reading import counted, interval, milliseconds, percent, read_rows
 from flows.tracking import connection, models, runs
 
-TRAINING = "train@baseline"
+TRAINING = f"train@{BASELINE}"
 """What a training without any search costs."""
 Scores = Mapping[str, float]
 INTERVAL = ("accuracy", "accuracy_low", "accuracy_high")
@@ -45,8 +46,8 @@ REMEDIES = {
 
 
 def key_numbers(params: Params) -> Iterator[Part]:
-    metrics, latency = read_json(paths.EVALUATE / "metrics.json"), read_json(paths.EVALUATE / "latency.json")
-    searched, time, budget = metrics["searched"], latency["searched"], params.architecture.budget
+    metrics, latency = read_json(paths.METRICS), read_json(paths.MEASURED)
+    searched, time, budget = metrics[SEARCHED], latency[SEARCHED], params.architecture.budget
     spent = costs()
     yield Facts(
         facts=[
@@ -100,9 +101,9 @@ def verdict_fact(decision: Mapping[str, Any] | None) -> Fact:
 
 def accuracy(params: Params) -> Iterator[Part]:
     """Accuracies with their intervals, and whether the searches' gain may be chance."""
-    metrics, decision = read_json(paths.EVALUATE / "metrics.json"), judged()
+    metrics, decision = read_json(paths.METRICS), judged()
     champion, note = champion_of(decision)
-    every = {name: metrics[name] for name in ("searched", "baseline")} | champion
+    every = {name: metrics[name] for name in VARIANTS} | champion
     found = answers()
     if found.lost > found.won and mcnemar(found) < CHANCE:
         yield Note(text="The searches did not pay on these data: the baseline is better, beyond chance.", loud=True)
@@ -135,8 +136,8 @@ def champion_of(decision: Mapping[str, Any] | None) -> tuple[dict[str, Scores], 
 
 def answers() -> Paired:
     """The searched network beside the baseline, image by image."""
-    rows = read_rows(paths.EVALUATE / "predictions.csv")
-    searched, baseline = (np.array([row[name] == row["actual"] for row in rows]) for name in ("searched", "baseline"))
+    rows = read_rows(paths.PREDICTIONS)
+    searched, baseline = (np.array([row[name] == row["actual"] for row in rows]) for name in VARIANTS)
     return pair(searched, baseline)
 
 

@@ -94,12 +94,12 @@ def write_images(side: int) -> None:
 def write_results(model: bytes, accuracy: float, baseline: bytes = HALF, parity: float = 1e-5) -> None:
     """What train and evaluate leave behind."""
     files.write_bytes(judge.MODEL, model)
-    files.write_bytes(judge.BASELINE, baseline)
+    files.write_bytes(judge.BESIDE, baseline)
     scores = {"accuracy": accuracy, "accuracy_low": accuracy, "accuracy_high": accuracy, "parity": parity}
     other = {"accuracy": 0.5, "accuracy_low": 0.35, "accuracy_high": 0.65}
     files.write_json(judge.METRICS, {"searched": scores, "baseline": other, "images": IMAGES})
     latency = {"p50_ms": 0.5, "p99_ms": 0.6, "predicted_ms": 0.4, "clock": "wall"}
-    files.write_json(paths.EVALUATE / "latency.json", {"searched": latency, "baseline": latency, "limit_ms": 1.0})
+    files.write_json(paths.MEASURED, {"searched": latency, "baseline": latency, "limit_ms": 1.0})
 
 
 def ship(params: Params, p50_ms: float = 0.5, p99_ms: float = 0.6) -> Published:
@@ -355,7 +355,7 @@ def test_a_result_file_that_cannot_be_put_into_words_does_not_undo_what_was_publ
 ) -> None:
     write_results(PERFECT, 1.0)
     report = judge.judge(params, measure=lambda model, params: measured())
-    files.write_json(paths.EVALUATE / "latency.json", {})
+    files.write_json(paths.MEASURED, {})
     assert publish.publish(params, None, report).outcome == "published"
     assert aliases(params) == ("1", "1", None)
     (warning,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
