@@ -177,7 +177,7 @@ def summary(params: Params, published: Published) -> str:
         f"model     {name} version {published.version} {published.outcome}: models:/{name}@{alias}",
         f"accuracy  searched {searched['accuracy']:.2%} ({searched['accuracy_low']:.2%} to "
         f"{searched['accuracy_high']:.2%}), baseline {baseline['accuracy']:.2%}, on {metrics['images']} test images",
-        f"latency   measured {measured['p50_ms']:.3f} ms, predicted {measured['predicted_ms']:.3f} ms, "
+        f"latency   measured {measured['quiet_ms']:.3f} ms, predicted {measured['predicted_ms']:.3f} ms, "
         f"budget {params.architecture.budget:.3f} ms",
         *quantisation_lines(searched, measured),
         *[f"gate      {'passed' if check.passed else 'REFUSED'}: {check}" for check in report.checks],
@@ -199,8 +199,8 @@ def quantisation_lines(searched: dict[str, Any], measured: dict[str, Any]) -> li
     if "agreement" not in searched:
         return []
     return [
-        f"int8      float accuracy {searched['float_accuracy']:.2%}, float latency {measured['float_p50_ms']:.3f} ms, "
-        f"the same class on {searched['agreement']:.2%} of the images"
+        f"int8      float accuracy {searched['float_accuracy']:.2%}, float latency {measured['float_quiet_ms']:.3f} "
+        f"ms, the same class on {searched['agreement']:.2%} of the images"
     ]
 
 

@@ -150,7 +150,7 @@ def budget_row(variant: str) -> list[str]:
         variant,
         percent(own["accuracy"]),
         interval(own),
-        milliseconds(time["p50_ms"]),
+        milliseconds(time["quiet_ms"]),
         milliseconds(time["predicted_ms"]),
         milliseconds(times["limit_ms"]),
     ]
@@ -182,7 +182,7 @@ def latency(params: Params) -> Iterator[Part]:
     table = LatencyTable.from_json(read_json(paths.LATENCY_TABLE))
     measured = read_json(paths.MEASURED)
     calibration = [(table.line(whole.sum_ms), whole.entry.ms) for whole in table.wholes]
-    named = {name: (measured[name]["predicted_ms"], measured[name]["p50_ms"]) for name in VARIANTS}
+    named = {name: (measured[name]["predicted_ms"], measured[name]["quiet_ms"]) for name in VARIANTS}
     off = {name: own / predicted - 1 for name, (predicted, own) in named.items()}
     yield Figure(
         svg=figures.predicted_against_measured(calibration, named),

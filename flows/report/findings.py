@@ -64,7 +64,7 @@ def charted(found: Findings) -> dict[str, float]:
         "accuracy": found.metrics[SEARCHED]["accuracy"],
         "accuracy_baseline": found.metrics[BASELINE]["accuracy"],
         "accuracy_champion": champion_accuracy(found),
-        "latency_ms": found.latency[SEARCHED]["p50_ms"],
+        "latency_ms": found.latency[SEARCHED]["quiet_ms"],
         "latency_budget_ms": found.budget_ms,
         "search_core_minutes": searches,
         "search_trainings": trainings(found),
@@ -87,7 +87,7 @@ def trainings(found: Findings) -> float | None:
 def headline(found: Findings) -> str:
     """Two lines: the result beside what it must be read beside; the gate's verdict and why, and the cost."""
     accuracy, other = (percent(found.metrics[name]["accuracy"]) for name in VARIANTS)
-    time = milliseconds(found.latency[SEARCHED]["p50_ms"])
+    time = milliseconds(found.latency[SEARCHED]["quiet_ms"])
     return "\n\n".join(
         [
             f"**Version {found.version} {found.outcome}: accuracy {accuracy}**, baseline {other}"
@@ -144,7 +144,7 @@ def result_table(found: Findings) -> str:
     """The networks beside each other."""
     head = ["| network | accuracy | 95% interval | latency | predicted |", "| --- | --- | --- | --- | --- |"]
     rows = [
-        f"| {name} | {percent(own['accuracy'])} | {interval(own)} | {milliseconds(time['p50_ms'])} | "
+        f"| {name} | {percent(own['accuracy'])} | {interval(own)} | {milliseconds(time['quiet_ms'])} | "
         f"{milliseconds(time['predicted_ms'])} |"
         for name, own, time in networks(found)
     ]
@@ -173,7 +173,7 @@ def tags(report: GateReport) -> dict[str, str]:
     refused = [check.name for check in report.checks if not check.passed]
     return {
         "accuracy": gate.shown(report.score.right / report.score.images) if report.score else "unknown",
-        "latency_ms": values["latency_p50_ms"],
+        "latency_ms": values["latency_quiet_ms"],
         "gate": verdict(report),
         "gate.against": report.against,
         "gate.device": report.device,
