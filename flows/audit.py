@@ -17,9 +17,10 @@ from collections.abc import Sequence
 from flows.checkout import versions
 from flows.lineage.records import Records
 from flows.lineage.reproduce import reproduce
-from flows.lineage.tree import to_html, to_text
+from flows.lineage.tree import to_text
 from flows.lineage.walk import Finding, Step
 from flows.release.registry import registry
+from flows.report.page import lineage_page
 from flows.runtime import signals
 from flows.runtime.exits import ends_in_a_sentence
 from flows.tracking import connection, models, runs
@@ -55,7 +56,7 @@ def keep(records: Records, tree: Step) -> None:
     run = records.tags.get("gate.run")
     if run:
         with connection.tolerated("lineage.html"):
-            runs.log_text(run, to_html(tree), "lineage.html")
+            runs.log_text(run, lineage_page(tree), "lineage.html")
 
 
 @ends_in_a_sentence

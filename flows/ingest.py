@@ -16,8 +16,6 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from components.data.batch import require_batch
 from components.data.intake import take_in
 from components.data.sources import open_source
@@ -37,6 +35,7 @@ from components.data.validation import Report
 from components.progress import Progress, unwatched
 from components.settings.params import Params
 from flows.checkout import commits, files, paths, versions
+from flows.checkout.locks import held
 from flows.checkout.readiness import require_data_ready
 from flows.checkout.settings import load_params
 from flows.runtime.exits import ends_in_a_sentence, refuse
@@ -87,7 +86,7 @@ def ingest(params: Params, progress: Progress = unwatched, anew: Collection[str]
     Raises ValueError, with nothing changed, when the source cannot be used or another ingest is at it; VersionsError
     when DVC cannot take or push what is in place then.
     """
-    with alone():
+    with held(LOCK, ValueError("another ingest is running in this folder; wait for it, or stop it there")):
         require_data_ready(params)
         before, classes, first = recorded(), known_classes(), not paths.RAW.exists()
         source = open_source(params.data)
@@ -182,18 +181,6 @@ def replacing_raw() -> Iterator[Path]:
         swap(new, folder, old)
     finally:
         shutil.rmtree(new, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def alone() -> Iterator[None]:
-    """One ingest at a time in one checkout."""
-    LOCK.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        held = FileLock(LOCK).acquire(timeout=0)
-    except Timeout:
-        raise ValueError("another ingest is running in this folder; wait for it, or stop it there") from None
-    with held:
-        yield
 
 
 def swap(new: Path, folder: Path, old: Path) -> None:

@@ -9,10 +9,9 @@ from flows import commands
 if __name__ == "__main__":
     commands.parse("retrain")  # before the libraries: help waits for none of them
 
-import contextlib
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from functools import wraps
@@ -20,7 +19,6 @@ from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 import httpx
-from filelock import FileLock, Timeout
 from prefect import State, flow, get_client, tags, task
 from prefect.artifacts import create_link_artifact, create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
@@ -34,6 +32,7 @@ from prefect.utilities.urls import url_for
 from components.settings.params import Params
 from flows import ingest, publish
 from flows.checkout import commits, files, paths, pipeline, versions
+from flows.checkout.locks import held
 from flows.checkout.roster import SEARCHES
 from flows.checkout.settings import load_params
 from flows.release import decision, judge
@@ -75,6 +74,13 @@ class StageFailed(Failure):
         self.code = code
 
 
+class Busy(Failure):
+    """Another retrain runs in this folder."""
+
+    code = 5
+
+
+BUSY = "another retrain is running in this folder; wait for it, or stop it with Ctrl-C there"
 EXPECTED = (ValueError, OSError, StageFailed, RegistryError)
 """What may go wrong without a bug in the line."""
 
@@ -283,26 +289,16 @@ def lineage() -> dict[str, str]:
     )
 
 
-@contextlib.contextmanager
-def alone() -> Iterator[None]:
-    """One retrain at a time in one checkout."""
-    LOCK.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(LOCK, timeout=0):
-        yield
-
-
 @ends_in_a_sentence
 def main(arguments: Sequence[str] | None = None) -> int:
     commands.parse("retrain", arguments)
     signals.heed_signals()  # Prefect would die of SIGTERM, and leave its server
     try:
         params = load_params()
-        with alone(), processes.guarded(), tags(params.publish.model, *stamps()):
+        with held(LOCK, Busy(BUSY)), processes.guarded(), tags(params.publish.model, *stamps()):
             require_ready(params)
             stage_run.settle()
             published = retrain(params)
-    except Timeout:
-        return refuse(5, "another retrain is running in this folder; wait for it, or stop it with Ctrl-C there")
     except RuntimeError as failed:
         if isinstance(failed, Failure) or not str(failed).startswith(tuple(UNREACHABLE)):
             raise

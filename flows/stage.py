@@ -21,11 +21,10 @@ from importlib.metadata import version
 from operator import attrgetter
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from components.settings.params import Params
 from components.settings.require import require
 from flows.checkout import commits, files, ownership, paths, pipeline
+from flows.checkout.locks import held
 from flows.checkout.roster import ROSTER
 from flows.checkout.settings import load_params
 from flows.report import notes
@@ -139,18 +138,15 @@ def checkpoint_folder(name: str, key: str) -> Iterator[Path]:
     """
     place = paths.CHECKPOINTS / name
     own = f"{key}-{'-'.join(version(library) for library in ('torch', 'numpy'))}"
-    paths.CHECKPOINTS.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(place.with_suffix(".lock"), timeout=0):
-            for stale in place.glob("*"):
-                if stale.name != own and OWN.match(stale.name):
-                    shutil.rmtree(stale)
-            yield place / own
-            shutil.rmtree(place / own, ignore_errors=True)
-            with suppress(OSError):  # there is none, or somebody keeps something in it
-                place.rmdir()
-    except Timeout:
-        raise ValueError("another process is running this stage in this folder; wait for it to end") from None
+    busy = ValueError("another process is running this stage in this folder; wait for it to end")
+    with held(place.with_suffix(".lock"), busy):
+        for stale in place.glob("*"):
+            if stale.name != own and OWN.match(stale.name):
+                shutil.rmtree(stale)
+        yield place / own
+        shutil.rmtree(place / own, ignore_errors=True)
+        with suppress(OSError):  # there is none, or somebody keeps something in it
+            place.rmdir()
 
 
 def compute(word: str, variant: str | None, params: Params, observe: Observer, checkpoint: Path) -> None:

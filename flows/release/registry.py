@@ -10,9 +10,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from filelock import FileLock, Timeout
-
 from flows.checkout import files
+from flows.checkout.locks import held
 from flows.runtime.exits import Failure
 from flows.tracking import connection, models
 
@@ -56,13 +55,8 @@ def alone() -> Iterator[None]:
     if file is None:
         yield
         return
-    place = file.with_suffix(".publish.lock")
-    place.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        held = FileLock(place).acquire(timeout=PATIENCE)
-    except Timeout:
-        raise RegistryError("another model is being decided on; wait for that retrain, or stop it there") from None
-    with held:
+    busy = RegistryError("another model is being decided on; wait for that retrain, or stop it there")
+    with held(file.with_suffix(".publish.lock"), busy, PATIENCE):
         yield
 
 

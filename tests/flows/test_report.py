@@ -144,7 +144,7 @@ def shown(workspace: Path) -> Page:
 
 def rendered() -> str:
     params = load_params()
-    return render(params, make(params))
+    return render(params.publish.model, "report", make(params))
 
 
 def parts(anchor: str, params: Params) -> list[Part]:
