@@ -6,8 +6,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64
 
-from components.controllers import Controller, begun_with, evidence_of, first_controller
-from components.params import Online, OtherSpace, require
+from components.online.controllers import Controller, begun_with, evidence_of, first_controller
+from components.settings.online import Online
+from components.settings.params import OtherSpace
+from components.settings.require import require
 
 
 def record_of(about: Mapping[str, Any], theta: Float64[np.ndarray, " p"], controller: Controller) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Is a registered model what its records say? `python -m flows.audit models:/NAME@champion [--reproduce]`.
 
 From the file in the registry through train, loss, augmentation, architecture and latency to the images, every link is
-an md5 (flows/lineage.py). What can be reached is read and hashed again: the registry's file, the objects in DVC's cache
+an md5 (flows/lineage). What can be reached is read and hashed again: the registry's file, the objects in DVC's cache
 or remote, the dvc.lock and params.yaml that the decision's run keeps, the code in git. `--reproduce` also computes the
 model anew, in a temporary checkout with nothing but the images and the recorded latencies, and compares its md5.
 """
@@ -11,276 +11,17 @@ from flows import commands
 if __name__ == "__main__":
     commands.parse("audit")  # before the libraries: help waits for none of them
 
-import json
 import re
 import sys
-import tempfile
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from functools import cache, cached_property
-from pathlib import Path
-from typing import Any
 
-import yaml
-
-from flows import lifeline, lineage, paths, stage, tracking, versions
-from flows.lineage import Finding, StageRun, Step
-from flows.registry import NONE, RegistryError, registry
-
-PREFIX = "archived."
-"""Tags of a model version: the sha256 of every file that its decision's run keeps."""
-STAGE = "train@searched"
-"""Writes the model."""
-UNREADABLE = (KeyError, TypeError, AttributeError, ValueError, yaml.YAMLError)
-"""What a record that somebody edited makes its reader raise."""
-MEASURED = ("latency",)
-"""What a reproduction is given beside the images, their splits and kept searches: no machine measures times twice."""
-
-
-class Records:
-    """Everything that is kept of a model version: MLflow's records, DVC's objects, git's blobs."""
-
-    def __init__(self, name: str, version: int, objects: versions.Objects) -> None:
-        self.name, self.version, self.objects = name, version, objects
-        self.title = f"{name} version {version}"
-        self.tags: Mapping[str, str] = tracking.version_tags(name, str(version))
-
-    # ------------------------------------------------------------ the version itself
-
-    def root(self) -> Step:
-        """The model and its whole history."""
-        history = lineage.trace(paths.MODEL.as_posix(), self.tags.get("md5", NONE), self)
-        return Step(title=self.title, findings=(self.registered_file(), *self.kept()), sources=tuple(history))
-
-    def kept(self) -> tuple[Finding, ...]:
-        """The version's settings, locks and code."""
-        return (*self.archived_files(), self.commit())
-
-    def registered_file(self) -> Finding:
-        """The file that the registry gives a user."""
-        subject, noted = "the registry's file", self.tags.get("md5", NONE)
-        try:
-            found = tracking.md5_of(tracking.load_version(self.name, str(self.version)).model)
-        except (*tracking.ERRORS, *UNREADABLE) as error:
-            return Finding(verdict="gap", subject=subject, said=f"cannot be loaded ({tracking.reason_of(error)})")
-        return compared(subject, found, noted)
-
-    def archived_files(self) -> Iterator[Finding]:
-        """The settings and locks that were kept with the decision."""
-        names = [key.removeprefix(PREFIX) for key in sorted(self.tags) if key.startswith(PREFIX)]
-        for name in {versions.LOCK.as_posix(), paths.PARAMS.as_posix(), *names}:
-            subject, content = f"the archived {name}", self.archived(name)
-            if content is None:
-                run = self.tags.get("gate.run", NONE)
-                yield Finding(verdict="gap", subject=subject, said=f"run {run} does not have it")
-                continue
-            yield compared(subject, versions.sha256(content), self.tags.get(f"{PREFIX}{name}", NONE), "sha256")
-
-    def commit(self) -> Finding:
-        commit = self.tags.get("git.commit", NONE)
-        known = versions.git("cat-file", "-e", f"{commit}^{{commit}}") is not None
-        edited = ", with edits that were not committed" if self.tags.get("git.dirty") == "true" else ""
-        said = f"is in this repository{edited}" if known else "is not in this repository; fetch it"
-        return Finding(verdict="ok" if known else "gap", subject=f"git commit {commit}", said=said)
-
-    @cache  # noqa: B019 - as long-lived as an audit
-    def archived(self, name: str) -> bytes | None:
-        """A file as the run of the decision keeps it."""
-        run = self.tags.get("gate.run")
-        return tracking.artifact(run, Path(name).name) if run else None
-
-    # ------------------------------------------------------------ what the walk asks for
-
-    @cached_property
-    def lock(self) -> Mapping[str, Any]:
-        """Stages of the archived dvc.lock that can be read."""
-        found = mapping(self.archived(versions.LOCK.as_posix())).get("stages")
-        return {name: lock for name, lock in found.items() if readable(lock)} if isinstance(found, Mapping) else {}
-
-    def locked(self, stage: str) -> versions.Lock | None:
-        return self.lock.get(stage)
-
-    def settings(self) -> Mapping[str, Any] | None:
-        content = self.archived(paths.PARAMS.as_posix())
-        return None if content is None else mapping(content)
-
-    def order(self) -> list[str]:
-        return list(self.lock)
-
-    @cache  # noqa: B019
-    def maker(self, path: str, md5: str) -> StageRun | None:
-        """The run that the lock means, else the newest that wrote these bytes."""
-        found = [stage_run(run) for run in tracking.finished_runs(f"dvc.out.{path}", md5)]
-        meant = [run for run in found if versions.stage_key(self.lock.get(run.name, {})) == run.key]
-        return next(iter([*meant, *found]), None)
-
-    @cache  # noqa: B019
-    def stored(self, path: str, md5: str) -> Finding:
-        """A file, or a folder with every file in it."""
-        if not md5.endswith(".dir"):
-            return self.stored_file(path, md5)
-        folder = self.objects.read(md5)
-        if folder is None:
-            return self.stored_file(path, md5)
-        place, listing = folder
-        if (found := tracking.md5_of(listing)) != md5.removesuffix(".dir"):
-            return differs(f"the list of {path}", place, found, md5)
-        files = [self.stored_file(f"{path}/{entry['relpath']}", entry["md5"]) for entry in json.loads(listing)]
-        bad = [finding for finding in files if finding.verdict != "ok"]
-        return bad[0] if bad else Finding(verdict="ok", subject=path, said=f"md5 {md5}, {len(files)} files, in {place}")
-
-    def stored_file(self, path: str, md5: str) -> Finding:
-        held = self.objects.read(md5)
-        if held is None:
-            return Finding(verdict="gap", subject=path, said=f"md5 {md5} is not in {self.objects.places()}")
-        place, content = held
-        found = tracking.md5_of(content)
-        if found != md5.removesuffix(".dir"):
-            return differs(path, place, found, md5)
-        return Finding(verdict="ok", subject=path, said=f"md5 {md5}, in {place}")
-
-    @cache  # noqa: B019
-    def code(self, commit: str, path: str, md5: str) -> Finding:
-        content = versions.blob(commit, path)
-        if content is None:
-            return Finding(verdict="gap", subject=path, said=f"is not in git at commit {commit}")
-        found = tracking.md5_of(content)
-        if found != md5:
-            said = f"has md5 {found} in git at commit {commit}, the stage read {md5}: it was edited and not committed"
-            return Finding(verdict="mismatch", subject=path, said=said)
-        return Finding(verdict="ok", subject=path, said=f"md5 {md5}, in git at commit {commit[:12]}")
-
-    def data(self, path: str, md5: str) -> tuple[Finding, ...]:
-        """The version of the data as DVC's file beside it and, of the images, the run's input name it."""
-        place = paths.DATA[Path(path)]
-        pointer = mapping(self.archived(place.as_posix()))
-        noted = versions.hashes(pointer, "outs") if readable(pointer) else {}
-        inputs = tracking.data_digests(self.tags.get("gate.run", NONE)) if path == paths.RAW.as_posix() else []
-        named = compared(f"the archived {place}", noted.get(Path(path).name, NONE), md5)
-        return (named, *(compared("the data set of the run", one, md5) for one in inputs))
-
-    def start(self, path: str, md5: str) -> Finding:
-        """The file as the run of the decision keeps it."""
-        content = self.archived(path)
-        return compared(f"the archived {path}", NONE if content is None else tracking.md5_of(content), md5)
-
-    def earlier(self, path: str, md5: str) -> "Records | None":
-        """By the archived dvc.locks of the versions before this one, the newest first."""
-        return next((one for one in self.before() if one.wrote(path, md5)), None)
-
-    @cache  # noqa: B019
-    def frozen(self) -> Collection[str]:
-        try:
-            return versions.frozen_stages(mapping(self.archived(versions.PIPELINE.as_posix())))
-        except UNREADABLE:
-            return ()
-
-    def origin(self, stage: str) -> "Records | None":
-        """By the archived dvc.yamls and dvc.locks of the versions before this one, the newest first."""
-        own = self.lock.get(stage)
-        return next((one for one in self.before() if stage not in one.frozen() and one.lock.get(stage) == own), None)
-
-    def before(self) -> "Iterator[Records]":
-        """Of each version before this one, the newest first."""
-        for number in sorted(tracking.version_numbers(self.name), reverse=True):
-            if number < self.version:
-                yield Records(self.name, number, self.objects)
-
-    def wrote(self, path: str, md5: str) -> bool:
-        return any(versions.hashes(lock, "outs").get(path) == md5 for lock in self.lock.values())
-
-
-def compared(subject: str, found: str, wanted: str, kind: str = "md5") -> Finding:
-    if found == wanted:
-        return Finding(verdict="ok", subject=subject, said=f"{kind} {found}")
-    return Finding(verdict="mismatch", subject=subject, said=f"{kind} {found}, recorded {wanted}")
-
-
-def differs(path: str, place: str, found: str, wanted: str) -> Finding:
-    return Finding(verdict="mismatch", subject=path, said=f"{place} holds other bytes: md5 {found} instead of {wanted}")
-
-
-def mapping(content: bytes | None) -> Mapping[str, Any]:
-    """YAML's mapping; an empty one for anything else."""
-    try:
-        value = yaml.safe_load(content or b"")
-    except yaml.YAMLError:
-        return {}
-    return value if isinstance(value, Mapping) else {}
-
-
-def readable(lock: Any) -> bool:
-    """Whether it lists hashes as DVC does."""
-    try:
-        return isinstance(lock, Mapping) and all(len(versions.hashes(lock, part)) >= 0 for part in ("deps", "outs"))
-    except UNREADABLE:
-        return False
-
-
-def stage_run(run: tracking.Finished) -> StageRun:
-    def hashes(prefix: str) -> dict[str, str]:
-        return {key.removeprefix(prefix): md5 for key, md5 in run.tags.items() if key.startswith(prefix)}
-
-    return StageRun(
-        run=run.run_id,
-        name=run.name,
-        key=run.tags.get("stage_key", NONE),
-        commit=run.tags.get("git.commit", NONE),
-        deps=hashes("dvc.dep."),
-        outs=hashes("dvc.out."),
-    )
-
-
-# ---------------------------------------------------------------- the model once more
-
-
-def reproduce(records: Records) -> Finding:
-    """Compute the model anew from the commit, the archived settings, the images and the recorded latencies."""
-    wanted = records.tags.get("md5", NONE)
-    with lifeline.guarded(), tempfile.TemporaryDirectory(prefix="reproduce-") as folder:
-        checkout = Path(folder) / "checkout"
-        versions.check_out(records.tags.get("git.commit", NONE), checkout)
-        for name in (key.removeprefix(PREFIX) for key in records.tags if key.startswith(PREFIX)):
-            if (content := records.archived(name)) is not None:
-                (checkout / name).parent.mkdir(parents=True, exist_ok=True)
-                (checkout / name).write_bytes(content)
-        versions.share_config(Path(), checkout, checkout / ".dvc" / "cache")
-        given = [str(pointer) for pointer in paths.DATA.values() if (checkout / pointer).exists()]
-        pull(checkout, records.objects.cache, [*given, *MEASURED, *sorted(records.frozen())])
-        run_in(checkout, "repro", STAGE)
-        found = tracking.md5_of((checkout / paths.MODEL).read_bytes())
-        if found == wanted:
-            return Finding(verdict="ok", subject="the model computed anew", said=f"md5 {found}, the same")
-        now = mapping((checkout / versions.LOCK).read_bytes())["stages"]
-        said = f"md5 {found}, registered {wanted}; {first_difference(records.lock, now)}"
-        return Finding(verdict="mismatch", subject="the model computed anew", said=said)
-
-
-def pull(checkout: Path, cache: Path, targets: Sequence[str]) -> None:
-    """What is not computed anew, from this checkout's cache or, if that no longer has it, the checkout's own remote."""
-    run_in(checkout, "remote", "add", "--local", "here", str(cache.resolve()))
-    try:
-        run_in(checkout, "pull", "--remote", "here", *targets)
-    except versions.VersionsError:
-        run_in(checkout, "pull", *targets)
-
-
-def run_in(folder: Path, *arguments: str) -> None:
-    """DVC in another checkout, whose stages log to a store of their own; whatever ends us ends them."""
-    own = {"MLFLOW_TRACKING_URI": f"sqlite:///{(folder / paths.STORE / 'mlflow.db').as_posix()}"}
-    if lifeline.run_group(versions.dvc(*arguments), versions.stage_environment() | own, folder) != 0:
-        raise versions.VersionsError(f"`dvc {' '.join(arguments)}` failed in {folder.name}; what it printed is above")
-
-
-def first_difference(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
-    """The earliest stage whose outputs are other bytes now."""
-    for name, lock in before.items():
-        own, now = versions.hashes(lock, "outs"), versions.hashes(after.get(name, lock), "outs")
-        if off := sorted(path for path in own if now.get(path) != own[path]):
-            return f"the first stage that differs is {name} ({', '.join(off)})"
-    return "no stage before it differs"
-
-
-# ---------------------------------------------------------------- the command
+from flows.checkout import versions
+from flows.lineage.records import Records
+from flows.lineage.reproduce import reproduce
+from flows.lineage.tree import to_html, to_text
+from flows.lineage.walk import Finding, Step
+from flows.release.registry import RegistryError, registry
+from flows.runtime import signals
+from flows.tracking import connection, models, runs
 
 
 def audit(uri: str, *, again: bool = False) -> tuple[Step, list[Finding]]:
@@ -302,8 +43,8 @@ def resolve(uri: str) -> tuple[str, str]:
     if found is None:
         raise ValueError(f"{uri} names no model; write models:/NAME@champion or models:/NAME/3")
     name, alias, version = found.groups()
-    version = version if alias is None else tracking.alias_version(name, alias)
-    if version is None or int(version) not in tracking.version_numbers(name):
+    version = version if alias is None else models.alias_version(name, alias)
+    if version is None or int(version) not in models.version_numbers(name):
         raise ValueError(f"the registry has no {uri}; `python -m flows.publish` makes one")
     return name, version
 
@@ -312,13 +53,13 @@ def keep(records: Records, tree: Step) -> None:
     """lineage.html beside the decision."""
     run = records.tags.get("gate.run")
     if run:
-        with tracking.tolerated("lineage.html"):
-            tracking.log_text(run, lineage.to_html(tree), "lineage.html")
+        with connection.tolerated("lineage.html"):
+            runs.log_text(run, to_html(tree), "lineage.html")
 
 
 def main(arguments: list[str] | None = None) -> int:
     chosen = commands.parse("audit", arguments)
-    stage.heed_signals()  # else SIGTERM leaves the temporary checkout behind
+    signals.heed_signals()  # else SIGTERM leaves the temporary checkout behind
     try:
         tree, bad = audit(chosen.model, again=chosen.reproduce)
     except ValueError as mistake:
@@ -327,9 +68,9 @@ def main(arguments: list[str] | None = None) -> int:
     except RegistryError as failed:
         print(f"error: {failed}", file=sys.stderr)
         return 1
-    except stage.Terminated:
+    except signals.Terminated:
         return 143
-    print("\n".join(lineage.to_text(tree)))
+    print("\n".join(to_text(tree)))
     checks = sum(1 for _ in tree.all_findings())
     print(f"{checks} checks, {len(bad)} failed" if bad else f"{checks} checks: everything is as recorded")
     return 1 if bad else 0

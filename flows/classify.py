@@ -21,10 +21,10 @@ from jaxtyping import Float, UInt8
 
 from components.data.images import decode, to_array
 from components.data.records import Refused
-from components.export import read_metadata
-from flows import tracking
-from flows.registry import CHAMPION, RegistryError, registry
-from flows.settings import load_params
+from components.shipping.export import read_metadata
+from flows.checkout.settings import load_params
+from flows.release.registry import CHAMPION, RegistryError, registry
+from flows.tracking import models
 
 SECONDS = 30.0
 """How long an answer may take."""
@@ -73,7 +73,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         name = load_params().publish.model
         with registry():
-            champion = tracking.load_by_alias(name, CHAMPION)
+            champion = models.load_by_alias(name, CHAMPION)
         if champion is None:
             raise ValueError(f"{name} has no champion; `python -m flows.publish` makes one")
         answers = classify(chosen.url, chosen.images, champion.model)

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from flows import paths, process
+from flows.checkout import paths
+from flows.runtime import environment
 
 STAGES = ("prepare", "latency", "architecture", "augmentation", "loss", "train", "evaluate", "budget")
 SERVED_AT = "http://127.0.0.1:5001"
@@ -251,8 +252,8 @@ def parse(verb: str, arguments: Sequence[str] | None = None) -> argparse.Namespa
     """The arguments, of this process if none are given; ends the process for --help and for what it refuses, which is
     also a Python without the libraries that the verb is about to import."""
     chosen = parser_of(verb).parse_args(arguments)
-    process.require_environment()
-    process.spare_loopback()
+    environment.require_environment()
+    environment.spare_loopback()
     return chosen
 
 

@@ -1,8 +1,8 @@
 """The deployments of prefect.yaml: retrain on a schedule, and retrain when the source has changed enough.
 
-Each works in the workspace (flows/workspace.py), where it runs `python -m flows.retrain` of the committed code; Prefect
-knows that run as a flow run of its own, which tells of its own end. The reason is in this flow's end state and a tag of
-the MLflow run.
+Each works in the workspace (flows/schedule/workspace.py), where it runs `python -m flows.retrain` of committed code;
+Prefect knows that run as a flow run of its own, which tells of its own end. The reason is in this flow's end state and
+a tag of the MLflow run.
 """
 
 from flows import commands
@@ -19,13 +19,16 @@ from prefect import State, flow, get_client
 from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 
-from flows import artifacts, lifeline, paths, stage, tracking, workspace
-from flows.notify import notify
-from flows.registry import CHAMPION, RegistryError
+from flows.checkout import files, paths
+from flows.checkout.settings import load_params
+from flows.release.registry import CHAMPION, RegistryError
 from flows.retrain import REASON, end_stale_flows, stamps
-from flows.settings import load_params
-from flows.trigger import Decision
-from flows.workspace import Served
+from flows.runtime import processes, signals
+from flows.schedule import artifacts, workspace
+from flows.schedule.notify import notify
+from flows.schedule.trigger import Decision
+from flows.schedule.workspace import Served
+from flows.tracking import connection, models
 
 FLOW_ENDS = (signal.SIGTERM, signal.SIGKILL)
 """How a flow that runs below this one is ended; it ends its stage as gently as there is time."""
@@ -54,7 +57,7 @@ def attempt(revision: str, place: str | None, *, poll: bool) -> State:
     checkout = Path.cwd()
     folder = Path(place).absolute() if place else workspace.beside(checkout)
     try:
-        with workspace.occupied(folder), lifeline.guarded():
+        with workspace.occupied(folder), processes.guarded():
             commit = workspace.prepare(checkout, folder, revision)
             decision = ask(checkout, folder) if poll else Decision(train=True, reason="on schedule")
             print(f"{commit[:10]}: {decision.reason}")
@@ -99,7 +102,7 @@ def retrain_in(checkout: Path, folder: Path, reason: str) -> State:
     environment = workspace.environment(checkout) | {REASON: reason}
     workspace.begin(folder)
     command = workspace.python("-m", "flows.retrain", *(("--warm", last) if last else ()))
-    code = lifeline.run_group(command, environment, folder, FLOW_ENDS, 3 * lifeline.PATIENCE)
+    code = processes.run_group(command, environment, folder, FLOW_ENDS, 3 * processes.PATIENCE)
     if code in (0, 3):
         workspace.finish(folder)
     if code != 0:
@@ -112,11 +115,11 @@ def recorded(folder: Path, model: str, before: Served | None, reason: str) -> St
     """After a good end the workspace holds the champion: commit and tag it, also where a run before was killed between
     its promotion and this."""
     after = champion(model)
-    if after is None or after.md5 != tracking.md5_of((folder / paths.MODEL).read_bytes()):
+    if after is None or after.md5 != files.md5_of((folder / paths.MODEL).read_bytes()):
         return Completed(message=f"another version was put into service meanwhile (because: {reason})")
     tag = workspace.record(folder, model, after.number)
-    with tracking.tolerated("the version's tag"):
-        tracking.tag_version(model, after.number, {"git.tag": tag})
+    with connection.tolerated("the version's tag"):
+        models.tag_version(model, after.number, {"git.tag": tag})
     said = f"the champion stays version {after.number}" if after == before else f"version {after.number} published"
     return Completed(message=f"{said}, tagged {tag} (because: {reason})")
 
@@ -124,18 +127,18 @@ def recorded(folder: Path, model: str, before: Served | None, reason: str) -> St
 def champion(model: str) -> Served | None:
     """The version in service. Raises ValueError where the registry cannot be asked."""
     try:
-        number = tracking.alias_version(model, CHAMPION)
-        return Served(number=number, md5=tracking.version_tags(model, number).get("md5")) if number else None
-    except tracking.ERRORS as error:
+        number = models.alias_version(model, CHAMPION)
+        return Served(number=number, md5=models.version_tags(model, number).get("md5")) if number else None
+    except connection.ERRORS as error:
         raise ValueError(f"the MLflow registry cannot be asked ({error}); see MLFLOW_TRACKING_URI") from None
 
 
 def main(arguments: list[str] | None = None) -> int:
     """In the workspace: print the decision's reason; 0 train, 3 do not, 2 the source cannot be used, 1 the registry."""
     commands.parse("deploy", arguments)
-    from flows.trigger import decide
+    from flows.schedule.trigger import decide
 
-    stage.heed_signals()  # else SIGTERM leaves the images behind that were read
+    signals.heed_signals()  # else SIGTERM leaves the images behind that were read
     try:
         decision = decide(load_params())
     except (ValueError, OSError) as mistake:
@@ -144,7 +147,7 @@ def main(arguments: list[str] | None = None) -> int:
     except RegistryError as failed:
         print(f"error: {failed}")
         return 1
-    except stage.Terminated:
+    except signals.Terminated:
         return 143
     print(decision.reason)
     return 0 if decision.train else 3

@@ -35,12 +35,12 @@ from components.data.split import (
     write_assignment,
 )
 from components.data.validation import Report
-from components.params import Params
 from components.progress import Progress, unwatched
-from flows import files, paths, versions
-from flows.readiness import require_data_ready
-from flows.settings import load_params
-from flows.terminal import watched
+from components.settings.params import Params
+from flows.checkout import commits, files, paths, versions
+from flows.checkout.readiness import require_data_ready
+from flows.checkout.settings import load_params
+from flows.runtime.terminal import watched
 
 LOCK = Path(".dvc/tmp/ingest.lock")
 ANEW = (
@@ -130,7 +130,7 @@ def recorded() -> Assignment | None:
         return here
     content = versions.data_object(paths.SPLIT_DVC)
     if content is None and here is None:
-        raise versions.VersionsError(
+        raise commits.VersionsError(
             f"{paths.SPLIT} is missing, and neither DVC's cache nor a remote has it; bring it back with `dvc pull "
             f"{paths.SPLIT}`, or remove {paths.SPLIT_DVC} to split all images anew"
         )
@@ -144,9 +144,9 @@ def push() -> None:
     pointers = paths.DATA.values()
     try:
         versions.push_data(*pointers)
-    except versions.VersionsError as failed:
+    except commits.VersionsError as failed:
         later = f"`dvc push {' '.join(map(str, pointers))}` sends them when it answers"
-        raise versions.VersionsError(
+        raise commits.VersionsError(
             f"{failed}; the new data are in place here, and not in the remote: {later}"
         ) from None
 

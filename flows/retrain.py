@@ -32,28 +32,20 @@ from prefect.runtime import flow_run, task_run
 from prefect.states import Crashed, Failed
 from prefect.utilities.urls import url_for
 
-from components.params import Params
-from flows import (
-    files,
-    findings,
-    ingest,
-    lifeline,
-    paths,
-    progress,
-    publish,
-    stage,
-    terminal,
-    tracking,
-    versions,
-    warm_start,
-)
-from flows.artifacts import Artifacts, tolerated
-from flows.board import Board, watching
-from flows.gate import GateReport
-from flows.notify import notify
-from flows.readiness import require_ready
-from flows.registry import RegistryError
-from flows.settings import load_params
+from components.settings.params import Params
+from flows import ingest, publish, warm_start
+from flows.checkout import commits, files, paths, pipeline, versions
+from flows.checkout.settings import load_params
+from flows.release import decision, judge
+from flows.release.gate import GateReport
+from flows.release.registry import RegistryError
+from flows.report import findings
+from flows.runtime import handover, processes, progress, signals, terminal
+from flows.runtime.board import Board, watching
+from flows.schedule.artifacts import Artifacts, tolerated
+from flows.schedule.notify import notify
+from flows.schedule.readiness import require_ready
+from flows.tracking import connection, runs, stage_run
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -122,26 +114,26 @@ def ingest_data(params: Params, channel: Path) -> str:
 @stated
 def reproduce(name: str, parent_run: str | None, channel: Path) -> None:
     """`dvc repro -s <stage>`; the stage logs to an MLflow run nested in the parent, and shows in the channel."""
-    if versions.unchanged(name):
+    if pipeline.unchanged(name):
         print(f"Stage '{name}' didn't change, skipping")  # as DVC would
         return
     ids = f"{flow_run.id} {task_run.id}"
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.json"
-        environment = versions.stage_environment() | {stage.REPORT: str(report), stage.PREFECT_IDS: ids}
+        environment = versions.stage_environment() | {handover.REPORT: str(report), handover.PREFECT_IDS: ids}
         environment[progress.CHANNEL] = str(channel)
         if parent_run:
-            environment[stage.PARENT_RUN] = parent_run
+            environment[handover.PARENT_RUN] = parent_run
         code = None
         try:
             with versions.without_hints() as output:
                 command = versions.dvc("--wait-for-lock", "repro", "--single-item", name)
-                code = lifeline.run_group(command, environment, stdout=output)
+                code = processes.run_group(command, environment, stdout=output)
         finally:
             if code != 0:
-                tracking.settle()  # of what could not say that it was killed
+                stage_run.settle()  # of what could not say that it was killed
         if code != 0:
-            versions.restore(name)
+            pipeline.restore(name)
             raise failure_of(name, report)
 
 
@@ -157,12 +149,12 @@ def failure_of(name: str, report: Path) -> StageFailed:
 @stated
 def decide(params: Params) -> GateReport:
     """Every check with its value and threshold."""
-    return publish.judge(params)
+    return judge.judge(params)
 
 
 @task(name="publish", task_run_name="publish", cache_policy=NO_CACHE, persist_result=False)
 @stated
-def ship(params: Params, parent_run: str | None, report: GateReport) -> publish.Published:
+def ship(params: Params, parent_run: str | None, report: GateReport) -> decision.Published:
     """Register the model and, if the gate let it through, move the champion alias."""
     published = publish.publish(params, parent_run, report)
     with tolerated("the gate's checks"):
@@ -183,18 +175,18 @@ def place_start(revision: str, digest: str) -> None:
 
 @task(name="report", task_run_name="report", cache_policy=NO_CACHE, persist_result=False)
 @stated
-def tell(params: Params, published: publish.Published) -> None:
+def tell(params: Params, published: decision.Published) -> None:
     """Write the report, keep it with the run, and link it."""
     publish.keep_report(params, published.run)
-    with tracking.tolerated("what Prefect shows of it"), tolerated("headline and report"):
+    with connection.tolerated("what Prefect shows of it"), tolerated("headline and report"):
         found = publish.found_by(params, published)
         create_markdown_artifact(
-            publish.run_note(found, published.run, tracking.address_of),
+            publish.run_note(found, published.run, runs.address_of),
             key="headline",
             description=f"Version {published.version} {published.outcome}",
         )
         create_link_artifact(
-            tracking.address_of(tracking.run_page(published.run, paths.REPORT.name)),
+            runs.address_of(runs.run_page(published.run, paths.REPORT.name)),
             link_text="The report",
             key="report",
             description=f"What the line found, with charts; the same file is {paths.REPORT}.",
@@ -205,9 +197,9 @@ def link_run(run: str | None) -> None:
     """From Prefect's page of this flow to MLflow's of its run, while it goes on."""
     if run is None:
         return
-    with tracking.tolerated("where the run's page is"), tolerated("the link to the run"):
+    with connection.tolerated("where the run's page is"), tolerated("the link to the run"):
         create_link_artifact(
-            tracking.address_of(tracking.run_page(run)),
+            runs.address_of(runs.run_page(run)),
             link_text="This retrain in MLflow",
             key="mlflow",
             description="Charts, files and models of this retrain; without a tracking server of your own, "
@@ -231,16 +223,16 @@ def run_name() -> str:
     on_cancellation=[notify],
 )
 @stated
-def retrain(params: Params, warm: str | None = None) -> publish.Published:
+def retrain(params: Params, warm: str | None = None) -> decision.Published:
     """Images in, a registered model out; every finished stage is kept, so an interrupted run goes on where it was.
 
     `warm`: the commit whose version the searches start from.
     """
     end_stale_flows()
-    with TagsContext(current_tags={params.publish.model}), tracking.parent_run("retrain", lineage(warm)) as parent:
+    with TagsContext(current_tags={params.publish.model}), runs.parent_run("retrain", lineage(warm)) as parent:
         link_run(parent)
-        tracking.log_settings(parent, asdict(params))
-        stages = versions.stage_order()
+        runs.log_settings(parent, asdict(params))
+        stages = pipeline.stage_order()
         before = [INGEST, WARM_START] if warm is not None else [INGEST]
         with terminal.shown() as view, watching([*before, *stages, *AFTER], view, Artifacts()) as board:
             return every_step(params, warm, parent, stages, board)
@@ -248,23 +240,23 @@ def retrain(params: Params, warm: str | None = None) -> publish.Published:
 
 def every_step(
     params: Params, warm: str | None, parent: str | None, stages: Sequence[str], board: Board
-) -> publish.Published:
+) -> decision.Published:
     """One after the other, each on the board."""
     with board.step(INGEST) as channel:
         digest = outcome(ingest_data(params, channel, return_state=True))
-    tracking.log_data(parent, params, digest)
+    runs.log_data(parent, params, digest)
     if warm is not None:
         with board.step(WARM_START):
             outcome(place_start(warm, digest, return_state=True))
     for name in stages:
         with board.step(name, skips=True) as channel:
             outcome(reproduce.with_options(tags=stage_tags(name))(name, parent, channel, return_state=True))
-        tracking.link_stage(parent, name, versions.locked_stage(name))
+        runs.link_stage(parent, name, pipeline.locked_stage(name))
     with board.step(GATE):
         report = outcome(decide(params, return_state=True))
         board.found(GATE, report.verdict())
     with board.step(PUBLISH):
-        published: publish.Published = outcome(ship(params, parent, report, return_state=True))
+        published: decision.Published = outcome(ship(params, parent, report, return_state=True))
         board.found(PUBLISH, f"version {published.version} {published.outcome}")
     with board.step(REPORT):
         if not tell(params, published, return_state=True).is_completed():
@@ -278,7 +270,7 @@ def end_stale_flows() -> None:
         running = FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.RUNNING]))
         for run in client.read_flow_runs(flow_run_filter=FlowRunFilter(state=running)):
             said = dict(tag.removeprefix(STAMP).split("=", 1) for tag in run.tags if tag.startswith(STAMP))
-            if lifeline.is_gone(said):
+            if processes.is_gone(said):
                 state: State[Any] = Crashed(message="its process was killed")
                 client.set_flow_run_state(run.id, state, force=True)
                 notify(retrain, run, state)
@@ -291,7 +283,7 @@ def stage_tags(name: str) -> set[str]:
 
 def stamps() -> list[str]:
     """Prefect's tags for a flow of this process."""
-    return [f"{STAMP}{name}={value}" for name, value in lifeline.tags().items()]
+    return [f"{STAMP}{name}={value}" for name, value in processes.tags().items()]
 
 
 def lineage(warm: str | None) -> dict[str, str]:
@@ -299,7 +291,7 @@ def lineage(warm: str | None) -> dict[str, str]:
     return (
         ({publish.PREFECT: page} if page else {})
         | ({"retrain.warm": warm} if warm else {})
-        | versions.code_tags()
+        | commits.code_tags()
         | {
             "prefect.flow_run_id": str(flow_run.id),
             "retrain.reason": os.environ.get(REASON, "by hand"),
@@ -317,12 +309,12 @@ def alone() -> Iterator[None]:
 
 def main(arguments: list[str] | None = None) -> int:
     chosen = commands.parse("retrain", arguments)
-    stage.heed_signals()  # Prefect would die of SIGTERM, and leave its server
+    signals.heed_signals()  # Prefect would die of SIGTERM, and leave its server
     try:
         params = load_params()
-        with alone(), lifeline.guarded(), tags(params.publish.model, *stamps()):
+        with alone(), processes.guarded(), tags(params.publish.model, *stamps()):
             require_ready(params)
-            tracking.settle()
+            stage_run.settle()
             published = retrain(params, chosen.warm)
     except Timeout:
         return refuse(5, "another retrain is running in this folder; wait for it, or stop it with Ctrl-C there")
@@ -337,10 +329,10 @@ def main(arguments: list[str] | None = None) -> int:
             raise
         return refuse(1, without_prefect(str(failed)))
     except httpx.HTTPError as failed:  # its server is there, and does not let us in, or went away meanwhile
-        said = tracking.reason_of(failed)
+        said = connection.reason_of(failed)
         return refuse(1, f"Prefect cannot be used ({said}); see PREFECT_API_URL and PREFECT_API_AUTH_STRING")
     except KeyboardInterrupt as how:
-        code = 143 if isinstance(how, stage.Terminated) else 130
+        code = 143 if isinstance(how, signals.Terminated) else 130
         return refuse(code, "interrupted; start again and the finished stages are not repeated")
     print(publish.summary(params, published))
     return 3 if published.outcome == "refused" else 0

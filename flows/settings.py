@@ -1,4 +1,4 @@
-"""params.yaml into `components.params.Params`, strictly; every mistake is one sentence that says what to do.
+"""params.yaml into `components.settings.params.Params`, strictly; every mistake is one sentence that says what to do.
 
 python -m flows.settings apply digits|cifar10 [--force]
 """
@@ -8,220 +8,16 @@ from flows import commands
 if __name__ == "__main__":
     commands.parse("settings")  # before the libraries: help waits for none of them
 
-import dataclasses
-import json
-import math
 import os
-import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from difflib import get_close_matches
 from itertools import count
 from pathlib import Path
-from typing import Any, get_type_hints
 
-import yaml
-from pydantic import TypeAdapter, ValidationError
-from pydantic_core import ErrorDetails
-
-from components.params import Params
-from flows import paths
-from flows.files import write_bytes, write_text
+from flows.checkout import paths, settings
+from flows.checkout.files import write_bytes, write_text
+from flows.checkout.settings import SettingsError
 
 PRESETS = Path(__file__).parent / "presets"
-
-EXPONENT = re.compile(r"([+-]?\d+)(\.\d*)?e([+-]?)(\d+)", re.IGNORECASE)
-"""A number that YAML 1.1 (PyYAML) reads as text unless it has both a point and a signed exponent."""
-
-CONFLICT = ("<<<<<<< ", "=======", ">>>>>>> ")
-"""How the lines begin with which git marks what it could not merge."""
-
-Key = tuple[str | int, ...]
-
-KINDS = ("float", "tuple[float, ...]")
-"""What pydantic adds to the key of a setting that is a number or a list of numbers."""
-
-
-class SettingsError(ValueError):
-    """A person's mistake in params.yaml, in one sentence: the key, the value, what to do."""
-
-
-class StrictLoader(yaml.SafeLoader):
-    """YAML whose mappings must not name a key twice: the later one would win silently."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
-            if key.value in seen:
-                raise yaml.MarkedYAMLError(problem=f"the key {key.value} is given twice", problem_mark=key.start_mark)
-            seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
-def load_params(path: Path = paths.PARAMS) -> Params:
-    """The whole file, validated; SettingsError on the first mistake, before anything else happens."""
-    values = read_yaml(path)
-    for key, value in leaves(values):
-        require_json_value(path, key, value)
-    adapter = TypeAdapter(Params)
-    try:
-        # Validated as JSON, where a list is a tuple and a whole number is a float, though the mode is strict.
-        params = adapter.validate_json(json.dumps(values), strict=True, extra="forbid")
-    except ValidationError as error:
-        raise SettingsError(f"{path}: {sentence(min(error.errors(), key=precedence))}") from None
-    require_model_name(path, params.publish.model)
-    return params
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """The file's mapping; SettingsError if there is no file, no YAML in it, or no mapping."""
-    try:
-        text = path.read_text(encoding="utf-8")
-        for number, line in enumerate(text.splitlines(), start=1):
-            if line.startswith(CONFLICT):
-                raise SettingsError(f"{path}, line {number}: git could not merge it; keep one side there")
-        values = yaml.load(text, Loader=StrictLoader)
-    except FileNotFoundError:
-        raise SettingsError(f"{path} is missing; write it with `python -m flows.settings apply digits`") from None
-    except OSError as error:
-        raise SettingsError(f"{path} cannot be read ({error.strerror}); make it a readable file") from None
-    except UnicodeDecodeError:
-        raise SettingsError(f"{path} is not UTF-8 text; save it as UTF-8") from None
-    except yaml.MarkedYAMLError as error:
-        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise SettingsError(f"{path}{line}: {error.problem}; correct the YAML there") from None
-    except yaml.YAMLError as error:
-        raise SettingsError(f"{path}: {str(error).splitlines()[0]}; correct the YAML there") from None
-    if not isinstance(values, dict):
-        raise SettingsError(f"{path} holds no settings; write it with `python -m flows.settings apply digits --force`")
-    return values
-
-
-def leaves(value: Any, key: Key = ()) -> Iterator[tuple[Key, Any]]:
-    """Every value that is neither a mapping nor a list, with the way to it."""
-    if isinstance(value, dict):
-        for name, inner in value.items():
-            yield from leaves(inner, (*key, name))
-    elif isinstance(value, list):
-        for index, inner in enumerate(value):
-            yield from leaves(inner, (*key, index))
-    else:
-        yield key, value
-
-
-def require_json_value(path: Path, key: Key, value: Any) -> None:
-    """Refuse what YAML knows and JSON does not: dates, .nan and .inf, keys that are no text."""
-    if odd := [part for part in key if not isinstance(part, str | int) or isinstance(part, bool)]:
-        raise SettingsError(f"{path}: the key {odd[0]} is no text; put it in quotes or remove it")
-    if not isinstance(value, str | int | float | None):
-        raise SettingsError(f"{path}: {dotted(key)} is {value}, which YAML reads as a {type(value).__name__}; quote it")
-    if isinstance(value, float) and not math.isfinite(value):
-        raise SettingsError(f"{path}: {dotted(key)} is {value}; use a finite number")
-
-
-def require_model_name(path: Path, name: str) -> None:
-    """A name that MLflow's registry takes everywhere (no / : or .), checked before the hours of work and not after."""
-    if not re.fullmatch(r"\w[\w -]*", name):
-        raise SettingsError(f"{path}: publish.model is {name!r}; use letters, digits, spaces and _ - only")
-
-
-def dotted(key: Key) -> str:
-    """`architecture.stages[0][2]`."""
-    text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in key)
-    return text.removeprefix(".")
-
-
-def precedence(error: ErrorDetails) -> tuple[bool, bool]:
-    """A misspelt key is also a missing one, and a list with a wrong entry also no number: the former say more."""
-    return error["type"] != "unexpected_keyword_argument", isinstance(error["input"], list)
-
-
-def sentence(error: ErrorDetails) -> str:
-    """What is wrong and what to do, from one pydantic error."""
-    key = tuple(part for part in error["loc"] if part not in KINDS)
-    return SENTENCES.get(error["type"], say_other)(dotted(key), error)
-
-
-def say_unknown(key: str, error: ErrorDetails) -> str:
-    known = [field.name for field in dataclasses.fields(section_at(error["loc"][:-1]))]
-    close = get_close_matches(str(error["loc"][-1]), known, n=1)
-    return f"{key} is no setting; " + (f"did you mean {close[0]}?" if close else f"use one of {', '.join(known)}")
-
-
-def say_missing(key: str, error: ErrorDetails) -> str:
-    return f"{key} is missing; add it"
-
-
-def say_section(key: str, error: ErrorDetails) -> str:
-    if error["input"] is None:
-        return f"{key} is empty; give its settings, or {{}} for the defaults"
-    return f"{key} is {shown(error['input'])}; give its settings as indented `name: value` lines"
-
-
-def say_choice(key: str, error: ErrorDetails) -> str:
-    return f"{key} is {shown(error['input'])}; use {error['ctx']['expected']}"
-
-
-def say_number(kind: str) -> Callable[[str, ErrorDetails], str]:
-    def say(key: str, error: ErrorDetails) -> str:
-        value = error["input"]
-        exponent = EXPONENT.fullmatch(value) if isinstance(value, str) else None
-        if exponent and kind == "a number":
-            whole, fraction, sign, power = exponent.groups()
-            written = f"{whole}{fraction if fraction and fraction != '.' else '.0'}e{sign or '+'}{power}"
-            return f"{key} is {shown(value)}, which YAML reads as text; write {written}"
-        quoted = " without quotes" if isinstance(value, str) else ""
-        return f"{key} is {shown(value)}; use {kind}{quoted}"
-
-    return say
-
-
-def say_list(key: str, error: ErrorDetails) -> str:
-    return f"{key} is {shown(error['input'])}; use a list in [brackets]"
-
-
-def say_too_long(key: str, error: ErrorDetails) -> str:
-    return f"{key} is {shown(error['input'])}; use {error['ctx']['max_length']} values"
-
-
-def say_impossible(key: str, error: ErrorDetails) -> str:
-    """A class of `components.params` refused a value; it may not know the section it stands in."""
-    message = str(error["ctx"]["error"])
-    return message if not key or message.startswith(key) else f"{key}.{message}"
-
-
-def say_other(key: str, error: ErrorDetails) -> str:
-    return f"{key} is {shown(error['input'])}; {error['msg'][0].lower()}{error['msg'][1:]}"
-
-
-SENTENCES: Mapping[str, Callable[[str, ErrorDetails], str]] = {
-    "unexpected_keyword_argument": say_unknown,
-    "missing": say_missing,
-    "dataclass_type": say_section,
-    "literal_error": say_choice,
-    "int_type": say_number("a whole number"),
-    "float_type": say_number("a number"),
-    "bool_type": say_number("true or false"),
-    "string_type": say_number("text"),
-    "tuple_type": say_list,
-    "too_long": say_too_long,
-    "value_error": say_impossible,
-}
-"""pydantic's error type -> the sentence for a person."""
-
-
-def shown(value: Any) -> str:
-    """A value as a person wrote it, near enough; shortened."""
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def section_at(key: Key) -> type[Any]:
-    """The dataclass that the mapping at `key` is read into."""
-    section: type[Any] = Params
-    for name in key:
-        section = get_type_hints(section)[str(name)]
-    return section
 
 
 def presets() -> dict[str, Path]:
@@ -237,7 +33,7 @@ def apply(name: str, *, force: bool = False, path: Path = paths.PARAMS) -> Path 
     known = presets()
     if name not in known:
         raise SettingsError(f"there is no preset {name!r}; use {' or '.join(known)}")
-    load_params(known[name])
+    settings.load_params(known[name])
     if path.is_symlink() or (path.exists() and not path.is_file()):
         raise SettingsError(f"{path} is a link or a folder, which would be replaced; move it away, then repeat this")
     edited = path.exists() and path.read_bytes() not in [file.read_bytes() for file in known.values()]

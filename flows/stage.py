@@ -14,32 +14,31 @@ import importlib
 import os
 import re
 import shutil
-import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
-from types import FrameType
 
 from filelock import FileLock, Timeout
 
-from components.params import Params, require
-from flows import cost, files, lifeline, notes, ownership, paths, tracking, versions
-from flows.observer import Observer
-from flows.progress import Watched
-from flows.settings import load_params
-from flows.terminal import watched
-from flows.tracking import StageRun, Status
+from components.settings.params import Params
+from components.settings.require import require
+from flows.checkout import commits, files, ownership, paths, pipeline
+from flows.checkout.settings import load_params
+from flows.report import notes
+from flows.runtime import cost, processes, signals
+from flows.runtime.handover import PARENT_RUN, PREFECT_IDS, REPORT
+from flows.runtime.observer import Observer
+from flows.runtime.progress import Watched
+from flows.runtime.signals import Terminated
+from flows.runtime.terminal import watched
+from flows.tracking import connection, stage_run
+from flows.tracking.runs import Status
+from flows.tracking.stage_run import StageRun
 
 RESUMED = ("architecture", "augmentation", "loss", "train")
 """Stages that go on where they were killed: at a stage or trunk of the search, at an epoch of the training."""
-REPORT = "ASSEMBLY_LINE_REPORT"
-"""Environment variable: the file in which a failing stage leaves its exit code and sentence for the flow."""
-PARENT_RUN = "ASSEMBLY_LINE_PARENT_RUN"
-"""Environment variable: the MLflow run of the flow that this stage is part of."""
-PREFECT_IDS = "ASSEMBLY_LINE_PREFECT"
-"""Environment variable: `<flow run id> <task run id>`."""
 
 
 ENVIRONMENT = {
@@ -58,16 +57,12 @@ class InputsChanged(RuntimeError):
     """A dependency is no longer what it was when the stage started."""
 
 
-class Terminated(KeyboardInterrupt):
-    """SIGTERM, raised like Ctrl-C so that everything on the way out runs."""
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Run the stage that the command line names; returns the exit code."""
     chosen = commands.parse("stage", arguments)
-    heed_signals()
+    signals.heed_signals()
     try:
-        lifeline.follow(lifeline.dvc_above(), lifeline.end_myself)
+        processes.follow(processes.dvc_above(), processes.end_myself)
     except ProcessLookupError:
         return fail(143, f"{chosen.word}: the DVC that started this stage is gone; start again")
     try:
@@ -91,18 +86,6 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def heed_signals() -> None:
-    """Ctrl-C and SIGTERM end this process in order, also where it was started in the background, deaf to Ctrl-C."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGTERM, terminate)
-
-
-def terminate(signum: int, frame: FrameType | None) -> None:
-    """Once: what runs on the way out is not interrupted again."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    raise Terminated
-
-
 def fail(code: int, sentence: str) -> int:
     """Say the sentence, leave it for the flow, and hand the exit code on."""
     print(f"error: {sentence}", file=sys.stderr)
@@ -119,26 +102,26 @@ def run_stage(word: str, variant: str | None) -> None:
     require(variant in known, f"{variant or 'none'} is no variant of it; use {named}")
     name = f"{word}@{variant}" if variant else word
     if PREFECT_IDS not in os.environ:
-        versions.warn_of_git()  # a flow has said it already
+        commits.warn_of_git()  # a flow has said it already
     ownership.require_own_outputs(name)  # of a stage that was started by hand: DVC removes them before
-    before = versions.stage_inputs(name)
+    before = pipeline.stage_inputs(name)
     params = load_params()  # as they were hashed, or are by the end: an edit since the first reading is in both
-    tracking.settle()
-    said = {tracking.NOTE: notes.note(name, finished=False)}
+    stage_run.settle()
+    said = {connection.NOTE: notes.note(name, finished=False)}
     run = StageRun(name, parent_run_id=os.environ.get(PARENT_RUN), tags=lineage_tags(before) | said)
     status: Status = "FAILED"
     try:
         run.params(before.get("params", {}).get("params.yaml", {}))
-        folder = checkpoint_folder(name, versions.stage_key(before))
+        folder = checkpoint_folder(name, pipeline.stage_key(before))
         with cost.counted(run), folder as checkpoint, watched() as tracker:
-            files.sweep(versions.output_paths(name))
+            files.sweep(pipeline.output_paths(name))
             ownership.begin(name)
             compute(word, variant, params, Watched(run, tracker), checkpoint)
             ownership.finish(name)
-        if difference := versions.changed(before, versions.stage_inputs(name)):
+        if difference := pipeline.changed(before, pipeline.stage_inputs(name)):
             raise InputsChanged(f"{', '.join(difference)} changed while the stage ran; run it again")
-        run.tags({f"dvc.out.{path}": md5 for path, md5 in versions.output_hashes(name).items()})
-        run.tags({tracking.NOTE: notes.note(name, finished=True)})
+        run.tags({f"dvc.out.{path}": md5 for path, md5 in pipeline.output_hashes(name).items()})
+        run.tags({connection.NOTE: notes.note(name, finished=True)})
         status = "FINISHED"
     except KeyboardInterrupt:
         status = "KILLED"
@@ -177,7 +160,7 @@ def compute(word: str, variant: str | None, params: Params, observe: Observer, c
     if "torch" in sys.modules:  # `prepare` does without: to load it takes two seconds
         import torch
 
-        from flows.devices import be_deterministic
+        from flows.runtime.devices import be_deterministic
 
         torch.set_num_threads(params.threads)
         be_deterministic(True)
@@ -185,17 +168,17 @@ def compute(word: str, variant: str | None, params: Params, observe: Observer, c
     stage.run(params, observe, *own)
 
 
-def lineage_tags(inputs: versions.Lock) -> dict[str, str]:
+def lineage_tags(inputs: pipeline.Lock) -> dict[str, str]:
     """What an auditor follows: code, inputs and the flow that asked."""
     flow_run, _, task_run = os.environ.get(PREFECT_IDS, "").partition(" ")
     tags = {
-        "stage_key": versions.stage_key(inputs),
-        "dvc.lock.sha256": versions.lock_digest() or "none",
+        "stage_key": pipeline.stage_key(inputs),
+        "dvc.lock.sha256": pipeline.lock_digest() or "none",
         "prefect.flow_run_id": flow_run,
         "prefect.task_run_id": task_run,
-        **versions.code_tags(),
+        **commits.code_tags(),
     }
-    tags |= {f"dvc.dep.{path}": md5 for path, md5 in versions.hashes(inputs, "deps").items()}
+    tags |= {f"dvc.dep.{path}": md5 for path, md5 in pipeline.hashes(inputs, "deps").items()}
     return {key: value for key, value in tags.items() if value}
 
 

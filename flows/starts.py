@@ -4,9 +4,9 @@ import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-from components.params import OtherSpace
-from flows import files, paths
-from flows.observer import Observer
+from components.settings.params import OtherSpace
+from flows.checkout import files, paths
+from flows.runtime.observer import Observer
 
 T = TypeVar("T")
 

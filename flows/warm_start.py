@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from flows import files, paths, versions
+from flows.checkout import commits, files, paths, pipeline, versions
 
 EMPTY = files.json_bytes(files.NOTHING)
 """Of a start that says nothing: the search starts anew."""
@@ -23,7 +23,7 @@ def place(revision: str, digest: str) -> str:
     Raises VersionsError, before anything is written, if the commit records no version or its bytes are gone.
     """
     lock, pointer = (recorded(revision, path) for path in (versions.LOCK, paths.RAW_DVC))
-    if versions.hashes(pointer, "outs").get(paths.RAW.name) == digest:
+    if pipeline.hashes(pointer, "outs").get(paths.RAW.name) == digest:
         found = {word: kept(revision, word) for word in paths.STARTS}
         said = f"no image is new since {revision}; the searches start where its own started"
     else:
@@ -39,9 +39,9 @@ def place(revision: str, digest: str) -> str:
 
 def recorded(revision: str, path: Path) -> Mapping[str, Any]:
     """A file of a version's commit."""
-    content = versions.blob(revision, path.as_posix())
+    content = commits.blob(revision, path.as_posix())
     if content is None:
-        raise versions.VersionsError(
+        raise commits.VersionsError(
             f"{revision} has no {path}; name a commit in which a version is recorded, such as a tag retrain/..."
         )
     record: Mapping[str, Any] = yaml.safe_load(content)
@@ -50,18 +50,18 @@ def recorded(revision: str, path: Path) -> Mapping[str, Any]:
 
 def kept(revision: str, word: str) -> bytes:
     """Where the version's own search started; before there were starts, anew."""
-    return versions.blob(revision, paths.STARTS[word].as_posix()) or EMPTY
+    return commits.blob(revision, paths.STARTS[word].as_posix()) or EMPTY
 
 
-def ended(objects: versions.Objects, revision: str, word: str, lock: versions.Lock) -> bytes:
+def ended(objects: versions.Objects, revision: str, word: str, lock: pipeline.Lock) -> bytes:
     """What the version's search left, if it did."""
     path = paths.ENDS[word].as_posix()
-    md5 = versions.hashes(lock, "outs").get(path)
+    md5 = pipeline.hashes(lock, "outs").get(path)
     if md5 is None:
         return EMPTY
     content = objects.intact(md5)
     if content is None:
-        raise versions.VersionsError(
+        raise commits.VersionsError(
             f"{path} of {revision} is not in {objects.places()}; bring it back with `dvc fetch --all-tags`, or set "
             "retrain.search to fresh"
         )

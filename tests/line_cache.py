@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from flows import tracking
+from flows.tracking import connection
 from tests.clones import ROOT, fresh_clone, run
 
 TINY = ROOT / "tests" / "tiny.yaml"
@@ -26,7 +26,7 @@ def put_empty_store(folder: Path, factory: pytest.TempPathFactory) -> None:
     with FileLock(template.parent.with_suffix(".lock")):
         if not template.exists():
             template.parent.mkdir()
-            tracking.create_tables(template)
+            connection.create_tables(template)
     (folder / "mlflow" / "store").mkdir(parents=True)
     shutil.copy(template, folder / "mlflow" / "store")
 

@@ -29,13 +29,17 @@ from components.architecture.budget import block_extras
 from components.architecture.latency import LatencyTable
 from components.architecture.space import space_of
 from components.data.store import open_split, read_classes
-from components.evaluation import onnx_logits
-from components.export import read_metadata
-from flows import audit, publish, tracking, versions, warm_start, workspace
-from flows.observer import Silent
+from components.shipping.evaluation import onnx_logits
+from components.shipping.export import read_metadata
+from flows import audit, publish, warm_start
+from flows.checkout import commits, versions
+from flows.checkout.settings import load_params
+from flows.lineage import reproduce
 from flows.report import __main__ as report
-from flows.settings import load_params
+from flows.runtime.observer import Silent
+from flows.schedule import workspace
 from flows.stages import architecture, evaluate, train
+from flows.tracking import models, runs
 from tests.benchmarks import kills
 from tests.browser import browser_page, followed, keep
 from tests.clones import ROOT, environment, run
@@ -256,7 +260,7 @@ def ui(by_flow: Path, tmp_path: Path) -> Iterator[tuple[Page, str]]:
 def page_of(clone: Path, name: str) -> str:
     """A link as the line writes it, without the server."""
     with contextlib.chdir(clone):
-        return tracking.run_page(run_of(clone, name).info.run_id)
+        return runs.run_page(run_of(clone, name).info.run_id)
 
 
 def test_the_retrains_page_shows_headline_verdict_and_links_and_unfolds_every_stage(
@@ -305,7 +309,7 @@ def test_the_model_versions_page_shows_the_decision_tags_and_the_way_back_to_its
     by_flow: Path, ui: tuple[Page, str]
 ) -> None:
     page, server = ui
-    page.goto(f"{server}/{tracking.version_page('tiny-digits', '1')}")
+    page.goto(f"{server}/{models.version_page('tiny-digits', '1')}")
     expect(page.get_by_text("Version 1 published: accuracy ")).to_be_in_viewport()
     expect(page.get_by_role("cell", name="latency_p50_ms")).to_be_visible()
     for tag in ("accuracy", "latency_ms", "gate", "gate.against", "git.commit"):
@@ -314,7 +318,7 @@ def test_the_model_versions_page_shows_the_decision_tags_and_the_way_back_to_its
     judged = followed(page, "The run that judged it")
     expect(judged.get_by_role("heading", name="retrain")).to_be_visible()
     assert run_of(by_flow, "retrain").info.run_id in judged.url
-    page.goto(f"{server}/#/models/tiny-digits{tracking.TRAINING_VIEW}")
+    page.goto(f"{server}/#/models/tiny-digits{runs.TRAINING_VIEW}")
     expect(page.get_by_text("models:/tiny-digits@champion")).to_be_visible()
     keep(page, "model")
 
@@ -623,7 +627,7 @@ def run_deleted(clone: Path) -> Iterator[None]:
 @contextlib.contextmanager
 def trained_by_other_code(clone: Path) -> Iterator[None]:
     """As a stage records it that ran with an edit which was never committed."""
-    run_id, key = run_of(clone, "train@searched").info.run_id, "dvc.dep.components/training.py"
+    run_id, key = run_of(clone, "train@searched").info.run_id, "dvc.dep.components/training/loop.py"
     before = client_of(clone).get_run(run_id).data.tags[key]
     client_of(clone).set_tag(run_id, key, "0" * 32)
     yield
@@ -656,7 +660,7 @@ def test_an_audit_walks_from_the_model_to_the_images_and_finds_every_byte(
         (lock_edited, {"MISMATCH the archived dvc.lock", "MISMATCH loss in dvc.lock"}),
         (settings_edited, {"MISMATCH the archived params.yaml", "MISMATCH train@searched in params.yaml"}),
         (run_deleted, {"GAP results/augmentation/augmentation.json"}),
-        (trained_by_other_code, {"MISMATCH components/training.py"}),
+        (trained_by_other_code, {"MISMATCH components/training/loop.py"}),
     ],
 )
 def test_an_audit_names_what_differs_and_what_is_missing(
@@ -690,7 +694,7 @@ def test_a_model_computed_anew_from_what_is_recorded_has_the_same_md5(
     published: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """The searches come from the cache here, as the latencies do; `train` is computed in the temporary checkout."""
-    monkeypatch.setattr(audit, "MEASURED", (*audit.MEASURED, "prepare", "architecture", "augmentation", "loss"))
+    monkeypatch.setattr(reproduce, "MEASURED", (*reproduce.MEASURED, "prepare", "architecture", "augmentation", "loss"))
     with contextlib.chdir(published):
         tree, bad = audit.audit(CHAMPION, again=True)
     assert bad == []
@@ -701,7 +705,7 @@ def test_a_model_computed_anew_from_what_is_recorded_has_the_same_md5(
 def test_the_first_stage_that_differs_is_named() -> None:
     before = {name: {"outs": [{"path": f"{name}.json", "md5": name}]} for name in ("prepare", "loss", "train")}
     after = before | {name: {"outs": [{"path": f"{name}.json", "md5": "other"}]} for name in ("loss", "train")}
-    assert audit.first_difference(before, after) == "the first stage that differs is loss (loss.json)"
+    assert reproduce.first_difference(before, after) == "the first stage that differs is loss (loss.json)"
 
 
 # ---------------------------------------------------------------- a version whose searches started from another's
@@ -726,7 +730,7 @@ def warmed(published: Path) -> Path:
 
 def of_version(clone: Path, tag: str, path: str) -> str:
     """An output of a version, out of DVC's cache."""
-    stages = yaml.safe_load(versions.require_git(clone, "show", f"{tag}:dvc.lock"))["stages"].values()
+    stages = yaml.safe_load(commits.require_git(clone, "show", f"{tag}:dvc.lock"))["stages"].values()
     (md5,) = {out["md5"] for stage in stages for out in stage["outs"] if out["path"] == path}
     return (clone / ".dvc/cache/files/md5" / md5[:2] / md5[2:]).read_text()
 
@@ -766,7 +770,7 @@ def test_dvc_repro_alone_makes_the_second_version_from_its_commit_to_the_same_by
     warmed: Path, tmp_path: Path
 ) -> None:
     clone = tmp_path / "clone"
-    versions.require_git(warmed, "clone", "--quiet", "--branch", SECOND, str(warmed), str(clone))
+    commits.require_git(warmed, "clone", "--quiet", "--branch", SECOND, str(warmed), str(clone))
     carry_measurements(warmed, clone, ("prepare", *MEASURE_TIME))  # the flow computes `prepare` to the same bytes
     for record in objects_of(warmed, versions.data_digest(clone / "data" / "split.csv.dvc")):
         copy_into(warmed, clone, record)  # as a DVC remote would give it: an ingest goes on from it

@@ -31,7 +31,7 @@ from mlflow import MlflowClient
 from PIL import Image, ImageDraw
 
 from components.data.images import decode, to_array
-from components.evaluation import onnx_logits
+from components.shipping.evaluation import onnx_logits
 from tests.clones import ROOT, environment, fresh_clone, run
 from tests.flows.receiver import receiver
 from tests.line_cache import put_tiny_cache

@@ -17,9 +17,9 @@ from functools import partial
 import numpy as np
 from jaxtyping import Float
 
-from components import params
 from components.architecture.costs import ADDITIVE, costs_of
 from components.architecture.space import Architecture, Space, candidates, canonical, format_architecture
+from components.settings.architecture import Architecture as ArchitectureSettings
 
 TOLERANCE = 1e-9
 """Relative slack of a comparison with the limit, for sums that differ in their last digits."""
@@ -115,7 +115,7 @@ class Budget:
         return result
 
 
-def budget_of(space: Space, latency: Callable[[Architecture], float], settings: params.Architecture) -> Budget:
+def budget_of(space: Space, latency: Callable[[Architecture], float], settings: ArchitectureSettings) -> Budget:
     """The settings' limits over the space. Raises ValueError if no network is within them."""
     said = f"{settings.budget:g} ({limit_of(settings):.4g} after its margin)"
     limits = [make_limit(space, latency, "latency_ms", "ms", limit_of(settings), said)]
@@ -136,7 +136,7 @@ def cost_of(space: Space, cost: Callable[..., float], architecture: Architecture
     return float(cost(costs_of(space, architecture)))
 
 
-def limit_of(settings: params.Architecture) -> float:
+def limit_of(settings: ArchitectureSettings) -> float:
     """Milliseconds the search may use: the budget less its margin."""
     return settings.budget * (1 - settings.margin)
 

@@ -19,7 +19,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from components import params
 from components.architecture.network import Stem, build_block
 from components.architecture.parts import Head, RawStem
 from components.architecture.space import (
@@ -30,6 +29,8 @@ from components.architecture.space import (
     candidates,
     format_architecture,
 )
+from components.settings.architecture import Architecture as ArchitectureSettings
+from components.settings.require import require
 
 NODE_BYTES, ARRAY_BYTES = 90, 145
 """What the file says of an operator and of an array of weights beside its numbers: names, shapes, attributes (counted
@@ -223,7 +224,7 @@ ADDITIVE: Mapping[str, tuple[str, Callable[[Costs], float], float]] = {
 limit that is kept free for the estimate's error."""
 
 
-def within_memory(space: Space, settings: params.Architecture) -> Space:
+def within_memory(space: Space, settings: ArchitectureSettings) -> Space:
     """The space without the blocks that alone need more memory than the settings allow.
 
     A network's peak is its parts' highest: what is left has no network over the limit, and lacks none within it.
@@ -241,7 +242,7 @@ def within_memory(space: Space, settings: params.Architecture) -> Space:
         min(candidates(space, index), key=lambda name: peaks[index, name]) for index in range(len(space.layers))
     )
     least = costs_of(space, cheapest).memory_bytes
-    params.require(
+    require(
         least <= limit,
         f"architecture.max_memory_bytes is {limit}, below the {least} bytes that the network of the smallest peak "
         f"needs ({format_architecture(cheapest)}); raise it, offer smaller blocks, or narrow stem and stages",

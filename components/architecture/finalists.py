@@ -8,21 +8,15 @@ from dataclasses import dataclass, replace
 
 from torch import nn
 
-from components import params
 from components.architecture.search import Candidate, PoolUpdate
 from components.architecture.space import Architecture
 from components.data.store import Split
-from components.training import (
-    Diverged,
-    accuracy,
-    base_augment,
-    cross_entropy,
-    fit,
-    load_state,
-    predict,
-    split_tensors,
-)
-from components.world import CPU, Devices, one_thread
+from components.online.world import CPU, Devices, one_thread
+from components.settings.recipe import Recipe
+from components.settings.train import Train
+from components.training.crop_flip import base_augment
+from components.training.loop import Diverged, cross_entropy, fit, load_state, predict, split_tensors
+from components.training.metrics import accuracy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +26,7 @@ class TrainAlone:
     make: Callable[[Architecture], nn.Module]
     train: Split
     val: Split
-    recipe: params.Recipe
+    recipe: Recipe
     epochs: int
     seed: int
     devices: Devices = CPU
@@ -45,7 +39,7 @@ class TrainAlone:
                 *_, last = fit(
                     network,
                     *split_tensors(self.train),
-                    settings=params.Train(epochs=self.epochs, recipe=self.recipe),
+                    settings=Train(epochs=self.epochs, recipe=self.recipe),
                     augment=base_augment(self.recipe),
                     criterion=cross_entropy(self.recipe.label_smoothing),
                     seed=self.seed,

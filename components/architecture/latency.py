@@ -35,8 +35,9 @@ from components.architecture.timing import (
     quiet_pace,
     time_models,
 )
-from components.params import Export, Latency
 from components.progress import Progress, unwatched
+from components.settings.export import Export
+from components.settings.latency import Latency
 
 DRAWN_WHOLES = 64
 """Random networks that the measured ones are picked from (ours)."""

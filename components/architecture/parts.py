@@ -21,9 +21,9 @@ from components.architecture.space import (
     after_stride,
     candidates,
 )
-from components.export import to_onnx
-from components.params import Export
-from components.quantisation import convert
+from components.settings.export import Export
+from components.shipping.export import to_onnx
+from components.shipping.quantisation import convert
 
 RANDOM_IMAGES = 4
 """They give the ranges of a network that is quantised only to be timed (ours)."""

@@ -30,7 +30,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Float
 
-from components import params
 from components.architecture.budget import Budget, block_extras, budget_of, complete, complete_once, gumbel, limit_of
 from components.architecture.pc_nas import mean_potential
 from components.architecture.rivals import SLICE, verify
@@ -47,7 +46,8 @@ from components.architecture.search import (
 )
 from components.architecture.space import Architecture, Space, candidates, canonical
 from components.architecture.warm_start import first_of
-from components.controllers import Adam, advantages, informative
+from components.online.controllers import Adam, advantages, informative
+from components.settings.architecture import Architecture as ArchitectureSettings
 
 DRAWS = 8
 """Networks a step of theta (ours)."""
@@ -120,14 +120,14 @@ class LatencyTerm:
 
 
 def enas(
-    space: Space, world: World, settings: params.Architecture, seed: int, start: Pool = ()
+    space: Space, world: World, settings: ArchitectureSettings, seed: int, start: Pool = ()
 ) -> Iterator[PoolUpdate]:
     """Pham et al.: a controller by REINFORCE and weights trained on what it draws, in turns."""
     return with_path_weights(Paths.sample, 0.0, space, world, settings, seed, start)
 
 
 def proxyless(
-    space: Space, world: World, settings: params.Architecture, seed: int, start: Pool = ()
+    space: Space, world: World, settings: ArchitectureSettings, seed: int, start: Pool = ()
 ) -> Iterator[PoolUpdate]:
     """Cai et al., with REINFORCE for the accuracy and the analytic gradient for the latency."""
     return with_path_weights(Paths.sample_any, settings.latency_weight, space, world, settings, seed, start)
@@ -138,7 +138,7 @@ def with_path_weights(
     weight: float,
     space: Space,
     world: World,
-    settings: params.Architecture,
+    settings: ArchitectureSettings,
     seed: int,
     start: Pool,
 ) -> Iterator[PoolUpdate]:
@@ -204,7 +204,7 @@ def uniform(space: Space) -> Logits:
     return np.where(legal, 0.0, -np.inf)
 
 
-def latency_term(space: Space, world: World, settings: params.Architecture, weight: float) -> LatencyTerm:
+def latency_term(space: Space, world: World, settings: ArchitectureSettings, weight: float) -> LatencyTerm:
     cheapest, extras = block_extras(space, world.latency)
     table = np.array([[extra.get(block, 0.0) for block in space.blocks] for extra in extras])
     return LatencyTerm(weight=weight, limit=limit_of(settings), base=world.latency(cheapest), extras=table)

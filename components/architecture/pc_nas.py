@@ -27,7 +27,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import numpy as np
 from jaxtyping import Float
 
-from components import params
 from components.architecture.additive import best_ends, finish, fit_additive
 from components.architecture.budget import TRIES, Budget, budget_of, complete, gumbel
 from components.architecture.search import (
@@ -46,10 +45,11 @@ from components.architecture.search import (
 )
 from components.architecture.space import Architecture, Space, candidates, canonical, format_architecture
 from components.architecture.warm_start import first_of
+from components.settings.architecture import Architecture as ArchitectureSettings
 
 
 def pc_nas(
-    space: Space, world: World, settings: params.Architecture, seed: int, start: Pool = ()
+    space: Space, world: World, settings: ArchitectureSettings, seed: int, start: Pool = ()
 ) -> Iterator[PoolUpdate]:
     """Shrink the space layer by layer to the partial models with the most potential."""
     budget = budget_of(space, world.latency, settings)
@@ -122,7 +122,7 @@ def extend(space: Space, pool: Pool) -> tuple[list[Architecture], list[Candidate
 
 
 def stage_noise(
-    space: Space, settings: params.Architecture, seed: int, stage: int
+    space: Space, settings: ArchitectureSettings, seed: int, stage: int
 ) -> Float[np.ndarray, "draws layers blocks"]:
     """The draws that all candidates of a stage share."""
     return gumbel(np.random.default_rng([seed, stage]), settings.completions * TRIES, space)

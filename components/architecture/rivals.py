@@ -20,7 +20,6 @@ from itertools import chain, islice
 
 import numpy as np
 
-from components import params
 from components.architecture.additive import Additive, best_ends, finish, fit_additive
 from components.architecture.budget import Budget, budget_of, complete, complete_once, gumbel
 from components.architecture.pc_nas import POTENTIALS, Potential, mean_potential
@@ -37,6 +36,7 @@ from components.architecture.search import (
 )
 from components.architecture.space import Architecture, Space, candidates, canonical
 from components.architecture.warm_start import first_of
+from components.settings.architecture import Architecture as ArchitectureSettings
 
 SLICE = 1
 """Stage whose slice of val all networks before the last stage are scored on, so that their scores compare."""
@@ -47,7 +47,7 @@ PARENTS = 0.2
 CONTESTANTS = 0.25
 """Share of a population that a parent of aging evolution is the best of (paper: 25 of 100)."""
 
-Breed = Callable[[Space, params.Architecture, Sequence[Scored], np.random.Generator], Iterator[Architecture]]
+Breed = Callable[[Space, ArchitectureSettings, Sequence[Scored], np.random.Generator], Iterator[Architecture]]
 """(space, settings, scores so far, rng) -> children without end, some over the limit or known."""
 Finalists = Callable[[Budget, Sequence[Scored], int], list[Architecture]]
 """(budget, scores so far, how many) -> what the whole of val is spent on."""
@@ -96,28 +96,28 @@ class Rule:
 
 
 def random(
-    space: Space, world: World, settings: params.Architecture, seed: int, start: Pool = ()
+    space: Space, world: World, settings: ArchitectureSettings, seed: int, start: Pool = ()
 ) -> Iterator[PoolUpdate]:
     """The control: networks drawn uniformly under the limit."""
     return uniformly_trained(Rule(), space, world, settings, seed, start)
 
 
 def evolution(
-    space: Space, world: World, settings: params.Architecture, seed: int, start: Pool = ()
+    space: Space, world: World, settings: ArchitectureSettings, seed: int, start: Pool = ()
 ) -> Iterator[PoolUpdate]:
     """SPOS: generations bred from the best networks so far."""
     return uniformly_trained(Rule(breed=of_the_best), space, world, settings, seed, start)
 
 
 def aging_evolution(
-    space: Space, world: World, settings: params.Architecture, seed: int, start: Pool = ()
+    space: Space, world: World, settings: ArchitectureSettings, seed: int, start: Pool = ()
 ) -> Iterator[PoolUpdate]:
     """Real et al., Algorithm 1: with each child the oldest network dies, however good."""
     return uniformly_trained(Rule(breed=of_the_young, steady=True), space, world, settings, seed, start)
 
 
 def ridge(
-    space: Space, world: World, settings: params.Architecture, seed: int, start: Pool = ()
+    space: Space, world: World, settings: ArchitectureSettings, seed: int, start: Pool = ()
 ) -> Iterator[PoolUpdate]:
     """Main effects fitted to random networks, the best expected verified. `settings.potential` chooses among those: by
     the verified score (mean), or by what the model, fitted to all scores, says of them (additive)."""
@@ -127,7 +127,7 @@ def ridge(
 
 
 def uniformly_trained(
-    rule: Rule, space: Space, world: World, settings: params.Architecture, seed: int, start: Pool
+    rule: Rule, space: Space, world: World, settings: ArchitectureSettings, seed: int, start: Pool
 ) -> Iterator[PoolUpdate]:
     """One record a stage: the pool is the best so far, the dropped are those it outdoes and those over the limit."""
     budget = budget_of(space, world.latency, settings)
@@ -156,7 +156,7 @@ def uniformly_trained(
 def verify(
     potential: Potential,
     world: World,
-    settings: params.Architecture,
+    settings: ArchitectureSettings,
     budget: Budget,
     scores: tuple[Scored, ...],
     chosen: Sequence[Architecture],
@@ -176,7 +176,7 @@ def verify(
 def explore(
     rule: Rule,
     world: World,
-    settings: params.Architecture,
+    settings: ArchitectureSettings,
     budget: Budget,
     scores: Sequence[Scored],
     stage: int,
@@ -225,7 +225,7 @@ def drawn(budget: Budget, rng: np.random.Generator) -> Iterator[Architecture]:
 
 
 def of_the_best(
-    space: Space, settings: params.Architecture, scores: Sequence[Scored], rng: np.random.Generator
+    space: Space, settings: ArchitectureSettings, scores: Sequence[Scored], rng: np.random.Generator
 ) -> Iterator[Architecture]:
     """SPOS: half are mutants of one of the best (each layer redrawn with a small probability), half crosses of two."""
     size = max(2, round(PARENTS * settings.population))
@@ -243,7 +243,7 @@ def of_the_best(
 
 
 def of_the_young(
-    space: Space, settings: params.Architecture, scores: Sequence[Scored], rng: np.random.Generator
+    space: Space, settings: ArchitectureSettings, scores: Sequence[Scored], rng: np.random.Generator
 ) -> Iterator[Architecture]:
     """Aging evolution: the best of a few of the last scored, with another block in one layer; none where no layer has
     another."""

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from components import params
 from components.architecture.space import Architecture, Space, candidates, canonical
+from components.settings.architecture import Architecture as ArchitectureSettings
 
 Pool = tuple[Architecture, ...]
 
@@ -76,7 +76,7 @@ class PoolUpdate:
     matter of luck, and more completions are needed. None for fewer than 3 candidates of two completions."""
 
 
-Strategy = Callable[[Space, World, params.Architecture, int, Pool], Iterator[PoolUpdate]]
+Strategy = Callable[[Space, World, ArchitectureSettings, int, Pool], Iterator[PoolUpdate]]
 """(space, world, settings, seed, start: whole networks that are admitted) -> records."""
 
 
@@ -117,13 +117,13 @@ def known(number: float | None) -> float:
     return number
 
 
-def evaluations(space: Space, settings: params.Architecture) -> list[int]:
+def evaluations(space: Space, settings: ArchitectureSettings) -> list[int]:
     """How many networks each stage scores if nothing is dropped: what a rival may spend as well."""
     *counts, last = candidate_counts(space, settings)
     return [*(count * settings.completions for count in counts), last]
 
 
-def candidate_counts(space: Space, settings: params.Architecture) -> list[int]:
+def candidate_counts(space: Space, settings: ArchitectureSettings) -> list[int]:
     """How many (partial) models each stage of PC-NAS judges if nothing is dropped."""
     counts: list[int] = []
     members = 1

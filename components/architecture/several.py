@@ -11,19 +11,19 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain, count
 
-from components import params
 from components.architecture.budget import budget_of
 from components.architecture.costs import within_memory
 from components.architecture.search import Pool, PoolUpdate, World
 from components.architecture.space import Space
 from components.architecture.strategies import search
+from components.settings.architecture import Architecture
 
 NOBODY: Pool = ((),)
 """The pool of uniform paths."""
 
 
 def search_all(
-    space: Space, world: World, settings: params.Architecture, seed: int, starts: Sequence[Pool] | None = None
+    space: Space, world: World, settings: Architecture, seed: int, starts: Sequence[Pool] | None = None
 ) -> Iterator[tuple[PoolUpdate, ...]]:
     """One record a stage and budget, in the settings' order of budgets; `starts`: of each budget's search.
 

@@ -10,9 +10,10 @@ Block names: `mb_k{3,5,7}_e{1..6}[_se]` is MobileNetV2's inverted bottleneck (ke
 import re
 from dataclasses import dataclass
 
-from components import params
 from components.data.store import Classes
-from components.params import Blocks
+from components.settings.architecture import Architecture as ArchitectureSettings
+from components.settings.architecture import Blocks
+from components.settings.require import require
 
 Architecture = tuple[str, ...]
 
@@ -81,7 +82,7 @@ def parse_block(name: str) -> Block:
     return plain[name]
 
 
-def space_of(settings: params.Architecture, classes: Classes) -> Space:
+def space_of(settings: ArchitectureSettings, classes: Classes) -> Space:
     """The space that the settings span for images of these classes. Raises ValueError for impossible settings."""
     for name in settings.blocks:
         parse_block(name)
@@ -101,11 +102,11 @@ def space_of(settings: params.Architecture, classes: Classes) -> Space:
         blocks=settings.blocks,
     )
     for index, layer in enumerate(space.layers):
-        params.require(
+        require(
             candidates(space, index) != (),
             f"architecture.blocks holds only {IDENTITY}, which layer {index} ({layer}) cannot be; name another block",
         )
-    params.require(
+    require(
         settings.blocks != (IDENTITY,),
         f"architecture.blocks holds only {IDENTITY}: no network would compute anything; name another block",
     )
@@ -159,7 +160,7 @@ def parse_architecture(space: Space, text: str) -> Architecture:
     """The architecture a text stands for. Raises ValueError if it is none of the space's."""
     names = blocks_of(text)
     reason = misfit(space, names)
-    params.require(not reason, f"the architecture {text!r} is none of this space: {reason}; name a legal block a layer")
+    require(not reason, f"the architecture {text!r} is none of this space: {reason}; name a legal block a layer")
     return names
 
 

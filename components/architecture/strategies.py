@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from dataclasses import replace
 
-from components import params
 from components.architecture.budget import budget_of
 from components.architecture.costs import within_memory
 from components.architecture.path_weights import enas, proxyless
@@ -12,6 +11,7 @@ from components.architecture.rivals import aging_evolution, evolution, random, r
 from components.architecture.search import Pool, PoolUpdate, Strategy, World
 from components.architecture.space import Space
 from components.architecture.warm_start import admitted
+from components.settings.architecture import Architecture
 
 STRATEGIES: dict[str, Strategy] = {
     "pc_nas": pc_nas,
@@ -24,9 +24,7 @@ STRATEGIES: dict[str, Strategy] = {
 }
 
 
-def search(
-    space: Space, world: World, settings: params.Architecture, seed: int, start: Pool = ()
-) -> Iterator[PoolUpdate]:
+def search(space: Space, world: World, settings: Architecture, seed: int, start: Pool = ()) -> Iterator[PoolUpdate]:
     """The settings' strategy; one record a stage, the same records for the same seed and start.
 
     `start`: whole networks that are tried again, the best first; those that cannot be chosen here are dropped in the

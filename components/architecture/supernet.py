@@ -17,28 +17,28 @@ import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 
-from components import params
 from components.architecture.network import Stem, build_block, pool, seeded
 from components.architecture.search import Pool, World
 from components.architecture.space import Architecture, Space, candidates
-from components.parallel import Parallel, WorkerDied, sequential
-from components.training import (
+from components.online.world import Devices, one_thread
+from components.settings.architecture import Architecture as ArchitectureSettings
+from components.settings.recipe import Recipe
+from components.training.crop_flip import base_augment
+from components.training.loop import (
     Diverged,
     State,
-    accuracy,
-    base_augment,
     batches_of,
     collect_state,
     cross_entropy,
     device_of,
     initial_state,
-    likelihood,
     load_state,
     make_optimiser,
     schedule,
     steps_in,
 )
-from components.world import Devices, one_thread
+from components.training.metrics import accuracy, likelihood
+from components.training.parallel import Parallel, WorkerDied, sequential
 
 T = TypeVar("T")
 Images = UInt8[Tensor, "_ c h w"]
@@ -165,8 +165,8 @@ class SharedWeights:
     def __init__(
         self,
         supernet: Supernet,
-        settings: params.Architecture,
-        recipe: params.Recipe,
+        settings: ArchitectureSettings,
+        recipe: Recipe,
         train: tuple[Images, Labels],
         val: tuple[Images, Labels],
         seed: int,
@@ -348,6 +348,6 @@ def deck(cards: Sequence[T], rng: np.random.Generator) -> Iterator[T]:
 ROUNDS: dict[str, Rounds] = {"uniform": uniform_rounds, "fair": fair_rounds}
 
 
-def round_length(layers: Sequence[Sequence[str]], settings: params.Architecture) -> int:
+def round_length(layers: Sequence[Sequence[str]], settings: ArchitectureSettings) -> int:
     """Paths of an update. Each counts as a step: both samplings cost the same for the same epochs."""
     return max(map(len, layers)) if settings.sampling == "fair" else 1

@@ -22,8 +22,8 @@ import onnxruntime
 import torch
 from jaxtyping import Float
 
-from components.params import Latency
 from components.progress import Progress, unwatched
+from components.settings.latency import Latency
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 CLOCKS: dict[str, Callable[[], int]] = {"thread CPU": time.thread_time_ns, "wall": time.perf_counter_ns}

@@ -7,13 +7,15 @@ others are: whatever the start was, the last stage can choose from it again, and
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from components import params
 from components.architecture.budget import Budget
 from components.architecture.search import Candidate, Pool
 from components.architecture.space import Architecture, Space, blocks_of, canonical, format_architecture, misfit
+from components.settings.architecture import Architecture as ArchitectureSettings
+from components.settings.params import OtherSpace
+from components.settings.require import require
 
 
-def admitted(start: Pool, budget: Budget, settings: params.Architecture) -> tuple[Pool, tuple[Candidate, ...]]:
+def admitted(start: Pool, budget: Budget, settings: ArchitectureSettings) -> tuple[Pool, tuple[Candidate, ...]]:
     """Of the start, at most the settings' pool of networks that can be chosen here, no two of them one network by
     moved identities; and those that cannot, with the reason."""
     fitting: list[Architecture] = []
@@ -38,16 +40,16 @@ def to_warm_start(pools: Mapping[float, Pool]) -> dict[str, Any]:
     }
 
 
-def from_warm_start(record: Mapping[str, Any], space: Space, settings: params.Architecture) -> list[Pool]:
+def from_warm_start(record: Mapping[str, Any], space: Space, settings: ArchitectureSettings) -> list[Pool]:
     """For each of the settings' budgets the networks of the record's nearest.
 
     Raises OtherSpace if none of all is one of the space's; KeyError, ValueError.
     """
     pools = {entry["latency_ms"]: tuple(map(blocks_of, entry["networks"])) for entry in record["budgets"]}
     reasons = [misfit(space, a) for pool in pools.values() for a in pool]
-    params.require(reasons != [], "it names no network")
+    require(reasons != [], "it names no network")
     if all(reasons):
-        raise params.OtherSpace(f"none of its {len(reasons)} networks is of this space; of the first, {reasons[0]}")
+        raise OtherSpace(f"none of its {len(reasons)} networks is of this space; of the first, {reasons[0]}")
     return [pools[min(pools, key=lambda other: abs(other - budget))] for budget in settings.budgets]
 
 

@@ -19,7 +19,7 @@ import torch
 
 from components.augmentation.operations import Element
 from components.augmentation.policy import AugmentPairs, augment_pairs
-from components.params import require
+from components.settings.require import require
 
 Shares = Mapping[tuple[Element, Element], float]
 

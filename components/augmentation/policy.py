@@ -19,8 +19,9 @@ import torch
 from jaxtyping import Float64, Int64, UInt8
 from torch import Tensor
 
-from components import params
 from components.augmentation.operations import ELEMENTS, OPERATIONS, Element, apply_elements, named_element
+from components.settings.augmentation import Augmentation
+from components.settings.require import require
 
 Elements = tuple[Element, ...]
 Pairs = tuple[tuple[int, int], ...]
@@ -76,7 +77,7 @@ def log_gradient(theta: Vector, shares: Vector, normalisation: str) -> Vector:
     return gradient
 
 
-# --- the distributions: each a `components.controllers.Distribution[Pairs]`
+# --- the distributions: each a `components.online.controllers.Distribution[Pairs]`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +101,7 @@ class FactoredPairs:
     def identity(self) -> int:
         """Where Identity stands."""
         found = [k for k, element in enumerate(self.elements) if element.operation == "Identity"]
-        params.require(
+        require(
             found != [], "reward alignment tries every element beside Identity; add it, or use reward leave_one_out"
         )
         return found[0]
@@ -207,7 +208,7 @@ def committed(drawn: Int64[np.ndarray, "n m 2"]) -> tuple[Pairs, ...]:
     return tuple(tuple((int(first), int(second)) for first, second in pairs) for pairs in drawn)
 
 
-def first_distribution(settings: params.Augmentation) -> FactoredPairs | LiteralPairs:
+def first_distribution(settings: Augmentation) -> FactoredPairs | LiteralPairs:
     """Where the search starts: uniform over the elements that the settings name, but for Identity's own share.
 
     `pairs_per_trunk: null` gives a sample as many pairs as a copy trains on images (the paper's fresh pair an image).
@@ -327,9 +328,9 @@ class Policy:
         except KeyError as missing:
             told = f"the policy has no {missing}: it needs `elements`, and `pairs` of them with their probabilities"
             raise ValueError(told) from None
-        params.require(bool((joint >= 0).all()), "the policy has a negative probability; make all 0 or more")
+        require(bool((joint >= 0).all()), "the policy has a negative probability; make all 0 or more")
         total = joint.sum()
-        params.require(bool(np.isclose(total, 1.0)), f"the policy's probabilities sum to {total:g}; make them sum to 1")
+        require(bool(np.isclose(total, 1.0)), f"the policy's probabilities sum to {total:g}; make them sum to 1")
         return cls(elements, joint)
 
 

@@ -4,7 +4,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from components import params
 from components.augmentation.policy import (
     Elements,
     FactoredPairs,
@@ -13,13 +12,17 @@ from components.augmentation.policy import (
     augment_pairs,
     first_distribution,
 )
-from components.controllers import Controller
 from components.data.store import Split
-from components.online import Trunk
-from components.parallel import Parallel, sequential
-from components.training import State, compose
+from components.online.controllers import Controller
+from components.online.engine import Trunk
+from components.online.world import CPU, Devices, Make, Treatment, World
+from components.settings.augmentation import Augmentation
+from components.settings.online import Online
+from components.settings.recipe import Recipe
+from components.training.crop_flip import compose
+from components.training.loop import State
+from components.training.parallel import Parallel, sequential
 from components.warm_start import begun_from, record_of
-from components.world import CPU, Devices, Make, Treatment, World
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,10 +30,10 @@ class PairsWorld(World):
     """Crop and flip, then one of the copy's pairs for each image."""
 
     elements: Elements
-    settings: params.Augmentation
+    settings: Augmentation
 
     @property
-    def online(self) -> params.Online:
+    def online(self) -> Online:
         return self.settings.online
 
     def treatment(self, sample: Pairs, state: State, trunk: int, copy: int) -> Treatment:
@@ -43,8 +46,8 @@ def search_augmentation(
     train: Split,
     val: Split,
     *,
-    settings: params.Augmentation,
-    recipe: params.Recipe,
+    settings: Augmentation,
+    recipe: Recipe,
     seed: int,
     distribution: FactoredPairs | LiteralPairs | None = None,
     controller: Controller | None = None,
@@ -80,7 +83,7 @@ def to_warm_start(distribution: FactoredPairs | LiteralPairs, controller: Contro
 
 
 def from_warm_start(
-    record: Mapping[str, Any], settings: params.Augmentation
+    record: Mapping[str, Any], settings: Augmentation
 ) -> tuple[FactoredPairs | LiteralPairs, Controller]:
     """The distribution of such a record, as the settings sample it, and the settings' controller with its evidence.
 

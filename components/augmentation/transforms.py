@@ -25,7 +25,7 @@ from torchvision.transforms.v2 import functional as F
 
 from components.augmentation.operations import OPERATIONS, Element
 from components.augmentation.policy import Policy
-from components.params import require
+from components.settings.require import require
 
 GREY = 128
 """What an exported Cutout covers with."""

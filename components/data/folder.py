@@ -10,7 +10,8 @@ from pathlib import Path
 
 from components.data.layout import Layout, entries, holds_images, left_out, read_layout, show
 from components.data.records import Record, Refused, Rule, Source, refuse, relative
-from components.params import Data, require
+from components.settings.data import Data
+from components.settings.require import require
 
 BYTES_PER_PIXEL = 8
 """Four channels of 16 bits, uncompressed: no honest file is larger, but for `METADATA`."""

@@ -6,8 +6,8 @@ from components.data.raw import Spill, write_shards
 from components.data.records import Entry, Refused, Source
 from components.data.store import write_record
 from components.data.validation import Rejection, Report, describe, examine, reject, require_enough, resolve
-from components.params import Data
 from components.progress import Progress
+from components.settings.data import Data
 
 VALIDATION = "validation.json"
 

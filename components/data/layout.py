@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 
 from components.data.records import Rule, relative
-from components.params import require
+from components.settings.require import require
 
 OWN_SPLITS = {
     "train": "train",

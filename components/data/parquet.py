@@ -17,7 +17,8 @@ import pyarrow.parquet as pq
 
 from components.data.layout import OWN_SPLITS
 from components.data.records import Record, Rule, Source, refuse, relative
-from components.params import Data, require
+from components.settings.data import Data
+from components.settings.require import require
 
 BATCH = 256
 """Rows in memory at a time."""

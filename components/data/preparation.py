@@ -16,8 +16,8 @@ from components.data.raw import read_images, read_index
 from components.data.records import Refused
 from components.data.split import Shares, count_classes, require_every_class, splits_of
 from components.data.store import Classes, SplitWriter, Statistics, write_contents
-from components.params import Data
 from components.progress import Progress
+from components.settings.data import Data
 
 
 def prepare(

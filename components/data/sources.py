@@ -10,7 +10,7 @@ from components.data.folder import open_folder
 from components.data.images import encode_png
 from components.data.parquet import open_parquet
 from components.data.records import Record, Source
-from components.params import Data
+from components.settings.data import Data
 
 TORCHVISION = "torchvision:"
 

@@ -17,7 +17,8 @@ from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
-from components.params import Data, require
+from components.settings.data import Data
+from components.settings.require import require
 
 TRAIN, VAL, TEST = SPLITS = ("train", "val", "test")
 HEADER = "content,split"

@@ -18,7 +18,8 @@ from torchvision.datasets.folder import default_loader
 from components.data.folder import most_bytes, read_file
 from components.data.images import encode_png, upright
 from components.data.records import Record, Rule, Source, refuse, relative
-from components.params import Data, require
+from components.settings.data import Data
+from components.settings.require import require
 
 PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
 

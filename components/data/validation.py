@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from components.data.images import channels_of, content_hash, decode
 from components.data.records import Entry, Record, Refused, Rule, Source
-from components.params import require
+from components.settings.require import require
 
 FEWEST = 3
 """Images a class needs: one for each split."""

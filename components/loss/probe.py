@@ -18,8 +18,8 @@ from torch import Tensor
 from torch.func import functional_call, stack_module_state, vmap
 
 from components.loss.family import Member
-from components.training import METRICS
-from components.world import one_thread
+from components.online.world import one_thread
+from components.training.metrics import METRICS
 
 STEPS = 50
 """Of Adam, on all images at once (ours), until wrong labels begin to be learned by heart; 100 found losses as good."""

@@ -5,7 +5,7 @@ Li et al., "AM-LFS: AutoML for Loss Function Search", ICCV 2019, Algorithm 1.
     theta, mu  what is learned: the Gaussian's mean     sigma  its standard deviation, fixed
     g(L)       norm of the gradient of L, all parameters
 
-Unlike the paper: samples come in antithetic pairs (components.gaussian); and every sampled loss is scaled to
+Unlike the paper: samples come in antithetic pairs (components.online.gaussian); and every sampled loss is scaled to
 g(cross-entropy) at the state it starts from, or a loss with twice the gradient, a doubled learning rate, would win for
 nothing. Rewards are measured on val and never use a searched loss.
 
@@ -31,15 +31,16 @@ import torch.nn.functional as F
 from jaxtyping import Float, Float64, Int64, UInt8
 from torch import Tensor, nn
 
-from components.controllers import Controller
-from components.gaussian import Gaussian, Sample
 from components.loss.family import PARAMETRISATIONS, Member
 from components.loss.probe import AT_ONCE, probe_data, probe_scores
-from components.online import MATCHING, PROBING, Trunk, numpy_rng, torch_rng
-from components.parallel import Parallel, WorkerDied, sequential
-from components.params import Loss, Online
-from components.rewards import Faults, Probe, Request, Vector
-from components.training import (
+from components.online.controllers import Controller
+from components.online.engine import MATCHING, PROBING, Trunk, numpy_rng, torch_rng
+from components.online.gaussian import Gaussian, Sample
+from components.online.rewards import Faults, Probe, Request, Vector
+from components.online.world import SCORE_BATCH, Treatment, World, network_on, one_thread, score_tensors
+from components.settings.loss import Loss
+from components.settings.online import Online
+from components.training.loop import (
     Classifier,
     Criterion,
     Diverged,
@@ -47,11 +48,11 @@ from components.training import (
     cross_entropy,
     device_of,
     load_state,
-    smooth_lq_likelihood,
     split_tensors,
 )
+from components.training.metrics import smooth_lq_likelihood
+from components.training.parallel import Parallel, WorkerDied, sequential
 from components.warm_start import begun_from, record_of
-from components.world import SCORE_BATCH, Treatment, World, network_on, one_thread, score_tensors
 
 LARGEST = 4.0
 """Most that matching multiplies or divides a loss by (ours): one whose gradient vanishes stays slow instead of

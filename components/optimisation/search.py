@@ -20,12 +20,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Float64
 
-from components.gaussian import Gaussian, Sample
-from components.online import Trunk
-from components.parallel import Parallel, sequential
-from components.params import Online, Recipe, require
-from components.training import State
-from components.world import Treatment, World
+from components.online.engine import Trunk
+from components.online.gaussian import Gaussian, Sample
+from components.online.world import Treatment, World
+from components.settings.online import Online
+from components.settings.recipe import Recipe
+from components.settings.require import require
+from components.training.loop import State
+from components.training.parallel import Parallel, sequential
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,1 @@
+"""What was found, in words and charts: results/report.html, MLflow and Prefect."""

@@ -7,8 +7,8 @@ if __name__ == "__main__":
 
 import sys
 
+from flows.checkout.settings import load_params
 from flows.report.page import make, write
-from flows.settings import load_params
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -12,9 +12,9 @@ from components.architecture.space import IDENTITY, Space, blocks_of, parse_arch
 from components.architecture.warm_start import from_warm_start
 from components.charts import score_against_latency
 from components.data.store import read_classes
-from components.params import Params
-from flows import paths
-from flows.files import read_json
+from components.settings.params import Params
+from flows.checkout import paths
+from flows.checkout.files import read_json
 from flows.report import figures, searched
 from flows.report.figures import Judged
 from flows.report.parts import Chain, Figure, Link, Maker, Note, Part, Table

@@ -10,10 +10,10 @@ from jaxtyping import Float
 from components.augmentation.policy import Policy, first_distribution, policy_of
 from components.augmentation.search import from_warm_start
 from components.data.store import Split, open_split, read_classes
-from components.params import Params
-from components.training import split_tensors
-from flows import paths
-from flows.files import read_json
+from components.settings.params import Params
+from components.training.loop import split_tensors
+from flows.checkout import paths
+from flows.checkout.files import read_json
 from flows.report import figures, searched
 from flows.report.images import picture
 from flows.report.parts import Figure, Maker, Note, Part, Picture, Pictures, Table

@@ -5,9 +5,9 @@ from itertools import islice
 
 from components.data.split import SPLITS
 from components.data.store import read_statistics
-from components.params import Params
-from flows import paths, versions
-from flows.files import read_json
+from components.settings.params import Params
+from flows.checkout import paths, versions
+from flows.checkout.files import read_json
 from flows.report.parts import Maker, Note, Part, Table
 from flows.report.reading import counted, folded
 

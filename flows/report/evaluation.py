@@ -7,9 +7,9 @@ import numpy as np
 from jaxtyping import Int64
 
 from components.data.store import open_split, read_classes
-from components.evaluation import confusion_matrix
-from components.params import Params
-from flows import paths
+from components.settings.params import Params
+from components.shipping.evaluation import confusion_matrix
+from flows.checkout import paths
 from flows.report import figures
 from flows.report.images import picture
 from flows.report.parts import Figure, Maker, Note, Part, Picture, Pictures, Table

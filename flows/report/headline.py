@@ -6,16 +6,18 @@ from typing import Any
 
 import numpy as np
 
-from components.comparison import Paired, mcnemar, pair
-from components.evaluation import wilson_interval
-from components.params import Params
-from flows import gate, paths, registry, tracking, versions
-from flows.decision import decided
-from flows.files import read_json
+from components.settings.params import Params
+from components.shipping.comparison import Paired, mcnemar, pair
+from components.shipping.evaluation import wilson_interval
+from flows.checkout import files, paths, pipeline
+from flows.checkout.files import read_json
+from flows.release import gate, registry
+from flows.release.decision import decided
 from flows.report import figures
 from flows.report.lineage import Workspace, trace
 from flows.report.parts import Fact, Facts, Figure, Maker, Note, Part, Table
 from flows.report.reading import counted, interval, milliseconds, percent, read_rows
+from flows.tracking import connection, models, runs
 
 TRAINING = "train@baseline"
 """What a training without any search costs."""
@@ -81,7 +83,7 @@ def doubts(params: Params) -> Iterator[Part]:
 
 def judged() -> dict[str, Any] | None:
     """What the gate decided on the model that lies here; None if it has not."""
-    return decided(tracking.md5_of(paths.MODEL.read_bytes()))
+    return decided(files.md5_of(paths.MODEL.read_bytes()))
 
 
 def verdict_fact(decision: Mapping[str, Any] | None) -> Fact:
@@ -154,10 +156,10 @@ def gain(found: Paired) -> str:
 def costs() -> dict[str, float | None]:
     """Stage -> core-minutes; None where MLflow was not told, or cannot be asked."""
     found: dict[str, float | None] = dict.fromkeys((*paths.SEARCHES, TRAINING))
-    with suppress(*tracking.ERRORS):
+    with suppress(*connection.ERRORS):
         for name in found:
-            lock = versions.locked_stage(name)
-            found[name] = tracking.core_minutes(versions.stage_key(lock)) if lock else None
+            lock = pipeline.locked_stage(name)
+            found[name] = runs.core_minutes(pipeline.stage_key(lock)) if lock else None
     return found
 
 
@@ -223,11 +225,11 @@ def verdict(params: Params) -> Iterator[Part]:
 def in_service_instead(decision: Mapping[str, Any]) -> str:
     """Which version is, and since when; nothing if it is this one, or if MLflow cannot be asked."""
     name, version = decision["model"], decision["version"]
-    with suppress(*tracking.ERRORS):
-        serving = tracking.alias_version(name, registry.CHAMPION)
+    with suppress(*connection.ERRORS):
+        serving = models.alias_version(name, registry.CHAMPION)
         if serving in (None, version):
             return ""
-        tags = tracking.version_tags(name, version)
+        tags = models.version_tags(name, version)
         when = tags.get(registry.WITHDRAWN)
         why = f", since {tags.get('rollback.by')} rolled version {version} back ({when})" if when else ""
         return f"version {serving} is{why}"

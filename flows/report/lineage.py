@@ -6,9 +6,10 @@ from typing import Any
 
 import yaml
 
-from components.params import Params
-from flows import lineage, paths, tracking, versions
-from flows.lineage import Finding, StageRun, Step
+from components.settings.params import Params
+from flows.checkout import commits, files, paths, pipeline, versions
+from flows.lineage import walk
+from flows.lineage.walk import Finding, StageRun, Step
 from flows.report.parts import Maker, Part, Tree
 
 STAGE = "train@searched"
@@ -24,17 +25,17 @@ class Workspace:
 
     def __init__(self) -> None:
         text = versions.LOCK.read_text(encoding="utf-8")
-        self.stages: dict[str, versions.Lock] = yaml.safe_load(text)["stages"]
+        self.stages: dict[str, pipeline.Lock] = yaml.safe_load(text)["stages"]
 
     def maker(self, path: str, md5: str) -> StageRun | None:
         for name, lock in self.stages.items():
-            outs = versions.hashes(lock, "outs")
+            outs = pipeline.hashes(lock, "outs")
             if outs.get(path) == md5:
-                key, deps = versions.stage_key(lock), versions.hashes(lock, "deps")
+                key, deps = pipeline.stage_key(lock), pipeline.hashes(lock, "deps")
                 return StageRun(run=name, name=name, key=key, commit="", deps=deps, outs=outs)
         return None
 
-    def locked(self, stage: str) -> versions.Lock | None:
+    def locked(self, stage: str) -> pipeline.Lock | None:
         return self.stages.get(stage)
 
     def settings(self) -> Mapping[str, Any] | None:
@@ -56,7 +57,7 @@ class Workspace:
     def here(self, place: Path, md5: str) -> Finding:
         if not place.is_file():
             return Finding(verdict="gap", subject=str(place), said="is not here")
-        found = tracking.md5_of(place.read_bytes())
+        found = files.md5_of(place.read_bytes())
         if found != md5:
             return Finding(
                 verdict="mismatch", subject=str(place), said=f"is not what dvc.lock names ({found[:8]}, not {md5[:8]})"
@@ -79,7 +80,7 @@ class Workspace:
     def frozen(self) -> Collection[str]:
         if not versions.PIPELINE.exists():
             return ()
-        return versions.frozen_stages(yaml.safe_load(versions.PIPELINE.read_text(encoding="utf-8")))
+        return pipeline.frozen_stages(yaml.safe_load(versions.PIPELINE.read_text(encoding="utf-8")))
 
     def origin(self, stage: str) -> "Workspace":
         return self
@@ -90,11 +91,11 @@ class Workspace:
 
 def trace(evidence: Workspace) -> Step:
     """The model's history as dvc.lock has it; KeyError if it does not have the model."""
-    return next(lineage.trace(paths.MODEL.as_posix(), locked_md5(evidence), evidence))
+    return next(walk.trace(paths.MODEL.as_posix(), locked_md5(evidence), evidence))
 
 
 def locked_md5(evidence: Workspace) -> str:
-    return versions.hashes(evidence.stages[STAGE], "outs")[paths.MODEL.as_posix()]
+    return pipeline.hashes(evidence.stages[STAGE], "outs")[paths.MODEL.as_posix()]
 
 
 def tree(params: Params) -> Iterator[Part]:
@@ -114,8 +115,8 @@ def tree(params: Params) -> Iterator[Part]:
 
 def code() -> str:
     """Which code lies here."""
-    said = versions.code_tags()
-    if said["git.commit"] == versions.UNKNOWN:
+    said = commits.code_tags()
+    if said["git.commit"] == commits.UNKNOWN:
         return "unknown, since git does not say which commit this is"
     edits = ", with edits that were not committed" if said["git.dirty"] == "true" else ""
     return f"git commit {said['git.commit']}{edits}"

@@ -8,8 +8,9 @@ import numpy as np
 from components.loss.chart import loss_curves
 from components.loss.family import read_loss
 from components.loss.search import from_warm_start
-from components.params import Loss, Params
-from flows import paths
+from components.settings.loss import Loss
+from components.settings.params import Params
+from flows.checkout import paths
 from flows.report import figures, searched
 from flows.report.parts import Figure, Maker, Note, Part
 from flows.report.reading import grouped, read_rows

@@ -8,8 +8,8 @@ from xml.etree import ElementTree
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from components.params import Params
-from flows import files, paths
+from components.settings.params import Params
+from flows.checkout import files, paths
 from flows.report import architecture, augmentation, data, evaluation, headline, lineage, loss, training
 from flows.report.parts import Maker, Note, Part, Section
 

@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from components.params import Params
-from flows.lineage import Step
+from components.settings.params import Params
+from flows.lineage.walk import Step
 
 
 @dataclass(frozen=True, kw_only=True)

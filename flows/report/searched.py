@@ -6,13 +6,13 @@ from typing import Any, TypeVar
 
 import yaml
 
-from components.params import Online
-from flows import versions
-from flows.observer import Silent
+from components.settings.online import Online
+from flows.checkout import versions
 from flows.report import figures
 from flows.report.figures import Rewards
 from flows.report.parts import Figure, Note, Part
 from flows.report.reading import Row, counted, number
+from flows.runtime.observer import Silent
 from flows.starts import TAG, started
 
 T = TypeVar("T")

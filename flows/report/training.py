@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 
-from components.params import Params
-from flows import paths
+from components.settings.params import Params
+from flows.checkout import paths
 from flows.report import figures
 from flows.report.parts import Figure, Maker, Part
 from flows.report.reading import read_rows

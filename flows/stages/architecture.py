@@ -21,14 +21,15 @@ from components.architecture.warm_start import from_warm_start, to_warm_start
 from components.charts import score_against_latency
 from components.data.split import require_batch
 from components.data.store import Statistics, open_split, read_classes, read_statistics
-from components.parallel import Parallel, WorkerDied
-from components.params import Params, require
-from components.training import split_tensors
-from flows import files, paths
-from flows.devices import devices_of
-from flows.observer import Observer
-from flows.parallel import joblib_parallel
-from flows.replay import finished, replayed
+from components.settings.params import Params
+from components.settings.require import require
+from components.training.loop import split_tensors
+from components.training.parallel import Parallel, WorkerDied
+from flows.checkout import files, paths
+from flows.resume.replay import finished, replayed
+from flows.runtime.devices import devices_of
+from flows.runtime.observer import Observer
+from flows.runtime.workers import joblib_parallel
 from flows.starts import started
 
 OUTPUTS = (

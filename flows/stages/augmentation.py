@@ -17,15 +17,17 @@ from components.augmentation.policy import (
     policy_of,
 )
 from components.augmentation.search import from_warm_start, search_augmentation, to_warm_start
-from components.controllers import first_controller
 from components.data.store import open_split, read_classes, read_statistics
-from components.online import Trunk
-from components.params import Augmentation, Online, Params
-from flows import files, paths
-from flows.checkpoints import finished, resumed
-from flows.devices import devices_of
-from flows.observer import Observer
-from flows.parallel import joblib_parallel
+from components.online.controllers import first_controller
+from components.online.engine import Trunk
+from components.settings.augmentation import Augmentation
+from components.settings.online import Online
+from components.settings.params import Params
+from flows.checkout import files, paths
+from flows.resume.checkpoints import finished, resumed
+from flows.runtime.devices import devices_of
+from flows.runtime.observer import Observer
+from flows.runtime.workers import joblib_parallel
 from flows.starts import started
 
 PLACES = 2

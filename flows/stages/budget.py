@@ -1,8 +1,8 @@
 """budget: what `evaluate` measures, of the model of a further budget, beside its own limit."""
 
-from components.params import Params
-from flows import paths
-from flows.observer import Observer
+from components.settings.params import Params
+from flows.checkout import paths
+from flows.runtime.observer import Observer
 from flows.stages.evaluate import evaluate
 
 

@@ -16,12 +16,13 @@ from components.architecture.network import build_network
 from components.architecture.space import Architecture, Space, parse_architecture, space_of
 from components.architecture.timing import measure_model
 from components.data.store import Classes, Split, open_split, read_classes
-from components.evaluation import agreement, confusion_matrix, onnx_logits, per_class, wilson_interval
-from components.export import read_metadata
-from components.params import Params
-from components.training import log_likelihood, predict, split_tensors
-from flows import files, paths
-from flows.observer import Observer
+from components.settings.params import Params
+from components.shipping.evaluation import agreement, confusion_matrix, onnx_logits, per_class, wilson_interval
+from components.shipping.export import read_metadata
+from components.training.loop import predict, split_tensors
+from components.training.metrics import log_likelihood
+from flows.checkout import files, paths
+from flows.runtime.observer import Observer
 
 VARIANTS = ("searched", "baseline")
 

@@ -5,9 +5,9 @@ import numpy as np
 from components.architecture.latency import measure
 from components.architecture.space import space_of
 from components.data.store import read_classes
-from components.params import Params
-from flows import files, paths
-from flows.observer import Observer
+from components.settings.params import Params
+from flows.checkout import files, paths
+from flows.runtime.observer import Observer
 
 
 def run(params: Params, observe: Observer) -> None:

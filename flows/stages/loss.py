@@ -10,19 +10,19 @@ from components.architecture.network import build_network
 from components.architecture.space import parse_architecture, space_of
 from components.augmentation.policy import Policy
 from components.data.store import open_split, read_classes, read_statistics
-from components.gaussian import Sample
 from components.loss.chart import loss_curves
 from components.loss.family import KNOWN, Member
 from components.loss.search import LossWorld, from_warm_start, to_warm_start
-from components.online import Trunk
-from components.params import Params
-from components.rewards import model_of
-from components.training import State
-from flows import files, paths
-from flows.checkpoints import finished, resumed
-from flows.devices import devices_of
-from flows.observer import Observer
-from flows.parallel import joblib_parallel
+from components.online.engine import Trunk
+from components.online.gaussian import Sample
+from components.online.rewards import model_of
+from components.settings.params import Params
+from components.training.loop import State
+from flows.checkout import files, paths
+from flows.resume.checkpoints import finished, resumed
+from flows.runtime.devices import devices_of
+from flows.runtime.observer import Observer
+from flows.runtime.workers import joblib_parallel
 from flows.starts import started
 
 SCALED_AT = 8

@@ -3,9 +3,9 @@
 from components.data.preparation import prepare
 from components.data.split import SPLITS
 from components.data.store import write_classes, write_statistics
-from components.params import Params
-from flows import paths
-from flows.observer import Observer
+from components.settings.params import Params
+from flows.checkout import paths
+from flows.runtime.observer import Observer
 
 FOLDERS = dict(zip(SPLITS, (paths.TRAIN, paths.VAL, paths.TEST), strict=True))
 

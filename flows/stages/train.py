@@ -22,24 +22,17 @@ from components.architecture.space import (
 from components.augmentation.policy import Policy
 from components.data.split import require_batch
 from components.data.store import Classes, Split, open_split, read_classes, read_statistics
-from components.export import export_network
 from components.loss.family import read_loss
-from components.params import Params, require
-from components.quantisation import convert
-from components.training import (
-    Augment,
-    Criterion,
-    base_augment,
-    compose,
-    cross_entropy,
-    fit,
-    load_state,
-    split_tensors,
-)
-from flows import files, paths
-from flows.devices import devices_of
-from flows.epochs import finished, resumed_training
-from flows.observer import Observer
+from components.settings.params import Params
+from components.settings.require import require
+from components.shipping.export import export_network
+from components.shipping.quantisation import convert
+from components.training.crop_flip import base_augment, compose
+from components.training.loop import Augment, Criterion, cross_entropy, fit, load_state, split_tensors
+from flows.checkout import files, paths
+from flows.resume.epochs import finished, resumed_training
+from flows.runtime.devices import devices_of
+from flows.runtime.observer import Observer
 
 
 def run(params: Params, observe: Observer, variant: str, checkpoint: Path) -> None:

@@ -17,9 +17,11 @@ from components.architecture.space import Architecture, Space, space_of
 from components.architecture.strategies import search
 from components.architecture.supernet import SharedWeights, build_supernet
 from components.data.store import Classes, Split
-from components.params import Architecture as Settings
-from components.params import Recipe, Train
-from components.training import base_augment, cross_entropy, fit, split_tensors
+from components.settings.architecture import Architecture as Settings
+from components.settings.recipe import Recipe
+from components.settings.train import Train
+from components.training.crop_flip import base_augment
+from components.training.loop import cross_entropy, fit, split_tensors
 from tests.benchmarks.harness import Row, markdown, spread
 from tests.benchmarks.shift import read_digits
 

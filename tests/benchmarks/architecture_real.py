@@ -34,11 +34,15 @@ from components.architecture.strategies import search
 from components.architecture.supernet import SharedWeights, build_supernet
 from components.architecture.timing import REFERENCE, medians, time_models
 from components.data.store import Classes, Split
-from components.export import export_network
-from components.params import Architecture as Settings
-from components.params import Params, Train
-from components.training import accuracy, base_augment, cross_entropy, fit, load_state, predict, split_tensors
-from flows.settings import PRESETS, load_params
+from components.settings.architecture import Architecture as Settings
+from components.settings.params import Params
+from components.settings.train import Train
+from components.shipping.export import export_network
+from components.training.crop_flip import base_augment
+from components.training.loop import cross_entropy, fit, load_state, predict, split_tensors
+from components.training.metrics import accuracy
+from flows.checkout.settings import load_params
+from flows.settings import PRESETS
 from tests.benchmarks.cifar_networks import MEAN, STD
 from tests.benchmarks.harness import Row, markdown, spread
 from tests.benchmarks.shift import read_cifar10

@@ -33,8 +33,8 @@ from components.architecture.search import PoolUpdate, Scored
 from components.architecture.space import IDENTITY, Architecture, Space, candidates, canonical
 from components.architecture.strategies import STRATEGIES, search
 from components.architecture.supernet import SharedWeights, build_supernet
-from components.params import Architecture as Settings
-from components.training import split_tensors
+from components.settings.architecture import Architecture as Settings
+from components.training.loop import split_tensors
 from tests.benchmarks.harness import Row, markdown, spread
 from tests.benchmarks.ranking import Tau, kendall
 from tests.benchmarks.remembered import UNIFORM, History, Remembered

@@ -24,11 +24,13 @@ from components.augmentation.operations import ELEMENTS
 from components.augmentation.policy import augment_pairs
 from components.augmentation.search import search_augmentation
 from components.data.store import Split, open_split, write_split
-from components.params import Augmentation, Online, Parallel
-from components.training import Augment
-from flows.cost import cpu_seconds
-from flows.observer import Silent
-from flows.parallel import joblib_parallel
+from components.settings.augmentation import Augmentation
+from components.settings.online import Online
+from components.settings.parallel import Parallel
+from components.training.loop import Augment
+from flows.runtime.cost import cpu_seconds
+from flows.runtime.observer import Silent
+from flows.runtime.workers import joblib_parallel
 from tests.benchmarks.harness import Row, markdown, spread
 from tests.benchmarks.shift import PARQUET, World, make_of, train_network, world_of
 

@@ -36,10 +36,14 @@ from components.augmentation.search import PairsWorld
 from components.data.images import decode, to_array
 from components.data.parquet import open_parquet
 from components.data.store import Split
-from components.online import Trunk
-from components.params import Augmentation, Data, Online, Recipe
-from components.training import State, compose
-from components.world import Treatment, score_state
+from components.online.engine import Trunk
+from components.online.world import Treatment, score_state
+from components.settings.augmentation import Augmentation
+from components.settings.data import Data
+from components.settings.online import Online
+from components.settings.recipe import Recipe
+from components.training.crop_flip import compose
+from components.training.loop import State
 from tests.benchmarks.cifar_networks import NETWORKS, build
 from tests.benchmarks.harness import RESULTS, ROOT, Row, git, hardware, markdown
 

@@ -44,13 +44,15 @@ from components.augmentation.policy import (
     policy_of,
 )
 from components.augmentation.search import search_augmentation
-from components.controllers import first_controller
 from components.data.store import Split
-from components.online import Trunk, learn
-from components.parallel import sequential
-from components.params import Augmentation, Online
-from components.rewards import pulled
-from components.training import Augment, compose
+from components.online.controllers import first_controller
+from components.online.engine import Trunk, learn
+from components.online.rewards import pulled
+from components.settings.augmentation import Augmentation
+from components.settings.online import Online
+from components.training.crop_flip import compose
+from components.training.loop import Augment
+from components.training.parallel import sequential
 from tests.benchmarks.harness import Row, markdown, spread
 from tests.benchmarks.shift import COPIES, HARM, World, accuracy_of, make_of, train_network, world_of
 

@@ -31,8 +31,9 @@ from torchvision.transforms.v2 import functional as F
 from components.architecture.network import build_network
 from components.architecture.space import Layer, Space
 from components.augmentation.operations import ELEMENTS, OPERATIONS, apply_elements
-from components.params import Recipe
-from components.training import compose, cross_entropy, initial_state, train_steps
+from components.settings.recipe import Recipe
+from components.training.crop_flip import compose
+from components.training.loop import cross_entropy, initial_state, train_steps
 from tests.benchmarks.harness import ROOT, Row, markdown, spread
 from tests.components.test_augmentation_operations import PIL
 

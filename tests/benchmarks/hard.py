@@ -18,12 +18,11 @@ from jaxtyping import Int64
 from torch import nn
 
 from components.data.store import Split
-from components.params import Recipe
-from components.training import (
+from components.settings.recipe import Recipe
+from components.training.crop_flip import base_augment
+from components.training.loop import (
     Criterion,
     State,
-    accuracy,
-    base_augment,
     batches_of,
     initial_state,
     load_state,
@@ -33,6 +32,7 @@ from components.training import (
     split_tensors,
     train_steps,
 )
+from components.training.metrics import accuracy
 from tests.benchmarks.shift import Net, read_cifar10, read_digits
 
 CLASSES = 10

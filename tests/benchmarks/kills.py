@@ -22,8 +22,8 @@ import psutil
 import yaml
 from mlflow import MlflowClient
 
-from flows import lifeline
-from flows.cost import CORE_MINUTES, MINUTES
+from flows.runtime import processes
+from flows.runtime.cost import CORE_MINUTES, MINUTES
 from tests.benchmarks.harness import Row, markdown
 from tests.clones import ROOT, environment, fresh_clone, run
 
@@ -125,7 +125,7 @@ def working(folder: Path, words: str = "") -> list[psutil.Process]:
     for process in psutil.process_iter():
         with suppress(psutil.Error, OSError):
             line = process.cmdline()
-            here = Path(process.cwd()).resolve() == folder.resolve() and lifeline.alive(process)
+            here = Path(process.cwd()).resolve() == folder.resolve() and processes.alive(process)
             # a process that is ending has no command line any more
             if here and line and words in " ".join(line) and Path(line[0]).name not in SHELLS:
                 found.append(process)

@@ -17,7 +17,6 @@ import numpy as np
 import onnx
 from scipy.stats import kendalltau, spearmanr
 
-from components import params
 from components.architecture.costs import costs_of
 from components.architecture.latency import LatencyTable, measure_parts
 from components.architecture.network import build_network, seeded
@@ -33,14 +32,16 @@ from components.architecture.space import (
 )
 from components.architecture.timing import REFERENCE, medians, time_models
 from components.data.store import Classes
-from components.export import export_network
-from components.params import Export, Latency
-from components.quantisation import convert
+from components.settings.architecture import Architecture as ArchitectureSettings
+from components.settings.export import Export
+from components.settings.latency import Latency
+from components.shipping.export import export_network
+from components.shipping.quantisation import convert
 from tests.benchmarks.harness import Row, markdown, spread
 
 SEEDS = (1,)
 CLASSES = Classes(names=tuple("abcdefghij"), size=32, channels=3)
-SPACE = params.Architecture(
+SPACE = ArchitectureSettings(
     latency_ms=1.0,
     stem=16,
     stem_stride=1,

@@ -29,9 +29,9 @@ SEEDS = (1,)
 BARE = """
 from pathlib import Path
 import torch
-from flows.devices import be_deterministic
-from flows.observer import Silent
-from flows.settings import load_params
+from flows.runtime.devices import be_deterministic
+from flows.runtime.observer import Silent
+from flows.checkout.settings import load_params
 from flows.stages import architecture, augmentation, evaluate, latency, loss, prepare, train
 params = load_params()
 torch.set_num_threads(params.threads)

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import torch
 
-from components.training import cross_entropy
+from components.training.loop import cross_entropy
 from tests.benchmarks.augmentation_cost import spent
 from tests.benchmarks.hard import Hard, hard_of, train_network
 from tests.benchmarks.harness import Row, markdown, spread

@@ -45,18 +45,12 @@ from torch import Tensor
 
 from components.loss.family import Member, SearchedLoss, decode
 from components.loss.search import LossWorld
-from components.parallel import Parallel, sequential
-from components.params import Loss, Online
-from components.rewards import model_of
-from components.training import (
-    Criterion,
-    balanced_accuracy,
-    cross_entropy,
-    initial_state,
-    load_state,
-    predict,
-    split_tensors,
-)
+from components.online.rewards import model_of
+from components.settings.loss import Loss
+from components.settings.online import Online
+from components.training.loop import Criterion, cross_entropy, initial_state, load_state, predict, split_tensors
+from components.training.metrics import balanced_accuracy
+from components.training.parallel import Parallel, sequential
 from tests.benchmarks.augmentation_shift import average, cell_of, groups, lead
 from tests.benchmarks.hard import CLASSES, TASKS, Hard, accuracy_of, build, counts_of, hard_of, make_of, train_network
 from tests.benchmarks.harness import Row, markdown

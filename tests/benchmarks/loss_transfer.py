@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from components.loss.family import Member
-from components.training import Criterion, cross_entropy
+from components.training.loop import Criterion, cross_entropy
 from tests.benchmarks.augmentation_shift import cell_of, groups, lead
 from tests.benchmarks.hard import Hard, accuracy_of, hard_of, train_network
 from tests.benchmarks.harness import Row, markdown

@@ -20,7 +20,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from components.architecture.latency import LatencyTable, measure
 from components.architecture.network import build_network
 from components.architecture.space import IDENTITY, Architecture, Space, format_architecture
-from components.params import Export, Latency
+from components.settings.export import Export
+from components.settings.latency import Latency
 from tests.benchmarks.harness import protocol_of
 from tests.benchmarks.ranking import kendall
 from tests.benchmarks.truth import FOLDER, TASKS, networks, train_alone, truth_space

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from components.architecture.search import Pool, World
 from components.architecture.space import Architecture
 from components.architecture.supernet import RECALIBRATION, SharedWeights, chunks, random_path, score_from, through
-from components.training import State, base_augment, collect_state, initial_state, load_state, make_optimiser
+from components.training.crop_flip import base_augment
+from components.training.loop import State, collect_state, initial_state, load_state, make_optimiser
 
 History = tuple[tuple[int, Pool], ...]
 """(stage, members) of every training."""

@@ -20,14 +20,12 @@ from torch import Tensor, nn
 
 from components.augmentation.operations import ELEMENTS, OPERATIONS, Element
 from components.data.store import Split
-from components.params import Recipe
-from components.training import (
+from components.settings.recipe import Recipe
+from components.training.crop_flip import base_augment, compose
+from components.training.loop import (
     Augment,
     State,
-    accuracy,
-    base_augment,
     batches_of,
-    compose,
     cross_entropy,
     initial_state,
     load_state,
@@ -36,6 +34,7 @@ from components.training import (
     split_tensors,
     train_steps,
 )
+from components.training.metrics import accuracy
 from tests.benchmarks.harness import ROOT
 
 PARQUET = ROOT / ".." / "shared" / "data" / "cifar10" / "train.parquet"

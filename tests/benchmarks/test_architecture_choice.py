@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from components.architecture.space import Architecture, parse_architecture
-from components.params import Recipe
+from components.settings.recipe import Recipe
 from tests.benchmarks import architecture_choice as benchmark
 from tests.benchmarks import truth
 

@@ -13,7 +13,7 @@ from components.architecture.parts import EMPTY, HEAD, STEM, part_name
 from components.architecture.search import Pool
 from components.architecture.space import IDENTITY, Architecture, canonical, format_architecture
 from components.architecture.timing import Device, Entry
-from components.params import Recipe
+from components.settings.recipe import Recipe
 from tests.benchmarks import architecture_truth, make_truth, truth
 from tests.benchmarks.ranking import kendall
 from tests.benchmarks.remembered import UNIFORM, Remembered

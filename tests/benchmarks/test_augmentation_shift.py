@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from components import world as worlds
 from components.augmentation.search import search_augmentation
-from components.online import Trunk
-from components.parallel import sequential
+from components.online import world as worlds
+from components.online.engine import Trunk
+from components.training.parallel import sequential
 from tests.benchmarks import augmentation_shift as benchmark
 from tests.benchmarks import shift
 from tests.benchmarks.shift import World, make_of, train_network, world_of

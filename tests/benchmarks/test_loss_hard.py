@@ -8,10 +8,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from components import world as worlds
 from components.data.store import Split
 from components.loss import search as searches
-from components.params import Recipe
+from components.online import world as worlds
+from components.settings.recipe import Recipe
 from tests.benchmarks import hard as hards
 from tests.benchmarks import loss_hard as benchmark
 from tests.benchmarks.hard import CLASSES, Hard, counts_of, hard_of, relabelled

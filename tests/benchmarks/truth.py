@@ -27,11 +27,10 @@ from components.architecture.space import (
     space_of,
 )
 from components.data.store import Classes, Split
-from components.params import Architecture as Settings
-from components.params import Recipe
-from components.training import (
-    accuracy,
-    base_augment,
+from components.settings.architecture import Architecture as Settings
+from components.settings.recipe import Recipe
+from components.training.crop_flip import base_augment
+from components.training.loop import (
     batches_of,
     cross_entropy,
     initial_state,
@@ -41,6 +40,7 @@ from components.training import (
     split_tensors,
     train_steps,
 )
+from components.training.metrics import accuracy
 from tests.benchmarks.shift import moved, read_cifar10, read_digits
 
 FOLDER = Path(__file__).parent / "truth"

@@ -7,11 +7,11 @@ from functools import cache
 
 import numpy as np
 
-from components import params
 from components.architecture.search import Pool, PoolUpdate, World
 from components.architecture.space import Architecture, Space, space_of
 from components.architecture.strategies import search
 from components.data.store import Classes
+from components.settings.architecture import Architecture as ArchitectureSettings
 from tests.shapes import unchecked
 
 NOISY = 1.1
@@ -19,7 +19,7 @@ NOISY = 1.1
 SIX = ("mb_k3_e3", "mb_k3_e6", "mb_k5_e3", "mb_k5_e6", "mb_k7_e3", "mb_k7_e6")
 
 
-def settings(**changes: object) -> params.Architecture:
+def settings(**changes: object) -> ArchitectureSettings:
     values: dict[str, object] = {
         "latency_ms": 1.0,
         "margin": 0.0,
@@ -32,10 +32,10 @@ def settings(**changes: object) -> params.Architecture:
         "warmup_epochs": 0.0,
         "stage_epochs": 0.0,
     }
-    return params.Architecture(**(values | changes))
+    return ArchitectureSettings(**(values | changes))
 
 
-def space(chosen: params.Architecture) -> Space:
+def space(chosen: ArchitectureSettings) -> Space:
     return space_of(chosen, Classes(names=("a", "b"), size=8, channels=1))
 
 
@@ -48,7 +48,7 @@ class Toy:
     """A table world over all networks: block effects, pair interactions, dearer blocks mostly better, noisy scores."""
 
     def __init__(
-        self, seed: int, noise: float, chosen: params.Architecture, share_within: float = 0.4, pairs: float = 0.2
+        self, seed: int, noise: float, chosen: ArchitectureSettings, share_within: float = 0.4, pairs: float = 0.2
     ) -> None:
         rng = np.random.default_rng(seed)
         self.space = space(chosen)

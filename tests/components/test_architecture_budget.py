@@ -7,7 +7,6 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from components import params
 from components.architecture.additive import best_ends, finish, fit_additive
 from components.architecture.budget import TRIES, Budget, budget_of, complete, gumbel, lowest
 from components.architecture.costs import ADDITIVE, costs_of
@@ -15,13 +14,14 @@ from components.architecture.search import Scored, World
 from components.architecture.space import Architecture, candidates, canonical, space_of
 from components.architecture.strategies import search
 from components.data.store import Classes
+from components.settings.architecture import Architecture as ArchitectureSettings
 from tests.shapes import unchecked
 
 BLOCKS = ("mb_k3_e3", "mb_k5_e2", "res_k3", "mb_k3_e6_se", "identity")
 COSTS = {"max_parameters": "parameters", "max_flops": "flops", "max_file_bytes": "file_bytes"}
 
 
-def settings(**changes: object) -> params.Architecture:
+def settings(**changes: object) -> ArchitectureSettings:
     values: dict[str, object] = {
         "latency_ms": 1.0,
         "margin": 0.0,
@@ -34,7 +34,7 @@ def settings(**changes: object) -> params.Architecture:
         "warmup_epochs": 0.0,
         "stage_epochs": 0.0,
     }
-    return params.Architecture(**(values | changes))
+    return ArchitectureSettings(**(values | changes))
 
 
 SPACE = space_of(settings(), Classes(names=("a", "b"), size=8, channels=1))
@@ -58,7 +58,7 @@ def amounts(architecture: Architecture, latency: Latencies) -> np.ndarray:
     return np.array([latency(architecture), *(getattr(counted, name) for name in COSTS.values())])
 
 
-def limited(seed: int, share: float) -> tuple[Latencies, params.Architecture, set[Architecture]]:
+def limited(seed: int, share: float) -> tuple[Latencies, ArchitectureSettings, set[Architecture]]:
     """Limits at a quantile of each cost, and the networks within all of them."""
     latency = Latencies(seed)
     table = np.array([amounts(a, latency) for a in ALL])
@@ -168,7 +168,7 @@ def test_a_search_under_all_limits_scores_and_keeps_only_networks_within_them(st
     latency, chosen, within = limited(1, 0.4)
     peak = int(np.median([COUNTED[a].memory_bytes for a in within]))
     within = {a for a in within if COUNTED[a].memory_bytes <= peak}
-    chosen = params.Architecture(**(vars(chosen) | {"strategy": strategy, "max_memory_bytes": peak}))
+    chosen = ArchitectureSettings(**(vars(chosen) | {"strategy": strategy, "max_memory_bytes": peak}))
     rng = np.random.default_rng(0)
     shown = {a: float(rng.random()) for a in ALL}
     world = World(train_stage=lambda stage, pool: None, score=lambda a, stage: shown[a], latency=latency)

@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import nn
 
-from components import params
 from components.architecture.costs import Costs, block_costs, costs_of, count, ends_costs, space_ends, within_memory
 from components.architecture.network import build_network
 from components.architecture.space import Architecture, Layer, Space, candidates, format_architecture, space_of
 from components.data.store import Classes
-from components.export import RawImages, export_network
+from components.settings.architecture import Architecture as ArchitectureSettings
+from components.shipping.export import RawImages, export_network
 
 CLASSES = Classes(names=tuple("0123456789"), size=16, channels=1)
 BLOCKS = ("mb_k3_e3", "mb_k5_e6_se", "mb_k3_e1", "res_k3", "identity")
@@ -24,7 +24,7 @@ SMALL: Architecture = ("mb_k3_e1", "identity", "mb_k3_e1", "identity", "identity
 NETWORKS = (MIXED, LARGE, SMALL)
 
 
-def settings(**changes: object) -> params.Architecture:
+def settings(**changes: object) -> ArchitectureSettings:
     values: dict[str, object] = {
         "latency_ms": 1.0,
         "stem": 16,
@@ -34,7 +34,7 @@ def settings(**changes: object) -> params.Architecture:
         "warmup_epochs": 0.0,
         "stage_epochs": 0.0,
     }
-    return params.Architecture(**(values | changes))
+    return ArchitectureSettings(**(values | changes))
 
 
 SPACE = space_of(settings(), CLASSES)

@@ -3,17 +3,17 @@
 import pytest
 import torch
 
-from components import params
 from components.architecture.network import build_block, build_network
 from components.architecture.space import Layer, Space, space_of
 from components.data.store import Classes
+from components.settings.architecture import Architecture
 
 BLOCKS = ("mb_k3_e2", "res_k3", "mb_k5_e1_se", "identity")
 ARCHITECTURE = ("identity", "mb_k3_e2", "res_k3", "mb_k5_e1_se")
 
 
 def space(channels: int = 3) -> Space:
-    settings = params.Architecture(
+    settings = Architecture(
         latency_ms=1.0,
         stem=8,
         stem_stride=1,

@@ -6,7 +6,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from components import params
 from components.architecture.finalists import TrainAlone, best_alone
 from components.architecture.network import build_network
 from components.architecture.pareto import front, last_scores
@@ -15,12 +14,14 @@ from components.architecture.several import search_all
 from components.architecture.space import Architecture, space_of
 from components.architecture.strategies import search
 from components.data.store import Classes, Split
+from components.settings.architecture import Architecture as ArchitectureSettings
+from components.settings.recipe import Recipe
 
 BLOCKS = ("mb_k3_e1", "mb_k3_e2", "mb_k3_e6")
 MS = dict(zip(BLOCKS, (0.1, 0.2, 0.3), strict=True))
 
 
-def settings(**changes: object) -> params.Architecture:
+def settings(**changes: object) -> ArchitectureSettings:
     values: dict[str, object] = {
         "latency_ms": 1.0,
         "margin": 0.0,
@@ -33,7 +34,7 @@ def settings(**changes: object) -> params.Architecture:
         "warmup_epochs": 0.0,
         "stage_epochs": 0.0,
     }
-    return params.Architecture(**(values | changes))
+    return ArchitectureSettings(**(values | changes))
 
 
 SPACE = space_of(settings(), Classes(names=("a", "b"), size=8, channels=1))
@@ -142,7 +143,7 @@ def test_a_finalist_learns_by_itself_and_one_that_diverges_has_no_accuracy() -> 
         make=lambda a: build_network(SPACE, a, (0.4,), (0.25,)),
         train=images(256),
         val=images(100),
-        recipe=params.Recipe(batch_size=32, learning_rate=0.05),
+        recipe=Recipe(batch_size=32, learning_rate=0.05),
         epochs=2,
         seed=0,
     )
@@ -151,7 +152,7 @@ def test_a_finalist_learns_by_itself_and_one_that_diverges_has_no_accuracy() -> 
     assert reached is not None
     assert reached > 0.9
     assert train(network, 3) == reached
-    assert replace(train, recipe=params.Recipe(batch_size=32, learning_rate=1e30))(network, 0) is None
+    assert replace(train, recipe=Recipe(batch_size=32, learning_rate=1e30))(network, 0) is None
 
 
 # The front

@@ -4,7 +4,6 @@ import itertools
 
 import pytest
 
-from components import params
 from components.architecture.space import (
     Space,
     candidates,
@@ -16,6 +15,7 @@ from components.architecture.space import (
     space_of,
 )
 from components.data.store import Classes
+from components.settings.architecture import Architecture
 
 CLASSES = Classes(names=("a", "b", "c"), size=9, channels=1)
 
@@ -24,7 +24,7 @@ def space(
     blocks: tuple[str, ...] = ("mb_k3_e3", "res_k3", "identity"),
     stages: tuple[tuple[int, int, int], ...] = ((8, 2, 1), (12, 3, 2)),
 ) -> Space:
-    settings = params.Architecture(
+    settings = Architecture(
         latency_ms=1.0, stem=8, stem_stride=2, stages=stages, blocks=blocks, warmup_epochs=0.0, stage_epochs=0.0
     )
     return space_of(settings, CLASSES)

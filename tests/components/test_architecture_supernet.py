@@ -10,7 +10,6 @@ import torch
 from sklearn.datasets import load_digits
 from torch import nn
 
-from components import params
 from components.architecture.network import build_network
 from components.architecture.search import Pool
 from components.architecture.space import Architecture, candidates, space_of
@@ -25,7 +24,10 @@ from components.architecture.supernet import (
     random_path,
 )
 from components.data.store import Classes
-from components.training import accuracy, cross_entropy, predict
+from components.settings.architecture import Architecture as ArchitectureSettings
+from components.settings.recipe import Recipe
+from components.training.loop import cross_entropy, predict
+from components.training.metrics import accuracy
 
 CLASSES = Classes(names=tuple("0123456789"), size=8, channels=1)
 MEAN, STD = (0.3,), (0.4,)
@@ -33,7 +35,7 @@ A: Architecture = ("mb_k3_e2", "res_k3", "mb_k3_e2_se")
 B: Architecture = ("identity", "mb_k3_e2", "res_k3")
 
 
-def settings(**changes: object) -> params.Architecture:
+def settings(**changes: object) -> ArchitectureSettings:
     values: dict[str, object] = {
         "latency_ms": 1.0,
         "margin": 0.0,
@@ -49,11 +51,11 @@ def settings(**changes: object) -> params.Architecture:
         "recalibration_images": 300,
         "max_images": 256,
     }
-    return params.Architecture(**(values | changes))
+    return ArchitectureSettings(**(values | changes))
 
 
 SPACE = space_of(settings(), CLASSES)
-RECIPE = params.Recipe(batch_size=32, learning_rate=0.1, crop=1)
+RECIPE = Recipe(batch_size=32, learning_rate=0.1, crop=1)
 
 
 def digits(first: int, last: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -12,7 +12,7 @@ from components.architecture.search import PoolUpdate, World, evaluations
 from components.architecture.space import Architecture
 from components.architecture.strategies import STRATEGIES, search
 from components.architecture.warm_start import from_warm_start, to_warm_start
-from components.params import OtherSpace
+from components.settings.params import OtherSpace
 from tests.components.architecture_table import SIX, Toy, settings, space
 from tests.shapes import unchecked
 

@@ -20,8 +20,9 @@ from components.augmentation.policy import (
     format_pairs,
     policy_of,
 )
-from components.controllers import Distribution
-from components.params import Augmentation, Online
+from components.online.controllers import Distribution
+from components.settings.augmentation import Augmentation
+from components.settings.online import Online
 
 KINDS = [(settings, normalisation) for settings in ("factored", "literal") for normalisation in ("sigmoid", "softmax")]
 every_kind = pytest.mark.parametrize(("settings", "normalisation"), KINDS)

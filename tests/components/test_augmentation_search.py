@@ -15,12 +15,15 @@ from torch import Tensor, nn
 from components.augmentation.operations import Element
 from components.augmentation.policy import FactoredPairs, LiteralPairs, Pairs, first_distribution, policy_of
 from components.augmentation.search import PairsWorld, from_warm_start, search_augmentation, to_warm_start
-from components.controllers import Reinforce
 from components.data.store import Split
-from components.online import TRAINING, Trunk, numpy_rng, search
-from components.params import Augmentation, Online, OtherSpace, Recipe
-from components.rewards import Request, flat
-from components.training import Diverged, State, initial_state
+from components.online.controllers import Reinforce
+from components.online.engine import TRAINING, Trunk, numpy_rng, search
+from components.online.rewards import Request, flat
+from components.settings.augmentation import Augmentation
+from components.settings.online import Online
+from components.settings.params import OtherSpace
+from components.settings.recipe import Recipe
+from components.training.loop import Diverged, State, initial_state
 
 RECIPE = Recipe(batch_size=16, learning_rate=0.05)
 

@@ -26,7 +26,8 @@ from components.augmentation.transforms import (
     torchvision_pairs,
     torchvision_transform,
 )
-from components.params import Augmentation, Online
+from components.settings.augmentation import Augmentation
+from components.settings.online import Online
 from tests.components.test_augmentation_fixed import photographs
 
 COLOUR = ["grey", "colour"]

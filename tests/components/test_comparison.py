@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from components.comparison import Paired, chance, class_losses, loss_bound, mcnemar, pair
+from components.shipping.comparison import Paired, chance, class_losses, loss_bound, mcnemar, pair
 
 
 def paired(lost: int, won: int, images: int = 1000) -> Paired:

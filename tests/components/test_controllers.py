@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float64
 
 from components.augmentation.policy import first_distribution
-from components.controllers import (
+from components.online.controllers import (
     RIDGE,
     Answers,
     Bandit,
@@ -23,8 +23,9 @@ from components.controllers import (
     nonnegative,
     standardised,
 )
-from components.params import Augmentation, Online
-from components.rewards import cosines
+from components.online.rewards import cosines
+from components.settings.augmentation import Augmentation
+from components.settings.online import Online
 from tests.components.test_online import KINDS, Choice
 
 

@@ -14,7 +14,7 @@ from components.data.raw import read_images, read_index
 from components.data.sources import open_source
 from components.data.split import SPLITS, Labelled, Shares, assign, read_assignment, write_assignment
 from components.data.store import Classes, Statistics, open_split, read_contents
-from components.params import Data
+from components.settings.data import Data
 
 
 def data(source: Path, size: int = 8) -> Data:

@@ -17,7 +17,7 @@ from PIL import Image
 from components.data.images import decode, encode_png
 from components.data.records import Refused, Rule, Source, relative
 from components.data.sources import open_source
-from components.params import Data
+from components.settings.data import Data
 
 NAMES = ("cat", "dog")
 

@@ -17,7 +17,7 @@ from components.data.raw import groups, read_images, read_index
 from components.data.records import Entry, Record, Rule, Source
 from components.data.sources import open_source
 from components.data.validation import Rejection, Report, resolve
-from components.params import Data
+from components.settings.data import Data
 
 
 def picture(seed: int, size: int = 8) -> Image.Image:

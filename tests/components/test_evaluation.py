@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from components.evaluation import agreement, confusion_matrix, per_class, wilson_interval
+from components.shipping.evaluation import agreement, confusion_matrix, per_class, wilson_interval
 
 
 def test_wilson_interval_of_a_textbook_case() -> None:

@@ -11,13 +11,13 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
-from components import params
 from components.architecture.network import Network, build_network
 from components.architecture.space import format_architecture, space_of
 from components.data.store import Classes
-from components.evaluation import onnx_logits
-from components.export import export_network, read_metadata
-from components.training import predict
+from components.settings.architecture import Architecture
+from components.shipping.evaluation import onnx_logits
+from components.shipping.export import export_network, read_metadata
+from components.training.loop import predict
 
 ROOT = Path(__file__).resolve().parents[2]
 CLASSES = Classes(names=("zero", "eins", "zwei"), size=8, channels=1)
@@ -25,7 +25,7 @@ BLOCKS = ("mb_k3_e3", "res_k3", "mb_k5_e2_se")
 
 
 def network() -> Network:
-    settings = params.Architecture(
+    settings = Architecture(
         latency_ms=1.0,
         stem=8,
         stem_stride=1,

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from components.controllers import Distribution
-from components.gaussian import Gaussian
+from components.online.controllers import Distribution
+from components.online.gaussian import Gaussian
 
 
 def test_samples_come_in_pairs_around_theta_with_the_given_spread() -> None:

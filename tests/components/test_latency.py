@@ -11,7 +11,6 @@ import pytest
 import torch
 from torch import nn
 
-from components import params
 from components.architecture.latency import LatencyTable, fit_line, measure, measure_parts
 from components.architecture.network import build_network
 from components.architecture.parts import (
@@ -40,17 +39,20 @@ from components.architecture.timing import (
     timed_run,
 )
 from components.data.store import Classes
-from components.export import export_network
-from components.quantisation import convert
+from components.settings.architecture import Architecture
+from components.settings.export import Export
+from components.settings.latency import Latency
+from components.shipping.export import export_network
+from components.shipping.quantisation import convert
 
 CLASSES = Classes(names=("a", "b", "c"), size=8, channels=1)
-FAST = params.Latency(repeats=3, calibration=3)
-INT8 = params.Export(quantize="int8")
+FAST = Latency(repeats=3, calibration=3)
+INT8 = Export(quantize="int8")
 ARCHITECTURE = ("res_k3", "identity", "mb_k3_e2_se", "mb_k3_e2_se", "identity")
 
 
 def space() -> Space:
-    settings = params.Architecture(
+    settings = Architecture(
         latency_ms=1.0,
         stem=8,
         stem_stride=1,
@@ -189,12 +191,12 @@ def test_int8_parts_are_together_the_quantised_network(models: dict[str, onnx.Mo
 def test_the_graph_is_optimised_as_far_as_asked_for(models: dict[str, onnx.ModelProto]) -> None:
     model = compose(models, tuple(str(layer) for layer in space().layers), ARCHITECTURE).SerializeToString()
 
-    def milliseconds(settings: params.Latency) -> float:
+    def milliseconds(settings: Latency) -> float:
         run = timed_run(model, settings)
         return min(run() for _ in range(50))
 
-    assert milliseconds(params.Latency(optimisation="none")) > 1.1 * milliseconds(FAST)
-    assert device_of(params.Latency(optimisation="none")) != device_of(FAST)
+    assert milliseconds(Latency(optimisation="none")) > 1.1 * milliseconds(FAST)
+    assert device_of(Latency(optimisation="none")) != device_of(FAST)
 
 
 # Measured
@@ -202,7 +204,7 @@ def test_the_graph_is_optimised_as_far_as_asked_for(models: dict[str, onnx.Model
 
 @pytest.fixture(scope="module")
 def measured() -> LatencyTable:
-    return measure(space(), FAST, params.Export(), np.random.default_rng(0))
+    return measure(space(), FAST, Export(), np.random.default_rng(0))
 
 
 def test_a_measured_table_covers_its_space_and_survives_json(measured: LatencyTable) -> None:
@@ -218,8 +220,8 @@ def test_a_table_names_the_processor_and_not_the_machine(measured: LatencyTable)
     assert measured.device.onnxruntime == onnxruntime.__version__
     assert measured.device.clock == "thread CPU"
     assert platform.node() not in json.dumps(measured.to_json())
-    assert device_of(params.Latency(threads=2)) != measured.device
-    assert device_of(params.Latency(threads=2)).clock == "wall"
+    assert device_of(Latency(threads=2)) != measured.device
+    assert device_of(Latency(threads=2)).clock == "wall"
 
 
 def test_a_table_of_int8_blocks_says_so_and_covers_its_space(models: dict[str, onnx.ModelProto]) -> None:
@@ -242,4 +244,4 @@ def test_a_finished_file_is_measured_as_it_ships() -> None:
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has the provider")
 def test_a_missing_provider_is_an_error_and_never_a_silent_cpu_number(models: dict[str, onnx.ModelProto]) -> None:
     with pytest.raises(ValueError, match=r"latency.provider is cuda, but .* set latency.provider to cpu"):
-        measure_model(models[EMPTY].SerializeToString(), params.Latency(provider="cuda"), repeats=3)
+        measure_model(models[EMPTY].SerializeToString(), Latency(provider="cuda"), repeats=3)

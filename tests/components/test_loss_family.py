@@ -28,7 +28,7 @@ from components.loss.family import (
     representation_error,
     sup_error,
 )
-from components.training import Criterion
+from components.training.loop import Criterion
 
 KNOTS = 10
 ROOT = Path(__file__).resolve().parents[2]

@@ -12,8 +12,8 @@ from torch import Tensor
 from components.loss import probe
 from components.loss.family import LiteralLoss, Member, SearchedLoss, decode, decode_literal
 from components.loss.probe import ProbeData, probe_data, probe_scores, trained_classifiers
-from components.training import log_likelihood
-from components.world import one_thread
+from components.online.world import one_thread
+from components.training.metrics import log_likelihood
 
 CLASSES = 5
 

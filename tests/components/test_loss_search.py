@@ -12,9 +12,7 @@ from jaxtyping import Float, Int64, UInt8
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
-from components.controllers import Null
 from components.data.store import Split
-from components.gaussian import Sample
 from components.loss.family import KNOWN, RARITY, SearchedLoss, closest, decode
 from components.loss.probe import probe_data, probe_scores
 from components.loss.search import (
@@ -28,15 +26,18 @@ from components.loss.search import (
     start,
     to_warm_start,
 )
-from components.online import MATCHING, PROBING, numpy_rng, search, torch_rng
-from components.parallel import WorkerDied, sequential
-from components.params import Loss, Online, OtherSpace, Recipe
-from components.training import (
-    METRICS,
+from components.online.controllers import Null
+from components.online.engine import MATCHING, PROBING, numpy_rng, search, torch_rng
+from components.online.gaussian import Sample
+from components.online.world import one_thread
+from components.settings.loss import Loss
+from components.settings.online import Online
+from components.settings.params import OtherSpace
+from components.settings.recipe import Recipe
+from components.training.loop import (
     Criterion,
     Diverged,
     State,
-    accuracy,
     batches_of,
     cross_entropy,
     initial_state,
@@ -47,7 +48,8 @@ from components.training import (
     split_tensors,
     train_steps,
 )
-from components.world import one_thread
+from components.training.metrics import METRICS, accuracy
+from components.training.parallel import WorkerDied, sequential
 
 KNOTS = 6
 

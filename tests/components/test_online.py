@@ -14,13 +14,13 @@ import pytest
 import torch
 from jaxtyping import Float64
 
-from components.averaging import broadcast, mean_state
-from components.controllers import CONTROLLERS
-from components.online import TRAINING, Trunk, attempt, numpy_rng, search
-from components.parallel import Parallel, WorkerDied, sequential
-from components.params import Online
-from components.rewards import BLOCK, Request, Val, alignments, first_order, gram_of, judge, leave_one_out
-from components.training import Diverged, State
+from components.online.averaging import broadcast, mean_state
+from components.online.controllers import CONTROLLERS
+from components.online.engine import TRAINING, Trunk, attempt, numpy_rng, search
+from components.online.rewards import BLOCK, Request, Val, alignments, first_order, gram_of, judge, leave_one_out
+from components.settings.online import Online
+from components.training.loop import Diverged, State
+from components.training.parallel import Parallel, WorkerDied, sequential
 from tests.shapes import unchecked
 
 KINDS = 12

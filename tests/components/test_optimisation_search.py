@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from components.gaussian import Gaussian, Sample
-from components.online import Trunk, numpy_rng, search
+from components.online.engine import Trunk, numpy_rng, search
+from components.online.gaussian import Gaussian, Sample
 from components.optimisation.search import MultiplierWorld
-from components.params import Online, Recipe
-from components.training import State, compose, initial_state
+from components.settings.online import Online
+from components.settings.recipe import Recipe
+from components.training.crop_flip import compose
+from components.training.loop import State, initial_state
 from tests.components.test_augmentation_search import bars, small
 
 PLANTED = (math.log(3.0), math.log(0.5))

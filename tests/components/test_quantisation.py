@@ -10,10 +10,10 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from sklearn.datasets import load_digits
 
-from components.evaluation import onnx_logits
-from components.export import read_metadata
-from components.params import Export
-from components.quantisation import BATCH, convert, integer_nodes, lacks_vnni, tensor_ranges
+from components.settings.export import Export
+from components.shipping.evaluation import onnx_logits
+from components.shipping.export import read_metadata
+from components.shipping.quantisation import BATCH, convert, integer_nodes, lacks_vnni, tensor_ranges
 from tests.components.test_export import exported
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -109,8 +109,8 @@ def test_another_process_gives_the_same_bytes(exact: bytes, quantised: bytes, tm
     np.save(tmp_path / "images.npy", IMAGES)
     code = (
         "import sys, numpy, onnx\n"
-        "from components.params import Export\n"
-        "from components.quantisation import convert\n"
+        "from components.settings.export import Export\n"
+        "from components.shipping.quantisation import convert\n"
         "settings = Export(quantize='int8', reduce_range=False)\n"
         "model = convert(onnx.load('float.onnx'), numpy.load('images.npy'), settings)\n"
         "sys.stdout.buffer.write(model.SerializeToString(deterministic=True))"

@@ -10,31 +10,32 @@ import torch.nn.functional as F
 from sklearn.metrics import f1_score, recall_score
 from torch import Tensor, nn
 
-from components.params import Recipe, Train
-from components.training import (
+from components.settings.recipe import Recipe
+from components.settings.train import Train
+from components.training.crop_flip import base_augment, random_crop, random_flip
+from components.training.loop import (
     Criterion,
     Diverged,
     Epoch,
     State,
-    accuracy,
-    balanced_accuracy,
-    base_augment,
     batches_of,
-    calibrated_log_likelihood,
     cross_entropy,
     epoch_batches,
     fit,
     initial_state,
-    likelihood,
     load_state,
+    predict,
+    schedule,
+    train_steps,
+)
+from components.training.metrics import (
+    accuracy,
+    balanced_accuracy,
+    calibrated_log_likelihood,
+    likelihood,
     log_likelihood,
     lq_likelihood,
     macro_f1,
-    predict,
-    random_crop,
-    random_flip,
-    schedule,
-    train_steps,
 )
 
 

@@ -20,12 +20,13 @@ from components.architecture.supernet import SharedWeights
 from components.architecture.timing import REFERENCE, Entry, device_of
 from components.augmentation.policy import first_distribution, policy_of
 from components.data.store import Classes, Statistics, read_classes, write_classes, write_split, write_statistics
-from components.evaluation import onnx_logits
-from components.export import read_metadata
 from components.loss.family import decode
-from components.params import Parallel, Params
-from flows import files, paths
-from flows.settings import load_params
+from components.settings.parallel import Parallel
+from components.settings.params import Params
+from components.shipping.evaluation import onnx_logits
+from components.shipping.export import read_metadata
+from flows.checkout import files, paths
+from flows.checkout.settings import load_params
 from flows.stages import architecture, train
 from flows.stages import budget as budget_stage
 from tests.clones import ROOT

@@ -14,7 +14,9 @@ import psutil
 import pytest
 import yaml
 
-from flows import audit, paths, tracking, versions, workspace
+from flows.checkout import commits, files, paths, versions
+from flows.lineage import records, reproduce
+from flows.schedule import workspace
 from tests.clones import ROOT
 
 MODEL = paths.MODEL.as_posix()
@@ -36,7 +38,7 @@ PIPELINE = {
 }
 
 
-class Version(audit.Records):
+class Version(records.Records):
     """A version of whose records MLflow's part is in memory."""
 
     def __init__(self, number: int, before: "list[Version]") -> None:
@@ -44,9 +46,9 @@ class Version(audit.Records):
         self.title = f"line version {number}"
         kept = ("params.yaml", "dvc.yaml", "dvc.lock", "data/raw.dvc")
         self.files = {name: Path(name).read_bytes() for name in kept}
-        self.tags = {f"{audit.PREFIX}{name}": versions.sha256(content) for name, content in self.files.items()} | {
-            "md5": tracking.md5_of(paths.MODEL.read_bytes()),
-            "git.commit": versions.code_tags()["git.commit"],
+        self.tags = {f"{records.PREFIX}{name}": files.sha256(content) for name, content in self.files.items()} | {
+            "md5": files.md5_of(paths.MODEL.read_bytes()),
+            "git.commit": commits.code_tags()["git.commit"],
         }
         self.earlier_versions = list(before)
 
@@ -62,8 +64,8 @@ def dvc(*arguments: str) -> None:
 
 
 def commit() -> None:
-    versions.require_git(Path(), "add", "--all")
-    versions.require_git(Path(), *workspace.IDENTITY, "commit", "--quiet", "-m", "the line")
+    commits.require_git(Path(), "add", "--all")
+    commits.require_git(Path(), *workspace.IDENTITY, "commit", "--quiet", "-m", "the line")
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +77,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
         Path("dvc.yaml").write_text(yaml.safe_dump({"stages": PIPELINE}, sort_keys=False))
         Path("params.yaml").write_text("seed: 1\n")
         Path("data/raw/a").write_text("old images\n")
-        versions.require_git(folder, "init", "--quiet")
+        commits.require_git(folder, "init", "--quiet")
         dvc("init")
         made([])
     return folder
@@ -119,7 +121,7 @@ def test_a_version_whose_search_was_kept_is_computed_anew_with_that_search(first
     second = reused(first)
     assert paths.MODEL.read_text() == "new images\nold images\nseed: 1\n"
     for record in (first, second):
-        found = audit.reproduce(record)
+        found = reproduce.reproduce(record)
         assert (found.verdict, found.said) == ("ok", f"md5 {record.tags['md5']}, the same")
 
 
@@ -127,7 +129,7 @@ def test_what_the_cache_no_longer_has_comes_from_the_remote_though_its_address_i
     dvc("remote", "add", "--default", "storage", "../storage")  # after the version's commit
     dvc("push")
     shutil.rmtree(".dvc/cache")
-    assert audit.reproduce(first).verdict == "ok"
+    assert reproduce.reproduce(first).verdict == "ok"
 
 
 def test_nothing_that_the_checkouts_cache_knows_is_taken_for_computed_anew(
@@ -139,7 +141,7 @@ def test_nothing_that_the_checkouts_cache_knows_is_taken_for_computed_anew(
     commit()
     again = Version(1, [])
     monkeypatch.setenv("WORD", "other")
-    assert "the first stage that differs is loss" in audit.reproduce(again).said
+    assert "the first stage that differs is loss" in reproduce.reproduce(again).said
 
 
 def gone(number: int) -> bool:
@@ -160,10 +162,10 @@ def test_an_interrupted_audit_leaves_neither_process_nor_folder(first: Version, 
     stages = {"busy": {"cmd": f'python -c "{busy}"', "outs": ["never"]}}
     Path("dvc.yaml").write_text(yaml.safe_dump({"stages": stages}))
     script = (
-        "import sys, tempfile, pathlib; from flows import audit\n"
+        "import sys, tempfile, pathlib; from flows import audit; from flows.lineage import reproduce\n"
         "def work(uri, again):\n"
         "    with tempfile.TemporaryDirectory(dir='..', prefix='reproduce-'):\n"
-        "        audit.run_in(pathlib.Path(), 'repro', 'busy')\n"
+        "        reproduce.run_in(pathlib.Path(), 'repro', 'busy')\n"
         "audit.audit = work\n"
         "sys.exit(audit.main(['models:/line/1', '--reproduce']))"
     )

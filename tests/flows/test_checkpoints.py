@@ -17,14 +17,14 @@ import torch
 
 from components.architecture.space import default_architecture, format_architecture, space_of
 from components.augmentation.policy import first_distribution, policy_of
-from components.controllers import CONTROLLERS
 from components.data.store import Classes, Statistics, write_classes, write_split, write_statistics
-from components.online import Trunk, search
-from components.params import Params
-from components.training import Diverged, State
-from flows import files, paths
-from flows.checkpoints import nothing, resumed
-from flows.settings import load_params
+from components.online.controllers import CONTROLLERS
+from components.online.engine import Trunk, search
+from components.settings.params import Params
+from components.training.loop import Diverged, State
+from flows.checkout import files, paths
+from flows.checkout.settings import load_params
+from flows.resume.checkpoints import nothing, resumed
 from flows.stages import augmentation, loss
 from tests.clones import ROOT
 from tests.components.test_online import KINDS, Choice, Climb, height, settings, start

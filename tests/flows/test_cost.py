@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from flows.cost import CORE_MINUTES, MINUTES, counted, cpu_seconds
-from flows.observer import Silent
+from flows.runtime.cost import CORE_MINUTES, MINUTES, counted, cpu_seconds
+from flows.runtime.observer import Silent
 
 BUSY = 0.4
 """CPU seconds that the child takes before it says so."""

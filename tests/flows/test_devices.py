@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from flows.devices import devices_of
-from flows.observer import Silent
-from flows.settings import load_params
+from flows.checkout.settings import load_params
+from flows.runtime.devices import devices_of
+from flows.runtime.observer import Silent
 from flows.stages import architecture, augmentation, loss, train
 from tests.clones import ROOT
 

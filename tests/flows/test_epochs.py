@@ -9,10 +9,12 @@ import pytest
 import torch
 from torch import nn
 
-from components.params import Recipe, Train
-from components.training import Epoch, base_augment, cross_entropy, fit
-from flows import epochs
-from flows.epochs import resumed_training
+from components.settings.recipe import Recipe
+from components.settings.train import Train
+from components.training.crop_flip import base_augment
+from components.training.loop import Epoch, cross_entropy, fit
+from flows.resume import epochs
+from flows.resume.epochs import resumed_training
 
 
 class Network(nn.Module):
@@ -80,7 +82,7 @@ def test_writing_takes_no_more_than_its_share_of_the_time(tmp_path: Path, monkey
             yield epoch
 
     monkeypatch.setattr(epochs, "write_epochs", slow)
-    monkeypatch.setattr("flows.epochs.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("flows.resume.epochs.time.monotonic", lambda: clock[0])
     list(resumed_training(timed, tmp_path))
     assert written == [0, 50]
 

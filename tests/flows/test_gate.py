@@ -6,9 +6,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from components.comparison import Paired
-from components.params import Gate
-from flows.gate import (
+from components.settings.gate import Gate
+from components.shipping.comparison import Paired
+from flows.release.gate import (
     TESTS,
     Check,
     GateReport,

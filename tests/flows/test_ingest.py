@@ -14,9 +14,12 @@ from filelock import FileLock
 from PIL import Image
 
 from components.data.records import Record, Source
-from components.params import Data, Params
-from flows import ingest, paths, versions
-from flows.settings import PRESETS, load_params
+from components.settings.data import Data
+from components.settings.params import Params
+from flows import ingest
+from flows.checkout import commits, paths, versions
+from flows.checkout.settings import load_params
+from flows.settings import PRESETS
 
 ROOT = Path(__file__).parents[2]
 
@@ -30,7 +33,7 @@ class Versions:
         monkeypatch.setattr(versions, "push_data", lambda *places: self.asked.append(("push", *map(str, places))))
         monkeypatch.setattr(versions, "has_remote", lambda: remote)
         monkeypatch.setattr(versions, "require_repository", lambda *places: None)
-        monkeypatch.setattr(versions, "git_complaint", lambda: None)
+        monkeypatch.setattr(commits, "git_complaint", lambda: None)
         monkeypatch.setattr(versions, "cache_of", lambda folder: folder.absolute())
 
 
@@ -163,7 +166,7 @@ def test_without_the_record_of_splits_nothing_is_split_anew(dvc: Versions, monke
     paths.SPLIT_DVC.parent.mkdir()
     paths.SPLIT_DVC.write_text("outs:\n- md5: 0\n")
     monkeypatch.setattr(versions, "data_object", lambda pointer: None)
-    with pytest.raises(versions.VersionsError, match=r"data/split\.csv is missing.*`dvc pull data/split\.csv`"):
+    with pytest.raises(commits.VersionsError, match=r"data/split\.csv is missing.*`dvc pull data/split\.csv`"):
         ingest.ingest(settings())
     assert not paths.RAW.exists()
 
@@ -211,9 +214,10 @@ def test_a_source_that_breaks_off_leaves_the_old_data(dvc: Versions, monkeypatch
 KILLED = """
 import sys, time
 from flows import ingest
-from flows.settings import PRESETS, load_params
+from flows.checkout.settings import load_params
+from flows.settings import PRESETS
 from dataclasses import replace
-from components.params import Data
+from components.settings.data import Data
 
 def take_in(source, folder, data, progress):
     (folder / "spill-0").write_text("half written")

@@ -4,9 +4,10 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from flows import paths
-from flows.lineage import ANEW, Finding, StageRun, Step, to_html, to_text, trace
-from flows.versions import Lock, stage_key
+from flows.checkout import paths
+from flows.checkout.pipeline import Lock, stage_key
+from flows.lineage.tree import to_html, to_text
+from flows.lineage.walk import ANEW, Finding, StageRun, Step, trace
 
 MODEL = paths.MODEL.as_posix()
 SEARCHES = ("architecture", "loss")

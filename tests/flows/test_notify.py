@@ -8,9 +8,9 @@ import pytest
 from prefect.client.schemas.objects import FlowRun
 from prefect.states import Completed, Failed, State
 
-from flows import notify
-from flows.gate import GateReport
-from flows.publish import Published
+from flows.release.decision import Published
+from flows.release.gate import GateReport
+from flows.schedule import notify
 from tests.flows.receiver import receiver
 
 RUN = FlowRun(flow_id=uuid4(), name="brave-otter")

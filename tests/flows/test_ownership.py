@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from components.data.raw import FIELDS
-from flows import ownership, versions
+from flows.checkout import ownership, versions
 
 OUTS = ["results/latency/table.json", "data/prepared/train"]
 PIPELINE = {"stages": {"work": {"cmd": "python work.py", "deps": ["work.py"], "outs": OUTS}}}

@@ -8,9 +8,12 @@ from typing import TypeVar
 import pytest
 
 from components.data.store import open_split, read_classes, read_statistics
-from components.params import Data, Params
-from flows import ingest, paths
-from flows.settings import PRESETS, load_params
+from components.settings.data import Data
+from components.settings.params import Params
+from flows import ingest
+from flows.checkout import paths
+from flows.checkout.settings import load_params
+from flows.settings import PRESETS
 from flows.stages import prepare
 from tests.flows.test_ingest import Versions
 

@@ -17,15 +17,15 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from components.params import Params
-from flows import tracking
-from flows.artifacts import Artifacts, row
-from flows.board import Board, History, Step, Steps
-from flows.checkpoints import finished
-from flows.progress import Channel, Loop, Pace, Snapshot, Tracker, Watched, clock, received
+from components.settings.params import Params
+from flows.resume.checkpoints import finished
+from flows.runtime.board import Board, History, Step, Steps
+from flows.runtime.progress import Channel, Loop, Pace, Snapshot, Tracker, Watched, clock, received
+from flows.runtime.terminal import Lines
+from flows.schedule.artifacts import Artifacts, row
 from flows.stages import augmentation
-from flows.terminal import Lines
-from flows.tracking import StageRun
+from flows.tracking import connection, stage_run
+from flows.tracking.stage_run import StageRun
 from tests.clones import ROOT
 from tests.flows.test_checkpoints import Interrupted, Recorder, begin_with_noise, interrupt
 
@@ -278,7 +278,7 @@ class Reads(Watched):
             return
         for item in items:
             yield item
-            client = MlflowClient(tracking.tracking_uri())
+            client = MlflowClient(connection.tracking_uri())
             found = client.get_metric_history(self.run.run_id, "augmentation/reward/best")
             self.found.append((client.get_run(self.run.run_id).info.status, len(found)))
 
@@ -288,7 +288,7 @@ def test_metrics_are_in_mlflow_trunk_by_trunk_while_the_stage_runs(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.setattr(tracking, "SLOW", 1e9)  # a loaded machine is no reason here to batch
+    monkeypatch.setattr(stage_run, "SLOW", 1e9)  # a loaded machine is no reason here to batch
     params: Params = begin_with_noise()
     observe = Reads(StageRun("augmentation"))
     augmentation.run(params, observe, Path("checkpoint"))
@@ -300,7 +300,7 @@ def test_metrics_are_in_mlflow_trunk_by_trunk_while_the_stage_runs(
 
 STAGE = """
 import sys, time
-from flows.terminal import watched
+from flows.runtime.terminal import watched
 
 with watched() as tracker:
     for trunk in tracker.progress(range(4), 4, "loss trunks", done=1):
@@ -314,9 +314,9 @@ print("after")
 
 LINE = """
 import os, subprocess, sys
-from flows.board import watching
-from flows.progress import CHANNEL
-from flows.terminal import shown
+from flows.runtime.board import watching
+from flows.runtime.progress import CHANNEL
+from flows.runtime.terminal import shown
 
 with shown() as view, watching(["prepare", "loss"], view) as board:
     with board.step("prepare", skips=True):

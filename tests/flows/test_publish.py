@@ -18,20 +18,25 @@ from mlflow.exceptions import MlflowException
 
 from components.architecture.timing import Measurement, device_of
 from components.data.store import CONTENTS, Classes, read_contents, write_classes, write_contents, write_split
-from components.export import read_metadata
-from components.params import Params
-from components.quantisation import QUANTIZE
-from flows import files, paths, publish, registry, settings, tracking, trained_on, versions
-from flows.gate import Score
-from flows.publish import Published
-from flows.registry import RegistryError
+from components.settings.params import Params
+from components.shipping.export import read_metadata
+from components.shipping.quantisation import QUANTIZE
+from flows import publish
+from flows.checkout import files, paths, versions
+from flows.checkout.settings import load_params
+from flows.release import judge, registry, trained_on
+from flows.release.decision import Published
+from flows.release.gate import Score
+from flows.release.registry import RegistryError
+from flows.settings import PRESETS
+from flows.tracking import connection, models, runs, stage_run
 from tests.clones import ROOT
 from tests.damage import flipped
 from tests.flows.test_tracking import SIDE, linear_model
 
 NAMES = ("a", "b", "c", "d")
 IMAGES = 40
-DIGITS = settings.load_params(settings.PRESETS / "digits.yaml")
+DIGITS = load_params(PRESETS / "digits.yaml")
 
 
 def model_of(*known: str, names: tuple[str, ...] = NAMES, side: int = SIDE) -> bytes:
@@ -61,7 +66,7 @@ def params(folder: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.Fixtur
     """A workspace with a test split: an image of class k has its k-th pixel alight. The budget is 1 ms."""
     monkeypatch.chdir(folder)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.setattr(publish, "measure_model", lambda model, settings, repeats: measured())
+    monkeypatch.setattr(judge, "measure_model", lambda model, settings, repeats: measured())
     write_images(SIDE)
     write_classes(paths.CLASSES, Classes(names=NAMES, size=SIDE, channels=1))
     name = "".join(letter if letter.isalnum() else "-" for letter in request.node.name)
@@ -88,24 +93,24 @@ def write_images(side: int) -> None:
 
 def write_results(model: bytes, accuracy: float, baseline: bytes = HALF, parity: float = 1e-5) -> None:
     """What train and evaluate leave behind."""
-    files.write_bytes(publish.MODEL, model)
-    files.write_bytes(publish.BASELINE, baseline)
+    files.write_bytes(judge.MODEL, model)
+    files.write_bytes(judge.BASELINE, baseline)
     scores = {"accuracy": accuracy, "accuracy_low": accuracy, "accuracy_high": accuracy, "parity": parity}
     other = {"accuracy": 0.5, "accuracy_low": 0.35, "accuracy_high": 0.65}
-    files.write_json(publish.METRICS, {"searched": scores, "baseline": other, "images": IMAGES})
+    files.write_json(judge.METRICS, {"searched": scores, "baseline": other, "images": IMAGES})
     latency = {"p50_ms": 0.5, "p99_ms": 0.6, "predicted_ms": 0.4, "clock": "wall"}
     files.write_json(paths.EVALUATE / "latency.json", {"searched": latency, "baseline": latency, "limit_ms": 1.0})
 
 
 def ship(params: Params, p50_ms: float = 0.5, p99_ms: float = 0.6) -> Published:
-    report = publish.judge(params, measure=lambda model, params: measured(p50_ms, p99_ms))
+    report = judge.judge(params, measure=lambda model, params: measured(p50_ms, p99_ms))
     return publish.publish(params, None, report)
 
 
 def aliases(params: Params) -> tuple[str | None, str | None, str | None]:
     """Versions of (champion, challenger, previous)."""
     champion, challenger, previous = (
-        tracking.alias_version(params.publish.model, alias) for alias in ("champion", "challenger", "previous")
+        models.alias_version(params.publish.model, alias) for alias in ("champion", "challenger", "previous")
     )
     return champion, challenger, previous
 
@@ -146,7 +151,7 @@ def test_a_further_budget_and_its_model_are_nothing_to_the_gate(params: Params) 
     published = ship(two, p50_ms=0.5)
     assert published.outcome == "published"
     assert [check.threshold for check in published.report.checks if check.name == "latency_p50_ms"] == [1.0]
-    assert tracking.load_version(params.publish.model, "1").md5 == tracking.md5_of(THREE_QUARTERS)
+    assert models.load_version(params.publish.model, "1").md5 == files.md5_of(THREE_QUARTERS)
 
 
 @pytest.mark.parametrize(("spare", "outcome"), [(0, "published"), (-1, "refused")])
@@ -175,7 +180,7 @@ def test_a_quantised_file_ships_only_if_it_is_as_accurate_as_its_float_file(
     onnx.helper.set_model_props(model, read_metadata(THREE_QUARTERS) | {QUANTIZE: "int8"})
     write_results(model.SerializeToString(), 0.75)
     edit_metrics(**searched)
-    report = publish.judge(params)
+    report = judge.judge(params)
     assert {check.name for check in report.checks if check.name == "quantisation"} == {"quantisation"}
     assert {check.name for check in report.checks if not check.passed} == names
 
@@ -203,15 +208,15 @@ def test_the_champion_is_not_judged_on_images_that_it_was_trained_on(
     ship(params)
     contents = read_contents(paths.TEST / CONTENTS)
     seen = {content for number, content in enumerate(contents) if NAMES[number % len(NAMES)] == "d"}
-    monkeypatch.setattr(trained_on, "trained_on", lambda md5: seen if md5 == tracking.md5_of(PERFECT) else None)
+    monkeypatch.setattr(trained_on, "trained_on", lambda md5: seen if md5 == files.md5_of(PERFECT) else None)
     write_results(THREE_QUARTERS, 0.75)
-    report = publish.judge(params)
+    report = judge.judge(params)
     assert report.against == "champion version 1 on 30 of 40 test images; it was trained on 10 of them"
     assert report.reference == Score(right=30, images=30)
     assert report.passed
     monkeypatch.setattr(trained_on, "trained_on", lambda md5: set(contents))
     with pytest.raises(ValueError, match="champion version 1 was trained on every image that is a test image now"):
-        publish.judge(params)
+        judge.judge(params)
 
 
 @pytest.mark.parametrize(("times", "outcome"), [((1.5, 1.2, 0.9), "published"), ((1.5, 1.2, 1.1), "refused")])
@@ -220,7 +225,7 @@ def test_a_latency_that_is_too_long_is_measured_again_before_it_is_believed(
 ) -> None:
     write_results(PERFECT, 1.0)
     left = iter(times)
-    report = publish.judge(params, measure=lambda model, params: measured(next(left), 0.6))
+    report = judge.judge(params, measure=lambda model, params: measured(next(left), 0.6))
     assert publish.publish(params, None, report).outcome == outcome
     assert list(left) == []
 
@@ -231,7 +236,7 @@ def test_publishing_the_champion_again_changes_nothing_and_says_so(params: Param
     again = ship(params, p50_ms=99.0)
     assert (again.outcome, again.version, again.report.passed) == ("already champion", "1", True)
     assert "already champion" in publish.summary(params, again)
-    assert len(tracking.connect().search_model_versions(f"name = '{params.publish.model}'")) == 1
+    assert len(connection.connect().search_model_versions(f"name = '{params.publish.model}'")) == 1
 
 
 def test_a_refused_model_that_is_judged_again_keeps_its_version(params: Params) -> None:
@@ -245,7 +250,7 @@ def test_with_another_class_list_champion_and_model_are_compared_on_the_shared_c
     write_results(model_of("a", "b", names=("b", "a", "z")), 0.5)
     ship(params)
     write_results(HALF, 0.5)
-    report = publish.judge(params)
+    report = judge.judge(params)
     assert report.against == (
         "champion version 1 on 20 of 40 test images; classes it does not know: c, d; classes the data no longer has: z"
         "; whether it was trained on any of them is not recorded"
@@ -260,19 +265,19 @@ def test_a_champion_for_images_of_another_size_is_named_and_not_replaced(params:
     assert ship(params).outcome == "published"
     write_images(4)
     with pytest.raises(ValueError, match=r"model\.onnx takes images of 5x5x1, data/prepared/test has 4x4x1"):
-        publish.judge(dataclasses.replace(params, publish=dataclasses.replace(params.publish, model="other")))
+        judge.judge(dataclasses.replace(params, publish=dataclasses.replace(params.publish, model="other")))
     write_results(PERFECT, 1.0)
     with pytest.raises(ValueError, match="champion version 1 takes images of 5x5x1, the data has 4x4x1"):
-        publish.judge(params)
+        judge.judge(params)
     assert aliases(params) == ("1", "1", None)
 
 
 def test_the_decision_is_on_the_run_and_on_the_model_version(params: Params) -> None:
     write_results(PERFECT, 1.0)
-    with tracking.parent_run("retrain", {}) as parent:
-        report = publish.judge(params, measure=lambda model, params: measured(p50_ms=1.5))
+    with runs.parent_run("retrain", {}) as parent:
+        report = judge.judge(params, measure=lambda model, params: measured(p50_ms=1.5))
         published = publish.publish(params, parent, report)
-    client = tracking.connect()
+    client = connection.connect()
     decided = json.loads(Path(client.download_artifacts(str(parent), "gate.json")).read_text())
     assert [(check["name"], check["passed"]) for check in decided["checks"]] == [
         ("chance_p", True),
@@ -300,9 +305,9 @@ def test_what_an_earlier_decision_said_of_a_version_is_gone_after_the_next(param
     number = ship(params, p50_ms=1.5).version
     bootstrap = dataclasses.replace(params, gate=dataclasses.replace(params.gate, test="bootstrap"))
     assert ship(bootstrap).version == number
-    tags = tracking.version_tags(params.publish.model, number)
+    tags = models.version_tags(params.publish.model, number)
     assert (tags["gate"], tags["latency_ms"], "gate.refused" in tags) == ("passed", "0.5", False)
-    said = tracking.connect().get_model_version(params.publish.model, number).description
+    said = connection.connect().get_model_version(params.publish.model, number).description
     assert "loss_bound" in said
     assert "mcnemar_p" not in said
     assert "refused" not in said.lower()
@@ -310,19 +315,19 @@ def test_what_an_earlier_decision_said_of_a_version_is_gone_after_the_next(param
 
 def test_numbers_and_words_of_the_decision_are_where_somebody_looks(params: Params) -> None:
     write_results(PERFECT, 1.0)
-    with tracking.parent_run("retrain", {publish.PREFECT: "http://127.0.0.1:4200/runs/flow-run/x"}) as parent:
+    with runs.parent_run("retrain", {publish.PREFECT: "http://127.0.0.1:4200/runs/flow-run/x"}) as parent:
         run = str(parent)
-        publish.publish(params, parent, publish.judge(params, measure=lambda model, params: measured()))
-    client, name = tracking.connect(), params.publish.model
+        publish.publish(params, parent, judge.judge(params, measure=lambda model, params: measured()))
+    client, name = connection.connect(), params.publish.model
     shown = client.get_run(run).data
-    text = shown.tags[tracking.NOTE]
+    text = shown.tags[connection.NOTE]
     lead = text.split("\n\n")[:3]
     result = "**Version 1 published: accuracy 100.00%**, baseline 50.00%; latency **0.5 ms** of 1 ms."
     assert lead[:2] == [result, "The gate passed it (6 checks). What the searches cost was not recorded."]
     assert "Compared with the baseline, which decides nothing, on 40 of 40 test images." in text
     addresses = re.findall(r"\]\(([^)]+)\)", lead[2])
     assert [address.partition("?")[0] for address in addresses] == [
-        f"{tracking.run_page(run, 'report.html').partition('?')[0]}",
+        f"{runs.run_page(run, 'report.html').partition('?')[0]}",
         f"#/models/{name}/versions/1",
         "http://127.0.0.1:4200/runs/flow-run/x",
     ]
@@ -333,23 +338,23 @@ def test_numbers_and_words_of_the_decision_are_where_somebody_looks(params: Para
     }
     version = client.get_model_version(name, "1").description
     assert version.startswith(result.replace("**", ""))
-    assert tracking.run_page(run) in version
+    assert runs.run_page(run) in version
     assert f"models:/{name}@champion" in client.get_registered_model(name).description
 
 
 def test_what_a_person_wrote_of_the_model_stays(params: Params) -> None:
     write_results(PERFECT, 1.0)
     ship(params)
-    tracking.connect().update_registered_model(params.publish.model, "For the shop floor.")
+    connection.connect().update_registered_model(params.publish.model, "For the shop floor.")
     ship(params)
-    assert tracking.connect().get_registered_model(params.publish.model).description == "For the shop floor."
+    assert connection.connect().get_registered_model(params.publish.model).description == "For the shop floor."
 
 
 def test_a_result_file_that_cannot_be_put_into_words_does_not_undo_what_was_published(
     params: Params, caplog: pytest.LogCaptureFixture
 ) -> None:
     write_results(PERFECT, 1.0)
-    report = publish.judge(params, measure=lambda model, params: measured())
+    report = judge.judge(params, measure=lambda model, params: measured())
     files.write_json(paths.EVALUATE / "latency.json", {})
     assert publish.publish(params, None, report).outcome == "published"
     assert aliases(params) == ("1", "1", None)
@@ -359,12 +364,12 @@ def test_a_result_file_that_cannot_be_put_into_words_does_not_undo_what_was_publ
 
 def test_the_version_belongs_to_the_run_that_wrote_the_file(params: Params) -> None:
     write_results(PERFECT, 1.0)
-    train = tracking.StageRun(
-        "train@searched", None, {"dvc.out.results/train/searched/model.onnx": tracking.md5_of(PERFECT)}
+    train = stage_run.StageRun(
+        "train@searched", None, {"dvc.out.results/train/searched/model.onnx": files.md5_of(PERFECT)}
     )
     train.end("FINISHED")
     number = ship(params).version
-    assert tracking.connect().get_model_version(params.publish.model, number).run_id == train.run_id
+    assert connection.connect().get_model_version(params.publish.model, number).run_id == train.run_id
 
 
 @pytest.mark.parametrize("broken", [THREE_QUARTERS, None])
@@ -372,9 +377,9 @@ def test_a_registry_that_gives_back_another_model_moves_no_champion(
     params: Params, monkeypatch: pytest.MonkeyPatch, broken: bytes | None
 ) -> None:
     write_results(PERFECT, 1.0)
-    report = publish.judge(params)
-    other = tracking.Shipped(version="1", md5=report.md5, model=broken) if broken else None
-    monkeypatch.setattr(tracking, "load_by_alias", lambda name, alias: other)
+    report = judge.judge(params)
+    other = models.Shipped(version="1", md5=report.md5, model=broken) if broken else None
+    monkeypatch.setattr(models, "load_by_alias", lambda name, alias: other)
     assert refused(publish.publish(params, None, report)) == {"registry_md5", "registry_logits"}
     assert aliases(params)[0] is None
 
@@ -382,17 +387,17 @@ def test_a_registry_that_gives_back_another_model_moves_no_champion(
 def test_nothing_is_judged_beside_a_champion_whose_registered_file_is_damaged(params: Params) -> None:
     write_results(THREE_QUARTERS, 0.75)
     ship(params)
-    shipped = tracking.load_by_alias(params.publish.model, "champion")
+    shipped = models.load_by_alias(params.publish.model, "champion")
     assert shipped is not None
     write_results(PERFECT, 1.0)
     with flipped(registered_file(params, "1")), pytest.raises(RegistryError, match="file of version 1 is damaged"):
-        publish.judge(params)
+        judge.judge(params)
     assert ship(params).outcome == "published"
 
 
 def registered_file(params: Params, number: str) -> Path:
     """Where the version's ONNX file lies."""
-    client = tracking.connect()
+    client = connection.connect()
     model_id = client.get_model_version(params.publish.model, number).source.removeprefix("models:/")
     location = client.get_logged_model(model_id).artifact_location
     return Path(location.removeprefix("file://")) / "model.onnx"
@@ -405,13 +410,13 @@ class Killed(BaseException):
 @pytest.mark.parametrize(
     ("module", "function", "call"),
     [
-        (tracking, "log_model", 1),  # nothing is registered yet
-        (tracking, "move_alias", 1),  # registered, no challenger yet
-        (tracking, "retag_version", 1),
-        (tracking, "log_json", 1),
+        (models, "log_model", 1),  # nothing is registered yet
+        (models, "move_alias", 1),  # registered, no challenger yet
+        (models, "retag_version", 1),
+        (runs, "log_json", 1),
         (registry, "promote", 1),
-        (tracking, "move_alias", 2),  # within promote: before `previous`
-        (tracking, "move_alias", 3),  # before `champion`
+        (models, "move_alias", 2),  # within promote: before `previous`
+        (models, "move_alias", 3),  # before `champion`
     ],
 )
 def test_killed_between_registering_and_promoting_the_old_champion_stays_and_the_next_try_ends_the_work(
@@ -435,7 +440,7 @@ def test_killed_between_registering_and_promoting_the_old_champion_stays_and_the
     assert aliases(params)[0] == "1"
     assert ship(params).outcome == "published"
     assert aliases(params) == ("2", "2", "1")
-    assert len(tracking.connect().search_model_versions(f"name = '{params.publish.model}'")) == 2
+    assert len(connection.connect().search_model_versions(f"name = '{params.publish.model}'")) == 2
 
 
 def shipped_in_turn(params: Params, *models: bytes) -> None:
@@ -465,18 +470,18 @@ def removed_after(params: Params) -> Iterator[None]:
 def test_a_model_that_was_trained_after_its_evaluation_is_not_judged_by_it(params: Params) -> None:
     """As accurate as the one before, to half a point: only dvc.lock knows."""
     write_results(THREE_QUARTERS, 0.75)
-    dep = {"path": publish.MODEL.as_posix(), "md5": tracking.md5_of(PERFECT)}
+    dep = {"path": judge.MODEL.as_posix(), "md5": files.md5_of(PERFECT)}
     versions.LOCK.write_text(yaml.safe_dump({"stages": {"evaluate": {"cmd": "x", "deps": [dep]}}}))
     with pytest.raises(ValueError, match=r"was written for another results/train/searched/model\.onnx"):
-        publish.judge(params)
+        judge.judge(params)
     versions.LOCK.write_text(yaml.safe_dump({"stages": {"evaluate": {"cmd": "x", "deps": []}}}))
-    assert publish.judge(params).passed
+    assert judge.judge(params).passed
 
 
 @pytest.mark.usefixtures("removed_after")
 def test_settings_that_were_edited_meanwhile_are_not_kept_as_what_the_model_was_made_with(params: Params) -> None:
     write_results(THREE_QUARTERS, 0.75)
-    report = publish.judge(params)
+    report = judge.judge(params)
     shutil.copy(ROOT / "tests" / "tiny.yaml", paths.PARAMS)
     with pytest.raises(ValueError, match=r"params\.yaml changed while the line ran; run it again"):
         publish.publish(params, None, report)
@@ -488,14 +493,14 @@ def test_a_rollback_goes_back_one_champion_at_a_time_and_says_who_when_and_why(
 ) -> None:
     monkeypatch.setattr(publish, "load_params", lambda: params)
     shipped_in_turn(params, HALF, THREE_QUARTERS, PERFECT)
-    publish.keep_report(params, tracking.version_tags(params.publish.model, "3")["gate.run"])
+    publish.keep_report(params, models.version_tags(params.publish.model, "3")["gate.run"])
     assert f"{params.publish.model} version 3 is in service" in paths.REPORT.read_text()
     assert publish.main(["rollback", "--by", "someone", "--reason", "too slow in the field"]) == 0
     assert "version 3, by someone: too slow in the field" in capsys.readouterr().out
     said = "version 3 passed the gate, but is not in service: version 2 is, since someone rolled version 3 back"
     assert said in paths.REPORT.read_text()
     assert aliases(params) == ("2", "3", "1")
-    tags = tracking.version_tags(params.publish.model, "3")
+    tags = models.version_tags(params.publish.model, "3")
     assert (tags["rollback.by"], tags["rollback.reason"], tags["rollback.to"]) == (
         "someone",
         "too slow in the field",
@@ -531,7 +536,7 @@ def test_a_rollback_killed_at_its_one_step_is_done_by_the_same_command_again(
 
     for function, champion in (("move_alias", "3"), ("drop_alias", "2")):
         with monkeypatch.context() as patched:
-            patched.setattr(tracking, function, killed)
+            patched.setattr(models, function, killed)
             with pytest.raises(Killed):
                 registry.roll_back(params.publish.model, "someone", "")
         assert aliases(params)[0] == champion
@@ -547,7 +552,7 @@ def test_a_rollback_whose_view_cannot_be_moved_is_done_and_says_so(
     def locked(*arguments: Any) -> None:
         raise MlflowException("database is locked")
 
-    monkeypatch.setattr(tracking, "drop_alias", locked)
+    monkeypatch.setattr(models, "drop_alias", locked)
     assert registry.roll_back(params.publish.model, "someone", "").restored == "2"
     assert aliases(params)[0] == "2"
     assert "MLflow did not record the alias previous (database is locked)" in caplog.text
@@ -571,7 +576,7 @@ def test_who_rolls_back_is_asked_where_nobody_has_a_name(
     def nobody() -> str:
         raise KeyError("getpwuid(): uid not found: 1234")
 
-    monkeypatch.setattr("flows.publish.versions.git", lambda *arguments: None)
+    monkeypatch.setattr("flows.checkout.commits.git", lambda *arguments: None)
     monkeypatch.setattr("flows.publish.getpass.getuser", nobody)
     monkeypatch.setattr(publish, "load_params", lambda: params)
     assert publish.main(["rollback"]) == 2
@@ -584,7 +589,7 @@ def test_a_disk_that_is_full_after_the_promotion_is_a_warning(
     def full(*arguments: Any) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("flows.publish.decision.keep", full)
+    monkeypatch.setattr("flows.release.decision.keep", full)
     write_results(THREE_QUARTERS, 0.75)
     assert ship(params).outcome == "published"
     assert "the decision is in MLflow alone" in caplog.text
@@ -598,16 +603,16 @@ def test_no_damaged_file_is_put_back_into_service(params: Params) -> None:
 
 
 def edit_metrics(**searched: Any) -> None:
-    metrics = files.read_json(publish.METRICS)
+    metrics = files.read_json(judge.METRICS)
     metrics["searched"] |= searched
-    files.write_json(publish.METRICS, metrics)
+    files.write_json(judge.METRICS, metrics)
 
 
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
-        (publish.MODEL.unlink, "model.onnx is missing; run `dvc repro` first"),
-        (publish.METRICS.unlink, "metrics.json is missing; run `dvc repro` first"),
+        (judge.MODEL.unlink, "model.onnx is missing; run `dvc repro` first"),
+        (judge.METRICS.unlink, "metrics.json is missing; run `dvc repro` first"),
         ((paths.TEST / "labels.npy").unlink, "data/prepared/test is missing; run `dvc repro` first"),
         (lambda: edit_metrics(accuracy=0.9), "accuracy 0.9000 on data/prepared/test, but it has 1.0000"),
     ],
@@ -632,7 +637,7 @@ def test_missing_or_stale_results_are_one_sentence_and_exit_code_2(
 
 def test_a_file_that_changed_after_the_gate_is_not_published(params: Params) -> None:
     write_results(PERFECT, 1.0)
-    report = publish.judge(params)
+    report = judge.judge(params)
     write_results(THREE_QUARTERS, 0.75)
     with pytest.raises(ValueError, match="changed after the gate judged it"):
         publish.publish(params, None, report)
@@ -667,7 +672,7 @@ def test_the_report_is_kept_with_the_decision_and_cannot_undo_it(
     write_results(PERFECT, 1.0)
     published = ship(params)
     publish.keep_report(params, published.run)
-    kept = Path(tracking.connect().download_artifacts(published.run, "report.html")).read_text()
+    kept = Path(connection.connect().download_artifacts(published.run, "report.html")).read_text()
     assert kept == paths.REPORT.read_text()
     assert f"{params.publish.model} version 1 is in service" in kept
     paths.REPORT.unlink()

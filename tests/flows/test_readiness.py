@@ -14,9 +14,14 @@ import pytest
 import yaml
 from prefect.settings import temporary_settings
 
-from components.params import Data, Params
-from flows import ingest, paths, readiness, versions
-from flows.settings import PRESETS, load_params
+from components.settings.data import Data
+from components.settings.params import Params
+from flows import ingest
+from flows.checkout import commits, paths, versions
+from flows.checkout.readiness import require_data_ready, require_room
+from flows.checkout.settings import load_params
+from flows.schedule import readiness
+from flows.settings import PRESETS
 
 PARAMS = load_params(PRESETS / "digits.yaml")
 IDENTITY = ("-c", "user.name=a", "-c", "user.email=a@localhost")
@@ -149,7 +154,7 @@ def test_a_refused_ingest_ends_with_2_and_one_sentence(repo: Path, capsys: pytes
 
 def test_where_all_is_well_nothing_is_said_and_nothing_left(repo: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = contents(repo)
-    readiness.require_data_ready(PARAMS)
+    require_data_ready(PARAMS)
     assert contents(repo) == before
     assert not Path("data").exists()
     assert capsys.readouterr() == ("", "")
@@ -174,7 +179,7 @@ def test_a_source_larger_than_the_disk_is_refused_with_both_sizes(repo: Path) ->
     os.truncate("images/cat/1.png", 2 * free)  # a sparse file: it takes no room itself
     params = folder_of(PARAMS, "images")
     with pytest.raises(ValueError, match=r"the line will write about .* GB to the disk of .*, which has .* GB left"):
-        readiness.require_room(params)
+        require_room(params)
 
 
 def folder_of(params: Params, path: str) -> Params:
@@ -202,12 +207,12 @@ def test_git_that_does_not_answer_is_a_warning_and_never_a_clean_commit(
 ) -> None:
     bring_about, said = COMPLAINTS[why]
     bring_about(monkeypatch)
-    readiness.require_data_ready(PARAMS)
+    require_data_ready(PARAMS)
     warning = capsys.readouterr().err
     assert warning.startswith("warning: git does not say which code this is (")
     assert said in warning
     assert warning.count("\n") == 1
-    assert versions.code_tags() == {"git.commit": "unknown", "git.dirty": "unknown"}
+    assert commits.code_tags() == {"git.commit": "unknown", "git.dirty": "unknown"}
 
 
 # ---------------------------------------------------------------- before a retrain

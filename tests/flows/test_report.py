@@ -26,24 +26,27 @@ from components.data.intake import take_in
 from components.data.sources import open_source
 from components.data.split import write_assignment
 from components.data.store import Split, open_split
-from components.params import Params
 from components.progress import unwatched
-from flows import decision, files, gate, ingest, paths, tracking, versions
-from flows import notes as stage_notes
-from flows.files import read_json
-from flows.gate import Check, GateReport, Score
-from flows.observer import Silent
+from components.settings.params import Params
+from flows import ingest
+from flows.checkout import files, paths, versions
+from flows.checkout.files import read_json
+from flows.checkout.settings import load_params
+from flows.release import decision, gate
+from flows.release.gate import Check, GateReport, Score
 from flows.report import __main__ as command
 from flows.report import architecture as architecture_report
 from flows.report import augmentation as augmentation_report
 from flows.report import charts, figures, headline, page, searched
+from flows.report import notes as stage_notes
 from flows.report.augmentation import DRAWS
 from flows.report.images import GAP, SIDE, picture
 from flows.report.page import SECTIONS, attempted, inline, make, render
 from flows.report.parts import Facts, Figure, Note, Part, Pictures, Table
 from flows.report.reading import read_rows
-from flows.settings import load_params
+from flows.runtime.observer import Silent
 from flows.stages import architecture, augmentation, evaluate, latency, loss, prepare, train
+from flows.tracking import runs
 from tests.clones import ROOT
 from tests.flows.test_checkpoints import start_anew
 
@@ -131,7 +134,7 @@ def run_stages(params: Params) -> None:
 @pytest.fixture
 def params(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
     monkeypatch.chdir(workspace)
-    monkeypatch.setattr(tracking, "core_minutes", lambda key: None)  # a store takes seconds to make
+    monkeypatch.setattr(runs, "core_minutes", lambda key: None)  # a store takes seconds to make
     return load_params()
 
 
@@ -334,7 +337,7 @@ def test_the_mistakes_are_the_most_confident_ones_first_and_their_own_images(par
 
 
 def decided(passed: bool, md5: str | None = None, champion: str | None = "4") -> None:
-    own = md5 or tracking.md5_of(paths.MODEL.read_bytes())
+    own = md5 or files.md5_of(paths.MODEL.read_bytes())
     checks = (
         Check(name="accuracy", value=0.9, rule="at least", threshold=0.8),
         Check(name="latency_p50_ms", value=0.5 if passed else 7.0, rule="at most", threshold=5.0),
@@ -385,7 +388,7 @@ def test_a_decision_on_another_file_is_not_this_model_s(params: Params, no_decis
 def test_a_champion_judged_again_keeps_what_was_decided_of_it(params: Params, no_decision: None) -> None:
     decided(passed=True)
     before = paths.DECISION.read_bytes()
-    md5 = tracking.md5_of(paths.MODEL.read_bytes())
+    md5 = files.md5_of(paths.MODEL.read_bytes())
     decision.keep(GateReport(md5=md5, champion="5", against="itself", checks=()), "tiny", "5", "already champion")
     assert paths.DECISION.read_bytes() == before
 
@@ -414,13 +417,13 @@ def test_results_of_different_runs_are_said_to_be(params: Params) -> None:
 def test_results_of_a_search_that_was_kept_are_none_of_another_run(params: Params) -> None:
     """Frozen on the images before: what it read then is not what `prepare` writes now."""
     found, prepared = paths.LOSS / "loss.json", paths.CLASSES
-    now, before = tracking.md5_of(prepared.read_bytes()), "0" * 32
+    now, before = files.md5_of(prepared.read_bytes()), "0" * 32
     stages = {
         "prepare": locked({}, {prepared: now}),
-        "loss": locked({prepared: before}, {found: tracking.md5_of(found.read_bytes())}),
+        "loss": locked({prepared: before}, {found: files.md5_of(found.read_bytes())}),
         "train@searched": locked(
-            {prepared: now, found: tracking.md5_of(found.read_bytes())},
-            {paths.MODEL: tracking.md5_of(paths.MODEL.read_bytes())},
+            {prepared: now, found: files.md5_of(found.read_bytes())},
+            {paths.MODEL: files.md5_of(paths.MODEL.read_bytes())},
         ),
     }
     versions.LOCK.write_text(yaml.safe_dump({"stages": stages}))

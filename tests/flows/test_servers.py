@@ -127,7 +127,8 @@ def test_a_deployments_schedule_makes_runs(tmp_path: Path) -> None:
 
 KILLED = """
 import time
-from flows import deploy, workspace
+from flows import deploy
+from flows.schedule import workspace
 workspace.prepare = lambda *given: time.sleep(600)
 deploy.scheduled()
 """

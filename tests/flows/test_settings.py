@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 import yaml
 
-from components.params import Params
+from components.settings.params import Params
 from flows import settings
-from flows.settings import SettingsError, apply, load_params, presets
+from flows.checkout.settings import SettingsError, load_params
+from flows.settings import apply, presets
 
 DIGITS = yaml.safe_load((settings.PRESETS / "digits.yaml").read_text())
 

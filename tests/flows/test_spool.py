@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from flows import spool
-from flows.spool import Spool, left_behind
+from flows.tracking import spool
+from flows.tracking.spool import Spool, left_behind
 
 
 @pytest.fixture(autouse=True)

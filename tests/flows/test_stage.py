@@ -20,14 +20,18 @@ from mlflow import MlflowClient
 from components.architecture.network import build_network
 from components.architecture.space import default_architecture, space_of
 from components.data.store import Classes
-from components.params import Params
-from components.training import base_augment, cross_entropy, fit
-from flows import stage, tracking, versions
-from flows.cost import CORE_MINUTES, MINUTES
-from flows.files import write_bytes
-from flows.observer import Observer, Silent
-from flows.settings import load_params
+from components.settings.params import Params
+from components.training.crop_flip import base_augment
+from components.training.loop import cross_entropy, fit
+from flows import stage
+from flows.checkout import pipeline, versions
+from flows.checkout.files import write_bytes
+from flows.checkout.settings import load_params
+from flows.runtime import handover
+from flows.runtime.cost import CORE_MINUTES, MINUTES
+from flows.runtime.observer import Observer, Silent
 from flows.stages import prepare
+from flows.tracking import stage_run
 from tests.clones import ROOT
 from tests.line_cache import put_empty_store
 
@@ -58,7 +62,7 @@ def run_with(
     put_empty_store(folder, tmp_path_factory)
     monkeypatch.chdir(folder)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.setenv(stage.REPORT, str(tmp_path / "report.json"))
+    monkeypatch.setenv(handover.REPORT, str(tmp_path / "report.json"))
     handler = signal.getsignal(signal.SIGTERM)
 
     def run(work: Work) -> int:
@@ -101,7 +105,7 @@ def test_what_git_does_not_say_is_a_warning_of_the_stage_unless_a_flow_has_said_
     assert "warning: git does not say which code this is (fatal: detected dubious" in capsys.readouterr().err
     _, found, _ = newest_run()
     assert (found["git.commit"], found["git.dirty"]) == ("unknown", "unknown")
-    monkeypatch.setenv(stage.PREFECT_IDS, "a b")
+    monkeypatch.setenv(handover.PREFECT_IDS, "a b")
     assert run_with(write) == 0
     assert "git does not say" not in capsys.readouterr().err
 
@@ -118,7 +122,7 @@ def test_a_stage_that_ends_well_leaves_its_lineage(run_with: Callable[[Work], in
     assert status == "FINISHED"
     assert tags["dvc.dep.in.txt"] == "13b5bfe96f3e2fe411c9f66f4a582adf"  # md5 of "in"
     assert tags["dvc.out.out.txt"] == "c68271a63ddbc431c307beb7d2918275"  # md5 of "out"
-    assert tags["stage_key"] == versions.stage_key(versions.stage_inputs("prepare"))
+    assert tags["stage_key"] == pipeline.stage_key(pipeline.stage_inputs("prepare"))
     assert metrics.pop(CORE_MINUTES) > 0
     assert metrics.pop(MINUTES) > 0
     assert metrics == {"prepare/images": 3.0}
@@ -270,7 +274,7 @@ def test_an_interrupted_stage_finds_its_checkpoint_again_and_a_finished_one_leav
 ) -> None:
     assert run_with(stop_after(3)) == 130
     assert run_with(stop_after(3)) == 130
-    assert checkpoints() == {versions.stage_key(versions.stage_inputs("prepare")): 2}
+    assert checkpoints() == {pipeline.stage_key(pipeline.stage_inputs("prepare")): 2}
     assert run_with(stop_after(3)) == 0
     assert checkpoints() == {}
 
@@ -282,7 +286,7 @@ def test_with_another_input_an_interrupted_stage_starts_afresh(
     Path("in.txt").write_text("edited")
     Path("checkpoints/prepare/mine").mkdir()
     assert run_with(stop_after(3)) == 130
-    assert checkpoints() == {versions.stage_key(versions.stage_inputs("prepare")): 1, "mine": 0}
+    assert checkpoints() == {pipeline.stage_key(pipeline.stage_inputs("prepare")): 1, "mine": 0}
     assert run_with(stop_after(1)) == 0
     assert checkpoints() == {"mine": 0}
 
@@ -335,7 +339,7 @@ def test_bad_settings_stop_a_stage_before_it_starts(
 def test_a_second_process_does_not_share_the_checkpoint_of_a_stage(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("flows.paths.CHECKPOINTS", tmp_path / "checkpoints")
+    monkeypatch.setattr("flows.checkout.paths.CHECKPOINTS", tmp_path / "checkpoints")
     with stage.checkpoint_folder("loss", "key") as folder:
         folder.mkdir(parents=True)
         with (
@@ -356,16 +360,16 @@ def test_torch_starts_after_the_stage_has_set_its_environment_up() -> None:
 def test_settings_that_are_saved_while_dvc_hashes_are_those_that_are_computed_with(
     run_with: Callable[[Work], int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hashed, seen = versions.stage_inputs, []
+    hashed, seen = pipeline.stage_inputs, []
 
-    def saved_meanwhile(name: str) -> versions.Lock:
+    def saved_meanwhile(name: str) -> pipeline.Lock:
         if not seen:
             seen.append(0)
             settings = Path("params.yaml")
             settings.write_text(settings.read_text().replace("seed: 1\n", "seed: 7\n", 1))
         return hashed(name)
 
-    monkeypatch.setattr(versions, "stage_inputs", saved_meanwhile)
+    monkeypatch.setattr(pipeline, "stage_inputs", saved_meanwhile)
 
     def work(params: Params, observe: Observer) -> None:
         write(params, observe)
@@ -402,7 +406,7 @@ def test_a_store_that_another_process_locks_costs_no_record(
     assert Path("out.txt").read_text() == "out"
     holders[0].communicate("")
     assert newest_run()[0] == "RUNNING"
-    tracking.settle()
+    stage_run.settle()
     status, tags, metrics = newest_run()
     assert status == "FINISHED"
     assert metrics["prepare/images"] == 3.0

@@ -25,15 +25,21 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import UNAUTHENTICATED
 from onnx import TensorProto, helper, numpy_helper
 
-from components.evaluation import onnx_logits
-from flows import paths, settings, tracking, versions
-from flows.cost import CORE_MINUTES
-from flows.observer import Recorder
-from flows.tracking import Candidate, StageRun, Status, connect
+from components.shipping.evaluation import onnx_logits
+from flows.checkout import files, paths, pipeline, versions
+from flows.checkout.settings import load_params
+from flows.runtime.cost import CORE_MINUTES
+from flows.runtime.observer import Recorder
+from flows.settings import PRESETS
+from flows.tracking import connection, models, readiness, runs, stage_run
+from flows.tracking.connection import connect
+from flows.tracking.models import Candidate
+from flows.tracking.runs import Status
+from flows.tracking.stage_run import StageRun
 
 ROOT = Path(__file__).parents[2]
 SIDE = 4
-PARAMS = settings.load_params(settings.PRESETS / "digits.yaml")
+PARAMS = load_params(PRESETS / "digits.yaml")
 
 
 def linear_model(weights: Float[np.ndarray, "p k"], names: tuple[str, ...], side: int = SIDE) -> bytes:
@@ -101,7 +107,7 @@ def test_the_store_is_a_wal_database_in_the_checkout_and_the_environment_is_left
     started("prepare")
     database = sqlite3.connect(workspace / "mlflow/store/mlflow.db")
     assert database.execute("PRAGMA journal_mode").fetchone() == ("wal",)
-    assert tracking.tracking_uri() == f"sqlite:///{workspace}/mlflow/store/mlflow.db"
+    assert connection.tracking_uri() == f"sqlite:///{workspace}/mlflow/store/mlflow.db"
     assert not (workspace / "mlruns").exists()
     assert not (workspace / "mlflow.db").exists()
 
@@ -137,7 +143,7 @@ def test_a_stage_run_holds_params_metrics_by_step_tags_and_files(workspace: Path
 
 
 def test_a_step_is_one_call_to_mlflow_however_many_numbers_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tracking, "SLOW", 1e9)
+    monkeypatch.setattr(stage_run, "SLOW", 1e9)
     run, run_id = started("augmentation")
     calls: list[int] = []
     real = MlflowClient.log_batch
@@ -175,11 +181,11 @@ def test_without_a_store_a_stage_does_its_work_and_one_line_says_that_nothing_is
 def test_without_a_store_a_flow_goes_on_without_a_parent_run(
     without_store: None, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with tracking.parent_run("retrain", {}) as parent:
+    with runs.parent_run("retrain", {}) as parent:
         assert parent is None
-        tracking.log_data(parent, PARAMS, "md5")
-        tracking.link_stage(parent, "prepare", {"cmd": "x"})
-        tracking.archive(parent, [paths.PARAMS])
+        runs.log_data(parent, PARAMS, "md5")
+        runs.link_stage(parent, "prepare", {"cmd": "x"})
+        runs.archive(parent, [paths.PARAMS])
     assert len(warnings_of(caplog)) == 1
 
 
@@ -199,7 +205,7 @@ def test_records_that_a_failing_tracker_did_not_take_arrive_later_once_and_with_
             run.metrics({"reward": step}, step)
     assert len(offered) == 1, "a tracker that is down is left alone for a while"
     assert connect().get_run(run_id).data.metrics == {}
-    before = tracking.now()
+    before = connection.now()
     run.end("FINISHED")
     history = connect().get_metric_history(run_id, "reward")
     assert [(metric.step, metric.value) for metric in history] == [(step, step) for step in range(5)]
@@ -225,12 +231,12 @@ def test_records_that_outlive_their_process_reach_mlflow_once_with_the_files_as_
     (tmp_path / "later").unlink()
     with monkeypatch.context() as elsewhere:
         elsewhere.delenv("MLFLOW_TRACKING_URI")
-        tracking.settle()
+        stage_run.settle()
         assert list(Path("mlflow/spool").glob(f"{run.key}*")) != [], "they are for the other store"
     for _ in range(2):
-        tracking.settle()
+        stage_run.settle()
     client = connect()
-    (found,) = client.search_runs([tracking.experiment_id(client)], "tags.stage_key = 'late'")
+    (found,) = client.search_runs([connection.experiment_id(client)], "tags.stage_key = 'late'")
     assert found.info.status == "FINISHED"
     history = client.get_metric_history(found.info.run_id, "loss/score")
     assert [metric.value for metric in history] == [0, 1, 2]
@@ -254,15 +260,15 @@ def test_what_one_run_cannot_hand_over_holds_up_neither_the_others_nor_its_own_e
         run.file(Path("trunks.csv"))
         run.metrics({"loss/score": 1.0})
         run.end("FINISHED")
-        other = tracking.Spool("other", run._header | {"name": "other", "tags": {tracking.RUN_KEY: "other"}})
-        other.add({"metrics": [("train/loss", 2.0, tracking.now(), 0)]})
+        other = connection.Spool("other", run._header | {"name": "other", "tags": {stage_run.RUN_KEY: "other"}})
+        other.add({"metrics": [("train/loss", 2.0, connection.now(), 0)]})
         other.close()
-        tracking.settle()
+        stage_run.settle()
         found = connect().get_run(run_id)
         assert (found.data.metrics, found.info.status) == ({"loss/score": 1.0}, "FINISHED")
         assert list(Path("mlflow/spool").glob("other*")) == []
         assert list(Path("mlflow/spool").glob(f"{run.key}*")) != []
-    tracking.settle()
+    stage_run.settle()
     assert [file.path for file in connect().list_artifacts(run_id)] == ["trunks.csv"]
     assert list(Path("mlflow/spool").glob(f"{run.key}*")) == []
 
@@ -272,10 +278,10 @@ def test_a_server_that_is_down_is_asked_once_however_much_waits_for_it(
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     for name in ("one", "two", "three"):
-        waiting = tracking.Spool(name, {"name": name, "store": tracking.store()})
+        waiting = connection.Spool(name, {"name": name, "store": connection.store()})
         waiting.add({"tags": [("a", "b")]})
         waiting.close()
-    tracking.settle()
+    stage_run.settle()
     assert len([said for said in warnings_of(caplog) if said.startswith("warning: MLflow")]) == 1
     assert len(list(Path("mlflow/spool").glob("*.jsonl"))) == 3
     shutil.rmtree(Path("mlflow/spool"))
@@ -296,18 +302,18 @@ def test_a_token_that_ran_out_costs_no_record(monkeypatch: pytest.MonkeyPatch) -
 
 def test_nobody_is_shown_a_password(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://ada:secret@mlflow.example")
-    assert tracking.address_of("#/models") == "https://mlflow.example/#/models"
-    said = tracking.reason_of(MlflowException("API request to https://ada:secret@mlflow.example/api failed"))
+    assert runs.address_of("#/models") == "https://mlflow.example/#/models"
+    said = connection.reason_of(MlflowException("API request to https://ada:secret@mlflow.example/api failed"))
     assert said == "API request to https://mlflow.example/api failed"
 
 
 KILLED = """
 import os, signal, sys
 from mlflow import MlflowClient
-from flows import tracking
-from flows.tracking import StageRun
+from flows.tracking import stage_run
+from flows.tracking.stage_run import StageRun
 
-tracking.SLOW = 1e9
+stage_run.SLOW = 1e9
 run = StageRun("train", None, {"stage_key": sys.argv[1]})
 run.metrics({"train/loss": 1.0}, 0)
 real = MlflowClient.log_batch
@@ -332,9 +338,9 @@ def test_a_kill_while_a_record_is_handed_over_loses_none_doubles_none_and_the_ru
     )
     assert done.returncode == -signal.SIGKILL
     client = connect()
-    (run,) = client.search_runs([tracking.experiment_id(client)], f"tags.stage_key = '{key}'")
+    (run,) = client.search_runs([connection.experiment_id(client)], f"tags.stage_key = '{key}'")
     assert run.info.status == "RUNNING"
-    tracking.settle()
+    stage_run.settle()
     history = client.get_metric_history(run.info.run_id, "train/loss")
     assert [(metric.step, metric.value) for metric in history] == [(0, 1.0), (1, 2.0)]
     assert client.get_run(run.info.run_id).info.status == "KILLED"
@@ -342,7 +348,7 @@ def test_a_kill_while_a_record_is_handed_over_loses_none_doubles_none_and_the_ru
 
 def test_the_run_of_a_living_process_is_left_alone() -> None:
     run, run_id = started("train")
-    tracking.settle()
+    stage_run.settle()
     assert connect().get_run(run_id).info.status == "RUNNING"
     run.end("FINISHED")
 
@@ -359,7 +365,7 @@ def test_a_slow_tracker_is_asked_seldom_and_misses_nothing(monkeypatch: pytest.M
         real(client, run, **parts)
 
     monkeypatch.setattr(MlflowClient, "log_batch", slow)
-    monkeypatch.setattr("flows.tracking.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("flows.tracking.stage_run.time.monotonic", lambda: clock[0])
     for step in range(500):
         clock[0] += 1
         run.metrics({"reward": step}, step)
@@ -400,7 +406,7 @@ def test_a_parent_run_ends_as_its_block_did(error: BaseException | None, status:
     ids: list[str | None] = []
 
     def work() -> None:
-        with tracking.parent_run("retrain", {"git.commit": "abc"}) as parent:
+        with runs.parent_run("retrain", {"git.commit": "abc"}) as parent:
             ids.append(parent)
             if error:
                 raise error
@@ -420,18 +426,18 @@ def test_a_stage_is_found_by_its_key_the_newest_finished_run_first() -> None:
         run, run_id = started("train@searched", {"stage_key": key})
         run.end(status)  # type: ignore[arg-type]
         ids.append(run_id)
-    assert tracking.find_stage_run("key-1") == ids[1]
-    assert tracking.find_stage_run("key-3") is None
+    assert runs.find_stage_run("key-1") == ids[1]
+    assert runs.find_stage_run("key-3") is None
 
 
 def test_the_parent_names_the_run_behind_every_stage_executed_or_cached() -> None:
-    lock: versions.Lock = {"cmd": "python", "deps": [{"path": "a", "md5": "b"}]}
+    lock: pipeline.Lock = {"cmd": "python", "deps": [{"path": "a", "md5": "b"}]}
     _, first = started("retrain")
-    run, stage = started("prepare", {"stage_key": versions.stage_key(lock)}, first)
+    run, stage = started("prepare", {"stage_key": pipeline.stage_key(lock)}, first)
     run.end("FINISHED")
     _, second = started("retrain")
     for parent, how in ((first, "executed"), (second, "cached")):
-        tracking.link_stage(parent, "prepare", lock)
+        runs.link_stage(parent, "prepare", lock)
         tags = connect().get_run(parent).data.tags
         assert (tags["stage.prepare"], tags["stage.prepare.run"]) == (how, stage)
 
@@ -442,7 +448,7 @@ def test_the_data_version_is_an_input_of_the_run_with_its_counts_and_without_its
     paths.VALIDATION.write_text(json.dumps({"classes": {"cat": {"kept": 3, "refused": 1}, "dog": {"kept": 4}}}))
     data = dataclasses.replace(PARAMS.data, source="parquet", path="/home/somebody/train.parquet")
     digest = "0123456789abcdef0123456789abcdef.dir"
-    tracking.log_data(parent, dataclasses.replace(PARAMS, data=data), digest)
+    runs.log_data(parent, dataclasses.replace(PARAMS, data=data), digest)
     (found,) = connect().get_run(parent).inputs.dataset_inputs
     assert (found.dataset.digest, json.loads(found.dataset.source)) == (digest, {"uri": "train.parquet"})
     assert json.loads(found.dataset.profile) == {"images": 7, "classes": {"cat": 3, "dog": 4}}
@@ -450,30 +456,30 @@ def test_the_data_version_is_an_input_of_the_run_with_its_counts_and_without_its
 
 def test_registering_a_file_twice_gives_one_version_and_another_file_the_next() -> None:
     _, run_id = started("train@searched")
-    numbers = [tracking.register_model("twice", candidate(random_model(seed)), run_id) for seed in (1, 1, 2, 1)]
+    numbers = [models.register_model("twice", candidate(random_model(seed)), run_id) for seed in (1, 1, 2, 1)]
     assert numbers == ["1", "1", "2", "1"]
     assert len(connect().search_model_versions("name = 'twice'")) == 2
 
 
 def test_an_alias_gives_back_the_very_bytes_and_moves_at_once() -> None:
     _, run_id = started("train@searched")
-    assert tracking.load_by_alias("moved", "champion") is None
+    assert models.load_by_alias("moved", "champion") is None
     for seed in (1, 2):
-        number = tracking.register_model("moved", candidate(random_model(seed)), run_id)
-        tracking.move_alias("moved", "champion", number)
-        shipped = tracking.load_by_alias("moved", "champion")
+        number = models.register_model("moved", candidate(random_model(seed)), run_id)
+        models.move_alias("moved", "champion", number)
+        shipped = models.load_by_alias("moved", "champion")
         assert shipped is not None
         assert (shipped.version, shipped.model, shipped.md5) == (
             str(seed),
             random_model(seed),
-            tracking.md5_of(random_model(seed)),
+            files.md5_of(random_model(seed)),
         )
 
 
 def test_a_registered_model_serves_its_own_example_through_mlflow_and_says_its_signature() -> None:
     _, run_id = started("train@searched")
     wanted = candidate(random_model(3))
-    tracking.move_alias("served", "champion", tracking.register_model("served", wanted, run_id))
+    models.move_alias("served", "champion", models.register_model("served", wanted, run_id))
     connect()  # sets the address that mlflow's own functions use
     loaded = mlflow.pyfunc.load_model("models:/served@champion")
     example = loaded.input_example
@@ -499,9 +505,9 @@ def test_no_path_user_or_host_is_in_a_tag_a_parameter_or_an_artifact(
     run, run_id = started("evaluate", {"stage_key": "k"})
     run.params({"data": {"path": f"{workspace}/images", "source": "folder"}})
     run.end("FINISHED")
-    with tracking.parent_run("publish", {}) as parent:
-        tracking.log_json(str(parent), {"passed": True}, "gate.json")
-    tracking.register_model("clean", candidate(random_model(4)), run_id)
+    with runs.parent_run("publish", {}) as parent:
+        runs.log_json(str(parent), {"passed": True}, "gate.json")
+    models.register_model("clean", candidate(random_model(4)), run_id)
     private = re.compile("|".join([re.escape(str(workspace)), *named_machine]))
     files = [file for file in (workspace / "mlflow/store/artifacts").rglob("*") if file.is_file()]
     assert {file.name for file in files} >= {"MLmodel", "model.onnx", "gate.json", "input_example.json"}
@@ -514,7 +520,7 @@ def test_no_path_user_or_host_is_in_a_tag_a_parameter_or_an_artifact(
     assert not any(private.search(str(user)) for user in users)
 
 
-CONNECT = "from flows.tracking import connect; connect().search_experiments()"
+CONNECT = "from flows.tracking.connection import connect; connect().search_experiments()"
 KILLED_BETWEEN_TWO_STEPS = f"""
 import os, signal
 from sqlalchemy import event
@@ -556,13 +562,13 @@ def test_results_cost_what_the_run_took_that_made_them_and_those_that_were_inter
     ended("other", 7.0, "FINISHED")
     ended("k", 2.0, "FINISHED")
     ended("k", 5.0, "FAILED")  # later, without results
-    assert tracking.core_minutes("k") == pytest.approx(5.0)
+    assert runs.core_minutes("k") == pytest.approx(5.0)
 
 
 def test_a_cost_that_was_never_recorded_is_none() -> None:
     ended("silent", None, "FINISHED")
     ended("unfinished", 1.0, "KILLED")
-    assert [tracking.core_minutes(key) for key in ("silent", "unfinished", "unknown")] == [None, None, None]
+    assert [runs.core_minutes(key) for key in ("silent", "unfinished", "unknown")] == [None, None, None]
 
 
 # ---------------------------------------------------------------- asked before the work
@@ -614,7 +620,7 @@ def test_an_address_that_cannot_be_used_is_one_sentence_before_the_work_without_
     prepare(paths.STORE / "mlflow.db")
     before = {file: file.read_bytes() for file in tmp_path.rglob("*.db")}
     with pytest.raises(ValueError, match=said) as refused:
-        tracking.require_usable("digits")
+        readiness.require_usable("digits")
     assert "\n" not in str(refused.value)
     assert not re.search("me:|se@|cr/?et", str(refused.value) + caplog.text)
     assert before == {file: file.read_bytes() for file in before}
@@ -627,16 +633,16 @@ def test_a_server_that_never_answers_is_left_after_one_retry(monkeypatch: pytest
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{deaf.getsockname()[1]}")
         began = time.monotonic()
         with pytest.raises(ValueError, match=r"\(Read timed out\)"):
-            tracking.require_usable("digits")
+            readiness.require_usable("digits")
         assert time.monotonic() - began < 10
 
 
 def test_a_store_that_is_there_or_not_yet_is_usable(workspace: Path, tmp_path: Path) -> None:
     started("prepare")
-    tracking.require_usable("digits")
+    readiness.require_usable("digits")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path)
-        tracking.require_usable("digits")
+        readiness.require_usable("digits")
         assert not list(tmp_path.rglob("*.db"))
 
 
@@ -653,4 +659,4 @@ def test_a_store_that_is_there_or_not_yet_is_usable(workspace: Path, tmp_path: P
     ],
 )
 def test_a_relative_address_is_the_checkouts_wherever_it_is_read(given: str, expected: str) -> None:
-    assert tracking.absolute(given, Path("/checkout")) == expected
+    assert connection.absolute(given, Path("/checkout")) == expected

@@ -11,9 +11,9 @@ import torch
 
 from components.data.store import read_classes, read_statistics, write_statistics
 from components.loss.family import SearchedLoss, decode
-from components.params import Params
-from components.training import Epoch
-from flows import files, paths
+from components.settings.params import Params
+from components.training.loop import Epoch
+from flows.checkout import files, paths
 from flows.stages import train
 from tests.flows.test_checkpoints import Recorder, begin_with_noise
 

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from components.data.store import write_contents
-from flows import paths, tracking, versions
-from flows.trained_on import trained_on
+from flows.checkout import paths, versions
+from flows.release.trained_on import trained_on
+from flows.tracking import stage_run
 
 TRAINED = {"train": ["01" * 32, "02" * 32], "val": ["03" * 32]}
 
@@ -32,7 +33,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             for split in map(str, (paths.TRAIN, paths.VAL))
         }
         for md5, tags in (("m", deps), ("gone", deps | {f"dvc.dep.{paths.VAL}": "0" * 32 + ".dir"})):
-            run = tracking.StageRun("train@searched", tags={f"dvc.out.{paths.MODEL}": md5, **tags})
+            run = stage_run.StageRun("train@searched", tags={f"dvc.out.{paths.MODEL}": md5, **tags})
             run.end("FINISHED")
         shutil.rmtree(paths.PREPARED)
         yield folder

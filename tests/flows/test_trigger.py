@@ -18,14 +18,20 @@ from PIL import Image
 from components.data.intake import take_in
 from components.data.sources import open_source
 from components.data.store import Classes, write_classes, write_split
-from components.params import Data, Params, Retrain
 from components.progress import unwatched
-from flows import deploy, paths, tracking, trigger, workspace
-from flows.settings import PRESETS, load_params
+from components.settings.data import Data
+from components.settings.params import Params
+from components.settings.retrain import Retrain
+from flows import deploy
+from flows.checkout import paths
+from flows.checkout.settings import load_params
+from flows.schedule import trigger, workspace
+from flows.settings import PRESETS
+from flows.tracking import models
 from tests.clones import ROOT
 
 SIDE = 8
-LOAD = tracking.load_by_alias
+LOAD = models.load_by_alias
 
 
 def test_a_case_done_by_hand() -> None:
@@ -100,8 +106,8 @@ def params(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
     levels = np.repeat([60, 190], 20).astype(np.uint8)
     images = np.broadcast_to(levels[:, None, None, None], (40, SIDE, SIDE, 1))
     write_split(paths.TEST, np.ascontiguousarray(images), np.repeat([0, 1], 20))
-    shipped = tracking.Shipped(version="1", md5="m", model=brightness_model())
-    monkeypatch.setattr(tracking, "load_by_alias", lambda name, alias: shipped)
+    shipped = models.Shipped(version="1", md5="m", model=brightness_model())
+    monkeypatch.setattr(models, "load_by_alias", lambda name, alias: shipped)
     return params
 
 
@@ -167,7 +173,7 @@ def test_images_that_a_killed_poll_left_are_removed(params: Params) -> None:
 def test_a_poll_that_is_ended_leaves_no_images(tmp_path: Path) -> None:
     shutil.copy(ROOT / "tests" / "tiny.yaml", tmp_path / "params.yaml")
     script = (
-        "import sys, time; from flows import deploy, trigger\n"
+        "import sys, time; from flows import deploy; from flows.schedule import trigger\n"
         "def slow(*given):\n    print('reading', flush=True)\n    time.sleep(600)\n"
         "trigger.take_in = slow\n"
         "sys.exit(deploy.main([]))"
@@ -189,7 +195,7 @@ def test_a_poll_that_is_ended_leaves_no_images(tmp_path: Path) -> None:
 def test_a_registry_that_cannot_be_used_is_one_sentence_and_exit_code_1(
     params: Params, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(tracking, "load_by_alias", LOAD)
+    monkeypatch.setattr(models, "load_by_alias", LOAD)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:////dev/null/mlflow.db")
     monkeypatch.setattr(deploy, "load_params", lambda: params)
     assert deploy.main([]) == 1
@@ -202,5 +208,5 @@ def test_without_a_last_version_everything_is_new(params: Params) -> None:
 
 
 def test_without_a_champion_a_retrain_is_due_whatever_arrived(params: Params, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tracking, "load_by_alias", lambda name, alias: None)
+    monkeypatch.setattr(models, "load_by_alias", lambda name, alias: None)
     assert trigger.decide(params) == trigger.Decision(train=True, reason="there is no champion")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from flows import versions
+from flows.checkout import commits, pipeline, versions
 from tests.clones import ROOT
 
 PIPELINE = {
@@ -44,7 +44,7 @@ def repo(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
 
 
 def test_stages_come_in_the_order_in_which_dvc_runs_them(repo: Path) -> None:
-    assert versions.stage_order() == ["first", "second"]
+    assert pipeline.stage_order() == ["first", "second"]
     assert versions.run_dvc("repro").count("Running stage") == 2
 
 
@@ -60,7 +60,7 @@ def test_the_line_trains_and_measures_each_further_budget_and_has_no_such_stage_
     Path("params.yaml").write_text(yaml.safe_dump(params))
     subprocess.run(["git", "init", "-q"], check=True)
     subprocess.run(versions.dvc("init", "-q"), check=True)
-    order = versions.stage_order()
+    order = pipeline.stage_order()
     searches = {"prepare", "latency", "architecture", "augmentation", "loss"}
     always = searches | {"train@searched", "train@baseline", "evaluate"}
     assert set(order) == always | {f"{word}@{variant}" for word in ("train", "budget") for variant in further}
@@ -68,24 +68,24 @@ def test_the_line_trains_and_measures_each_further_budget_and_has_no_such_stage_
 
 
 def test_a_stages_inputs_before_the_run_are_what_dvc_locks_after_it(repo: Path) -> None:
-    before = versions.stage_inputs("first")
+    before = pipeline.stage_inputs("first")
     versions.run_dvc("repro", "--single-item", "first")
-    locked = versions.locked_stage("first")
+    locked = pipeline.locked_stage("first")
     assert locked is not None
-    assert versions.stage_key(before) == versions.stage_key(locked)
-    assert versions.output_hashes("first") == versions.hashes(locked, "outs")
+    assert pipeline.stage_key(before) == pipeline.stage_key(locked)
+    assert pipeline.output_hashes("first") == pipeline.hashes(locked, "outs")
 
 
 @pytest.mark.parametrize(
     ("file", "text"), [("one.py", "pass"), ("data/raw/a", "b"), ("params.yaml", "word: bye\n"), ("data/raw/b", "new")]
 )
 def test_the_key_changes_with_code_data_and_parameters(repo: Path, file: str, text: str) -> None:
-    before = versions.stage_inputs("first")
+    before = pipeline.stage_inputs("first")
     Path(file).write_text(text)
-    after = versions.stage_inputs("first")
-    assert versions.stage_key(before) != versions.stage_key(after)
-    assert versions.changed(before, after) == ["data/raw" if file.startswith("data") else file]
-    assert versions.changed(after, after) == []
+    after = pipeline.stage_inputs("first")
+    assert pipeline.stage_key(before) != pipeline.stage_key(after)
+    assert pipeline.changed(before, after) == ["data/raw" if file.startswith("data") else file]
+    assert pipeline.changed(after, after) == []
 
 
 def test_a_data_version_is_named_by_its_content(repo: Path) -> None:
@@ -100,7 +100,7 @@ def test_a_data_version_is_named_by_its_content(repo: Path) -> None:
 
 def test_a_push_brings_the_data_to_the_remote_and_a_failure_is_one_sentence(repo: Path) -> None:
     assert not versions.has_remote()
-    with pytest.raises(versions.VersionsError, match="remote"):
+    with pytest.raises(commits.VersionsError, match="remote"):
         versions.push_data(Path("data/raw.dvc"))
     subprocess.run(versions.dvc("remote", "add", "-q", "-d", "store", "remote"), check=True)
     assert versions.has_remote()
@@ -109,7 +109,7 @@ def test_a_push_brings_the_data_to_the_remote_and_a_failure_is_one_sentence(repo
 
 
 def test_outside_a_commit_git_says_none(repo: Path) -> None:
-    assert versions.code_tags() == {"git.commit": "unknown", "git.dirty": "unknown"}
+    assert commits.code_tags() == {"git.commit": "unknown", "git.dirty": "unknown"}
 
 
 def test_the_dirty_flag_follows_tracked_files_only(repo: Path) -> None:
@@ -117,9 +117,9 @@ def test_the_dirty_flag_follows_tracked_files_only(repo: Path) -> None:
     subprocess.run(["git", "add", "-A"], check=True)
     subprocess.run(["git", *identity, "commit", "-q", "-m", "a"], check=True)
     Path("untracked").write_text("x")
-    assert versions.code_tags()["git.dirty"] == "false"
+    assert commits.code_tags()["git.dirty"] == "false"
     Path("one.py").write_text("pass")
-    assert versions.code_tags()["git.dirty"] == "true"
+    assert commits.code_tags()["git.dirty"] == "true"
 
 
 def test_python_of_a_stage_is_this_environments(repo: Path) -> None:
@@ -133,15 +133,15 @@ def test_python_of_a_stage_is_this_environments(repo: Path) -> None:
 @pytest.mark.parametrize("cut", ["    cmd: [", "    cmd: python one.py\n    deps:\n    - path"])
 def test_a_truncated_lock_is_one_sentence_that_says_what_to_do(repo: Path, cut: str) -> None:
     versions.LOCK.write_text(f"schema: '2.0'\nstages:\n  first:\n{cut}")
-    for look in (versions.stage_order, lambda: versions.stage_inputs("first")):
-        with pytest.raises(versions.VersionsError, match=r"dvc\.lock.*; restore it with git, or remove it") as caught:
+    for look in (pipeline.stage_order, lambda: pipeline.stage_inputs("first")):
+        with pytest.raises(commits.VersionsError, match=r"dvc\.lock.*; restore it with git, or remove it") as caught:
             look()
         assert "\n" not in str(caught.value)
 
 
 def test_a_remote_that_is_not_configured_is_one_sentence(repo: Path) -> None:
     Path(".dvc/config.local").write_text("[core]\n    remote = gone\n")
-    with pytest.raises(versions.VersionsError, match=r"`dvc --quiet --wait-for-lock push .*` failed: .*gone") as caught:
+    with pytest.raises(commits.VersionsError, match=r"`dvc --quiet --wait-for-lock push .*` failed: .*gone") as caught:
         versions.push_data(Path("data/raw.dvc"))
     assert "\n" not in str(caught.value)
 
@@ -160,36 +160,36 @@ def test_what_dvc_says_is_printed_without_its_hints(capfd: pytest.CaptureFixture
 
 
 def test_a_stage_is_unchanged_where_dvc_would_skip_it(repo: Path) -> None:
-    assert not versions.unchanged("first"), "it never ran"
+    assert not pipeline.unchanged("first"), "it never ran"
     subprocess.run(versions.dvc("repro", "--quiet"), env=versions.stage_environment(), check=True)
-    assert versions.unchanged("first")
-    assert versions.unchanged("second")
+    assert pipeline.unchanged("first")
+    assert pipeline.unchanged("second")
     Path("first.txt").write_text("edited")
-    assert not versions.unchanged("first")
+    assert not pipeline.unchanged("first")
     subprocess.run(versions.dvc("repro", "--quiet"), env=versions.stage_environment(), check=True)
     Path("two.py").write_text(Path("two.py").read_text() + "# edited")
-    assert versions.unchanged("first")
-    assert not versions.unchanged("second")
+    assert pipeline.unchanged("first")
+    assert not pipeline.unchanged("second")
 
 
 def test_while_another_dvc_holds_the_folder_no_stage_is_called_unchanged(repo: Path) -> None:
     subprocess.run(versions.dvc("repro", "--quiet"), env=versions.stage_environment(), check=True)
     with versions.opened() as other, other.lock:
-        assert not versions.unchanged("first")
-    assert versions.unchanged("first")
+        assert not pipeline.unchanged("first")
+    assert pipeline.unchanged("first")
 
 
 def test_a_stage_that_refused_its_settings_gets_back_what_it_wrote_before(repo: Path) -> None:
     """DVC removes it before each run."""
-    versions.restore("first")  # it never ran: there is nothing
+    pipeline.restore("first")  # it never ran: there is nothing
     assert not Path("first.txt").exists()
     versions.run_dvc("repro")
     Path("one.py").write_text("raise SystemExit(2)")
-    with pytest.raises(versions.VersionsError):
+    with pytest.raises(commits.VersionsError):
         versions.run_dvc("repro", "--single-item", "first")
     assert not Path("first.txt").exists()
     with versions.opened() as other, other.lock:
-        versions.restore("first")  # the folder is another's: nothing happens
+        pipeline.restore("first")  # the folder is another's: nothing happens
     assert not Path("first.txt").exists()
-    versions.restore("first")
+    pipeline.restore("first")
     assert Path("first.txt").read_text() == "a"

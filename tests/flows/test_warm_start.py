@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 import yaml
 
-from components.params import Params
-from flows import files, paths, versions, warm_start, workspace
+from components.settings.params import Params
+from flows import warm_start
+from flows.checkout import commits, files, paths, pipeline, versions
+from flows.schedule import workspace
 from flows.stages import augmentation, loss
 from tests.flows.test_checkpoints import Recorder, begin_with_noise, outputs, start_anew
 from tests.shapes import without_checks  # noqa: F401 - a fixture
@@ -154,11 +156,11 @@ def version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     start_anew()
     Path(".gitignore").write_text("/results\n/data/raw\n/.dvc/tmp\n/.dvc/cache\n")
     here = Path()
-    versions.require_git(here, "init", "--quiet")
+    commits.require_git(here, "init", "--quiet")
     versions.add_data(paths.RAW)
     subprocess.run(versions.dvc("repro", "--quiet"), env=versions.stage_environment(), check=True)
-    versions.require_git(here, "add", "--all")
-    versions.require_git(here, *workspace.IDENTITY, "commit", "--quiet", "-m", "the line")
+    commits.require_git(here, "add", "--all")
+    commits.require_git(here, *workspace.IDENTITY, "commit", "--quiet", "-m", "the line")
     return workspace.record(here, "digits", "1")
 
 
@@ -190,14 +192,14 @@ def test_the_version_after_keeps_its_start_in_its_commit(version: str) -> None:
 
 def lost(version: str) -> str:
     """Its bytes of the loss search, from DVC's cache."""
-    md5 = versions.hashes(versions.locked_stage("loss") or {}, "outs")[paths.ENDS["loss"].as_posix()]
+    md5 = pipeline.hashes(pipeline.locked_stage("loss") or {}, "outs")[paths.ENDS["loss"].as_posix()]
     (Path(".dvc/cache/files/md5") / md5[:2] / md5[2:]).unlink()
     return version
 
 
 def unrecorded(version: str) -> str:
-    versions.require_git(Path(), "rm", "--quiet", "--cached", "dvc.lock")
-    versions.require_git(Path(), *workspace.IDENTITY, "commit", "--quiet", "-m", "no lock")
+    commits.require_git(Path(), "rm", "--quiet", "--cached", "dvc.lock")
+    commits.require_git(Path(), *workspace.IDENTITY, "commit", "--quiet", "-m", "no lock")
     return "HEAD"
 
 
@@ -213,7 +215,7 @@ def test_a_version_that_cannot_be_had_is_one_sentence_and_nothing_is_written(
     version: str, damage: Callable[[str], str], says: str
 ) -> None:
     begun = starts()
-    with pytest.raises(versions.VersionsError, match=says):
+    with pytest.raises(commits.VersionsError, match=says):
         warm_start.place(damage(version), ANOTHER)
     assert starts() == begun
 

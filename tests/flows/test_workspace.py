@@ -10,10 +10,15 @@ import pytest
 import yaml
 from prefect.client.schemas.objects import StateType
 
-from components.params import Params, Publish, Retrain
-from flows import deploy, paths, tracking, versions, workspace
-from flows.settings import load_params
-from flows.workspace import Served
+from components.settings.params import Params
+from components.settings.publish import Publish
+from components.settings.retrain import Retrain
+from flows import deploy
+from flows.checkout import commits, files, paths, versions
+from flows.checkout.settings import load_params
+from flows.schedule import workspace
+from flows.schedule.workspace import Served
+from flows.tracking import connection, models
 from tests.clones import ROOT
 
 PIPELINE = {
@@ -24,7 +29,7 @@ PIPELINE = {
 
 
 def git(folder: Path, *arguments: str) -> str:
-    return versions.require_git(folder, *arguments)
+    return commits.require_git(folder, *arguments)
 
 
 @pytest.fixture
@@ -182,7 +187,7 @@ def test_a_persons_hooks_and_signatures_are_not_those_of_a_deployment(checkout: 
 
 def lock_of(model: bytes) -> str:
     """A dvc.lock whose `train` wrote these bytes."""
-    out = {"path": paths.MODEL.as_posix(), "md5": tracking.md5_of(model)}
+    out = {"path": paths.MODEL.as_posix(), "md5": files.md5_of(model)}
     return yaml.safe_dump({"schema": "2.0", "stages": {"train@searched": {"cmd": "x", "outs": [out]}}})
 
 
@@ -190,7 +195,7 @@ def promoted(place: Path, model: str, number: str, content: bytes) -> Served:
     """A version that a deployment made in the place."""
     (place / "dvc.lock").write_text(lock_of(content))
     workspace.record(place, model, number)
-    return Served(number=number, md5=tracking.md5_of(content))
+    return Served(number=number, md5=files.md5_of(content))
 
 
 def test_what_was_promoted_is_committed_under_a_tag_and_no_branch_moves(checkout: Path) -> None:
@@ -216,21 +221,21 @@ def test_the_tag_of_another_registrys_version_is_refused_at_both_ends_of_a_retra
     with pytest.raises(ValueError, match=said):
         promoted(place, params.publish.model, "1", b"model")
     with pytest.raises(ValueError, match=said):
-        workspace.warm_from(place, params, Served(number="1", md5=tracking.md5_of(b"model")))
+        workspace.warm_from(place, params, Served(number="1", md5=files.md5_of(b"model")))
 
 
 @pytest.fixture
 def registered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, bytes], Served]:
     """An empty registry: gives what makes a file the model's next version and puts it into service."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
-    client = tracking.connect()
+    client = connection.connect()
 
     def register(model: str, content: bytes) -> Served:
         if not client.search_registered_models(f"name = '{model}'"):
             client.create_registered_model(model)
-        md5 = tracking.md5_of(content)
+        md5 = files.md5_of(content)
         number = str(client.create_model_version(model, "nowhere", tags={"md5": md5}).version)
-        tracking.move_alias(model, "champion", number)
+        models.move_alias(model, "champion", number)
         return Served(number=number, md5=md5)
 
     return register
@@ -249,7 +254,7 @@ def test_a_version_whose_retrain_was_killed_before_it_was_tagged_is_tagged_by_th
         state = deploy.recorded(place, "line", champion, "on schedule")
         assert state.message == "the champion stays version 1, tagged retrain/line/1 (because: on schedule)"
     assert git(checkout, "show", "retrain/line/1:dvc.lock") + "\n" == lock_of(b"model")
-    assert tracking.version_tags("line", "1")["git.tag"] == "retrain/line/1"
+    assert models.version_tags("line", "1")["git.tag"] == "retrain/line/1"
     registered("line", b"put into service by hand")
     state = deploy.recorded(place, "line", champion, "on schedule")
     assert state.message == "another version was put into service meanwhile (because: on schedule)"
@@ -264,7 +269,7 @@ def searched(place: Path, params: Params, number: str, word: str) -> Served:
     lock["stages"] |= yaml.safe_load(lock_of(word.encode()))["stages"]
     (place / "dvc.lock").write_text(yaml.safe_dump(lock))
     workspace.record(place, params.publish.model, number)
-    return Served(number=number, md5=tracking.md5_of(word.encode()))
+    return Served(number=number, md5=files.md5_of(word.encode()))
 
 
 def test_reuse_takes_the_searches_of_the_version_in_service_from_the_shared_cache_and_freezes_them(
@@ -316,7 +321,7 @@ def test_reuse_without_a_version_that_a_deployment_made_is_refused(checkout: Pat
     workspace.prepare(checkout, place, "HEAD")
     (place / "dvc.lock").write_text(lock_of(b"by hand"))
     params = replace(load_params(place / "params.yaml"), retrain=Retrain(search="reuse"))
-    for served in (None, Served(number="1", md5=tracking.md5_of(b"by hand"))):
+    for served in (None, Served(number="1", md5=files.md5_of(b"by hand"))):
         with pytest.raises(ValueError, match="no version in service was made by a deployment; retrain once with fresh"):
             workspace.begin_from_last(place, params, served)
 
@@ -325,7 +330,7 @@ def test_warm_searches_start_from_the_version_in_service_if_a_deployment_made_it
     place = workspace.beside(checkout)
     workspace.prepare(checkout, place, "HEAD")
     params = load_params(place / "params.yaml")
-    warm, first = replace(params, retrain=Retrain(search="warm")), Served(number="1", md5=tracking.md5_of(b"model"))
+    warm, first = replace(params, retrain=Retrain(search="warm")), Served(number="1", md5=files.md5_of(b"model"))
     assert workspace.warm_from(place, warm, first) is None
     promoted(place, params.publish.model, "1", b"model")
     assert workspace.warm_from(place, warm, first) == f"retrain/{params.publish.model}/1"

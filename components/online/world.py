@@ -1,0 +1,306 @@
+"""A search's world for any image classifier: what the engine asks for, from a network, two splits and a recipe.
+
+A search says, by `treatment`, what a sample changes of training; all else is the same for all of them.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar, cast
+
+import numpy as np
+import torch
+from jaxtyping import Int64, UInt8
+from torch import Tensor, nn
+
+from components.data.store import Split
+from components.online.controllers import Controller, Distribution
+from components.online.engine import HEAD_START, PROBING, TRAINING, Trunk, numpy_rng, search, torch_rng
+from components.online.rewards import Probe, Request
+from components.settings.online import Online
+from components.settings.recipe import Recipe
+from components.settings.require import require
+from components.training.crop_flip import base_augment, compose
+from components.training.loop import (
+    Augment,
+    Classifier,
+    Criterion,
+    State,
+    batches_of,
+    cross_entropy,
+    device_of,
+    initial_state,
+    load_state,
+    predict,
+    schedule,
+    split_tensors,
+    steps_in,
+    train_steps,
+)
+from components.training.metrics import METRICS
+from components.training.parallel import Parallel, sequential
+
+S = TypeVar("S")
+Make = Callable[[], nn.Module]
+"""Builds the network (a `Classifier`), the same first weights every time; picklable, for copies in other processes."""
+Devices = tuple[torch.device, ...]
+"""Where copies train, in turns; scores are taken, and copies meet, on the first."""
+
+CPU: Devices = (torch.device("cpu"),)
+SCORE_BATCH = 64
+"""Images scored at a time: on one thread, batches that stay in the cache are three times as fast as 512 (32 pixels)."""
+
+
+def unchanged(images: UInt8[Tensor, "b c h w"], rng: torch.Generator) -> UInt8[Tensor, "b c h w"]:
+    """The `Augment` that does nothing; it travels to workers by its name."""
+    return images
+
+
+@dataclass(frozen=True, kw_only=True)
+class Treatment:
+    """How a copy trains."""
+
+    augment: Augment
+    """Crop and flip included."""
+    criterion: Criterion
+    recipe: Recipe
+
+
+@dataclass(frozen=True, kw_only=True)
+class World(ABC):
+    """Where samples are tried. Workers get it whole."""
+
+    make: Make
+    train: Split
+    val: Split
+    augment: Augment = unchanged
+    """The augmentation found before; the recipe's crop and flip come first."""
+    recipe: Recipe
+    seed: int
+    devices: Devices = CPU
+
+    @property
+    @abstractmethod
+    def online(self) -> Online:
+        """The engine's settings."""
+
+    @abstractmethod
+    def treatment(self, sample: Any, state: State, trunk: int, copy: int) -> Treatment:
+        """Of a copy that starts the trunk from the state."""
+
+    @property
+    def probe(self) -> Probe | None:
+        """Scores samples on the features of one model; none where a sample changes the features."""
+        return None
+
+    def plain(self) -> Treatment:
+        """Training without what is searched."""
+        augment = compose(base_augment(self.recipe), self.augment)
+        return Treatment(augment=augment, criterion=cross_entropy(self.recipe.label_smoothing), recipe=self.recipe)
+
+    def search_from(
+        self,
+        distribution: Distribution[S],
+        parallel: Parallel = sequential,
+        controller: Controller | None = None,
+        after: Trunk[S] | None = None,
+    ) -> Iterator[Trunk[S]]:
+        """Train the network while learning the distribution; `after` a recorded trunk of the same search, go on."""
+        yield from search(
+            distribution,
+            self.begin() if after is None else initial_state(network_on(self.devices, self.make)),
+            train=self.train_copy,
+            score=self.score,
+            slope=self.slope,
+            ask=self.ask,
+            pull=self.pull,
+            probe=self.probe,
+            settings=self.online,
+            seed=self.seed,
+            parallel=parallel,
+            controller=controller,
+            after=after,
+        )
+
+    def begin(self) -> State:
+        """The network after the head start, trained as it is, on one thread: where the first trunk starts from."""
+        rng, plain = numpy_rng(self.seed, 0, 0, HEAD_START), self.plain()
+        images, labels = split_tensors(self.train)
+        network, steps = network_on(self.devices, self.make), head_steps(self.online, self.recipe)
+        with one_thread():
+            return train_steps(
+                network,
+                initial_state(network),
+                images,
+                labels,
+                batches=batches_of(len(labels), self.recipe.batch_size, steps, rng),
+                rate=whole_schedule(self.online, self.recipe),
+                first_step=0,
+                augment=plain.augment,
+                criterion=plain.criterion,
+                recipe=self.recipe,
+                rng=torch_rng(rng),
+            )
+
+    def train_copy(self, state: State, sample: Any, trunk: int, copy: int) -> State:
+        """One copy through one trunk; without a sample as training is. Raises `Diverged`."""
+        treatment = self.plain() if sample is None else self.treatment(sample, state, trunk, copy)
+        return train_trunk(
+            network_on(self.devices, self.make, copy),
+            state,
+            self.train,
+            treatment,
+            settings=self.online,
+            seed=self.seed,
+            trunk=trunk,
+            copy=copy,
+        )
+
+    def score(self, state: State) -> float:
+        """The metric of the plain logits on val, in evaluation mode."""
+        return score_state(network_on(self.devices, self.make), state, self.val, self.online)
+
+    def slope(self, state: State) -> State:
+        """The gradient of the log-likelihood on val."""
+        images, labels = score_tensors(self.val, self.online)
+        slope, _ = descent(network_on(self.devices, self.make), state, images, labels, cross_entropy())
+        return slope
+
+    def ask(self, state: State, trunk: int) -> Request:
+        """The slope of the log-likelihood on each half of val, less that on as many training images as training sees
+        them, which no `pull` of the trunk has unless there are too few: the same noise in both would look like an
+        answer. Raises ValueError for fewer than two images of val."""
+        network, criterion = network_on(self.devices, self.make), cross_entropy()
+        images, labels = score_tensors(self.val, self.online)
+        require(len(labels) > 1, "val has one image; reward alignment compares two halves of val, so raise data.val")
+        order, rng = self.order(trunk)
+        train_images, train_labels = split_tensors(self.train.at(order[::-1][: len(labels)]))
+        augmented = self.plain().augment(train_images.to(device_of(network)), torch_rng(rng))
+        halves, val_loss, train_loss = [], 0.0, 0.0
+        for half in (slice(0, None, 2), slice(1, None, 2)):
+            slope, on_val = descent(network, state, images[half], labels[half], criterion)
+            pull, on_train = descent(network, state, augmented[half], train_labels[half], criterion)
+            halves.append({name: value - pull[name] for name, value in slope.items()})
+            val_loss, train_loss = val_loss + on_val, train_loss + on_train
+        return Request(halves=(halves[0], halves[1]), train_loss=train_loss / 2, val_loss=val_loss / 2)
+
+    def pull(self, state: State, sample: Any, trunk: int, copy: int) -> State:
+        """Minus the gradient of the loss under the sample, on `probe_images` training images of the trunk."""
+        treatment = self.plain() if sample is None else self.treatment(sample, state, trunk, copy)
+        order, rng = self.order(trunk)
+        images, labels = split_tensors(self.train.at(order[: self.online.probe_images]))
+        network = network_on(self.devices, self.make, copy)
+        moved = treatment.augment(images.to(device_of(network)), torch_rng(rng))
+        pull, _ = descent(network, state, moved, labels, treatment.criterion)
+        return pull
+
+    def order(self, trunk: int) -> tuple[Int64[np.ndarray, " n"], np.random.Generator]:
+        """The trunk's order of the training images for gradients, and the generator that drew it, to draw on."""
+        rng = numpy_rng(self.seed, trunk, 0, PROBING)
+        return rng.permutation(len(self.train.labels)), rng
+
+
+def network_on(devices: Devices, make: Make, copy: int = 0) -> nn.Module:
+    """A network for the copy, whose index alone says where: records never depend on the worker."""
+    return make().to(devices[copy % len(devices)])
+
+
+def train_trunk(
+    network: nn.Module,
+    state: State,
+    split: Split,
+    treatment: Treatment,
+    *,
+    settings: Online,
+    seed: int,
+    trunk: int,
+    copy: int,
+) -> State:
+    """One copy through one trunk, on one thread; the learning rate follows the step of the whole search.
+
+    Common random numbers when the best copy is broadcast (all copies see the same batches, so rewards differ by the
+    sample alone); own batches when copies are averaged (so that their work adds up). The trunk's images go to the
+    network's device at once. Raises `Diverged`.
+    """
+    recipe = treatment.recipe
+    stream = 0 if settings.broadcast == "best" else copy
+    rng = numpy_rng(seed, trunk, stream, TRAINING)
+    steps = steps_in(settings.images, recipe)
+    batches = list(batches_of(len(split.labels), recipe.batch_size, steps, rng))
+    rows = torch.cat(batches).numpy()  # only these leave the memory map
+    chosen = split.at(rows)
+    images, labels = (part.to(device_of(network)) for part in split_tensors(chosen))
+    with one_thread():
+        return train_steps(
+            network,
+            state,
+            images,
+            labels,
+            batches=torch.arange(len(rows)).split(len(batches[0])),
+            rate=whole_schedule(settings, recipe),
+            first_step=head_steps(settings, recipe) + steps * trunk,
+            augment=treatment.augment,
+            criterion=treatment.criterion,
+            recipe=recipe,
+            rng=torch_rng(rng),
+        )
+
+
+def head_steps(settings: Online, recipe: Recipe) -> int:
+    return settings.head_start // recipe.batch_size
+
+
+def whole_schedule(settings: Online, recipe: Recipe) -> Callable[[int], float]:
+    """Learning rate over the head start and all trunks."""
+    return schedule(recipe, head_steps(settings, recipe) + steps_in(settings.images, recipe) * settings.trunks)
+
+
+def score_state(network: nn.Module, state: State, split: Split, settings: Online) -> float:
+    """The metric of the model on val (its first `score_images` images), in evaluation mode, on one thread."""
+    images, labels = score_tensors(split, settings)
+    load_state(network, state)
+    with one_thread():
+        return METRICS[settings.metric](predict(network, images, batch_size=SCORE_BATCH), labels)
+
+
+def descent(
+    network: nn.Module,
+    state: State,
+    images: UInt8[Tensor, "n c h w"],
+    labels: Int64[Tensor, " n"],
+    criterion: Criterion,
+) -> tuple[State, float]:
+    """Minus the gradient of the mean loss by every parameter (`model.<name>`), and that loss; in evaluation mode, on
+    one thread."""
+    load_state(network, state)
+    network.eval()
+    names, parameters = zip(*network.named_parameters(), strict=True)
+    device, classifier = device_of(network), cast(Classifier, network)
+    total = {f"model.{name}": torch.zeros_like(parameter) for name, parameter in zip(names, parameters, strict=True)}
+    mean = 0.0
+    with one_thread():
+        for batch, of_batch in zip(images.split(SCORE_BATCH), labels.split(SCORE_BATCH), strict=True):
+            features = classifier.features(batch.to(device))
+            loss = criterion(features, classifier.classifier.weight, of_batch.to(device))
+            share = len(of_batch) / len(labels)
+            mean += share * loss.item()
+            for name, gradient in zip(total, torch.autograd.grad(-share * loss, parameters), strict=True):
+                total[name] += gradient
+    return total, mean
+
+
+def score_tensors(split: Split, settings: Online) -> tuple[UInt8[Tensor, "n c h w"], Int64[Tensor, " n"]]:
+    """The images that rewards are measured on."""
+    return split_tensors(split.at(slice(settings.score_images)))
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """One torch thread inside: the same sums in the same order on every worker."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,1 @@
+"""What a person can set, in the shape of params.yaml: one file a section."""

@@ -1,0 +1,37 @@
+"""Where images come from, and how they are split."""
+
+from dataclasses import dataclass
+
+from components.settings.require import require
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """Where labelled images come from and how they are split."""
+
+    source: str
+    """`digits`, `folder`, `parquet`, or `torchvision:NAME` (a data set's class name)."""
+    path: str | None = None
+    """Folder (`folder`, `torchvision:NAME`: its root) or file or folder of shards (`parquet`)."""
+    size: int
+    """Side, in pixels, of the square every image is resized to."""
+    val: float
+    """Share of each class's images that rewards are measured on."""
+    test: float
+    """Share of each class's images that only `evaluate` reads; unused if the source has its own test split."""
+    max_pixels: int = 50_000_000
+    """An image whose header announces more pixels is refused before it is decoded."""
+
+    def __post_init__(self) -> None:
+        known = self.source in ("digits", "folder", "parquet") or self.source.startswith("torchvision:")
+        require(known, f"data.source is {self.source!r}; use digits, folder, parquet or torchvision:NAME")
+        needs_path = self.source in ("folder", "parquet")
+        require(not needs_path or self.path is not None, f"data.source {self.source} needs data.path: set it")
+        require(4 <= self.size <= 1024, f"data.size is {self.size}; use 4 to 1024 pixels")
+        require(0 < self.val < 1, f"data.val is {self.val}; use a share between 0 and 1")
+        require(0 < self.test < 1, f"data.test is {self.test}; use a share between 0 and 1")
+        require(
+            self.val + self.test < 1,
+            f"data.val + data.test is {self.val + self.test:g}; it must be below 1, or nothing is left to train on",
+        )
+        require(self.max_pixels > 0, f"data.max_pixels is {self.max_pixels}; use a positive number of pixels")

@@ -1,0 +1,85 @@
+"""What a person can set, in the shape of params.yaml: one frozen dataclass a section.
+
+The flows validate the file against these classes strictly (types, unknown keys); each class
+checks its own values, so that a component used without the flows refuses the same mistakes.
+"ours" marks a value that the papers do not give.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from components.settings.architecture import Architecture
+from components.settings.augmentation import Augmentation
+from components.settings.data import Data
+from components.settings.evaluate import Evaluate
+from components.settings.export import Export
+from components.settings.gate import Gate
+from components.settings.latency import Latency
+from components.settings.loss import Loss
+from components.settings.parallel import Parallel
+from components.settings.publish import Publish
+from components.settings.require import require
+from components.settings.retrain import Retrain
+from components.settings.train import Train
+
+
+class OtherSpace(ValueError):
+    """What a search should start from is about another space than the settings'."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Params:
+    """The whole of params.yaml."""
+
+    seed: int
+    threads: int
+    """torch threads outside the copies (a copy always uses 1): part of the result, so it is fixed here."""
+    device: Literal["cpu", "cuda"]
+    """Where networks train: the CPU, or all CUDA devices here (copy n of a search on the n-th, in turns); part of the
+    result. `cuda` where there is none is an error, never a silent CPU run; what ships is exported from the CPU."""
+    parallel: Parallel
+    data: Data
+    latency: Latency
+    architecture: Architecture
+    augmentation: Augmentation
+    loss: Loss
+    train: Train
+    export: Export
+    evaluate: Evaluate
+    gate: Gate
+    publish: Publish
+    retrain: Retrain = field(default_factory=Retrain)
+
+    def __post_init__(self) -> None:
+        require(self.seed >= 0, f"seed is {self.seed}; use 0 or more")
+        require(self.threads >= 1, f"threads is {self.threads}; use at least 1")
+        recipe = self.train.recipe
+        require(
+            recipe.crop < self.data.size,
+            f"train.recipe.crop is {recipe.crop} pixels of an image of {self.data.size} (data.size); use fewer",
+        )
+        for name in ("augmentation", "loss"):
+            start = getattr(self, name).online.head_start
+            require(
+                start == 0 or start >= recipe.batch_size,
+                f"{name}.online.head_start is {start} images, less than a batch ({recipe.batch_size}); use 0 or more",
+            )
+        budgets = len(self.architecture.budgets)
+        known = ("searched", "baseline", *(f"budget_{number}" for number in range(2, budgets + 1)))
+        for name in self.train.variants:
+            require(
+                name in known,
+                f"train.variants names {name!r}; with {budgets} budgets in architecture.latency_ms, known are "
+                f"{', '.join(known)}",
+            )
+        further = [name for name in self.train.variants if name.startswith("budget_")]
+        require(
+            sorted(self.evaluate.budgets) == sorted(further),
+            f"evaluate.budgets is [{', '.join(self.evaluate.budgets)}], but train.variants names "
+            f"[{', '.join(further)}] of further budgets; name the same in both: what is trained is measured",
+        )
+        require(
+            self.export.quantize == "none" or self.latency.provider == "cpu",
+            f"export.quantize is {self.export.quantize} and latency.provider {self.latency.provider}: ONNX Runtime "
+            "computes this file in integers on the CPU only; set export.quantize none, or latency.provider cpu",
+        )

@@ -1,0 +1,38 @@
+"""How a network is trained, wherever one is."""
+
+from dataclasses import dataclass
+
+from components.settings.require import require
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """One way to train, shared by every search and the final training, so that what is searched is what ships."""
+
+    batch_size: int = 64
+    learning_rate: float = 0.1
+    """Peak of the schedule: linear warm-up, then cosine to 0."""
+    warmup: float = 0.1
+    """Share of the steps in which the learning rate rises; meanwhile a found loss gives way to cross-entropy with its
+    class margins, or some classes may never be learned (components/loss/README.md)."""
+    momentum: float = 0.9
+    """Nesterov."""
+    weight_decay: float = 5.0e-4
+    """On convolution and linear weights only."""
+    label_smoothing: float = 0.0
+    flip: bool = False
+    """Random horizontal flips, before the searched policy."""
+    crop: int = 0
+    """Random crops from an image padded by so many pixels (reflected), before the searched policy."""
+
+    def __post_init__(self) -> None:
+        require(self.batch_size >= 2, f"train.recipe.batch_size is {self.batch_size}; batch norm needs at least 2")
+        require(self.learning_rate > 0, f"train.recipe.learning_rate is {self.learning_rate}; use a positive number")
+        require(0 <= self.warmup < 1, f"train.recipe.warmup is {self.warmup}; use a share from 0 to below 1")
+        require(0 <= self.momentum < 1, f"train.recipe.momentum is {self.momentum}; use 0 to below 1")
+        require(self.weight_decay >= 0, f"train.recipe.weight_decay is {self.weight_decay}; use 0 or more")
+        require(
+            0 <= self.label_smoothing < 1,
+            f"train.recipe.label_smoothing is {self.label_smoothing}; use 0 to below 1",
+        )
+        require(self.crop >= 0, f"train.recipe.crop is {self.crop}; use 0 or more pixels")

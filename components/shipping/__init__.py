@@ -1,0 +1,1 @@
+"""The file that ships: exported, quantised, evaluated, compared."""

@@ -1,0 +1,1 @@
+"""One training path, shared by every search and by the final training."""

@@ -1,0 +1,297 @@
+"""One training path, shared by every search and by the final training.
+
+w   parameters and buffers of a network          b  images in a batch
+m   momentum of each parameter (SGD, Nesterov)   k  classes
+A `State` holds both, so that a search can copy, average and hand on a model in mid-training.
+
+Where things live: the network says where, images and labels are brought to it a batch at a time (put them there before
+to save that), and a state stays where its network is, whatever device it came from. Random numbers are drawn where
+their generator is, by convention on the CPU: every device then sees the same batches and the same augmentation.
+"""
+
+import math
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Protocol, cast
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int64, UInt8
+from torch import Tensor, nn
+
+from components.data.store import Split
+from components.settings.recipe import Recipe
+from components.settings.train import Train
+
+State = dict[str, Tensor]
+"""`model.<name>`: parameters and buffers; `momentum.<name>`: SGD's buffers. On its network's device."""
+
+Augment = Callable[[UInt8[Tensor, "b c h w"], torch.Generator], UInt8[Tensor, "b c h w"]]
+Criterion = Callable[[Float[Tensor, "b d"], Float[Tensor, "k d"], Int64[Tensor, " b"]], Float[Tensor, ""]]
+"""(features, classifier weight without bias, labels) -> mean loss; the logits are features @ weight.T."""
+
+
+class Diverged(FloatingPointError):
+    """The loss is no longer a finite number."""
+
+
+class Classifier(Protocol):
+    """What training asks of a network: uint8 images in, features out, a linear classifier without bias on top."""
+
+    classifier: nn.Linear
+
+    def features(self, images: UInt8[Tensor, "b c h w"]) -> Float[Tensor, "b d"]: ...
+
+
+def split_tensors(split: Split) -> tuple[UInt8[Tensor, "n c h w"], Int64[Tensor, " n"]]:
+    """The split's images as NCHW in channels_last layout (a view of the stored NHWC bytes) and its labels."""
+    images = torch.from_numpy(np.array(split.images)).permute(0, 3, 1, 2)
+    return images, torch.from_numpy(np.array(split.labels))
+
+
+def initial_state(network: nn.Module) -> State:
+    """The network's present weights and buffers, with momentum zero."""
+    state = {f"model.{name}": value.detach().clone() for name, value in network.state_dict().items()}
+    for name, parameter in network.named_parameters():
+        state[f"momentum.{name}"] = torch.zeros_like(parameter.detach())
+    return state
+
+
+def load_state(network: nn.Module, state: State) -> None:
+    """Copy the state's parameters and buffers into the network."""
+    prefix = "model."
+    network.load_state_dict({key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)})
+
+
+def device_of(network: nn.Module) -> torch.device:
+    """Where the network lives."""
+    return next(network.parameters()).device
+
+
+def cross_entropy(label_smoothing: float = 0.0) -> Criterion:
+    """Mean cross-entropy of the logits features @ weight.T."""
+
+    def loss(
+        features: Float[Tensor, "b d"], weight: Float[Tensor, "k d"], labels: Int64[Tensor, " b"]
+    ) -> Float[Tensor, ""]:
+        return F.cross_entropy(features @ weight.T, labels, label_smoothing=label_smoothing)
+
+    return loss
+
+
+def rising_steps(recipe: Recipe, steps: int) -> int:
+    """Of so many steps, those while the learning rate rises."""
+    return max(1, round(recipe.warmup * steps))
+
+
+def schedule(recipe: Recipe, steps: int) -> Callable[[int], float]:
+    """Learning rate of the global step 0..steps-1: linear warm-up, then half a cosine towards 0."""
+    warm = rising_steps(recipe, steps)
+
+    def rate(step: int) -> float:
+        if step < warm:
+            return recipe.learning_rate * (step + 1) / warm
+        return recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
+
+    return rate
+
+
+def epoch_batches(count: int, batch_size: int, rng: np.random.Generator) -> list[Int64[Tensor, " b"]]:
+    """Indices of one shuffled epoch in batches; the last, partial one is dropped unless it is the only one."""
+    order = torch.from_numpy(rng.permutation(count))
+    whole = max(1, count // batch_size)
+    return list(order[: whole * batch_size].split(batch_size))
+
+
+def batches_of(count: int, batch_size: int, steps: int, rng: np.random.Generator) -> Iterator[Int64[Tensor, " b"]]:
+    """`steps` batches: as many shuffled epochs as that takes."""
+    left = steps
+    while left > 0:
+        for batch in epoch_batches(count, batch_size, rng)[:left]:
+            yield batch
+            left -= 1
+
+
+def train_steps(
+    network: nn.Module,
+    state: State,
+    images: UInt8[Tensor, "n c h w"],
+    labels: Int64[Tensor, " n"],
+    *,
+    batches: Iterable[Int64[Tensor, " b"]],
+    rate: Callable[[int], float],
+    first_step: int,
+    augment: Augment,
+    criterion: Criterion,
+    beginning: Criterion | None = None,
+    rising: int = 0,
+    recipe: Recipe,
+    rng: torch.Generator,
+    after_step: Callable[[nn.Module, float], None] | None = None,
+) -> State:
+    """Train from `state` on the batches and return the new state; `network` (a `Classifier`) is scratch space.
+
+    Images and labels may lie on another device than the network, if on the same one. Weight decay falls on convolution
+    and linear weights only. `beginning` is the criterion before the global step `rising`. `after_step` sees the network
+    and the batch's loss. Raises `Diverged` when the loss is not finite.
+    """
+    load_state(network, state)
+    optimiser = make_optimiser(network, state, recipe)
+    network.train()
+    model, device = cast(Classifier, network), device_of(network)
+    for step, batch in enumerate(batches, start=first_step):
+        rows = batch.to(images.device)
+        features = model.features(augment(images[rows].to(device), rng))
+        chosen = beginning if beginning is not None and step < rising else criterion
+        loss = chosen(features, model.classifier.weight, labels[rows].to(device))
+        if not torch.isfinite(loss):
+            raise Diverged(f"the training loss is {loss.item()} at step {step}")
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        for group in optimiser.param_groups:
+            group["lr"] = rate(step)
+        optimiser.step()
+        if after_step is not None:
+            after_step(network, loss.item())
+    return collect_state(network, optimiser, state)
+
+
+def make_optimiser(network: nn.Module, state: State, recipe: Recipe) -> torch.optim.SGD:
+    """SGD with Nesterov momentum that goes on with the state's momentum buffers."""
+    parameters = list(network.named_parameters())
+    decayed = [p for _, p in parameters if p.ndim > 1]
+    free = [p for _, p in parameters if p.ndim <= 1]
+    optimiser = torch.optim.SGD(
+        [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": free, "weight_decay": 0.0}],
+        lr=recipe.learning_rate,
+        momentum=recipe.momentum,
+        nesterov=recipe.momentum > 0,
+    )
+    if recipe.momentum > 0:
+        for name, parameter in parameters:
+            # in the parameter's memory layout, wherever the state came from: another layout may add in another order
+            momentum = torch.empty_like(parameter, requires_grad=False).copy_(state[f"momentum.{name}"])
+            optimiser.state[parameter]["momentum_buffer"] = momentum
+    return optimiser
+
+
+def collect_state(network: nn.Module, optimiser: torch.optim.SGD, before: State) -> State:
+    """The state after training: cloned, so that the network may be used again."""
+    state = {f"model.{name}": value.detach().clone() for name, value in network.state_dict().items()}
+    for name, parameter in network.named_parameters():
+        momentum = optimiser.state[parameter].get("momentum_buffer")
+        kept = before[f"momentum.{name}"].to(parameter.device)
+        state[f"momentum.{name}"] = kept if momentum is None else momentum.clone()
+    return state
+
+
+@torch.no_grad()
+def predict(network: nn.Module, images: UInt8[Tensor, "n c h w"], batch_size: int = 512) -> Float[Tensor, "n k"]:
+    """Logits in evaluation mode, on the network's device."""
+    network.eval()
+    device = device_of(network)
+    return torch.cat([network(batch.to(device)) for batch in images.split(batch_size)])
+
+
+def moving_average(average: State, network: nn.Module, decay: float, step: int) -> None:
+    """The global step 0, 1, ... of the exponential moving average of parameters and float buffers, in place.
+
+    While few weights have been averaged the decay is (1 + step) / (10 + step) if that is less: at a fixed 0.999 half of
+    the average would still be the random first weights after 700 steps.
+    """
+    decay = min(decay, (1 + step) / (10 + step))
+    for name, value in network.state_dict().items():
+        key = f"model.{name}"
+        if value.is_floating_point():
+            average[key].lerp_(value.detach(), 1 - decay)
+        else:
+            average[key].copy_(value)
+
+
+def steps_in(images: int, recipe: Recipe) -> int:
+    """Whole batches in so many images, at least one."""
+    return max(1, images // recipe.batch_size)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Epoch:
+    """One pass over the training images."""
+
+    index: int
+    loss: float
+    """Mean training loss of the epoch's batches, in the unit of the criterion, or criteria, that they trained under."""
+    learning_rate: float
+    """Of the epoch's last step."""
+    state: State = field(repr=False, compare=False)
+    """The weights that would ship now: the moving average, where there is one."""
+    trained: State = field(repr=False, compare=False)
+    """What the next epoch goes on from."""
+    draws: UInt8[Tensor, " s"] = field(repr=False, compare=False)
+    """The state of the generator that augmentation draws from."""
+
+
+def fit(
+    network: nn.Module,
+    images: UInt8[Tensor, "n c h w"],
+    labels: Int64[Tensor, " n"],
+    *,
+    settings: Train,
+    augment: Augment,
+    criterion: Criterion,
+    beginning: Criterion | None = None,
+    seed: int,
+    after: Epoch | None = None,
+) -> Iterator[Epoch]:
+    """Train from the network's present weights for `settings.epochs` epochs; the last epoch's state is the model.
+
+    `beginning`: the criterion while the learning rate rises, where it is another. `after`: an epoch of the same
+    training, which goes on from there to the same bytes.
+    """
+    recipe = settings.recipe
+    state = after.trained if after else initial_state(network)
+    shipped = after.state if after else state
+    average = {key: value.clone().to(device_of(network)) for key, value in shipped.items()}
+    per_epoch = max(1, len(images) // recipe.batch_size)
+    steps = settings.epochs * per_epoch
+    rate, rising = schedule(recipe, steps), rising_steps(recipe, steps)
+    order, draws = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
+    first = after.index + 1 if after else 0
+    if after:
+        deque(batches_of(len(images), recipe.batch_size, first * per_epoch, order), maxlen=0)  # as they were drawn
+        draws.set_state(after.draws)
+    for index in range(first, settings.epochs):
+        losses: list[float] = []
+        first_step = index * per_epoch
+
+        def after_step(
+            trained: nn.Module, loss: float, losses: list[float] = losses, first_step: int = first_step
+        ) -> None:
+            losses.append(loss)
+            moving_average(average, trained, settings.ema, first_step + len(losses) - 1)
+
+        state = train_steps(
+            network,
+            state,
+            images,
+            labels,
+            batches=epoch_batches(len(images), recipe.batch_size, order),
+            rate=rate,
+            first_step=first_step,
+            augment=augment,
+            criterion=criterion,
+            beginning=beginning,
+            rising=rising,
+            recipe=recipe,
+            rng=draws,
+            after_step=after_step,
+        )
+        yield Epoch(
+            index=index,
+            loss=float(np.mean(losses)),
+            learning_rate=rate((index + 1) * per_epoch - 1),
+            state={key: value.clone() for key, value in average.items()},
+            trained=state,
+            draws=draws.get_state(),
+        )

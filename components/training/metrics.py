@@ -1,0 +1,82 @@
+"""Scores of a classifier's log-probabilities on labelled images: more is better."""
+
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+LQ = 0.7
+"""q of Lq-likelihood, as its authors set it for training under wrong labels."""
+
+
+def accuracy(logits: Float[Tensor, "n k"], labels: Int64[Tensor, " n"]) -> float:
+    """Share of the labels that have the largest logit."""
+    return (logits.argmax(dim=1) == labels.to(logits.device)).double().mean().item()
+
+
+def log_likelihood(logits: Float[Tensor, "n k"], labels: Int64[Tensor, " n"]) -> float:
+    """Mean natural logarithm of the probability given to the label; at most 0."""
+    return -F.cross_entropy(logits.double(), labels.to(logits.device)).item()
+
+
+def likelihood(logits: Float[Tensor, "n k"], labels: Int64[Tensor, " n"]) -> float:
+    """Geometric mean of the labels' probabilities, 0 to 1: exp of the log-likelihood; 0 if a logit is not finite."""
+    value = math.exp(log_likelihood(logits, labels))
+    return value if math.isfinite(value) else 0.0
+
+
+def lq_likelihood(logits: Float[Tensor, "n k"], labels: Int64[Tensor, " n"]) -> float:
+    """See `smooth_lq_likelihood`; from -1 / `LQ` to 0."""
+    return smooth_lq_likelihood(logits.double(), labels.to(logits.device)).item()
+
+
+def smooth_lq_likelihood(logits: Float[Tensor, "n k"], labels: Int64[Tensor, " n"]) -> Float[Tensor, ""]:
+    """Mean of (p^q - 1) / q, p the probability of the label: between the log-likelihood (q towards 0) and the mean
+    probability of the label (q = 1). Minus the generalised cross-entropy of Zhang and Sabuncu (NeurIPS 2018)."""
+    log_p = logits.log_softmax(dim=1).gather(1, labels[:, None])
+    return torch.expm1(LQ * log_p).mean() / LQ
+
+
+def calibrated_log_likelihood(logits: Float[Tensor, "n k"], labels: Int64[Tensor, " n"]) -> float:
+    """The log-likelihood at the temperature that makes it largest (Guo et al., ICML 2017): how well, not how surely.
+
+    The log-likelihood is concave in the inverse temperature; its derivative is bisected between 2^-20 and 2^20.
+    """
+    scores, right = logits.double(), labels.to(logits.device)[:, None]
+    hit = scores.gather(1, right).mean()
+    low, high = -20.0, 20.0
+    for _ in range(48):
+        middle = (low + high) / 2
+        expected = (F.softmax(scores * 2.0**middle, dim=1) * scores).sum(dim=1).mean()
+        low, high = (middle, high) if hit > expected else (low, middle)
+    return log_likelihood(scores * 2.0**low, labels)
+
+
+def balanced_accuracy(logits: Float[Tensor, "n k"], labels: Int64[Tensor, " n"]) -> float:
+    """Mean over the classes that occur of the share of their images that is recognised."""
+    right = labels.cpu()
+    hit = (logits.argmax(dim=1).cpu() == right).double()
+    return torch.stack([hit[right == kind].mean() for kind in right.unique()]).mean().item()
+
+
+def macro_f1(logits: Float[Tensor, "n k"], labels: Int64[Tensor, " n"]) -> float:
+    """Mean of F1 = 2 hits / (labels + answers) over the classes that occur as label or as answer."""
+    kinds = logits.shape[1]
+    answers, right = logits.argmax(dim=1).cpu(), labels.cpu()
+    hits = torch.bincount(right[answers == right], minlength=kinds)
+    sizes = torch.bincount(right, minlength=kinds) + torch.bincount(answers, minlength=kinds)
+    occur = sizes > 0
+    return (2 * hits[occur] / sizes[occur]).double().mean().item()
+
+
+METRICS: dict[str, Callable[[Tensor, Tensor], float]] = {
+    "accuracy": accuracy,
+    "balanced_accuracy": balanced_accuracy,
+    "macro_f1": macro_f1,
+    "log_likelihood": log_likelihood,
+    "lq_likelihood": lq_likelihood,
+    "calibrated_log_likelihood": calibrated_log_likelihood,
+}

@@ -1,0 +1,218 @@
+"""Where the walk looks things up: MLflow's runs, DVC's objects, git's commits."""
+
+import json
+from collections.abc import Collection, Iterator, Mapping
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from flows.checkout import commits, files, paths, pipeline, versions
+from flows.lineage import walk
+from flows.lineage.walk import Finding, StageRun, Step
+from flows.release.registry import NONE
+from flows.tracking import connection, models, runs
+
+PREFIX = "archived."
+"""Tags of a model version: the sha256 of every file that its decision's run keeps."""
+STAGE = "train@searched"
+"""Writes the model."""
+UNREADABLE = (KeyError, TypeError, AttributeError, ValueError, yaml.YAMLError)
+"""What a record that somebody edited makes its reader raise."""
+
+
+class Records:
+    """Everything that is kept of a model version: MLflow's records, DVC's objects, git's blobs."""
+
+    def __init__(self, name: str, version: int, objects: versions.Objects) -> None:
+        self.name, self.version, self.objects = name, version, objects
+        self.title = f"{name} version {version}"
+        self.tags: Mapping[str, str] = models.version_tags(name, str(version))
+
+    # ------------------------------------------------------------ the version itself
+
+    def root(self) -> Step:
+        """The model and its whole history."""
+        history = walk.trace(paths.MODEL.as_posix(), self.tags.get("md5", NONE), self)
+        return Step(title=self.title, findings=(self.registered_file(), *self.kept()), sources=tuple(history))
+
+    def kept(self) -> tuple[Finding, ...]:
+        """The version's settings, locks and code."""
+        return (*self.archived_files(), self.commit())
+
+    def registered_file(self) -> Finding:
+        """The file that the registry gives a user."""
+        subject, noted = "the registry's file", self.tags.get("md5", NONE)
+        try:
+            found = files.md5_of(models.load_version(self.name, str(self.version)).model)
+        except (*connection.ERRORS, *UNREADABLE) as error:
+            return Finding(verdict="gap", subject=subject, said=f"cannot be loaded ({connection.reason_of(error)})")
+        return compared(subject, found, noted)
+
+    def archived_files(self) -> Iterator[Finding]:
+        """The settings and locks that were kept with the decision."""
+        names = [key.removeprefix(PREFIX) for key in sorted(self.tags) if key.startswith(PREFIX)]
+        for name in {versions.LOCK.as_posix(), paths.PARAMS.as_posix(), *names}:
+            subject, content = f"the archived {name}", self.archived(name)
+            if content is None:
+                run = self.tags.get("gate.run", NONE)
+                yield Finding(verdict="gap", subject=subject, said=f"run {run} does not have it")
+                continue
+            yield compared(subject, files.sha256(content), self.tags.get(f"{PREFIX}{name}", NONE), "sha256")
+
+    def commit(self) -> Finding:
+        commit = self.tags.get("git.commit", NONE)
+        known = commits.git("cat-file", "-e", f"{commit}^{{commit}}") is not None
+        edited = ", with edits that were not committed" if self.tags.get("git.dirty") == "true" else ""
+        said = f"is in this repository{edited}" if known else "is not in this repository; fetch it"
+        return Finding(verdict="ok" if known else "gap", subject=f"git commit {commit}", said=said)
+
+    @cache  # noqa: B019 - as long-lived as an audit
+    def archived(self, name: str) -> bytes | None:
+        """A file as the run of the decision keeps it."""
+        run = self.tags.get("gate.run")
+        return runs.artifact(run, Path(name).name) if run else None
+
+    # ------------------------------------------------------------ what the walk asks for
+
+    @cached_property
+    def lock(self) -> Mapping[str, Any]:
+        """Stages of the archived dvc.lock that can be read."""
+        found = mapping(self.archived(versions.LOCK.as_posix())).get("stages")
+        return {name: lock for name, lock in found.items() if readable(lock)} if isinstance(found, Mapping) else {}
+
+    def locked(self, stage: str) -> pipeline.Lock | None:
+        return self.lock.get(stage)
+
+    def settings(self) -> Mapping[str, Any] | None:
+        content = self.archived(paths.PARAMS.as_posix())
+        return None if content is None else mapping(content)
+
+    def order(self) -> list[str]:
+        return list(self.lock)
+
+    @cache  # noqa: B019
+    def maker(self, path: str, md5: str) -> StageRun | None:
+        """The run that the lock means, else the newest that wrote these bytes."""
+        found = [stage_run(run) for run in runs.finished_runs(f"dvc.out.{path}", md5)]
+        meant = [run for run in found if pipeline.stage_key(self.lock.get(run.name, {})) == run.key]
+        return next(iter([*meant, *found]), None)
+
+    @cache  # noqa: B019
+    def stored(self, path: str, md5: str) -> Finding:
+        """A file, or a folder with every file in it."""
+        if not md5.endswith(".dir"):
+            return self.stored_file(path, md5)
+        folder = self.objects.read(md5)
+        if folder is None:
+            return self.stored_file(path, md5)
+        place, listing = folder
+        if (found := files.md5_of(listing)) != md5.removesuffix(".dir"):
+            return differs(f"the list of {path}", place, found, md5)
+        listed = [self.stored_file(f"{path}/{entry['relpath']}", entry["md5"]) for entry in json.loads(listing)]
+        bad = [finding for finding in listed if finding.verdict != "ok"]
+        return (
+            bad[0] if bad else Finding(verdict="ok", subject=path, said=f"md5 {md5}, {len(listed)} files, in {place}")
+        )
+
+    def stored_file(self, path: str, md5: str) -> Finding:
+        held = self.objects.read(md5)
+        if held is None:
+            return Finding(verdict="gap", subject=path, said=f"md5 {md5} is not in {self.objects.places()}")
+        place, content = held
+        found = files.md5_of(content)
+        if found != md5.removesuffix(".dir"):
+            return differs(path, place, found, md5)
+        return Finding(verdict="ok", subject=path, said=f"md5 {md5}, in {place}")
+
+    @cache  # noqa: B019
+    def code(self, commit: str, path: str, md5: str) -> Finding:
+        content = commits.blob(commit, path)
+        if content is None:
+            return Finding(verdict="gap", subject=path, said=f"is not in git at commit {commit}")
+        found = files.md5_of(content)
+        if found != md5:
+            said = f"has md5 {found} in git at commit {commit}, the stage read {md5}: it was edited and not committed"
+            return Finding(verdict="mismatch", subject=path, said=said)
+        return Finding(verdict="ok", subject=path, said=f"md5 {md5}, in git at commit {commit[:12]}")
+
+    def data(self, path: str, md5: str) -> tuple[Finding, ...]:
+        """The version of the data as DVC's file beside it and, of the images, the run's input name it."""
+        place = paths.DATA[Path(path)]
+        pointer = mapping(self.archived(place.as_posix()))
+        noted = pipeline.hashes(pointer, "outs") if readable(pointer) else {}
+        inputs = runs.data_digests(self.tags.get("gate.run", NONE)) if path == paths.RAW.as_posix() else []
+        named = compared(f"the archived {place}", noted.get(Path(path).name, NONE), md5)
+        return (named, *(compared("the data set of the run", one, md5) for one in inputs))
+
+    def start(self, path: str, md5: str) -> Finding:
+        """The file as the run of the decision keeps it."""
+        content = self.archived(path)
+        return compared(f"the archived {path}", NONE if content is None else files.md5_of(content), md5)
+
+    def earlier(self, path: str, md5: str) -> "Records | None":
+        """By the archived dvc.locks of the versions before this one, the newest first."""
+        return next((one for one in self.before() if one.wrote(path, md5)), None)
+
+    @cache  # noqa: B019
+    def frozen(self) -> Collection[str]:
+        try:
+            return pipeline.frozen_stages(mapping(self.archived(versions.PIPELINE.as_posix())))
+        except UNREADABLE:
+            return ()
+
+    def origin(self, stage: str) -> "Records | None":
+        """By the archived dvc.yamls and dvc.locks of the versions before this one, the newest first."""
+        own = self.lock.get(stage)
+        return next((one for one in self.before() if stage not in one.frozen() and one.lock.get(stage) == own), None)
+
+    def before(self) -> "Iterator[Records]":
+        """Of each version before this one, the newest first."""
+        for number in sorted(models.version_numbers(self.name), reverse=True):
+            if number < self.version:
+                yield Records(self.name, number, self.objects)
+
+    def wrote(self, path: str, md5: str) -> bool:
+        return any(pipeline.hashes(lock, "outs").get(path) == md5 for lock in self.lock.values())
+
+
+def compared(subject: str, found: str, wanted: str, kind: str = "md5") -> Finding:
+    if found == wanted:
+        return Finding(verdict="ok", subject=subject, said=f"{kind} {found}")
+    return Finding(verdict="mismatch", subject=subject, said=f"{kind} {found}, recorded {wanted}")
+
+
+def differs(path: str, place: str, found: str, wanted: str) -> Finding:
+    return Finding(verdict="mismatch", subject=path, said=f"{place} holds other bytes: md5 {found} instead of {wanted}")
+
+
+def mapping(content: bytes | None) -> Mapping[str, Any]:
+    """YAML's mapping; an empty one for anything else."""
+    try:
+        value = yaml.safe_load(content or b"")
+    except yaml.YAMLError:
+        return {}
+    return value if isinstance(value, Mapping) else {}
+
+
+def readable(lock: Any) -> bool:
+    """Whether it lists hashes as DVC does."""
+    try:
+        return isinstance(lock, Mapping) and all(len(pipeline.hashes(lock, part)) >= 0 for part in ("deps", "outs"))
+    except UNREADABLE:
+        return False
+
+
+def stage_run(run: runs.Finished) -> StageRun:
+    def hashes(prefix: str) -> dict[str, str]:
+        return {key.removeprefix(prefix): md5 for key, md5 in run.tags.items() if key.startswith(prefix)}
+
+    return StageRun(
+        run=run.run_id,
+        name=run.name,
+        key=run.tags.get("stage_key", NONE),
+        commit=run.tags.get("git.commit", NONE),
+        deps=hashes("dvc.dep."),
+        outs=hashes("dvc.out."),
+    )

@@ -1,0 +1,267 @@
+"""From a model back to the images, by content hash alone: the walk, and how it is shown.
+
+Every stage run in MLflow carries the md5 of what it read (`dvc.dep.<path>`) and wrote (`dvc.out.<path>`). The walk goes
+from a file to the run that wrote it, to the files that this run read, and so on; a stage that DVC skipped left no run
+of its own, and needs none: the run that once wrote the same bytes is found the same way.
+
+Where a search started is a file too: what a search of an earlier version wrote. So that version's history belongs to
+the model's, from there on, and so on back to a version whose searches started anew. The same holds of a search that was
+kept (its stage is frozen): what it read is not what the stages before it write now.
+"""
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+from flows.checkout import paths
+from flows.checkout.files import md5_of
+from flows.checkout.pipeline import Lock, hashes, stage_key, written
+from flows.warm_start import EMPTY
+
+Verdict = Literal["ok", "mismatch", "gap"]
+ENDS: Mapping[str, str] = {paths.STARTS[word].as_posix(): paths.ENDS[word].as_posix() for word in paths.STARTS}
+"""Where a search starts -> the file that it is of an earlier version."""
+DATA = tuple(path.as_posix() for path in paths.DATA)
+ANEW = md5_of(EMPTY)
+"""Of a start that says nothing."""
+STARTED, KEPT = "from which searches started", "whose searches were kept"
+"""Why the walk goes on in an earlier version."""
+MARKS: Mapping[Verdict, str] = {"ok": "ok", "mismatch": "MISMATCH", "gap": "GAP"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One thing that was checked."""
+
+    verdict: Verdict
+    subject: str
+    said: str
+
+    def __str__(self) -> str:
+        return f"{MARKS[self.verdict]} {self.subject}: {self.said}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageRun:
+    """What MLflow knows of a finished stage run."""
+
+    run: str
+    name: str
+    key: str
+    commit: str
+    deps: Mapping[str, str]
+    """Path -> md5."""
+    outs: Mapping[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """One node of the tree; a step that was met before is named again without its findings."""
+
+    title: str
+    run: str | None = None
+    findings: tuple[Finding, ...] = ()
+    sources: tuple["Step", ...] = ()
+    repeated: bool = False
+
+    def all_findings(self) -> Iterator[Finding]:
+        yield from self.findings
+        for source in self.sources:
+            yield from source.all_findings()
+
+    def whole(self) -> bool:
+        return all(finding.verdict == "ok" for finding in self.all_findings())
+
+
+class Evidence(Protocol):
+    """Where the walk looks things up."""
+
+    def maker(self, path: str, md5: str) -> StageRun | None:
+        """The finished run that wrote the file."""
+
+    def locked(self, stage: str) -> Lock | None:
+        """The stage in the archived dvc.lock."""
+
+    def settings(self) -> Mapping[str, Any] | None:
+        """The archived params.yaml."""
+
+    def order(self) -> list[str]:
+        """Stages in the order in which they ran, as far as it is known."""
+
+    def stored(self, path: str, md5: str) -> Finding:
+        """Whether DVC's cache or remote holds the bytes."""
+
+    def code(self, commit: str, path: str, md5: str) -> Finding:
+        """Whether git holds the bytes."""
+
+    def data(self, path: str, md5: str) -> tuple[Finding, ...]:
+        """What else is recorded of the version of the data (`paths.DATA`)."""
+
+    def start(self, path: str, md5: str) -> Finding:
+        """Whether the version kept what its search started from."""
+
+    def earlier(self, path: str, md5: str) -> "Evidence | None":
+        """Of the newest version before this one whose search wrote the file."""
+
+    def frozen(self) -> Collection[str]:
+        """Stages that were not to run, as the archived dvc.yaml says."""
+
+    def origin(self, stage: str) -> "Evidence | None":
+        """Of the newest version before this one that ran a frozen stage as this one's dvc.lock has it."""
+
+    @property
+    def version(self) -> int: ...
+
+    @property
+    def title(self) -> str:
+        """The version in words."""
+
+    def kept(self) -> tuple[Finding, ...]:
+        """What is kept of the version as a whole."""
+
+
+def trace(path: str, md5: str, evidence: Evidence) -> Iterator[Step]:
+    """The file's whole history, then those of the earlier versions that it goes on in, the latest first.
+
+    An earlier version is walked once, when all that leads to it is known.
+    """
+    walk = Walk(evidence)
+    yield walk.step(path, md5)
+    open_ends = walk.ends
+    while open_ends:
+        latest = max(open_ends, key=lambda one: one.evidence.version).evidence
+        walk = Walk(latest)
+        ends = [one for one in open_ends if one.evidence.version == latest.version]
+        how = STARTED if any(one.how == STARTED for one in ends) else KEPT
+        yield Step(
+            title=f"{latest.title}, {how}",
+            findings=latest.kept(),
+            sources=tuple(walk.step(one.path, one.md5) for one in ends),
+        )
+        open_ends = [one for one in open_ends if one.evidence.version != latest.version] + walk.ends
+
+
+@dataclass(frozen=True, kw_only=True)
+class End:
+    """A file that a later version has of an earlier one, and with it the file's history."""
+
+    path: str
+    md5: str
+    evidence: Evidence
+    """Of the version whose search wrote it."""
+    how: str
+
+
+@dataclass(frozen=True)
+class Walk:
+    """A walk that meets every run once, and notes what it leaves to walks through earlier versions."""
+
+    evidence: Evidence
+    seen: set[str] = field(default_factory=set)
+    ends: list[End] = field(default_factory=list)
+
+    def step(self, path: str, md5: str) -> Step:
+        """The run that wrote the file, and everything before it."""
+        run = self.evidence.maker(path, md5)
+        if run is None:
+            missing = Finding(verdict="gap", subject=path, said=f"no finished run in MLflow wrote it with md5 {md5}")
+            return Step(title=path, findings=(missing, self.evidence.stored(path, md5)))
+        if run.run in self.seen:
+            return Step(title=run.name, run=run.run, repeated=True)
+        self.seen.add(run.run)
+        if run.name in self.evidence.frozen() and (kept := self.kept(run.name, path, md5)):
+            return kept
+        findings = (
+            *against_lock(run, self.evidence.locked(run.name), self.evidence.settings()),
+            *(self.evidence.stored(out, out_md5) for out, out_md5 in sorted(run.outs.items())),
+            *(self.evidence.code(run.commit, dep, m) for dep, m in sorted(run.deps.items()) if is_code(dep)),
+        )
+        return Step(title=run.name, run=run.run, findings=findings, sources=tuple(self.sources(run)))
+
+    def kept(self, stage: str, path: str, md5: str) -> Step | None:
+        """A frozen stage whose results are an earlier version's, which is walked later; None if they are this one's."""
+        stored, origin = self.evidence.stored(path, md5), self.evidence.origin(stage)
+        if origin is not None:
+            self.ends.append(End(path=path, md5=md5, evidence=origin, how=KEPT))
+            found = Finding(verdict="ok", subject=f"{stage} in dvc.lock", said=f"is that of {origin.title}")
+            return Step(title=f"{stage}, {path} of {origin.title}", findings=(found, stored))
+        if not self.outdated(stage):
+            return None
+        said = "the stage was frozen on other inputs, and no earlier version that is left ran it"
+        return Step(title=stage, findings=(Finding(verdict="gap", subject=f"{stage} in dvc.lock", said=said), stored))
+
+    def outdated(self, stage: str) -> bool:
+        """Whether the stages before it wrote something else since."""
+        locks = {name: self.evidence.locked(name) or {} for name in self.evidence.order()}
+        now = written(locks)
+        return any(now.get(path, md5) != md5 for path, md5 in hashes(locks.get(stage, {}), "deps").items())
+
+    def sources(self, run: StageRun) -> Iterator[Step]:
+        """A step for every run whose outputs were read, the latest first, and the data."""
+        makers: dict[str, tuple[str, str, str]] = {}  # run -> its name, and a file of it that was read
+        for path, md5 in run.deps.items():
+            if not is_code(path) and path not in DATA and path not in ENDS:
+                maker = self.evidence.maker(path, md5)
+                makers.setdefault(maker.run if maker else path, (maker.name if maker else path, path, md5))
+        order = {name: place for place, name in enumerate(self.evidence.order())}
+        for _, path, md5 in sorted(makers.values(), key=lambda one: -order.get(one[0], -1)):
+            yield self.step(path, md5)
+        for path in DATA:
+            if (digest := run.deps.get(path)) is not None:
+                findings = (self.evidence.stored(path, digest), *self.evidence.data(path, digest))
+                yield Step(title=f"{path} {digest}", findings=findings)
+        yield from (self.start(path, md5) for path, md5 in run.deps.items() if path in ENDS and md5 != ANEW)
+
+    def start(self, path: str, md5: str) -> Step:
+        """Where the run's search started; the version that left it is walked later."""
+        end, earlier = ENDS[path], self.evidence.earlier(ENDS[path], md5)
+        kept = self.evidence.start(path, md5)
+        if earlier is None:
+            missing = Finding(verdict="gap", subject=path, said=f"no earlier version wrote {end} with md5 {md5}")
+            return Step(title=path, findings=(kept, missing))
+        self.ends.append(End(path=end, md5=md5, evidence=earlier, how=STARTED))
+        found = Finding(verdict="ok", subject=path, said=f"is {end} of {earlier.title}")
+        return Step(title=f"{path}, {end} of {earlier.title}", findings=(kept, found))
+
+
+def is_code(path: str) -> bool:
+    """Code is in git, everything else in DVC."""
+    return path.endswith(".py")
+
+
+def against_lock(run: StageRun, lock: Lock | None, settings: Mapping[str, Any] | None) -> Iterator[Finding]:
+    """The archived dvc.lock and params.yaml say the same of the stage as its run."""
+    subject = f"{run.name} in dvc.lock"
+    if lock is None:
+        yield Finding(verdict="gap", subject=subject, said="the archived file does not have the stage")
+        return
+    for part, own in (("deps", run.deps), ("outs", run.outs)):
+        locked = hashes(lock, part)
+        for path in sorted(locked.keys() | own.keys()):
+            if locked.get(path) != own.get(path):
+                said = f"{path} has md5 {locked.get(path, 'none')}, the run {run.run} recorded {own.get(path, 'none')}"
+                yield Finding(verdict="mismatch", subject=subject, said=said)
+    same = stage_key(lock) == run.key
+    said = "command, dependencies and parameters are the run's" if same else f"not what run {run.run} was given"
+    yield Finding(verdict="ok" if same else "mismatch", subject=subject, said=said)
+    if settings is not None:
+        yield from against_settings(run.name, lock, settings)
+
+
+def against_settings(stage: str, lock: Lock, settings: Mapping[str, Any]) -> Iterator[Finding]:
+    """The parameters that the lock names have the values that the archived params.yaml gives them."""
+    locked = lock.get("params", {}).get(paths.PARAMS.as_posix(), {})
+    off = [key for key, value in locked.items() if value_at(settings, key) != value]
+    for key in off:
+        said = f"{key} is {value_at(settings, key)}, dvc.lock says {locked[key]}"
+        yield Finding(verdict="mismatch", subject=f"{stage} in params.yaml", said=said)
+    if not off:
+        yield Finding(verdict="ok", subject=f"{stage} in params.yaml", said=f"{len(locked)} parameters as in dvc.lock")
+
+
+def value_at(settings: Mapping[str, Any], key: str) -> Any:
+    """`loss.knots` of nested settings; None if it is not there."""
+    value: Any = settings
+    for name in key.split("."):
+        value = value.get(name) if isinstance(value, Mapping) else None
+    return value

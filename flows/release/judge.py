@@ -1,0 +1,251 @@
+"""What the gate measures: the very file that would ship, here and now, beside the model in service."""
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool
+
+from components.architecture.timing import Measurement, measure_model
+from components.data.store import CONTENTS, Split, open_split, read_classes, read_contents
+from components.settings.params import Params
+from components.shipping.evaluation import onnx_logits
+from components.shipping.export import read_metadata
+from components.shipping.quantisation import QUANTIZE
+from flows.checkout import files, paths, pipeline
+from flows.release import gate, registry, trained_on
+from flows.release.gate import GateReport
+from flows.release.registry import CHAMPION
+from flows.tracking import models
+
+MODEL = paths.MODEL
+BASELINE = paths.TRAINED / "baseline" / "model.onnx"
+METRICS = paths.EVALUATE / "metrics.json"
+STALE = 0.005
+"""How far a recorded accuracy may be from the one measured again on another machine (ours)."""
+LISTED = 10
+"""Class names that a sentence holds; gate.json has them all."""
+ATTEMPTS = 3
+"""Times that a latency is measured which is too long."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reference:
+    """What a new model is compared with."""
+
+    name: str
+    model: bytes
+    ships: bool
+    """Whether it is in service: the first model of a name is shown beside the baseline, and need not be better."""
+
+
+def quietest(measure: Callable[[], Measurement], params: Params) -> Measurement:
+    """A latency that passes, else the last one: other work on the machine can lengthen a tail, and shorten none."""
+    for _ in range(ATTEMPTS):
+        time = measure()
+        if all(check.passed for check in gate.latency_checks(time, params.architecture.budget, params.gate)):
+            break
+    return time
+
+
+def measured_here(model: bytes, params: Params) -> Measurement:
+    """The file's latency in a warm session on this machine; its provider is verified."""
+    return measure_model(model, params.latency, params.evaluate.repeats)
+
+
+def judge(params: Params, measure: Callable[[bytes, Params], Measurement] = measured_here) -> GateReport:
+    """Judge the searched model. Raises ValueError if results are missing or stale, RegistryError."""
+    model, metrics = read_result(MODEL), json.loads(read_result(METRICS))
+    md5 = files.md5_of(model)
+    with registry.registry():
+        champion = models.load_by_alias(params.publish.model, CHAMPION)
+        withdrawn = registry.withdrawn_at(params.publish.model, md5)
+    number = champion.version if champion else None
+    if champion:
+        registry.require_intact(champion)
+        if champion.md5 == md5:
+            return GateReport(md5=md5, champion=number, against="itself", checks=())
+    test, names = test_images(), read_classes(paths.CLASSES).names
+    require_size(model, test)
+    said, actual = named(model, test, names, params.threads), np.array(names)[test.labels]
+    right: Bool[np.ndarray, " n"] = said == actual
+    require_fresh(metrics, md5, float(right.mean()))
+    reference = (
+        Reference(name=f"champion version {champion.version}", model=champion.model, ships=True)
+        if champion
+        else Reference(name="the baseline, which decides nothing,", model=read_result(BASELINE), ships=False)
+    )
+    report = compare(reference, right, test, names, params)
+    time = quietest(lambda: measure(model, params), params)
+    return GateReport(
+        md5=md5,
+        champion=number,
+        against=report.against,
+        reference=report.reference,
+        score=gate.Score(right=int(right.sum()), images=len(right)),
+        added=report.added,
+        removed=report.removed,
+        device=str(time.device),
+        checks=(
+            *gate.chance_checks(said, actual, params.gate),
+            *report.checks,
+            *gate.latency_checks(time, params.architecture.budget, params.gate),
+            *gate.size_checks(len(model), params.architecture.max_file_bytes),
+            gate.parity_check(recorded(metrics, "parity"), params.gate),
+            *quantisation_checks(model, metrics, float(right.mean()), params),
+            *gate.withdrawal_checks(withdrawn),
+        ),
+    )
+
+
+def read_result(path: Path) -> bytes:
+    """A file that the stages write."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise ValueError(f"{path} is missing; run `dvc repro` first") from None
+
+
+def test_images() -> Split:
+    """The test split, as `prepare` left it."""
+    try:
+        return open_split(paths.TEST)
+    except FileNotFoundError:
+        raise ValueError(f"{paths.TEST} is missing; run `dvc repro` first") from None
+
+
+def named(model: bytes, test: Split, names: tuple[str, ...], threads: int) -> np.ndarray:
+    """The class name that the model gives each test image; its own class list may differ from the data's."""
+    own = np.array(classes_of(model) or names)
+    said: np.ndarray = own[onnx_logits(model, test.images, threads=threads).argmax(axis=1)]
+    return said
+
+
+def classes_of(model: bytes) -> tuple[str, ...]:
+    """The class names that the file carries, none if it carries none."""
+    return tuple(json.loads(read_metadata(model).get("classes", "[]")))
+
+
+def require_size(model: bytes, test: Split) -> None:
+    """Refuse a model that was trained before the images changed their size."""
+    size, given = size_of(model), test.images.shape[1:]
+    if size is not None and size != given:
+        raise ValueError(f"{MODEL} takes images of {shown(size)}, {paths.TEST} has {shown(given)}; run `dvc repro`")
+
+
+def require_fresh(metrics: dict[str, Any], md5: str, accuracy: float) -> None:
+    """Refuse records of another model or another test split."""
+    recorded, lock = metrics["searched"]["accuracy"], pipeline.locked_stage("evaluate")
+    read = pipeline.hashes(lock, "deps").get(MODEL.as_posix(), md5) if lock else md5
+    if read != md5:
+        raise ValueError(
+            f"{METRICS} was written for another {MODEL} (dvc.lock says md5 {read}, this one has {md5}); they are of "
+            f"different runs, bring them together with `dvc repro`"
+        )
+    if abs(recorded - accuracy) > STALE:
+        raise ValueError(
+            f"{METRICS} says that {MODEL} has accuracy {recorded:.4f} on {paths.TEST}, but it has {accuracy:.4f}; "
+            f"they are of different runs, bring them together with `dvc repro`"
+        )
+
+
+def recorded(metrics: dict[str, Any], name: str) -> float:
+    """What `evaluate` found for the searched model; nan, which no gate passes, if it did not look."""
+    return float(metrics["searched"].get(name, math.nan))
+
+
+def quantisation_checks(
+    model: bytes, metrics: dict[str, Any], accuracy: float, params: Params
+) -> tuple[gate.Check, ...]:
+    """Only a quantised file has a float one to be compared with."""
+    if QUANTIZE not in read_metadata(model):
+        return ()
+    return (gate.quantisation_check(accuracy, recorded(metrics, "float_accuracy"), params.gate),)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """The model beside a reference."""
+
+    against: str
+    reference: gate.Score
+    added: tuple[str, ...]
+    removed: tuple[str, ...]
+    checks: tuple[gate.Check, ...]
+
+
+def compare(
+    reference: Reference, right: Bool[np.ndarray, " n"], test: Split, names: tuple[str, ...], params: Params
+) -> Comparison:
+    """Model and reference on the test images of the classes that both know; `right`: the model's answers."""
+    size = size_of(reference.model)
+    if size is not None and size != test.images.shape[1:]:
+        raise ValueError(
+            f"{reference.name} takes images of {shown(size)}, the data has {shown(test.images.shape[1:])}; they cannot "
+            f"be compared, publish under another publish.model"
+        )
+    known, actual = classes_of(reference.model) or names, np.array(names)[test.labels]
+    shared = np.isin(actual, known)
+    if not shared.any():
+        raise ValueError(f"{reference.name} knows none of the data's classes; publish under another publish.model")
+    unseen, seen = unseen_by(reference, len(actual))
+    shared &= unseen
+    if not shared.any():
+        raise ValueError(
+            f"{reference.name} was trained on every image that is a test image now; publish under another publish.model"
+        )
+    answers: Bool[np.ndarray, " n"] = named(reference.model, test, names, params.threads) == actual
+    rng = np.random.default_rng(params.seed)
+    added, removed = tuple(sorted(set(names) - set(known))), tuple(sorted(set(known) - set(names)))
+    changed = "".join(
+        f"; classes {what}: {listed(classes)}"
+        for what, classes in (("it does not know", added), ("the data no longer has", removed))
+        if classes
+    )
+    return Comparison(
+        against=f"{reference.name} on {shared.sum()} of {len(shared)} test images{changed}{seen}",
+        reference=gate.Score(right=int(answers[shared].sum()), images=int(shared.sum())),
+        added=added,
+        removed=removed,
+        checks=gate.accuracy_checks(right[shared], answers[shared], actual[shared], params.gate, rng)
+        if reference.ships
+        else (),
+    )
+
+
+def unseen_by(reference: Reference, count: int) -> tuple[Bool[np.ndarray, " n"], str]:
+    """Which of the `count` test images the reference was not trained on, and a remark where that is not all of them.
+
+    Where no record is left of it, all are: that can only make it look better, and the new model's task harder.
+    """
+    every: Bool[np.ndarray, " n"] = np.ones(count, dtype=bool)
+    if not reference.ships:
+        return every, ""  # trained beside the model, on the same images
+    with registry.registry():
+        known = trained_on.trained_on(files.md5_of(reference.model))
+    if known is None:
+        return every, "; whether it was trained on any of them is not recorded"
+    unseen = np.array([content not in known for content in read_contents(paths.TEST / CONTENTS)])
+    return unseen, "" if unseen.all() else f"; it was trained on {(~unseen).sum()} of them"
+
+
+def listed(classes: tuple[str, ...]) -> str:
+    """The first few names."""
+    more = f" and {len(classes) - LISTED} more" if len(classes) > LISTED else ""
+    return ", ".join(classes[:LISTED]) + more
+
+
+def size_of(model: bytes) -> tuple[int, int, int] | None:
+    """(height, width, channels) of the images that the file takes, None if it does not say."""
+    noted = read_metadata(model)
+    if not {"size", "channels"} <= noted.keys():
+        return None
+    return int(noted["size"]), int(noted["size"]), int(noted["channels"])
+
+
+def shown(size: tuple[int, ...]) -> str:
+    return "x".join(str(side) for side in size)

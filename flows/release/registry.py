@@ -1,0 +1,132 @@
+"""Which version of the model is in service, and the way back: the aliases `champion`, `challenger` and `previous`.
+
+MLflow moves one alias in one transaction. `champion` is therefore moved by one call, after everything else that a
+promotion or a rollback records: a process that dies anywhere leaves the champion that was there, and the same command
+again does the rest. `previous` is a view: the champion's tag `champion.after` says what was in service before it.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from filelock import FileLock, Timeout
+
+from flows.checkout import files
+from flows.tracking import connection, models
+
+CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
+AFTER, SINCE = "champion.after", "champion.since"
+"""Tags of a version that became champion: the version before it, and when."""
+WITHDRAWN = "rollback.at"
+"""Tag of a version that was rolled back; the gate lets no such model through again."""
+NONE = "none"
+PATIENCE = 300.0
+"""Seconds that a decision waits for another one (ours): each takes a few."""
+
+
+class RegistryError(RuntimeError):
+    """MLflow cannot be used, or gives back another model than it was given."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rollback:
+    """What was done."""
+
+    withdrawn: str
+    restored: str
+
+
+@contextmanager
+def registry() -> Iterator[None]:
+    """Turn every way in which MLflow fails into one sentence."""
+    try:
+        yield
+    except connection.ERRORS as error:
+        reason = connection.reason_of(error)
+        raise RegistryError(f"the MLflow registry cannot be used ({reason}); nothing was promoted") from error
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """One decision at a time on a store in a file, where the checkout's retrain and the deployments' meet; a server's
+    aliases are read again before they move."""
+    file = connection.database()
+    if file is None:
+        yield
+        return
+    place = file.with_suffix(".publish.lock")
+    place.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        held = FileLock(place).acquire(timeout=PATIENCE)
+    except Timeout:
+        raise RegistryError("another model is being decided on; wait for that retrain, or stop it there") from None
+    with held:
+        yield
+
+
+def now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def promote(name: str, version: str, before: str | None) -> None:
+    """Make the version champion after the version `before`."""
+    models.tag_version(name, version, {AFTER: before or NONE, SINCE: now()})
+    if before is not None:
+        models.move_alias(name, PREVIOUS, before)
+    models.move_alias(name, CHAMPION, version)
+
+
+def withdrawn_at(name: str, md5: str) -> str | None:
+    """When a version with this file was rolled back, None if none was."""
+    version = models.find_version(name, md5)
+    return models.version_tags(name, version).get(WITHDRAWN) if version else None
+
+
+def roll_back(name: str, who: str, why: str) -> Rollback:
+    """Put the champion's predecessor back into service. Raises ValueError if there is none, RegistryError."""
+    with registry():
+        champion = models.alias_version(name, CHAMPION)
+        if champion is None:
+            raise ValueError(f"{name} has no champion to roll back; see `python -m flows.publish`")
+        target = predecessor(name, champion)
+        if target is None:
+            raise ValueError(f"version {champion} of {name} is its first champion; there is none to roll back to")
+        require_intact(models.load_version(name, target))
+        record = {"rollback.to": target, "rollback.by": who, "rollback.reason": why or NONE, WITHDRAWN: now()}
+        models.tag_version(name, champion, record)
+        models.move_alias(name, CHAMPION, target)
+        with connection.tolerated("the alias previous"):  # a view: repeated for its sake, this takes back one more
+            point_previous(name, target)
+        return Rollback(withdrawn=champion, restored=target)
+
+
+def predecessor(name: str, version: str) -> str | None:
+    """The last champion before the version that was not rolled back itself; `previous` may be set by hand."""
+    set_by_hand = models.alias_version(name, PREVIOUS)
+    if version == models.alias_version(name, CHAMPION) and set_by_hand not in (None, version):
+        return set_by_hand
+    seen = {version}
+    while (version := models.version_tags(name, version).get(AFTER, NONE)) not in {NONE, *seen}:
+        if WITHDRAWN not in models.version_tags(name, version):
+            return version
+        seen.add(version)
+    return None
+
+
+def point_previous(name: str, champion: str) -> None:
+    """Let `previous` follow a champion that came back."""
+    models.drop_alias(name, PREVIOUS)
+    before = predecessor(name, champion)
+    if before is not None:
+        models.move_alias(name, PREVIOUS, before)
+
+
+def require_intact(shipped: models.Shipped) -> None:
+    """Nothing is compared with, or put back into service, that is not what was registered."""
+    found = files.md5_of(shipped.model)
+    if found != shipped.md5:
+        raise RegistryError(
+            f"the registry's file of version {shipped.version} is damaged (md5 {found}, registered as "
+            f"{shipped.md5 or NONE}); restore it from results/ or the DVC remote, or delete that version"
+        )

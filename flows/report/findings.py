@@ -1,0 +1,180 @@
+"""What a retrain found, in numbers that MLflow charts run by run and in words (Markdown) for MLflow and Prefect."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from components.settings.params import Params
+from flows.checkout import paths
+from flows.checkout.files import read_json
+from flows.release import gate
+from flows.release.decision import Outcome
+from flows.release.gate import GateReport
+from flows.report import notes
+from flows.report.headline import TRAINING, searches_cost
+from flows.report.reading import counted, interval, milliseconds, percent
+
+MODEL = """Image classifiers, made by the assembly line: network, augmentation and loss searched on the data.
+
+Use `models:/{name}@champion`: an ONNX file that takes raw `uint8` images `[n, height, width, channels]` and returns
+`logits` and `probabilities`; class names are in its metadata. `@challenger` was judged last, `@previous` was champion
+before; `python -m flows.publish rollback` puts it back. Every file that went through the gate is a version, whether it
+passed (tag `gate`) or not, with its accuracy and latency (milliseconds) as tags."""
+"""What the registry says of a model."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Findings:
+    """Of the model that the gate judged."""
+
+    name: str
+    version: str
+    outcome: Outcome
+    report: GateReport
+    metrics: Mapping[str, Any]
+    """results/evaluate/metrics.json."""
+    latency: Mapping[str, Any]
+    """results/evaluate/latency.json."""
+    budget_ms: float
+    spent: Mapping[str, float | None]
+    """Search, and the baseline's training -> core-minutes, None where that was not recorded."""
+
+
+def read(
+    params: Params, report: GateReport, version: str, outcome: Outcome, spent: Mapping[str, float | None]
+) -> Findings:
+    """What `evaluate` left, beside the decision."""
+    return Findings(
+        name=params.publish.model,
+        version=version,
+        outcome=outcome,
+        report=report,
+        metrics=read_json(paths.EVALUATE / "metrics.json"),
+        latency=read_json(paths.EVALUATE / "latency.json"),
+        budget_ms=params.architecture.budget,
+        spent=spent,
+    )
+
+
+def charted(found: Findings) -> dict[str, float]:
+    """`headline/<name>`, to compare retrains by."""
+    searches = searches_cost(found.spent)
+    values = {
+        "accuracy": found.metrics["searched"]["accuracy"],
+        "accuracy_baseline": found.metrics["baseline"]["accuracy"],
+        "accuracy_champion": champion_accuracy(found),
+        "latency_ms": found.latency["searched"]["p50_ms"],
+        "latency_budget_ms": found.budget_ms,
+        "search_core_minutes": searches,
+        "search_trainings": trainings(found),
+    }
+    return {f"headline/{name}": value for name, value in values.items() if value is not None}
+
+
+def champion_accuracy(found: Findings) -> float | None:
+    """Of the one in service on the same images; None if there is none."""
+    reference = found.report.reference
+    return reference.right / reference.images if reference and found.report.champion else None
+
+
+def trainings(found: Findings) -> float | None:
+    """What the searches cost, as a multiple of one training; None where either was not recorded."""
+    searches, training = searches_cost(found.spent), found.spent[TRAINING]
+    return None if searches is None or not training else searches / training
+
+
+def headline(found: Findings) -> str:
+    """Two lines: the result beside what it must be read beside; the gate's verdict and why, and the cost."""
+    accuracy, other = (percent(found.metrics[name]["accuracy"]) for name in ("searched", "baseline"))
+    time = milliseconds(found.latency["searched"]["p50_ms"])
+    return "\n\n".join(
+        [
+            f"**Version {found.version} {found.outcome}: accuracy {accuracy}**, baseline {other}"
+            f"{champion(found)}; latency **{time}** of {milliseconds(found.budget_ms)}.",
+            f"{judgement(found.report)} {cost(found)}",
+        ]
+    )
+
+
+def champion(found: Findings) -> str:
+    """How accurate the one in service is, if there is one."""
+    accuracy = champion_accuracy(found)
+    return "" if accuracy is None else f", champion {percent(accuracy)}"
+
+
+def judgement(report: GateReport) -> str:
+    """What the gate said and why."""
+    if not report.checks:
+        return "This file was the champion already: there was nothing to decide."
+    failed = [str(check) for check in report.checks if not check.passed]
+    if failed:
+        return f"The gate **refused** it: {'; '.join(failed)}."
+    return f"The gate passed it ({len(report.checks)} checks)."
+
+
+def cost(found: Findings) -> str:
+    searches, multiple = searches_cost(found.spent), trainings(found)
+    if searches is None:
+        return "What the searches cost was not recorded."
+    times = "" if multiple is None else f", {multiple:.1f} times one training"
+    return f"The searches cost {searches:.3g} core-minutes{times}."
+
+
+def run_note(found: Findings, links: Mapping[str, str], stages: Mapping[str, tuple[str, str]]) -> str:
+    """The decision's run: MLflow folds all but the first lines, so what a person needs comes first.
+
+    `stages`: name -> executed or cached, and the address of the run that made the results.
+    """
+    parts = [headline(found), listed(links), result_table(found), stage_table(stages), found.report.to_markdown()]
+    return "\n\n".join(part for part in parts if part)
+
+
+def version_note(found: Findings, links: Mapping[str, str]) -> str:
+    """The model version: the decision, where it was made, how to use the file. Lists show its first line as it is."""
+    use = f"Use: `mlflow.onnx.load_model('models:/{found.name}/{found.version}')`, or `python -m flows.classify`."
+    return "\n\n".join([headline(found).replace("**", ""), listed(links), use, found.report.to_markdown()])
+
+
+def listed(links: Mapping[str, str]) -> str:
+    return " · ".join(f"[{what}]({address})" for what, address in links.items())
+
+
+def result_table(found: Findings) -> str:
+    """The networks beside each other."""
+    head = ["| network | accuracy | 95% interval | latency | predicted |", "| --- | --- | --- | --- | --- |"]
+    rows = [
+        f"| {name} | {percent(own['accuracy'])} | {interval(own)} | {milliseconds(time['p50_ms'])} | "
+        f"{milliseconds(time['predicted_ms'])} |"
+        for name, own, time in networks(found)
+    ]
+    return "\n".join([f"On {counted(found.metrics['images'], 'test image')}:", "", *head, *rows])
+
+
+def networks(found: Findings) -> Iterator[tuple[str, Mapping[str, float], Mapping[str, float]]]:
+    for name in ("searched", "baseline"):
+        yield name, found.metrics[name], found.latency[name]
+
+
+def stage_table(stages: Mapping[str, tuple[str, str]]) -> str:
+    """What each stage decided; empty if none is known."""
+    head = ["| stage | | found |", "| --- | --- | --- |"]
+    rows = [f"| [{name}]({address}) | {how} | {notes.found(name)} |" for name, (how, address) in stages.items()]
+    return "\n".join(["What each stage decided:", "", *head, *rows]) if rows else ""
+
+
+def verdict(report: GateReport) -> str:
+    return "passed" if report.passed else "refused"
+
+
+def tags(report: GateReport) -> dict[str, str]:
+    """Of the model version: what a list of versions shows."""
+    values = {check.name: gate.shown(check.value) for check in report.checks}
+    refused = [check.name for check in report.checks if not check.passed]
+    return {
+        "accuracy": gate.shown(report.score.right / report.score.images) if report.score else "unknown",
+        "latency_ms": values["latency_p50_ms"],
+        "gate": verdict(report),
+        "gate.against": report.against,
+        "gate.device": report.device,
+        **({"gate.refused": ", ".join(refused)} if refused else {}),
+    }

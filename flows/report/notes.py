@@ -1,0 +1,143 @@
+"""What MLflow says of a stage's run in words (Markdown): what the stage does, and what it decided.
+
+Result files are read, nothing is computed anew; what a search tried is in the report and in the run's artifacts.
+"""
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from flows.checkout import paths
+from flows.checkout.files import read_json
+from flows.report.reading import Row, chain, counted, interval, milliseconds, percent, read_rows
+
+NAMED = 3
+"""Operations of a policy that a sentence names."""
+UNREADABLE = (OSError, LookupError, ValueError, TypeError, StopIteration)
+"""What reading a file raises that is not there, or not as this version writes it: words are no reason to fail."""
+
+LOG = logging.getLogger(__name__)
+
+Find = Callable[[str], str]
+"""Variant, empty where there is none -> a sentence or two."""
+
+DOES: Mapping[str, str] = {
+    "prepare": "Decodes every image once, and puts it into the split (train, val or test) that its record says.",
+    "latency": "Measures every candidate block once in ONNX Runtime; networks are predicted by adding blocks up.",
+    "architecture": "Searches the block of each layer within the latency budget. Charts: `architecture/pool` is what "
+    "the search expects of the first of its pool, stage by stage; `architecture/pool/rank_2` and so on of the others.",
+    "augmentation": "Searches which pairs of operations on training images help on val. Charts: `augmentation` is the "
+    "model and the policy, trunk by trunk; `augmentation/reward` the best and the mean reward; `augmentation/share` "
+    "how often each operation is drawn; `augmentation/rewards` every reward.",
+    "loss": "Searches how hard and easy images weigh in training. Charts: `loss` is the model, trunk by trunk; "
+    "`loss/reward` the best and the mean reward; `loss/rewards` every reward.",
+    "train": "Trains one network on train and val together, and exports the ONNX file. Charts: `train/loss` by epoch.",
+    "evaluate": "Reads the test split, once: accuracy, latency and parity of the very files.",
+    "budget": "Reads the test split, once: accuracy and latency of a further budget's file.",
+}
+
+
+def note(name: str, *, finished: bool) -> str:
+    """Of a run of the stage `<word>` or `<word>@<variant>`; what it decided first, if it has."""
+    does = DOES[name.partition("@")[0]]
+    decided = found(name) if finished else ""
+    return f"**{decided}**\n\n{does}" if decided else does
+
+
+def found(name: str) -> str:
+    """What the stage decided, as its files say; nothing, with a warning, if they cannot be read."""
+    word, _, variant = name.partition("@")
+    try:
+        return FINDS[word](variant)
+    except UNREADABLE as error:
+        LOG.warning("warning: MLflow is not told what %s found (%s)", name, error)
+        return ""
+
+
+def prepared(_: str) -> str:
+    counts = {split: sum(own.values()) for split, own in read_json(paths.STATISTICS)["counts"].items()}
+    classes = read_json(paths.CLASSES)
+    splits = ", ".join(f"{split} {counts[split]:,}" for split in ("train", "val", "test"))
+    return (
+        f"{counted(sum(counts.values()), 'image')} of {counted(len(classes['names']), 'class', 'classes')}, "
+        f"{classes['size']}×{classes['size']}×{classes['channels']}: {splits}"
+    )
+
+
+def measured(_: str) -> str:
+    from components.architecture.latency import LatencyTable  # torch must not start before the stage has set it up
+
+    table = LatencyTable.from_json(read_json(paths.LATENCY / "table.json"))
+    off = sum(abs(table.line(whole.sum_ms) / whole.entry.ms - 1) for whole in table.wholes) / len(table.wholes)
+    return (
+        f"{counted(len(table.entries), 'part')} measured; {counted(len(table.wholes), 'whole network')} predicted to "
+        f"{off:.1%} on average, on {table.device.processor} ({table.device.provider})"
+    )
+
+
+def chosen(_: str) -> str:
+    """A clause for each budget."""
+    return "; ".join(
+        f"For {milliseconds(one['latency_ms'])}: `{chain(one['architecture'])}`, predicted "
+        f"{milliseconds(one['predicted_latency_ms'])}, {one['parameters']:,} parameters"
+        for one in read_json(paths.ARCHITECTURE / "architecture.json")["budgets"]
+    )
+
+
+def policy(_: str) -> str:
+    shares = read_json(paths.AUGMENTATION / "augmentation.json")["operations"]
+    most = sorted(shares, key=lambda one: -float(one["share"]))[:NAMED]
+    named = ", ".join(f"{one['operation']} {one['share']:.1%}" for one in most)
+    last = rewards(read_rows(paths.AUGMENTATION / "trunks.csv"))
+    return f"Most drawn of {len(shares)} operations: {named}. {last}"
+
+
+def loss(_: str) -> str:
+    rows = read_rows(paths.LOSS / "trunks.csv")
+    theta = [float(value) for key, value in rows[-1].items() if key.startswith("theta_")]
+    away = sum(value**2 for value in theta) ** 0.5
+    return f"{away:.3g} away from cross-entropy. {rewards(rows)}"
+
+
+def rewards(rows: list[Row]) -> str:
+    """Of the last trunk, and the model after it."""
+    last = rows[-1]
+    best = next(row for row in reversed(rows) if row["best"] == "True")
+    return (
+        f"Trunk {last['trunk']}: best reward {float(best['reward']):.4g} ({best['copy']}), "
+        f"score on val {float(last['broadcast_score']):.4g}"
+    )
+
+
+def trained(variant: str) -> str:
+    rows = read_rows(paths.TRAINED / variant / "epochs.csv")
+    size = (paths.TRAINED / variant / "model.onnx").stat().st_size
+    return f"Loss {float(rows[-1]['loss']):.4g} after {counted(len(rows), 'epoch')}; the file has {size:,} bytes"
+
+
+def evaluated(_: str) -> str:
+    metrics, latency = read_json(paths.EVALUATE / "metrics.json"), read_json(paths.EVALUATE / "latency.json")
+    return "; ".join(reached(name, metrics, latency) for name in ("searched", "baseline"))
+
+
+def budget(variant: str) -> str:
+    folder = paths.BUDGET / variant
+    metrics, latency = read_json(folder / "metrics.json"), read_json(folder / "latency.json")
+    return f"{reached(variant, metrics, latency)}, limit {milliseconds(latency['limit_ms'])}"
+
+
+def reached(name: str, metrics: Mapping[str, Any], latency: Mapping[str, Any]) -> str:
+    own = metrics[name]
+    return f"{name} {percent(own['accuracy'])} ({interval(own)}), {milliseconds(latency[name]['p50_ms'])}"
+
+
+FINDS: Mapping[str, Find] = {
+    "prepare": prepared,
+    "latency": measured,
+    "architecture": chosen,
+    "augmentation": policy,
+    "loss": loss,
+    "train": trained,
+    "evaluate": evaluated,
+    "budget": budget,
+}

@@ -1,0 +1,1 @@
+"""What an interrupted search or training goes on from."""

@@ -1,0 +1,1 @@
+"""What any long work needs: progress, processes, workers, devices, signals."""

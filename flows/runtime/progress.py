@@ -1,0 +1,282 @@
+"""How far the work is, what it found so far, and how long it still takes.
+
+A loop is shown by passing its items through `Tracker.progress`; the tracker tells a view after each item, and a view is
+a terminal's bars, lines (flows/runtime/terminal.py) or a file:
+
+    a stage under the flow                its snapshot is in the file that CHANNEL names; the flow reads and shows it
+    a stage under `dvc repro`, `ingest`   shows it itself
+
+A file, because between the flow and its stage stand DVC and a shell, which pass no descriptor on; because it blocks no
+writer, whatever becomes of the reader; and because only the last snapshot counts. A stage that shows in a file prints
+nothing: who owns the channel, shows.
+"""
+
+import json
+import math
+import os
+import re
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+from flows.runtime.observer import Recorder
+
+T = TypeVar("T")
+Clock = Callable[[], float]
+
+CHANNEL = "ASSEMBLY_LINE_PROGRESS"
+"""Environment variable: the file that holds a stage's last snapshot while it runs."""
+EVERY = 0.2
+"""Seconds between two snapshots of one loop (ours), however many items it has: one takes 0.15 ms of CPU."""
+OUTER, INNER = 0, 1
+
+
+# ---------------------------------------------------------------- what is shown
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loop:
+    """How far a loop is."""
+
+    what: str
+    total: int
+    done: int = 0
+    resumed: int = 0
+    """Of those done: by an earlier run."""
+    left: float | None = None
+    """Seconds, at the snapshot's time; None: no item was computed yet."""
+    took: float = 0.0
+    """Seconds since the loop began, at the snapshot's time."""
+
+    @property
+    def share(self) -> float:
+        return min(1.0, self.done / self.total) if self.total else 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Snapshot:
+    """The loops of a process at a time, the outer one first."""
+
+    at: float
+    """Seconds of `time.monotonic`, which all processes of a machine share."""
+    loops: tuple[Loop, ...] = ()
+    figure: str = ""
+    """What was found so far, in words."""
+    line: Loop | None = None
+    """The loop over all steps of the line, where a flow shows a step of it."""
+
+    @property
+    def share(self) -> float:
+        """Of the outer loop, with what the inner one did of the next item."""
+        if not self.loops:
+            return 0.0
+        outer, *inner = self.loops
+        return min(1.0, outer.share + sum(loop.share for loop in inner) / max(outer.total, 1))
+
+
+class View(Protocol):
+    """Who shows snapshots. What it cannot show, it drops."""
+
+    def show(self, snapshot: Snapshot) -> None: ...
+
+    def say(self, line: str) -> None:
+        """A line that stays."""
+        ...
+
+
+# ---------------------------------------------------------------- time left
+
+
+class Pace:
+    """Seconds that a loop still needs, by what its items took so far.
+
+    The first item pays for the start (workers, head start, warm-up), so it counts only as long as it is alone; what an
+    earlier run did never counts. Between two items the estimate runs down, to zero at most.
+    """
+
+    def __init__(self, total: int, done: int, now: float) -> None:
+        self.total, self.done, self.fresh = total, done, 0
+        self.began = self.start = self.first = self.last = now
+
+    def begin(self, now: float) -> None:
+        """Work begins now: what came before was only read."""
+        self.start = self.last = now
+
+    def advance(self, now: float) -> None:
+        """One more item is done."""
+        self.done += 1
+        self.fresh += 1
+        self.first = now if self.fresh == 1 else self.first
+        self.last = now
+
+    def left(self, now: float) -> float | None:
+        """None: no item was computed yet."""
+        if self.fresh == 0:
+            return None
+        each = self.first - self.start if self.fresh == 1 else (self.last - self.first) / (self.fresh - 1)
+        return max(0.0, each * max(0, self.total - self.done) - (now - self.last))
+
+
+def clock(seconds: float) -> str:
+    """`m:ss`, or `h:mm:ss`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+# ---------------------------------------------------------------- what was found so far
+
+
+def latest(before: float, value: float) -> float:
+    return value
+
+
+def widest(before: float, value: float) -> float:
+    return max(before, abs(value))
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A metric that says how a stage does, in words."""
+
+    metric: str
+    """Regular expression of its name."""
+    words: str
+    keep: Callable[[float, float], float] = latest
+    """(what was shown, the new value) -> what is shown."""
+
+
+FIGURES = (
+    Figure(r"ingest/images", "{:.0f} images"),
+    Figure(r"prepare/images/train", "{:.0f} train images"),
+    Figure(r"latency/calibration/error", "predictions within {:.1%}", widest),
+    Figure(r"architecture/pool/potential", "best potential {:.3f}", max),
+    Figure(r"(augmentation|loss)/reward/best", "best reward {:.3f}", max),
+    Figure(r"train/loss", "loss {:.3f}"),
+    Figure(r"evaluate/(searched|budget_\d+)/accuracy", "accuracy {:.2%}"),
+)
+
+
+# ---------------------------------------------------------------- the tracker
+
+
+class Tracker:
+    """The loops of this process and its key figure, told to a view."""
+
+    def __init__(self, view: View, now: Clock = time.monotonic) -> None:
+        self.view, self.now = view, now
+        self.loops: list[tuple[str, Pace, int]] = []
+        """(what, pace, done by an earlier run): the outer loop, and the inner one while it runs."""
+        self.figure = ""
+        self.best: dict[Figure, float] = {}
+        self.told = [-math.inf, -math.inf]
+        """When each level was last told of."""
+        self.tell()
+
+    def progress(self, items: Iterable[T], total: int, what: str, *, inner: bool = False, done: int = 0) -> Iterator[T]:
+        """See `Observer.progress`. The outer loop stays in sight until the next one, the inner one until its end."""
+        level = INNER if inner and self.loops else OUTER
+        pace = Pace(total, min(done, total), self.now())
+        own = (what, pace, pace.done)
+        self.loops[level:] = [own]
+        self.tell_now_and_then(level, at_once=level == OUTER)
+        try:
+            for count, item in enumerate(items, start=1):
+                if count == done:
+                    pace.begin(self.now())
+                yield item
+                if count > done:
+                    pace.advance(self.now())
+                    self.tell_now_and_then(level, at_once=level == OUTER and pace.done == total)
+        finally:
+            if level == INNER and own in self.loops:
+                self.loops.remove(own)
+
+    def metrics(self, values: Mapping[str, float]) -> None:
+        """Take the key figure from a step's metrics, if it is among them; the next snapshot shows it."""
+        for name, value in values.items():
+            for figure in FIGURES:
+                if math.isfinite(value) and re.fullmatch(figure.metric, name):
+                    self.best[figure] = figure.keep(self.best.get(figure, value), value)
+                    self.figure = figure.words.format(self.best[figure])
+
+    def tell_now_and_then(self, level: int, *, at_once: bool) -> None:
+        now = self.now()
+        if at_once or now - self.told[level] >= EVERY:
+            self.told[level] = now
+            self.tell()
+
+    def tell(self) -> None:
+        now = self.now()
+        loops = (
+            Loop(
+                what=what,
+                total=pace.total,
+                done=pace.done,
+                resumed=resumed,
+                left=pace.left(now),
+                took=now - pace.began,
+            )
+            for what, pace, resumed in self.loops
+        )
+        self.view.show(Snapshot(at=now, loops=tuple(loops), figure=self.figure))
+
+
+class Watched:
+    """An observer whose records go to the tracker and whose loops are shown."""
+
+    def __init__(self, recorder: Recorder, tracker: Tracker) -> None:
+        self.recorder, self.tracker = recorder, tracker
+
+    def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
+        self.recorder.metrics(values, step)
+        self.tracker.metrics(values)
+
+    def tags(self, values: Mapping[str, str]) -> None:
+        self.recorder.tags(values)
+
+    def file(self, path: Path) -> None:
+        self.recorder.file(path)
+
+    def progress(self, items: Iterable[T], total: int, what: str, *, inner: bool = False, done: int = 0) -> Iterator[T]:
+        yield from self.tracker.progress(items, total, what, inner=inner, done=done)
+
+
+# ---------------------------------------------------------------- the channel
+
+
+class Channel:
+    """A view that leaves the last snapshot in a file, whole at any time."""
+
+    def __init__(self, file: Path) -> None:
+        self.file, self.draft = file, file.with_name(f".{file.name}")
+
+    def show(self, snapshot: Snapshot) -> None:
+        with suppress(OSError):  # the flow is gone with its folder, or the disk is full: the work goes on
+            self.draft.write_text(json.dumps(asdict(snapshot)))
+            os.replace(self.draft, self.file)
+
+    def say(self, line: str) -> None:
+        pass
+
+
+def received(file: Path) -> Snapshot | None:
+    """The last snapshot that was left in the file; None: nobody did."""
+    try:
+        said = json.loads(file.read_text())
+    except FileNotFoundError:
+        return None
+    return Snapshot(**(said | {"loops": tuple(Loop(**loop) for loop in said["loops"])}))
+
+
+@contextmanager
+def told(view: View) -> Iterator[Tracker]:
+    """A tracker of this block, whose end is shown however it ends."""
+    tracker = Tracker(view)
+    try:
+        yield tracker
+    finally:
+        tracker.tell()

@@ -1,0 +1,1 @@
+"""What deployments need: when to retrain, where, and whom to tell."""

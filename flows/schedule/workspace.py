@@ -1,0 +1,230 @@
+"""Where a deployment works: a git worktree of its own, at a commit, beside the checkout.
+
+A person's edits never reach it. DVC's cache, remotes and credentials and MLflow's store are the checkout's, so that
+what one computed the other need not. What a promoted run was made of is committed there and tagged
+`retrain/<model>/<version>`.
+"""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+from filelock import FileLock, Timeout
+
+from components.settings.params import Params
+from flows.checkout import commits, paths, pipeline, versions
+from flows.checkout.settings import load_params
+from flows.tracking import connection
+
+IDENTITY = ("-c", "user.name=assembly-line", "-c", "user.email=assembly-line@localhost")
+ALONE = ("-c", "core.hooksPath=/dev/null", "-c", "commit.gpgSign=false", "-c", "tag.gpgSign=false")
+"""A person's hooks and signatures are theirs: at night nobody unlocks a key, and DVC's own hook replaces results."""
+RECORDED = (
+    *map(str, (versions.LOCK, versions.PIPELINE, paths.PARAMS)),
+    *map(str, (*paths.DATA.values(), *paths.STARTS.values())),
+)
+"""What reproduces a model, together with the code of the commit."""
+WRITTEN = frozenset(RECORDED) - {str(paths.PARAMS)}
+"""Tracked files that a retrain writes in the workspace: DVC's, and where searches start."""
+REUSED = tuple(paths.SEARCHES)
+"""Whose results `retrain.search: reuse` keeps."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Served:
+    """A model version, as the registry has it."""
+
+    number: str
+    md5: str | None
+    """Of its file."""
+
+
+def beside(checkout: Path) -> Path:
+    """The workspace's usual place."""
+    return checkout.with_name(f"{checkout.name}.retrain")
+
+
+@contextmanager
+def occupied(workspace: Path) -> Iterator[None]:
+    """One deployment at a time. Raises ValueError."""
+    try:
+        with FileLock(workspace.with_name(f".{workspace.name}.lock"), timeout=0):
+            yield
+    except Timeout:
+        raise ValueError(f"another retrain is running in {workspace.name}; this one is left out") from None
+
+
+def prepare(checkout: Path, workspace: Path, revision: str) -> str:
+    """Bring the workspace to the revision, results and data left as they are; returns the commit.
+
+    Raises VersionsError, ValueError.
+    """
+    commit = commits.require_git(checkout, "rev-parse", "--verify", f"{revision}^{{commit}}")
+    if not (workspace / ".git").exists():
+        commits.require_git(checkout, "worktree", "prune")
+        commits.require_git(checkout, *ALONE, "worktree", "add", "--quiet", "--detach", str(workspace), commit)
+    require_own(checkout, workspace, commit)
+    commits.require_git(workspace, *ALONE, "checkout", "--quiet", "--force", "--detach", commit)
+    versions.share_config(checkout, workspace, versions.cache_of(checkout))
+    link_data(checkout, workspace)
+    return commit
+
+
+def require_own(checkout: Path, workspace: Path, commit: str) -> None:
+    """Raise ValueError where the checkout of the commit would undo what a person did in the workspace."""
+    common = ("rev-parse", "--path-format=absolute", "--git-common-dir")
+    if commits.require_git(workspace, *common) != commits.require_git(checkout, *common):
+        raise ValueError(
+            f"{workspace} is a git repository of its own, and no place where deployments may check out what they "
+            "retrain; give them another folder as `place`"
+        )
+    edited = names(workspace, "diff", "--name-only", "HEAD")
+    untracked = names(workspace, "ls-files", "--others")  # ignored ones too: a commit may track what was ignored before
+    in_the_way = untracked & names(workspace, "ls-tree", "-r", "--name-only", commit)
+    if foreign := sorted((edited | in_the_way) - WRITTEN):
+        raise ValueError(
+            f"{foreign[0]} was edited in {workspace}, which is checked out anew for every retrain; move the edit to "
+            f"the checkout and commit it, or undo it with `git -C {workspace} checkout {foreign[0]}`"
+        )
+
+
+def names(folder: Path, command: str, *arguments: str) -> set[str]:
+    """The files that a command of git lists."""
+    return {name for name in commits.require_git(folder, command, "-z", *arguments).split("\0") if name}
+
+
+def link_data(checkout: Path, workspace: Path) -> None:
+    """A relative data.path means the checkout's folder, which git does not know."""
+    path = load_params(workspace / paths.PARAMS).data.path
+    if path is None or Path(path).is_absolute() or (workspace / path).exists():
+        return
+    place, source = Path(os.path.normpath(workspace / path)), (checkout / path).resolve()
+    if workspace not in place.parents:
+        raise ValueError(
+            f"data.path is {path!r}, which from {workspace} leads to {place}, where nothing is; give the absolute "
+            f"path, {source}"
+        )
+    place.parent.mkdir(parents=True, exist_ok=True)
+    if place.is_symlink():  # of a checkout that was moved, or a source that is away
+        place.unlink()
+    place.symlink_to(source)
+
+
+def begin_from_last(workspace: Path, params: Params, served: Served | None) -> None:
+    """Take up what an earlier run knew; to reuse the searches of the version in service, freeze them as they are there.
+
+    Raises ValueError if there is no such version.
+    """
+    model, lock = params.publish.model, workspace / versions.LOCK
+    last = newest_tag(workspace, model)
+    if last and not (workspace / paths.SPLIT).exists():
+        keep_splits(workspace, last)
+    if params.retrain.search != "reuse":  # the checkout's dvc.yaml freezes nothing
+        if last and not lock.exists():
+            lock.write_text(file_of(workspace, last, versions.LOCK))
+        return
+    tag = served and tagged(workspace, model, served)
+    if not tag:
+        raise ValueError(
+            "retrain.search is reuse, but no version in service was made by a deployment; retrain once with fresh"
+        )
+    lock.write_text(file_of(workspace, tag, versions.LOCK))  # not the checkout's, which is of any version before it
+    run(workspace, *versions.dvc("freeze", "--quiet", *REUSED))
+    run(workspace, *versions.dvc("checkout", "--quiet", "--force", *REUSED))
+
+
+def keep_splits(workspace: Path, tag: str) -> None:
+    """In a new workspace: the images' splits as the last promoted run had them, which the next ingest goes on from."""
+    with suppress(commits.VersionsError):  # of a run before splits were recorded
+        pointer = file_of(workspace, tag, paths.SPLIT_DVC)
+        (workspace / paths.SPLIT_DVC).parent.mkdir(parents=True, exist_ok=True)
+        (workspace / paths.SPLIT_DVC).write_text(pointer)
+
+
+def newest_tag(folder: Path, model: str) -> str | None:
+    """The model's last promoted run, None before the first."""
+    tags = commits.require_git(folder, "tag", "--list", tag_of(model, "*"), "--sort=-creatordate").split()
+    return tags[0] if tags else None
+
+
+def warm_from(workspace: Path, params: Params, served: Served | None) -> str | None:
+    """The tag of the version that warm searches start from: the one in service, if a deployment made it."""
+    if params.retrain.search != "warm" or served is None:
+        return None
+    return tagged(workspace, params.publish.model, served)
+
+
+def tagged(workspace: Path, model: str, version: Served) -> str | None:
+    """The version's tag, None if it has none. Raises ValueError if the tag is another model's."""
+    tag = tag_of(model, version.number)
+    if not commits.require_git(workspace, "tag", "--list", tag):
+        return None
+    if model_in(file_of(workspace, tag, versions.LOCK)) != version.md5:
+        raise ValueError(
+            f"the tag {tag} is of another model than version {version.number} of {model} (of another registry?); "
+            f"rename it, or delete it with `git tag --delete {tag}`"
+        )
+    return tag
+
+
+def file_of(workspace: Path, revision: str, path: Path) -> str:
+    return commits.require_git(workspace, "show", f"{revision}:{path}") + "\n"
+
+
+def model_in(lock: str) -> str | None:
+    """The md5 of the model that a dvc.lock names."""
+    return pipeline.written(yaml.safe_load(lock).get("stages", {})).get(paths.MODEL.as_posix())
+
+
+def tag_of(model: str, version: str) -> str:
+    return f"retrain/{model.replace(' ', '-')}/{version}"
+
+
+def begin(workspace: Path) -> None:
+    """From here to `finish` the data may be newer than any version that was trained on them."""
+    (workspace / paths.UNFINISHED).parent.mkdir(parents=True, exist_ok=True)
+    (workspace / paths.UNFINISHED).touch()
+
+
+def finish(workspace: Path) -> None:
+    (workspace / paths.UNFINISHED).unlink()
+
+
+def record(workspace: Path, model: str, version: str) -> str:
+    """Commit what the version was made of and tag the commit; returns the tag, which stays where it is if it exists.
+
+    Raises ValueError if it exists and is another model's.
+    """
+    md5 = model_in((workspace / versions.LOCK).read_text())
+    if tag := tagged(workspace, model, Served(number=version, md5=md5)):
+        return tag
+    tag = tag_of(model, version)
+    present = [name for name in RECORDED if (workspace / name).exists()]
+    commits.require_git(workspace, "add", "--force", "--", *present)
+    message = f"{model} version {version}, by the scheduled retrain"
+    commits.require_git(workspace, *ALONE, *IDENTITY, "commit", "--quiet", "--allow-empty", "-m", message)
+    commits.require_git(workspace, *ALONE, *IDENTITY, "tag", "--annotate", tag, "-m", message)
+    return tag
+
+
+def environment(checkout: Path) -> dict[str, str]:
+    """In which a retrain of the workspace runs: the checkout's MLflow store, unless the environment names one."""
+    own = versions.stage_environment() | connection.addresses(checkout)
+    return {name: value for name, value in own.items() if name != "PYTHONPATH"}  # its own code, not ours
+
+
+def python(*arguments: str) -> list[str]:
+    return [sys.executable, *arguments]
+
+
+def run(folder: Path, *command: str) -> None:
+    done = subprocess.run(
+        command, cwd=folder, env=versions.stage_environment(), capture_output=True, text=True, check=False
+    )
+    if done.returncode != 0:
+        raise commits.VersionsError(f"`{' '.join(command[2:])}` failed in {folder.name}: {done.stderr.strip()}")

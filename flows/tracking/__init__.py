@@ -1,0 +1,1 @@
+"""MLflow: the connection, runs, registered models, and the records that wait for it."""

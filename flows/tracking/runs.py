@@ -1,0 +1,275 @@
+"""MLflow's runs: those that stages nest in, what is found by a tag, what is kept with them."""
+
+import json
+import re
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from itertools import takewhile
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any, Literal, TypeVar
+from urllib.parse import quote
+
+from mlflow import MlflowClient
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
+
+from components.settings.params import Params
+from flows.checkout import commits, paths, pipeline
+from flows.checkout.files import read_json
+from flows.runtime import processes
+from flows.runtime.cost import CORE_MINUTES
+from flows.tracking import connection
+from flows.tracking.connection import ERRORS, NOTE, PASSWORD
+
+T = TypeVar("T")
+Status = Literal["FINISHED", "FAILED", "KILLED"]
+SERVED_AT = "http://127.0.0.1:5000"
+"""mlflow/serve."""
+TRAINING_VIEW = "?workflowType=machine_learning"
+"""Of an address in MLflow's UI: its pages for training, where a new browser begins with those for language models."""
+PARAMS_PER_BATCH = 100
+
+
+def create_run(
+    client: MlflowClient, name: str, tags: Mapping[str, str], parent: str | None = None, started: int | None = None
+) -> str:
+    """Start a run now. No tag names the user, the host or a path; MLflow would say who and where by itself."""
+    own = {"mlflow.source.name": f"assembly line: {name}", "mlflow.source.type": "JOB"}
+    if tags.get("git.commit", commits.UNKNOWN) != commits.UNKNOWN:
+        own["mlflow.source.git.commit"] = tags["git.commit"]
+    if parent is not None:
+        own["mlflow.parentRunId"] = parent
+    run = client.create_run(
+        connection.experiment_id(client), start_time=started or connection.now(), tags=own | dict(tags), run_name=name
+    )
+    return str(run.info.run_id)
+
+
+def parts_of(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """`{"loss": {"knots": 10}}` -> `{"loss.knots": "10"}`; lists as JSON; of an absolute path only the last name."""
+    flat: dict[str, str] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = without_folder(value) if isinstance(value, str) else json.dumps(value)
+    return flat
+
+
+def without_folder(text: str) -> str:
+    """An absolute path says where and whose a machine is: only its last name leaves it."""
+    for kind in (PurePosixPath, PureWindowsPath):
+        if kind(text).is_absolute():
+            return kind(text).name
+    return text
+
+
+@contextmanager
+def parent_run(name: str, tags: Mapping[str, str]) -> Iterator[str | None]:
+    """The run that stage runs nest in: its id, None if MLflow takes none; always closed with how the block ended."""
+    run_id = open_parent(name, tags)
+    status: Status = "FAILED"
+    try:
+        yield run_id
+        status = "FINISHED"
+    except Exception:
+        raise
+    except BaseException:  # Ctrl-C, a cancelled flow
+        status = "KILLED"
+        raise
+    finally:
+        close_run(run_id, status)
+
+
+def open_parent(name: str, tags: Mapping[str, str]) -> str | None:
+    with connection.tolerated(f"the run {name}"):
+        return create_run(connection.connect(), name, {**tags, **processes.tags()})
+    return None
+
+
+def close_run(run_id: str | None, status: Status) -> None:
+    if run_id is not None:
+        with connection.tolerated("the end of the run"):
+            connection.connect().set_terminated(run_id, status, connection.now())
+
+
+def archive(run_id: str | None, files: Iterable[Path]) -> None:
+    """Keep whole files (params.yaml, dvc.yaml, dvc.lock) with the run; one that is not there is left out."""
+    for file in files if run_id is not None else ():
+        with connection.tolerated(file.name), suppress(FileNotFoundError):
+            connection.connect().log_artifact(run_id, str(file))
+
+
+def run_page(run_id: str, artifact: str = "") -> str:
+    """The run's page, or an artifact on it, as a link inside MLflow's UI."""
+    within = f"/artifacts/{quote(artifact)}" if artifact else ""
+    folder = f"#/experiments/{connection.connect().get_run(run_id).info.experiment_id}/runs"
+    return f"{folder}/{run_id}{within}{TRAINING_VIEW}"
+
+
+def address_of(page: str) -> str:
+    """Where a browser sees a page of the UI: on the tracking server, or on the one that `mlflow/serve` starts."""
+    uri = connection.tracking_uri()
+    server = PASSWORD.sub("//", uri).rstrip("/") if uri.startswith(("http://", "https://")) else SERVED_AT
+    return f"{server}/{page}"
+
+
+def find_stage_run(stage_key: str) -> str | None:
+    """The newest FINISHED run of a stage with exactly these inputs."""
+    return find_run("stage_key", stage_key)
+
+
+def find_run(tag: str, value: str) -> str | None:
+    """The newest FINISHED run that carries the tag, such as `dvc.out.<path>` with an output's md5."""
+    client = connection.connect()
+    runs = client.search_runs(
+        [connection.experiment_id(client)],
+        f"tags.`{tag}` = '{value}' and attributes.status = 'FINISHED'",
+        order_by=["attributes.end_time DESC"],
+        max_results=1,
+    )
+    return str(runs[0].info.run_id) if runs else None
+
+
+def core_minutes(stage_key: str) -> float | None:
+    """What the newest results with these inputs cost, with the runs before it that were interrupted on the way there;
+    None if that was not recorded. A run that was killed by force says nothing of its share."""
+    client = connection.connect()
+    where = f"tags.stage_key = '{stage_key}'"
+    runs = client.search_runs([connection.experiment_id(client)], where, order_by=["attributes.start_time DESC"])
+    ended = next((place for place, run in enumerate(runs) if run.info.status == "FINISHED"), None)
+    if ended is None or CORE_MINUTES not in runs[ended].data.metrics:
+        return None
+    earlier = takewhile(lambda run: run.info.status != "FINISHED", runs[ended + 1 :])
+    return sum(float(run.data.metrics.get(CORE_MINUTES, 0.0)) for run in (runs[ended], *earlier))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finished:
+    """A run that ended well."""
+
+    run_id: str
+    name: str
+    tags: Mapping[str, str]
+
+
+def finished_runs(tag: str, value: str) -> list[Finished]:
+    """Every FINISHED run that carries the tag, the newest first."""
+    client = connection.connect()
+    where = f"tags.`{tag}` = '{value}' and attributes.status = 'FINISHED'"
+    found = client.search_runs([connection.experiment_id(client)], where, order_by=["attributes.end_time DESC"])
+    return [Finished(run_id=run.info.run_id, name=run.info.run_name, tags=run.data.tags) for run in found]
+
+
+def artifact(run_id: str, name: str) -> bytes | None:
+    """A file that was kept with the run, None if it was not, or the run is gone."""
+    with tempfile.TemporaryDirectory() as folder, suppress(*ERRORS):
+        return Path(connection.connect().download_artifacts(run_id, name, folder)).read_bytes()
+    return None
+
+
+def data_digests(run_id: str) -> list[str]:
+    """DVC's md5 of each data set that the run took in."""
+    with suppress(*ERRORS):
+        inputs = connection.connect().get_run(run_id).inputs
+        return [str(one.dataset.digest) for one in inputs.dataset_inputs] if inputs else []
+    return []
+
+
+def link_stage(parent: str | None, name: str, lock: pipeline.Lock | None) -> None:
+    """Say on the parent which run made a stage's results: its own, or an earlier one that DVC reused."""
+    if parent is None or lock is None:
+        return
+    with connection.tolerated(f"the link to {name}"):
+        client = connection.connect()
+        run_id = find_stage_run(pipeline.stage_key(lock))
+        executed = run_id is not None and client.get_run(run_id).data.tags.get("mlflow.parentRunId") == parent
+        key = f"stage.{name.replace('@', '.')}"  # MLflow takes no @ in a tag's name
+        tag_run(parent, {key: "executed" if executed else "cached", f"{key}.run": run_id or "none"})
+
+
+def log_data(run_id: str | None, params: Params, digest: str) -> None:
+    """The data version as the run's input: DVC's md5, where it came from, images a class."""
+    if run_id is None:
+        return
+    source = without_folder(params.data.path) if params.data.path else params.data.source
+    with connection.tolerated("the data set"):
+        classes = read_json(paths.VALIDATION)["classes"]
+        counts = {name: parts["kept"] for name, parts in classes.items()}
+        log_data_input(
+            connection.connect(), run_id, name=params.publish.model, digest=digest, source=source, counts=counts
+        )
+
+
+def log_data_input(
+    client: MlflowClient, run_id: str, *, name: str, digest: str, source: str, counts: Mapping[str, int]
+) -> None:
+    """A data set input; `digest` is DVC's md5 (at most 36 characters), `source` no absolute path."""
+    dataset = Dataset(
+        name=name,
+        digest=digest,
+        source_type="local",
+        source=json.dumps({"uri": source}),
+        profile=json.dumps({"images": sum(counts.values()), "classes": counts}),
+    )
+    client.log_inputs(run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
+
+
+def tag_run(run_id: str, tags: Mapping[str, str]) -> None:
+    connection.connect().log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
+
+
+def run_tags(run_id: str) -> dict[str, str]:
+    return dict(connection.connect().get_run(run_id).data.tags)
+
+
+def linked_stages(run_id: str) -> dict[str, tuple[str, str]]:
+    """What `link_stage` said on the run: stage -> executed or cached, and the run that made its results."""
+    tags = run_tags(run_id)
+    stages = [key.removesuffix(".run") for key in tags if re.fullmatch(r"stage\..+\.run", key)]
+    made = {key: (tags[key], tags[f"{key}.run"]) for key in stages if tags[f"{key}.run"] != "none"}
+    return {key.removeprefix("stage.").replace(".", "@", 1): of for key, of in made.items()}
+
+
+def describe(run_id: str, text: str) -> None:
+    """What the UI shows on top of the run, Markdown."""
+    connection.connect().set_tag(run_id, NOTE, text)
+
+
+def log_metrics(run_id: str, values: Mapping[str, float]) -> None:
+    """Numbers of the whole run."""
+    made = connection.now()
+    connection.connect().log_batch(run_id, metrics=[Metric(name, value, made, 0) for name, value in values.items()])
+
+
+def log_settings(run_id: str | None, values: Mapping[str, Any]) -> None:
+    """params.yaml as the run's parameters, to compare runs by."""
+    if run_id is None:
+        return
+    with connection.tolerated("the settings"):
+        for part in parts_of(list(flatten(values).items()), PARAMS_PER_BATCH):
+            connection.connect().log_batch(run_id, params=[Param(*one) for one in part])
+
+
+def log_text(run_id: str, text: str, name: str) -> None:
+    """A text artifact of the run."""
+    connection.connect().log_text(run_id, text, name)
+
+
+def log_bytes(run_id: str, content: bytes, name: str) -> None:
+    """An artifact of the run; `name` may lie in folders."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / PurePosixPath(name).name
+        file.write_bytes(content)
+        connection.connect().log_artifact(run_id, str(file), str(PurePosixPath(name).parent))
+
+
+def log_json(run_id: str, value: Any, name: str) -> None:
+    """A JSON artifact of the run."""
+    connection.connect().log_dict(run_id, value, name)
