@@ -75,11 +75,6 @@ def of_stage(parser: Parser) -> None:
     parser.add_argument("variant", nargs="?", help=known)
 
 
-def of_retrain(parser: Parser) -> None:
-    said = "start the searches where those of this commit's version ended: a tag retrain/... (default: search anew)"
-    parser.add_argument("--warm", metavar="COMMIT", help=said)
-
-
 def of_rollback(parser: Parser) -> None:
     parser.add_argument("--reason", default="", help="why; kept on the version that is taken back (default: none)")
     parser.add_argument("--by", help="who (default: git's user.name, else the login name)")
@@ -143,7 +138,6 @@ COMMANDS: Mapping[str, Command] = {
             143: "ended by SIGTERM",
         },
         settings="all of params.yaml",
-        arguments=of_retrain,
     ),
     "publish": Command(
         does="Judge the model in results/ and put it into service if the gate allows. Either way it is registered.",

@@ -96,12 +96,9 @@ def retrain_in(checkout: Path, folder: Path, reason: str) -> State:
     params = load_params(folder / paths.PARAMS)
     before = champion(params.publish.model)
     workspace.begin_from_last(folder, params, before)
-    last = workspace.warm_from(folder, params, before)
-    if params.retrain.search == "warm" and last is None:
-        reason += "; the searches start anew, for no version in service was made by a deployment"
     environment = workspace.environment(checkout) | {REASON: reason}
     workspace.begin(folder)
-    command = workspace.python("-m", "flows.retrain", *(("--warm", last) if last else ()))
+    command = workspace.python("-m", "flows.retrain")
     code = processes.run_group(command, environment, folder, FLOW_ENDS, 3 * processes.PATIENCE)
     if code in (0, 3):
         workspace.finish(folder)

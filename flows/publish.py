@@ -35,7 +35,7 @@ from flows.report import charts, findings, headline, notes, page
 from flows.report.findings import Findings
 from flows.tracking import connection, models, runs
 
-ARCHIVED = (paths.PARAMS, versions.PIPELINE, versions.LOCK, *paths.DATA.values(), *paths.STARTS.values())
+ARCHIVED = (paths.PARAMS, versions.PIPELINE, versions.LOCK, *paths.DATA.values())
 """What the run of a decision keeps, so that an auditor finds it when the checkout has moved on."""
 
 PREFECT = "prefect.flow_run_url"

@@ -1,4 +1,4 @@
-"""The Prefect flow: ingest -> (warm start) -> every stage of dvc.yaml, in DVC's order -> gate -> publish -> report.
+"""The Prefect flow: ingest -> every stage of dvc.yaml, in DVC's order -> gate -> publish -> report.
 
 Prefect decides when and how a stage runs, DVC whether it does: a task is one `dvc repro -s <stage>` in a process
 group of its own, and takes names and ids only.
@@ -33,7 +33,7 @@ from prefect.states import Crashed, Failed
 from prefect.utilities.urls import url_for
 
 from components.settings.params import Params
-from flows import ingest, publish, warm_start
+from flows import ingest, publish
 from flows.checkout import commits, files, paths, pipeline, versions
 from flows.checkout.settings import load_params
 from flows.release import decision, judge
@@ -51,7 +51,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 LOCK = Path(".dvc/tmp/retrain.lock")
-INGEST, WARM_START = "ingest", "warm start"
+INGEST = "ingest"
 AFTER = GATE, PUBLISH, REPORT = "gate", "publish", "report"
 """Steps of the line beside those of dvc.yaml."""
 REASON = "ASSEMBLY_LINE_REASON"
@@ -166,13 +166,6 @@ def ship(params: Params, parent_run: str | None, report: GateReport) -> decision
     return published
 
 
-@task(name="warm start", task_run_name="warm start", cache_policy=NO_CACHE, persist_result=False)
-@stated
-def place_start(revision: str, digest: str) -> None:
-    """What the searches start from."""
-    print(warm_start.place(revision, digest))
-
-
 @task(name="report", task_run_name="report", cache_policy=NO_CACHE, persist_result=False)
 @stated
 def tell(params: Params, published: decision.Published) -> None:
@@ -223,31 +216,22 @@ def run_name() -> str:
     on_cancellation=[notify],
 )
 @stated
-def retrain(params: Params, warm: str | None = None) -> decision.Published:
-    """Images in, a registered model out; every finished stage is kept, so an interrupted run goes on where it was.
-
-    `warm`: the commit whose version the searches start from.
-    """
+def retrain(params: Params) -> decision.Published:
+    """Images in, a registered model out; every finished stage is kept, so an interrupted run goes on where it was."""
     end_stale_flows()
-    with TagsContext(current_tags={params.publish.model}), runs.parent_run("retrain", lineage(warm)) as parent:
+    with TagsContext(current_tags={params.publish.model}), runs.parent_run("retrain", lineage()) as parent:
         link_run(parent)
         runs.log_settings(parent, asdict(params))
         stages = pipeline.stage_order()
-        before = [INGEST, WARM_START] if warm is not None else [INGEST]
-        with terminal.shown() as view, watching([*before, *stages, *AFTER], view, Artifacts()) as board:
-            return every_step(params, warm, parent, stages, board)
+        with terminal.shown() as view, watching([INGEST, *stages, *AFTER], view, Artifacts()) as board:
+            return every_step(params, parent, stages, board)
 
 
-def every_step(
-    params: Params, warm: str | None, parent: str | None, stages: Sequence[str], board: Board
-) -> decision.Published:
+def every_step(params: Params, parent: str | None, stages: Sequence[str], board: Board) -> decision.Published:
     """One after the other, each on the board."""
     with board.step(INGEST) as channel:
         digest = outcome(ingest_data(params, channel, return_state=True))
     runs.log_data(parent, params, digest)
-    if warm is not None:
-        with board.step(WARM_START):
-            outcome(place_start(warm, digest, return_state=True))
     for name in stages:
         with board.step(name, skips=True) as channel:
             outcome(reproduce.with_options(tags=stage_tags(name))(name, parent, channel, return_state=True))
@@ -286,11 +270,10 @@ def stamps() -> list[str]:
     return [f"{STAMP}{name}={value}" for name, value in processes.tags().items()]
 
 
-def lineage(warm: str | None) -> dict[str, str]:
+def lineage() -> dict[str, str]:
     page = url_for("flow-run", flow_run.id)  # None where the server ends with the flow
     return (
         ({publish.PREFECT: page} if page else {})
-        | ({"retrain.warm": warm} if warm else {})
         | commits.code_tags()
         | {
             "prefect.flow_run_id": str(flow_run.id),
@@ -308,14 +291,14 @@ def alone() -> Iterator[None]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    chosen = commands.parse("retrain", arguments)
+    commands.parse("retrain", arguments)
     signals.heed_signals()  # Prefect would die of SIGTERM, and leave its server
     try:
         params = load_params()
         with alone(), processes.guarded(), tags(params.publish.model, *stamps()):
             require_ready(params)
             stage_run.settle()
-            published = retrain(params, chosen.warm)
+            published = retrain(params)
     except Timeout:
         return refuse(5, "another retrain is running in this folder; wait for it, or stop it with Ctrl-C there")
     except StageFailed as failed:

@@ -11,10 +11,10 @@ from torch import nn
 from components.architecture.search import Candidate, PoolUpdate
 from components.architecture.space import Architecture
 from components.data.store import Split
-from components.online.world import CPU, Devices, one_thread
 from components.settings.recipe import Recipe
 from components.settings.train import Train
 from components.training.crop_flip import base_augment
+from components.training.devices import CPU, Devices, one_thread
 from components.training.loop import Diverged, cross_entropy, fit, load_state, predict, split_tensors
 from components.training.metrics import accuracy
 

@@ -19,9 +19,7 @@ of probabilities times measured milliseconds, so its gradient is exact.
 
 Unlike the papers: the controller is one logit a block, not an LSTM, and has no entropy bonus; proxyless's latency term
 ends at the limit, below which there is nothing to win. A network that is drawn twice in a stage is bought once and its
-score counts for both draws; at the next stage its weights are others, and it may be bought again. Networks that a
-search starts from are among the last stage's; the path weights start at 0 all the same, since theta learns from its own
-draws alone.
+score counts for both draws; at the next stage its weights are others, and it may be bought again.
 """
 
 from collections.abc import Callable, Iterator
@@ -45,9 +43,8 @@ from components.architecture.search import (
     evaluations,
 )
 from components.architecture.space import Architecture, Space, candidates, canonical
-from components.architecture.warm_start import first_of
-from components.online.controllers import Adam, advantages, informative
 from components.settings.architecture import Architecture as ArchitectureSettings
+from components.training.adam import Adam, advantages, informative
 
 DRAWS = 8
 """Networks a step of theta (ours)."""
@@ -119,18 +116,14 @@ class LatencyTerm:
         return self.weight / self.limit * beyond
 
 
-def enas(
-    space: Space, world: World, settings: ArchitectureSettings, seed: int, start: Pool = ()
-) -> Iterator[PoolUpdate]:
+def enas(space: Space, world: World, settings: ArchitectureSettings, seed: int) -> Iterator[PoolUpdate]:
     """Pham et al.: a controller by REINFORCE and weights trained on what it draws, in turns."""
-    return with_path_weights(Paths.sample, 0.0, space, world, settings, seed, start)
+    return with_path_weights(Paths.sample, 0.0, space, world, settings, seed)
 
 
-def proxyless(
-    space: Space, world: World, settings: ArchitectureSettings, seed: int, start: Pool = ()
-) -> Iterator[PoolUpdate]:
+def proxyless(space: Space, world: World, settings: ArchitectureSettings, seed: int) -> Iterator[PoolUpdate]:
     """Cai et al., with REINFORCE for the accuracy and the analytic gradient for the latency."""
-    return with_path_weights(Paths.sample_any, settings.latency_weight, space, world, settings, seed, start)
+    return with_path_weights(Paths.sample_any, settings.latency_weight, space, world, settings, seed)
 
 
 def with_path_weights(
@@ -140,7 +133,6 @@ def with_path_weights(
     world: World,
     settings: ArchitectureSettings,
     seed: int,
-    start: Pool,
 ) -> Iterator[PoolUpdate]:
     """One record a stage: the pool is the best so far, each by its newest score, as the finalists are; the dropped are
     those it outdoes."""
@@ -167,7 +159,6 @@ def with_path_weights(
     world.train_stage(last, trained_on(paths, PATHS, rng))
     chosen = best_scored(space, tuple(newest.values()), final)
     chosen = chosen or complete((), budget, gumbel(rng, PATIENCE * final, space), final)
-    chosen, _ = first_of(space, start, chosen, final)
     yield verify(mean_potential, world, settings, budget, scores, chosen, pool)
 
 

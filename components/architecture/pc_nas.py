@@ -9,7 +9,7 @@
     pool = {()}
     for l = 1..L:
         train: each batch takes layers 1..l-1 from a member, layers l..L uniform
-        candidates = {m + o}, and the beginnings of the networks that the search starts from
+        candidates = {m + o}
         potential(c) = what the scores of c's completions say of it
         pool = the P candidates of highest potential
         yield PoolUpdate
@@ -18,8 +18,7 @@
 Unlike the paper: (1) completions are drawn uniformly from those within the limit, by counting them, not by rejecting;
 (2) all candidates of a stage share val images and, where the limit allows, completions; (3) candidates that are one
 network by moved identities count once; (4) the last stage, where a "mean over completions" is one noisy score of one
-network, scores on the whole of val; (5) `additive` potential (ours), below; (6) a search may start from networks, whose
-beginnings take the places of the last candidates of a stage, so that the evaluations are no more.
+network, scores on the whole of val; (5) `additive` potential (ours), below.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -36,7 +35,6 @@ from components.architecture.search import (
     Scored,
     World,
     best_first,
-    candidate_counts,
     evaluate_all,
     judged,
     known,
@@ -44,16 +42,12 @@ from components.architecture.search import (
     rank_correlation,
 )
 from components.architecture.space import Architecture, Space, candidates, canonical, format_architecture
-from components.architecture.warm_start import first_of
 from components.settings.architecture import Architecture as ArchitectureSettings
 
 
-def pc_nas(
-    space: Space, world: World, settings: ArchitectureSettings, seed: int, start: Pool = ()
-) -> Iterator[PoolUpdate]:
+def pc_nas(space: Space, world: World, settings: ArchitectureSettings, seed: int) -> Iterator[PoolUpdate]:
     """Shrink the space layer by layer to the partial models with the most potential."""
     budget = budget_of(space, world.latency, settings)
-    planned = candidate_counts(space, settings)
     world.train_stage(0, ((),))
     pool: Pool = ((),)
     scores: tuple[Scored, ...] = ()
@@ -61,8 +55,6 @@ def pc_nas(
     for stage in range(1, len(space.layers) + 1):
         world.train_stage(stage, pool)
         fresh, dropped = extend(space, pool)
-        fresh, gave_way = first_of(space, [a[:stage] for a in start], fresh, planned[stage - 1])
-        dropped += [Candidate(architecture=c, dropped="gave way to a network of the start") for c in gave_way]
         noise = stage_noise(space, settings, seed, stage)
         completions = {c: complete(c, budget, noise, settings.completions) for c in fresh}
         dropped += [Candidate(architecture=c, dropped=budget.excess(c)) for c in fresh if not completions[c]]

@@ -7,8 +7,7 @@
     score the n_L finalists on the whole of val; choose the best
 
 `random` draws networks, `evolution` (SPOS) and `aging_evolution` (Real et al., AAAI 2019, arXiv 1802.01548) breed them,
-`ridge` draws them and takes as finalists those of which one additive model of their scores expects most. Networks that
-a search starts from are the first that are scored, and are among the finalists.
+`ridge` draws them and takes as finalists those of which one additive model of their scores expects most.
 
 No network over the limit is scored: a child over it is dropped with its reason, and another is bred. No network is
 bought twice before the last stage: the weights stand still, so the second score would be the first again.
@@ -25,7 +24,6 @@ from components.architecture.budget import Budget, budget_of, complete, complete
 from components.architecture.pc_nas import POTENTIALS, Potential, mean_potential
 from components.architecture.search import (
     Candidate,
-    Pool,
     PoolUpdate,
     Scored,
     World,
@@ -35,7 +33,6 @@ from components.architecture.search import (
     evaluations,
 )
 from components.architecture.space import Architecture, Space, candidates, canonical
-from components.architecture.warm_start import first_of
 from components.settings.architecture import Architecture as ArchitectureSettings
 
 SLICE = 1
@@ -95,39 +92,31 @@ class Rule:
     verdict: Potential = mean_potential
 
 
-def random(
-    space: Space, world: World, settings: ArchitectureSettings, seed: int, start: Pool = ()
-) -> Iterator[PoolUpdate]:
+def random(space: Space, world: World, settings: ArchitectureSettings, seed: int) -> Iterator[PoolUpdate]:
     """The control: networks drawn uniformly under the limit."""
-    return uniformly_trained(Rule(), space, world, settings, seed, start)
+    return uniformly_trained(Rule(), space, world, settings, seed)
 
 
-def evolution(
-    space: Space, world: World, settings: ArchitectureSettings, seed: int, start: Pool = ()
-) -> Iterator[PoolUpdate]:
+def evolution(space: Space, world: World, settings: ArchitectureSettings, seed: int) -> Iterator[PoolUpdate]:
     """SPOS: generations bred from the best networks so far."""
-    return uniformly_trained(Rule(breed=of_the_best), space, world, settings, seed, start)
+    return uniformly_trained(Rule(breed=of_the_best), space, world, settings, seed)
 
 
-def aging_evolution(
-    space: Space, world: World, settings: ArchitectureSettings, seed: int, start: Pool = ()
-) -> Iterator[PoolUpdate]:
+def aging_evolution(space: Space, world: World, settings: ArchitectureSettings, seed: int) -> Iterator[PoolUpdate]:
     """Real et al., Algorithm 1: with each child the oldest network dies, however good."""
-    return uniformly_trained(Rule(breed=of_the_young, steady=True), space, world, settings, seed, start)
+    return uniformly_trained(Rule(breed=of_the_young, steady=True), space, world, settings, seed)
 
 
-def ridge(
-    space: Space, world: World, settings: ArchitectureSettings, seed: int, start: Pool = ()
-) -> Iterator[PoolUpdate]:
+def ridge(space: Space, world: World, settings: ArchitectureSettings, seed: int) -> Iterator[PoolUpdate]:
     """Main effects fitted to random networks, the best expected verified. `settings.potential` chooses among those: by
     the verified score (mean), or by what the model, fitted to all scores, says of them (additive)."""
     additive, verdict = POTENTIALS["additive"], POTENTIALS[settings.potential]
     rule = Rule(finalists=best_expected, potential=additive, verdict=verdict)
-    return uniformly_trained(rule, space, world, settings, seed, start)
+    return uniformly_trained(rule, space, world, settings, seed)
 
 
 def uniformly_trained(
-    rule: Rule, space: Space, world: World, settings: ArchitectureSettings, seed: int, start: Pool
+    rule: Rule, space: Space, world: World, settings: ArchitectureSettings, seed: int
 ) -> Iterator[PoolUpdate]:
     """One record a stage: the pool is the best so far, the dropped are those it outdoes and those over the limit."""
     budget = budget_of(space, world.latency, settings)
@@ -138,10 +127,9 @@ def uniformly_trained(
     scores: tuple[Scored, ...] = ()
     pool: tuple[Candidate, ...] = ()
     held: dict[Architecture, list[Scored]] = {}
-    begun = iter(start)
     for stage, count in enumerate(planned, start=1):
         rng = np.random.default_rng([seed, stage])
-        fresh, over = explore(rule, world, settings, budget, scores, stage, count, begun, rng)
+        fresh, over = explore(rule, world, settings, budget, scores, stage, count, rng)
         scores += fresh
         held |= {one.architecture: [one] for one in fresh}
         pool, outdone = best_first(rule.potential(space, budget, held, scores), settings.pool)
@@ -149,7 +137,6 @@ def uniformly_trained(
         yield PoolUpdate(stage=stage, pool=pool, dropped=(*outdone, *over), scores=scores)
     noise = gumbel(np.random.default_rng([seed, last]), PATIENCE * final, space)
     chosen = rule.finalists(budget, scores, final) if scores else complete((), budget, noise, final)
-    chosen, _ = first_of(space, start, chosen, final)
     yield verify(rule.verdict, world, settings, budget, scores, chosen, pool)
 
 
@@ -181,11 +168,9 @@ def explore(
     scores: Sequence[Scored],
     stage: int,
     count: int,
-    begun: Iterator[Architecture],
     rng: np.random.Generator,
 ) -> tuple[tuple[Scored, ...], tuple[Candidate, ...]]:
-    """Up to `count` evaluations of networks not scored before, first those that the search has begun with, and the
-    children that were over the limit."""
+    """Up to `count` evaluations of networks not scored before, and the children that were over the limit."""
     seen = {canonical(budget.space, one.architecture) for one in scores}
     fresh: list[Scored] = []
     over: dict[Architecture, Candidate] = {}
@@ -199,7 +184,7 @@ def explore(
             children = rule.breed(budget.space, settings, known, rng)
         admitted: list[Architecture] = []
         bred, uniform = islice(children, PATIENCE * size), islice(drawn(budget, rng), PATIENCE * size)
-        for child in chain(begun, bred, uniform):
+        for child in chain(bred, uniform):
             form = canonical(budget.space, child)
             if budget.spare(child) < 0:
                 over[child] = Candidate(architecture=child, dropped=budget.excess(child))

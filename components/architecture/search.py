@@ -76,7 +76,7 @@ class PoolUpdate:
     matter of luck, and more completions are needed. None for fewer than 3 candidates of two completions."""
 
 
-Strategy = Callable[[Space, World, ArchitectureSettings, int, Pool], Iterator[PoolUpdate]]
+Strategy = Callable[[Space, World, ArchitectureSettings, int], Iterator[PoolUpdate]]
 """(space, world, settings, seed, start: whole networks that are admitted) -> records."""
 
 

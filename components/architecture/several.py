@@ -6,7 +6,7 @@ In a stage the shared weights are trained once, on paths that begin like any mem
 budget judges its own candidates. With one budget this is the search itself.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain, count
@@ -22,24 +22,20 @@ NOBODY: Pool = ((),)
 """The pool of uniform paths."""
 
 
-def search_all(
-    space: Space, world: World, settings: Architecture, seed: int, starts: Sequence[Pool] | None = None
-) -> Iterator[tuple[PoolUpdate, ...]]:
-    """One record a stage and budget, in the settings' order of budgets; `starts`: of each budget's search.
+def search_all(space: Space, world: World, settings: Architecture, seed: int) -> Iterator[tuple[PoolUpdate, ...]]:
+    """One record a stage and budget, in the settings' order of budgets.
 
     Raises ValueError, before any training, if no network is within one of them.
     """
     alone = [replace(settings, latency_ms=budget) for budget in settings.budgets]
     for one in alone:
         budget_of(within_memory(space, one), world.latency, one)
-    starts = starts or [()] * len(alone)
     if len(alone) == 1:
-        yield from zip(search(space, world, alone[0], seed, starts[0]), strict=True)
+        yield from zip(search(space, world, alone[0], seed), strict=True)
         return
     shared = SharedTraining(world)
     searches = [
-        shared.noted(index, search(space, shared.world_of(index), one, seed, starts[index]))
-        for index, one in enumerate(alone)
+        shared.noted(index, search(space, shared.world_of(index), one, seed)) for index, one in enumerate(alone)
     ]
     yield from zip(*searches, strict=True)
 

@@ -20,10 +20,10 @@ from torch import Tensor, nn
 from components.architecture.network import Stem, build_block, pool, seeded
 from components.architecture.search import Pool, World
 from components.architecture.space import Architecture, Space, candidates
-from components.online.world import Devices, one_thread
 from components.settings.architecture import Architecture as ArchitectureSettings
 from components.settings.recipe import Recipe
 from components.training.crop_flip import base_augment
+from components.training.devices import Devices, one_thread
 from components.training.loop import (
     Diverged,
     State,

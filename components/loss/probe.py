@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.func import functional_call, stack_module_state, vmap
 
 from components.loss.family import Member
-from components.online.world import one_thread
+from components.training.devices import one_thread
 from components.training.metrics import METRICS
 
 STEPS = 50

@@ -21,9 +21,9 @@ val may have wrong labels too.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import torch
@@ -33,13 +33,13 @@ from torch import Tensor, nn
 
 from components.loss.family import PARAMETRISATIONS, Member
 from components.loss.probe import AT_ONCE, probe_data, probe_scores
-from components.online.controllers import Controller
 from components.online.engine import MATCHING, PROBING, Trunk, numpy_rng, torch_rng
 from components.online.gaussian import Gaussian, Sample
 from components.online.rewards import Faults, Probe, Request, Vector
-from components.online.world import SCORE_BATCH, Treatment, World, network_on, one_thread, score_tensors
+from components.online.world import SCORE_BATCH, Treatment, World, score_tensors
 from components.settings.loss import Loss
 from components.settings.online import Online
+from components.training.devices import network_on, one_thread
 from components.training.loop import (
     Classifier,
     Criterion,
@@ -52,7 +52,6 @@ from components.training.loop import (
 )
 from components.training.metrics import smooth_lq_likelihood
 from components.training.parallel import Parallel, WorkerDied, sequential
-from components.warm_start import begun_from, record_of
 
 LARGEST = 4.0
 """Most that matching multiplies or divides a loss by (ours): one whose gradient vanishes stays slow instead of
@@ -65,27 +64,6 @@ def start(settings: Loss) -> Gaussian:
     """Around cross-entropy."""
     curves = PARAMETRISATIONS[settings.parametrisation].length(settings.knots)
     return Gaussian(theta=np.zeros(curves + 2 * settings.class_margins), sigma=settings.sigma)
-
-
-def to_warm_start(theta: Float64[np.ndarray, " p"], controller: Controller, settings: Loss) -> dict[str, Any]:
-    """JSON values that a later search can start with, exactly."""
-    return record_of(family_of(settings), theta, controller)
-
-
-def from_warm_start(record: Mapping[str, Any], settings: Loss) -> tuple[Gaussian, Controller]:
-    """Around the loss of such a record, and the settings' controller with its evidence.
-
-    Raises OtherSpace for a loss of another family; ValueError, KeyError.
-    """
-    first = start(settings)
-    theta, controller = begun_from(record, family_of(settings), first.theta.size, settings.online)
-    return first.at(theta), controller
-
-
-def family_of(settings: Loss) -> dict[str, Any]:
-    """What theta and a bandit's evidence are about: of any number of classes."""
-    family = {name: getattr(settings, name) for name in ("parametrisation", "knots", "class_margins")}
-    return family | {name: getattr(settings.online, name) for name in ("reward", "metric")}
 
 
 CLASSIFIER = "model.classifier.weight"
@@ -117,15 +95,13 @@ class LossWorld(World):
         self,
         parallel: Parallel = sequential,
         distribution: Gaussian | None = None,
-        controller: Controller | None = None,
         after: Trunk[Sample] | None = None,
     ) -> Iterator[Trunk[Sample]]:
         """Train the network while learning the loss; one record a trunk.
 
-        It starts with a distribution and a controller (without them around cross-entropy, knowing nothing), or after a
-        recorded trunk.
+        It starts with a distribution (without one around cross-entropy), or after a recorded trunk.
         """
-        yield from self.search_from(distribution or start(self.settings), parallel, controller, after)
+        yield from self.search_from(distribution or start(self.settings), parallel, after)
 
     def treatment(self, sample: Sample, state: State, trunk: int, copy: int) -> Treatment:
         """Training under the sampled loss, matched to cross-entropy first."""

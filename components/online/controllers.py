@@ -10,29 +10,22 @@ so far with one linear model (ours), `Matching` the gradients behind the reward 
 the control of every claim.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float64
 
 from components.settings.online import Online
+from components.training.adam import EPSILON, Adam, advantages, informative, standardised
 
 S = TypeVar("S")
-A = TypeVar("A", bound="Adam")
-
-BETAS = (0.5, 0.999)
-EPSILON = 1e-8
 NOTHING = 1e-4
 """Length, as a share of what val asks for, up to which a sample adds nothing (ours): rounding is 1e-7, the mildest
 operation 1e-3."""
 RIDGE = 0.3
 """Penalty of `Matching` (ours), where a lone direction has 1: 0.1 is as good, without it few samples take all."""
-EVIDENCE = ("start", "precision", "response")
-"""Of a `Bandit`."""
-FADING = 0.5
-"""Weight that evidence keeps from one search to the next (ours): the images may have changed."""
 SWEEPS = 1000
 """At most, of `nonnegative`."""
 
@@ -114,26 +107,6 @@ class Null:
         answers: Answers | None = None,
     ) -> tuple["Null", Distribution[S]]:
         return self, distribution
-
-
-@dataclass(frozen=True, kw_only=True)
-class Adam:
-    """Ascent (Kingma and Ba, ICLR 2015): an immutable value, every step makes the next one."""
-
-    rate: float
-    steps: int = 0
-    first: Float64[np.ndarray, "*p"] | float = 0.0
-    second: Float64[np.ndarray, "*p"] | float = 0.0
-
-    def step(
-        self: A, theta: Float64[np.ndarray, "*p"], gradient: Float64[np.ndarray, "*p"]
-    ) -> tuple[A, Float64[np.ndarray, "*p"]]:
-        steps = self.steps + 1
-        first = BETAS[0] * self.first + (1 - BETAS[0]) * gradient
-        second = BETAS[1] * self.second + (1 - BETAS[1]) * gradient**2
-        size = np.sqrt(second / (1 - BETAS[1] ** steps)) + EPSILON
-        moved = theta + self.rate * first / (1 - BETAS[0] ** steps) / size
-        return replace(self, steps=steps, first=first, second=second), moved
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -325,50 +298,7 @@ def first_controller(settings: Online) -> Controller:
     return CONTROLLERS[settings.controller](rate=settings.controller_lr)
 
 
-def evidence_of(controller: Controller) -> dict[str, Any]:
-    """What a later search's controller can begin with, as JSON values: of a bandit that has learned, else nothing."""
-    if not isinstance(controller, Bandit) or controller.start is None:
-        return {}
-    return {name: np.asarray(getattr(controller, name)).tolist() for name in EVIDENCE}
-
-
-def begun_with(controller: Controller, evidence: Mapping[str, Any], parameters: int) -> Controller:
-    """A bandit that knows an earlier search's evidence, faded; any other controller as it is.
-
-    A bandit that began at an earlier one's theta without its evidence would go a whole way from there, again and again:
-    what luck moves would add up over searches. Raises ValueError, KeyError for no evidence on so many parameters.
-    """
-    if not isinstance(controller, Bandit) or not evidence:
-        return controller
-    start, precision, response = (np.array(evidence[name], dtype=np.float64) for name in EVIDENCE)
-    if (start.shape, precision.shape, response.shape) != ((parameters,), (parameters, parameters), (parameters,)):
-        raise ValueError(f"the evidence is not on {parameters} parameters")
-    return replace(controller, start=start, precision=FADING * precision, response=FADING * response)
-
-
 def survivors(samples: Sequence[S], rewards: Float64[np.ndarray, " n"]) -> tuple[list[S], Float64[np.ndarray, " m"]]:
     """The samples and rewards of the copies that did not lose the trunk."""
     alive = np.isfinite(rewards)
     return [sample for sample, lives in zip(samples, alive, strict=True) if lives], rewards[alive]
-
-
-def informative(rewards: Float64[np.ndarray, " n"]) -> bool:
-    """Whether there is anything to compare: Adam's momentum would move theta without a signal."""
-    return len(rewards) >= 2 and bool(np.ptp(rewards) > 0)
-
-
-def standardised(rewards: Float64[np.ndarray, " n"]) -> Float64[np.ndarray, " n"]:
-    """Mean 0 and, as an estimate from n values, variance 1."""
-    standard: Float64[np.ndarray, " n"] = (rewards - rewards.mean()) / (rewards.std(ddof=1) + EPSILON)
-    return standard
-
-
-def advantages(rewards: Float64[np.ndarray, " n"]) -> Float64[np.ndarray, " n"]:
-    """(R_n - baseline) / std(R); the baseline is the mean, for N <= 4 the mean of the other copies.
-
-    With a fixed N the second is N / (N - 1) times the first, which Adam's normalisation cancels.
-    """
-    count = len(rewards)
-    correction = count / (count - 1) if count <= 4 else 1.0
-    standard: Float64[np.ndarray, " n"] = (rewards - rewards.mean()) / (rewards.std() + EPSILON)
-    return standard * correction

@@ -76,13 +76,12 @@ def search(
     settings: Online,
     seed: int,
     parallel: Parallel = sequential,
-    controller: Controller | None = None,
     after: Trunk[S] | None = None,
 ) -> Iterator[Trunk[S]]:
     """Train `state` while learning the distribution; one record a trunk, the last one holds the trained model.
 
-    `controller`: the settings', if it knows something already. `after` a recorded trunk of the same search, it goes on
-    from there, to the same bytes. Models meet on `state`'s device, wherever copies train.
+    `after` a recorded trunk of the same search, it goes on from there, to the same bytes. Models meet on `state`'s
+    device, wherever copies train.
 
     Unlike Algorithm 1: the next trunk may start from the (weighted) mean of the copies instead of the best one, and a
     reward may be a copy's contribution to that mean, or come from the gradients of one model (`alignment`) or from
@@ -91,7 +90,7 @@ def search(
     `pull`, `linear_probe` needs `probe`.
     Raises `ValueError` when no copy survives a trunk.
     """
-    controller = controller or first_controller(settings)
+    controller = first_controller(settings)
     if after is not None:
         controller, distribution, state = after.controller, distribution.at(after.theta), beside(state, after.state)
     play = round_of(settings, train, score, slope, ask, pull, probe)

@@ -5,7 +5,6 @@ A search says, by `treatment`, what a sample changes of training; all else is th
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
@@ -15,13 +14,14 @@ from jaxtyping import Int64, UInt8
 from torch import Tensor, nn
 
 from components.data.store import Split
-from components.online.controllers import Controller, Distribution
+from components.online.controllers import Distribution
 from components.online.engine import HEAD_START, PROBING, TRAINING, Trunk, numpy_rng, search, torch_rng
 from components.online.rewards import Probe, Request
 from components.settings.online import Online
 from components.settings.recipe import Recipe
 from components.settings.require import require
 from components.training.crop_flip import base_augment, compose
+from components.training.devices import CPU, Devices, Make, network_on, one_thread
 from components.training.loop import (
     Augment,
     Classifier,
@@ -42,12 +42,6 @@ from components.training.metrics import METRICS
 from components.training.parallel import Parallel, sequential
 
 S = TypeVar("S")
-Make = Callable[[], nn.Module]
-"""Builds the network (a `Classifier`), the same first weights every time; picklable, for copies in other processes."""
-Devices = tuple[torch.device, ...]
-"""Where copies train, in turns; scores are taken, and copies meet, on the first."""
-
-CPU: Devices = (torch.device("cpu"),)
 SCORE_BATCH = 64
 """Images scored at a time: on one thread, batches that stay in the cache are three times as fast as 512 (32 pixels)."""
 
@@ -103,7 +97,6 @@ class World(ABC):
         self,
         distribution: Distribution[S],
         parallel: Parallel = sequential,
-        controller: Controller | None = None,
         after: Trunk[S] | None = None,
     ) -> Iterator[Trunk[S]]:
         """Train the network while learning the distribution; `after` a recorded trunk of the same search, go on."""
@@ -119,7 +112,6 @@ class World(ABC):
             settings=self.online,
             seed=self.seed,
             parallel=parallel,
-            controller=controller,
             after=after,
         )
 
@@ -199,11 +191,6 @@ class World(ABC):
         """The trunk's order of the training images for gradients, and the generator that drew it, to draw on."""
         rng = numpy_rng(self.seed, trunk, 0, PROBING)
         return rng.permutation(len(self.train.labels)), rng
-
-
-def network_on(devices: Devices, make: Make, copy: int = 0) -> nn.Module:
-    """A network for the copy, whose index alone says where: records never depend on the worker."""
-    return make().to(devices[copy % len(devices)])
 
 
 def train_trunk(
@@ -293,14 +280,3 @@ def descent(
 def score_tensors(split: Split, settings: Online) -> tuple[UInt8[Tensor, "n c h w"], Int64[Tensor, " n"]]:
     """The images that rewards are measured on."""
     return split_tensors(split.at(slice(settings.score_images)))
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """One torch thread inside: the same sums in the same order on every worker."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

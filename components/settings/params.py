@@ -23,10 +23,6 @@ from components.settings.retrain import Retrain
 from components.settings.train import Train
 
 
-class OtherSpace(ValueError):
-    """What a search should start from is about another space than the settings'."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Params:
     """The whole of params.yaml."""

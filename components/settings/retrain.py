@@ -10,9 +10,9 @@ from components.settings.require import require
 class Retrain:
     """When a deployment trains anew by itself, and what it searches then."""
 
-    search: Literal["fresh", "warm", "reuse"] = "fresh"
-    """Of deployments. `warm`: the searches start from the pool and the distributions that those of the version in
-    service ended with; `reuse`: keep that version's architecture, augmentation and loss, and only train."""
+    search: Literal["fresh", "reuse"] = "fresh"
+    """Of deployments. `fresh`: search anew; `reuse`: keep the architecture, augmentation and loss of the version in
+    service, and only train."""
     min_new_images: int = 200
     """New images that are reason enough (ours)."""
     shift_alpha: float = 0.01

@@ -30,10 +30,6 @@ MODEL = TRAINED / "searched" / "model.onnx"
 EVALUATE = RESULTS / "evaluate"
 BUDGET = RESULTS / "budget"
 SEARCHES = {"architecture": ARCHITECTURE, "augmentation": AUGMENTATION, "loss": LOSS}
-ENDS = {word: folder / "warm_start.json" for word, folder in SEARCHES.items()}
-"""What a later search can start from."""
-STARTS = {word: Path("warm_start") / f"{word}_start.json" for word in SEARCHES}
-"""What a search starts from: another version's `ENDS`, or nothing."""
 DECISION = RESULTS / "publish" / "decision.json"
 """What the gate last decided here."""
 REPORT = RESULTS / "report.html"

@@ -146,15 +146,6 @@ class Records:
         named = compared(f"the archived {place}", noted.get(Path(path).name, NONE), md5)
         return (named, *(compared("the data set of the run", one, md5) for one in inputs))
 
-    def start(self, path: str, md5: str) -> Finding:
-        """The file as the run of the decision keeps it."""
-        content = self.archived(path)
-        return compared(f"the archived {path}", NONE if content is None else files.md5_of(content), md5)
-
-    def earlier(self, path: str, md5: str) -> "Records | None":
-        """By the archived dvc.locks of the versions before this one, the newest first."""
-        return next((one for one in self.before() if one.wrote(path, md5)), None)
-
     @cache  # noqa: B019
     def frozen(self) -> Collection[str]:
         try:
@@ -172,9 +163,6 @@ class Records:
         for number in sorted(models.version_numbers(self.name), reverse=True):
             if number < self.version:
                 yield Records(self.name, number, self.objects)
-
-    def wrote(self, path: str, md5: str) -> bool:
-        return any(pipeline.hashes(lock, "outs").get(path) == md5 for lock in self.lock.values())
 
 
 def compared(subject: str, found: str, wanted: str, kind: str = "md5") -> Finding:

@@ -4,9 +4,8 @@ Every stage run in MLflow carries the md5 of what it read (`dvc.dep.<path>`) and
 from a file to the run that wrote it, to the files that this run read, and so on; a stage that DVC skipped left no run
 of its own, and needs none: the run that once wrote the same bytes is found the same way.
 
-Where a search started is a file too: what a search of an earlier version wrote. So that version's history belongs to
-the model's, from there on, and so on back to a version whose searches started anew. The same holds of a search that was
-kept (its stage is frozen): what it read is not what the stages before it write now.
+A search that was kept (its stage is frozen) is an earlier version's: what it read is not what the stages before it
+write now. So that version's history belongs to the model's, from there on.
 """
 
 from collections.abc import Collection, Iterator, Mapping
@@ -14,18 +13,10 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from flows.checkout import paths
-from flows.checkout.files import md5_of
 from flows.checkout.pipeline import Lock, hashes, stage_key, written
-from flows.warm_start import EMPTY
 
 Verdict = Literal["ok", "mismatch", "gap"]
-ENDS: Mapping[str, str] = {paths.STARTS[word].as_posix(): paths.ENDS[word].as_posix() for word in paths.STARTS}
-"""Where a search starts -> the file that it is of an earlier version."""
 DATA = tuple(path.as_posix() for path in paths.DATA)
-ANEW = md5_of(EMPTY)
-"""Of a start that says nothing."""
-STARTED, KEPT = "from which searches started", "whose searches were kept"
-"""Why the walk goes on in an earlier version."""
 MARKS: Mapping[Verdict, str] = {"ok": "ok", "mismatch": "MISMATCH", "gap": "GAP"}
 
 
@@ -97,12 +88,6 @@ class Evidence(Protocol):
     def data(self, path: str, md5: str) -> tuple[Finding, ...]:
         """What else is recorded of the version of the data (`paths.DATA`)."""
 
-    def start(self, path: str, md5: str) -> Finding:
-        """Whether the version kept what its search started from."""
-
-    def earlier(self, path: str, md5: str) -> "Evidence | None":
-        """Of the newest version before this one whose search wrote the file."""
-
     def frozen(self) -> Collection[str]:
         """Stages that were not to run, as the archived dvc.yaml says."""
 
@@ -132,9 +117,8 @@ def trace(path: str, md5: str, evidence: Evidence) -> Iterator[Step]:
         latest = max(open_ends, key=lambda one: one.evidence.version).evidence
         walk = Walk(latest)
         ends = [one for one in open_ends if one.evidence.version == latest.version]
-        how = STARTED if any(one.how == STARTED for one in ends) else KEPT
         yield Step(
-            title=f"{latest.title}, {how}",
+            title=f"{latest.title}, whose searches were kept",
             findings=latest.kept(),
             sources=tuple(walk.step(one.path, one.md5) for one in ends),
         )
@@ -149,7 +133,6 @@ class End:
     md5: str
     evidence: Evidence
     """Of the version whose search wrote it."""
-    how: str
 
 
 @dataclass(frozen=True)
@@ -182,7 +165,7 @@ class Walk:
         """A frozen stage whose results are an earlier version's, which is walked later; None if they are this one's."""
         stored, origin = self.evidence.stored(path, md5), self.evidence.origin(stage)
         if origin is not None:
-            self.ends.append(End(path=path, md5=md5, evidence=origin, how=KEPT))
+            self.ends.append(End(path=path, md5=md5, evidence=origin))
             found = Finding(verdict="ok", subject=f"{stage} in dvc.lock", said=f"is that of {origin.title}")
             return Step(title=f"{stage}, {path} of {origin.title}", findings=(found, stored))
         if not self.outdated(stage):
@@ -200,7 +183,7 @@ class Walk:
         """A step for every run whose outputs were read, the latest first, and the data."""
         makers: dict[str, tuple[str, str, str]] = {}  # run -> its name, and a file of it that was read
         for path, md5 in run.deps.items():
-            if not is_code(path) and path not in DATA and path not in ENDS:
+            if not is_code(path) and path not in DATA:
                 maker = self.evidence.maker(path, md5)
                 makers.setdefault(maker.run if maker else path, (maker.name if maker else path, path, md5))
         order = {name: place for place, name in enumerate(self.evidence.order())}
@@ -210,23 +193,11 @@ class Walk:
             if (digest := run.deps.get(path)) is not None:
                 findings = (self.evidence.stored(path, digest), *self.evidence.data(path, digest))
                 yield Step(title=f"{path} {digest}", findings=findings)
-        yield from (self.start(path, md5) for path, md5 in run.deps.items() if path in ENDS and md5 != ANEW)
-
-    def start(self, path: str, md5: str) -> Step:
-        """Where the run's search started; the version that left it is walked later."""
-        end, earlier = ENDS[path], self.evidence.earlier(ENDS[path], md5)
-        kept = self.evidence.start(path, md5)
-        if earlier is None:
-            missing = Finding(verdict="gap", subject=path, said=f"no earlier version wrote {end} with md5 {md5}")
-            return Step(title=path, findings=(kept, missing))
-        self.ends.append(End(path=end, md5=md5, evidence=earlier, how=STARTED))
-        found = Finding(verdict="ok", subject=path, said=f"is {end} of {earlier.title}")
-        return Step(title=f"{path}, {end} of {earlier.title}", findings=(kept, found))
 
 
 def is_code(path: str) -> bool:
-    """Code is in git, everything else in DVC."""
-    return path.endswith(".py")
+    """Code is in git, as the files were from which searches once started; everything else is in DVC."""
+    return path.endswith((".py", "_start.json"))
 
 
 def against_lock(run: StageRun, lock: Lock | None, settings: Mapping[str, Any] | None) -> Iterator[Finding]:

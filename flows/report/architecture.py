@@ -2,14 +2,12 @@
 
 import math
 from collections.abc import Iterator
-from functools import partial
 from typing import Any
 
 from components.architecture.latency import LatencyTable
 from components.architecture.pareto import front, last_scores
 from components.architecture.search import Scored
 from components.architecture.space import IDENTITY, Space, blocks_of, parse_architecture, parse_block, space_of
-from components.architecture.warm_start import from_warm_start
 from components.charts import score_against_latency
 from components.data.store import read_classes
 from components.settings.params import Params
@@ -33,8 +31,6 @@ def method(params: Params) -> Iterator[Part]:
         text=f"Strategy {found['strategy']}: {counted(found['evaluations'], 'evaluation')} with shared weights, under "
         f"{milliseconds(found['latency_ms'])} less {settings.margin:.0%} margin."
     )
-    space = space_of(settings, read_classes(paths.CLASSES))
-    yield searched.start("architecture", partial(from_warm_start, space=space, settings=settings))[1]
 
 
 def candidates(params: Params) -> Iterator[Part]:

@@ -1,14 +1,12 @@
 """The augmentation search: what the policy became, what was rewarded, what it does to real images."""
 
 from collections.abc import Iterator
-from functools import partial
 
 import numpy as np
 import torch
 from jaxtyping import Float
 
 from components.augmentation.policy import Policy, first_distribution, policy_of
-from components.augmentation.search import from_warm_start
 from components.data.store import Split, open_split, read_classes
 from components.settings.params import Params
 from components.training.loop import split_tensors
@@ -30,13 +28,11 @@ def method(params: Params) -> Iterator[Part]:
     yield from searched.kept("augmentation")
     yield Note(text=f"OHL-Auto-Aug (ICCV 2019), {settings.settings} distribution: {searched.how(settings.online)}")
     yield searched.control(settings.online)
-    yield searched.start("augmentation", partial(from_warm_start, settings=settings))[1]
 
 
 def distribution(params: Params) -> Iterator[Part]:
     rows = read_rows(paths.AUGMENTATION / "distribution.csv")
-    begun, _ = searched.start("augmentation", partial(from_warm_start, settings=params.augmentation))
-    first = begun[0] if begun else first_distribution(params.augmentation)
+    first = first_distribution(params.augmentation)
     names, shares = operation_shares(rows, policy_of(first).operation_shares())
     last = sorted(zip(names, shares[:, -1], strict=True), key=lambda pair: -pair[1])[:3]
     yield Figure(

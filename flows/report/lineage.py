@@ -71,12 +71,6 @@ class Workspace:
         said = f"names {'this' if same else 'another'} version{'' if same else f', {found}'}"
         return (Finding(verdict="ok" if same else "mismatch", subject=str(pointer), said=said),)
 
-    def start(self, path: str, md5: str) -> Finding:
-        return self.here(Path(path), md5)
-
-    def earlier(self, path: str, md5: str) -> "Workspace":
-        return self
-
     def frozen(self) -> Collection[str]:
         if not versions.PIPELINE.exists():
             return ()

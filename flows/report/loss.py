@@ -1,13 +1,11 @@
 """The loss search: the found curves beside known ones, where the Gaussian's mean went, the rewards."""
 
 from collections.abc import Iterator
-from functools import partial
 
 import numpy as np
 
 from components.loss.chart import loss_curves
 from components.loss.family import read_loss
-from components.loss.search import from_warm_start
 from components.settings.loss import Loss
 from components.settings.params import Params
 from flows.checkout import paths
@@ -20,7 +18,6 @@ def method(params: Params) -> Iterator[Part]:
     yield from searched.kept("loss")
     yield Note(text=f"AM-LFS (ICCV 2019), {params.loss.parametrisation} curves: {searched.how(params.loss.online)}")
     yield searched.control(params.loss.online)
-    yield searched.start("loss", partial(from_warm_start, settings=params.loss))[1]
 
 
 def curves(params: Params) -> Iterator[Part]:

@@ -131,7 +131,7 @@ def attempted(what: str, maker: Maker, params: Params) -> list[Part]:
 def writer_of(place: Path) -> str:
     if paths.RAW in place.parents or place in (paths.SPLIT, *paths.DATA.values()):
         return "python -m flows.ingest"
-    return f"git checkout {place.parent}" if place in paths.STARTS.values() else "dvc repro"
+    return "dvc repro"
 
 
 def prose(text: str) -> Markup:

@@ -1,8 +1,7 @@
 """What the sections of the two online searches share."""
 
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import yaml
 
@@ -12,28 +11,6 @@ from flows.report import figures
 from flows.report.figures import Rewards
 from flows.report.parts import Figure, Note, Part
 from flows.report.reading import Row, counted, number
-from flows.runtime.observer import Silent
-from flows.starts import TAG, started
-
-T = TypeVar("T")
-
-
-class Said(Silent):
-    """Keeps what the start of a search says of itself."""
-
-    def __init__(self) -> None:
-        self.words: dict[str, str] = {}
-
-    def tags(self, values: Mapping[str, str]) -> None:
-        self.words |= values
-
-
-def start(word: str, read: Callable[[Mapping[str, Any]], T]) -> tuple[T | None, Note]:
-    """Where the search started, None if anew, and the sentence that says so."""
-    said = Said()
-    with warnings.catch_warnings(action="ignore"):
-        found = started(word, read, said)
-    return found, Note(text=f"The search started {said.words[TAG]}.")
 
 
 def kept(stage: str) -> Iterator[Note]:

@@ -26,11 +26,11 @@ ALONE = ("-c", "core.hooksPath=/dev/null", "-c", "commit.gpgSign=false", "-c", "
 """A person's hooks and signatures are theirs: at night nobody unlocks a key, and DVC's own hook replaces results."""
 RECORDED = (
     *map(str, (versions.LOCK, versions.PIPELINE, paths.PARAMS)),
-    *map(str, (*paths.DATA.values(), *paths.STARTS.values())),
+    *map(str, paths.DATA.values()),
 )
 """What reproduces a model, together with the code of the commit."""
 WRITTEN = frozenset(RECORDED) - {str(paths.PARAMS)}
-"""Tracked files that a retrain writes in the workspace: DVC's, and where searches start."""
+"""Tracked files that a retrain writes in the workspace."""
 REUSED = tuple(paths.SEARCHES)
 """Whose results `retrain.search: reuse` keeps."""
 
@@ -150,13 +150,6 @@ def newest_tag(folder: Path, model: str) -> str | None:
     """The model's last promoted run, None before the first."""
     tags = commits.require_git(folder, "tag", "--list", tag_of(model, "*"), "--sort=-creatordate").split()
     return tags[0] if tags else None
-
-
-def warm_from(workspace: Path, params: Params, served: Served | None) -> str | None:
-    """The tag of the version that warm searches start from: the one in service, if a deployment made it."""
-    if params.retrain.search != "warm" or served is None:
-        return None
-    return tagged(workspace, params.publish.model, served)
 
 
 def tagged(workspace: Path, model: str, version: Served) -> str | None:

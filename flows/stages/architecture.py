@@ -17,7 +17,6 @@ from components.architecture.several import search_all
 from components.architecture.space import Architecture, Space, format_architecture, space_of
 from components.architecture.supernet import SharedWeights, build_supernet
 from components.architecture.timing import device_of
-from components.architecture.warm_start import from_warm_start, to_warm_start
 from components.charts import score_against_latency
 from components.data.split import require_batch
 from components.data.store import Statistics, open_split, read_classes, read_statistics
@@ -30,10 +29,9 @@ from flows.resume.replay import finished, replayed
 from flows.runtime.devices import devices_of
 from flows.runtime.observer import Observer
 from flows.runtime.workers import joblib_parallel
-from flows.starts import started
 
 OUTPUTS = (
-    "architecture.json", "pool.csv", "scores.csv", "finalists.csv", "pareto.csv", "pareto.svg", "warm_start.json"
+    "architecture.json", "pool.csv", "scores.csv", "finalists.csv", "pareto.csv", "pareto.svg"
 )  # fmt: skip
 
 Found = dict[float, tuple[PoolUpdate, tuple[Finalist, ...]]]
@@ -51,8 +49,7 @@ def run(params: Params, observe: Observer, checkpoint: Path) -> None:
     world = replayed(weights.world(table.predict, parallel, devices), weights, checkpoint)
     last: tuple[PoolUpdate, ...] = ()
     rows: list[dict[str, object]] = []
-    starts = started("architecture", partial(from_warm_start, space=space, settings=settings), observe)
-    done, searches = finished(checkpoint), search_all(space, world, settings, params.seed, starts)
+    done, searches = finished(checkpoint), search_all(space, world, settings, params.seed)
     for last in observe.progress(searches, len(space.layers), "architecture stages", done=done):
         for budget, update in zip(settings.budgets, last, strict=True):
             observe.metrics(pool_metrics(update, metrics_folder(params, budget)), step=update.stage)
@@ -121,8 +118,6 @@ def write(params: Params, space: Space, table: LatencyTable, found: Found) -> No
     """What the searches found, budget by budget, and the front of all that was scored."""
     entries = [entry(params, space, table, budget, *of) for budget, of in found.items()]
     files.write_json(paths.ARCHITECTURE / "architecture.json", entries[0] | {"budgets": entries})
-    pools = {budget: tuple(one.candidate.architecture for one in pool) for budget, (_, pool) in found.items()}
-    files.write_json(paths.ENDS["architecture"], to_warm_start(pools))
     scores = [(budget, one) for budget, (update, _) in found.items() for one in update.scores]
     files.write_csv(paths.ARCHITECTURE / "scores.csv", [score_row(one, budget) for budget, one in scores])
     finalists = [finalist_row(one, budget) for budget, (_, pool) in found.items() for one in pool]

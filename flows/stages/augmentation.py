@@ -16,19 +16,16 @@ from components.augmentation.policy import (
     format_pairs,
     policy_of,
 )
-from components.augmentation.search import from_warm_start, search_augmentation, to_warm_start
+from components.augmentation.search import search_augmentation
 from components.data.store import open_split, read_classes, read_statistics
-from components.online.controllers import first_controller
 from components.online.engine import Trunk
 from components.settings.augmentation import Augmentation
-from components.settings.online import Online
 from components.settings.params import Params
 from flows.checkout import files, paths
 from flows.resume.checkpoints import finished, resumed
 from flows.runtime.devices import devices_of
 from flows.runtime.observer import Observer
 from flows.runtime.workers import joblib_parallel
-from flows.starts import started
 
 PLACES = 2
 """Operations that an image gets, Identity among them."""
@@ -44,9 +41,7 @@ def run(params: Params, observe: Observer, checkpoint: Path) -> None:
         build_network, space, parse_architecture(space, found), statistics.mean, statistics.std, seed=params.seed
     )
     settings = params.augmentation
-    distribution, controller = started(
-        "augmentation", partial(from_warm_start, settings=settings), observe, forgotten(settings.online)
-    ) or (first_distribution(settings), first_controller(settings.online))
+    distribution = first_distribution(settings)
     search = partial(
         search_augmentation,
         network,
@@ -56,7 +51,6 @@ def run(params: Params, observe: Observer, checkpoint: Path) -> None:
         recipe=params.train.recipe,
         seed=params.seed,
         distribution=distribution,
-        controller=controller,
         devices=devices,
         parallel=joblib_parallel(params.parallel, observe),
     )
@@ -70,15 +64,8 @@ def run(params: Params, observe: Observer, checkpoint: Path) -> None:
     files.write_json(paths.AUGMENTATION / "augmentation.json", policy_of(distribution).to_json())
     files.write_csv(paths.AUGMENTATION / "trunks.csv", copies)
     files.write_csv(paths.AUGMENTATION / "distribution.csv", shares)
-    files.write_json(paths.ENDS["augmentation"], to_warm_start(distribution, trunk.controller))
-    for name in ("augmentation.json", "trunks.csv", "distribution.csv", "warm_start.json"):
+    for name in ("augmentation.json", "trunks.csv", "distribution.csv"):
         observe.file(paths.AUGMENTATION / name)
-
-
-def forgotten(online: Online) -> str:
-    """Where the start has no part in the end, in words."""
-    whole = online.controller == "matching" and online.controller_lr == 1
-    return ", which matching with controller_lr 1 replaces by the match" if whole else ""
 
 
 def copy_rows(

@@ -12,7 +12,7 @@ from components.augmentation.policy import Policy
 from components.data.store import open_split, read_classes, read_statistics
 from components.loss.chart import loss_curves
 from components.loss.family import KNOWN, Member
-from components.loss.search import LossWorld, from_warm_start, to_warm_start
+from components.loss.search import LossWorld
 from components.online.engine import Trunk
 from components.online.gaussian import Sample
 from components.online.rewards import model_of
@@ -23,7 +23,6 @@ from flows.resume.checkpoints import finished, resumed
 from flows.runtime.devices import devices_of
 from flows.runtime.observer import Observer
 from flows.runtime.workers import joblib_parallel
-from flows.starts import started
 
 SCALED_AT = 8
 """States along the search that the artifact's scale is measured at."""
@@ -32,8 +31,7 @@ SCALED_AT = 8
 def run(params: Params, observe: Observer, checkpoint: Path) -> None:
     """Write the loss, every trunk reward of every copy with its knots, and the curves beside known losses."""
     world, online = world_of(params), params.loss.online
-    start = started("loss", partial(from_warm_start, settings=params.loss), observe) or (None, None)
-    search = partial(world.search, joblib_parallel(params.parallel, observe), *start)
+    search = partial(world.search, joblib_parallel(params.parallel, observe))
     keep = partial(scaled_weights, trunks=online.trunks)
     states, rows = [], []
     done, trunks = finished(checkpoint), resumed(search, checkpoint, online, keep)
@@ -43,11 +41,10 @@ def run(params: Params, observe: Observer, checkpoint: Path) -> None:
         observe.metrics(trunk_metrics(trunk), step=trunk.index)
     loss = world.found(trunk.theta, states)
     files.write_json(paths.LOSS / "loss.json", loss.to_json())
-    files.write_json(paths.ENDS["loss"], to_warm_start(trunk.theta, trunk.controller, params.loss))
     files.write_csv(paths.LOSS / "trunks.csv", rows)
     files.write_csv(paths.LOSS / "curves.csv", list(curve_rows(loss)))
     files.write_text(paths.LOSS / "curves.svg", loss_curves(loss))
-    for name in ("loss.json", "trunks.csv", "curves.csv", "curves.svg", "warm_start.json"):
+    for name in ("loss.json", "trunks.csv", "curves.csv", "curves.svg"):
         observe.file(paths.LOSS / name)
 
 

@@ -1,6 +1,5 @@
 """The augmentation search on a planted effect, and on a small network and images."""
 
-import json
 from collections.abc import Callable
 from dataclasses import fields, replace
 from typing import Any
@@ -13,15 +12,13 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from components.augmentation.operations import Element
-from components.augmentation.policy import FactoredPairs, LiteralPairs, Pairs, first_distribution, policy_of
-from components.augmentation.search import PairsWorld, from_warm_start, search_augmentation, to_warm_start
+from components.augmentation.policy import Pairs, first_distribution, policy_of
+from components.augmentation.search import PairsWorld, search_augmentation
 from components.data.store import Split
-from components.online.controllers import Reinforce
 from components.online.engine import TRAINING, Trunk, numpy_rng, search
 from components.online.rewards import Request, flat
 from components.settings.augmentation import Augmentation
 from components.settings.online import Online
-from components.settings.params import OtherSpace
 from components.settings.recipe import Recipe
 from components.training.loop import Diverged, State, initial_state
 
@@ -325,46 +322,3 @@ def test_a_sample_whose_gradient_fails_is_recorded_and_the_search_goes_on() -> N
     assert [trunk.faults[5] for trunk in trunks] == ["the loss is nan"] * 3
     assert all(np.isfinite(np.delete(trunk.rewards, 5)).all() for trunk in trunks)
     assert np.isfinite(trunks[-1].theta).all()
-
-
-# --- a start for a later search
-
-
-def ended(chosen: Augmentation) -> FactoredPairs | LiteralPairs:
-    first = first_distribution(chosen)
-    return first.at(np.random.default_rng(0).normal(size=first.theta.shape))
-
-
-@pytest.mark.parametrize("normalisation", ["sigmoid", "softmax"])
-@pytest.mark.parametrize("kind", ["factored", "literal"])
-def test_a_search_starts_where_another_ended_to_the_last_digit(kind: Any, normalisation: Any) -> None:
-    chosen = Augmentation(
-        settings=kind, normalisation=normalisation, online=Online(trunks=1, images=8, warmup_trunks=0)
-    )
-    before = ended(chosen)
-    again, controller = from_warm_start(json.loads(json.dumps(to_warm_start(before, Reinforce(rate=0.2)))), chosen)
-    assert type(again) is type(before)
-    assert again.theta.tolist() == before.theta.tolist()
-    assert controller == Reinforce(rate=chosen.online.controller_lr)
-
-
-@pytest.mark.parametrize(
-    ("changes", "named"),
-    [
-        ({"cutout": False}, "elements"),
-        ({"normalisation": "softmax"}, "normalisation"),
-        ({"settings": "literal"}, "elements and pairs"),
-    ],
-)
-def test_a_start_of_another_space_is_refused_by_what_changed(changes: dict[str, Any], named: str) -> None:
-    chosen = Augmentation(online=Online(trunks=1, images=8, warmup_trunks=0))
-    record = to_warm_start(ended(chosen), Reinforce(rate=0.2))
-    with pytest.raises(OtherSpace, match=f"it has other {named} than the settings"):
-        from_warm_start(record, replace(chosen, **changes))
-
-
-def test_a_start_with_too_few_logits_is_refused() -> None:
-    chosen = Augmentation(online=Online(trunks=1, images=8, warmup_trunks=0))
-    record = to_warm_start(ended(chosen), Reinforce(rate=0.2)) | {"theta": [0.0]}
-    with pytest.raises(ValueError, match="theta holds 1 numbers, not 76"):
-        from_warm_start(record, chosen)

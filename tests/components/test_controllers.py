@@ -1,6 +1,5 @@
 """Controllers by hand, on planted effects, and on noise."""
 
-import json
 from dataclasses import replace
 
 import numpy as np
@@ -10,22 +9,11 @@ import torch
 from jaxtyping import Float64
 
 from components.augmentation.policy import first_distribution
-from components.online.controllers import (
-    RIDGE,
-    Answers,
-    Bandit,
-    Distribution,
-    Matching,
-    Reinforce,
-    advantages,
-    begun_with,
-    evidence_of,
-    nonnegative,
-    standardised,
-)
+from components.online.controllers import RIDGE, Answers, Bandit, Distribution, Matching, Reinforce, nonnegative
 from components.online.rewards import cosines
 from components.settings.augmentation import Augmentation
 from components.settings.online import Online
+from components.training.adam import advantages, standardised
 from tests.components.test_online import KINDS, Choice
 
 
@@ -94,45 +82,6 @@ def test_on_noise_reinforce_drifts_with_the_number_of_trunks() -> None:
         for trunks in (20, 200)
     )
     assert many > 1.5 * few
-
-
-def replayed(trunks: int, searches: int, seed: int, evidence: bool) -> Float64[np.ndarray, " p"]:
-    """theta after searches of noise, each starting where the one before ended, with or without its evidence."""
-    rng = np.random.default_rng(seed)
-    distribution: Distribution[int] = Choice(theta=np.zeros(KINDS))
-    known: dict[str, object] = {}
-    for _ in range(searches):
-        controller = begun_with(Bandit(rate=1.0), known if evidence else {}, KINDS)
-        for _ in range(trunks):
-            samples = distribution.sample(8, rng)
-            controller, distribution = controller.update(distribution, samples, rng.standard_normal(8))
-        known = json.loads(json.dumps(evidence_of(controller)))
-    return distribution.theta
-
-
-def test_searches_of_noise_that_start_from_each_other_do_not_drift_if_the_bandit_keeps_its_evidence() -> None:
-    kept, without = (np.std([replayed(20, 12, seed, evidence) for seed in range(20)]) for evidence in (True, False))
-    assert kept < 1.1
-    assert without > 2
-
-
-def test_evidence_of_an_earlier_search_counts_half() -> None:
-    controller, distribution = Bandit(rate=1.0), Choice(theta=np.zeros(3))
-    controller, _ = controller.update(distribution, (0, 1, 2), np.array([1.0, 0.0, 0.5]))
-    begun = begun_with(Bandit(rate=1.0), json.loads(json.dumps(evidence_of(controller))), 3)
-    assert isinstance(begun, Bandit)
-    np.testing.assert_array_equal(begun.start, np.zeros(3))
-    np.testing.assert_array_equal(begun.precision, controller.precision / 2)
-    np.testing.assert_array_equal(begun.response, controller.response / 2)
-
-
-def test_only_a_bandit_that_has_learned_has_evidence_and_only_a_bandit_takes_it() -> None:
-    moved, _ = Reinforce(rate=0.1).update(Choice(theta=np.zeros(2)), (0, 1), np.array([1.0, 0.0]))
-    learned, _ = Bandit(rate=1.0).update(Choice(theta=np.zeros(2)), (0, 1), np.array([1.0, 0.0]))
-    assert evidence_of(moved) == evidence_of(Bandit(rate=1.0)) == {}
-    assert begun_with(Reinforce(rate=0.1), evidence_of(learned), 2) == Reinforce(rate=0.1)
-    with pytest.raises(ValueError, match="not on 3 parameters"):
-        begun_with(Bandit(rate=1.0), evidence_of(learned), 3)
 
 
 def test_both_controllers_find_a_planted_kind() -> None:

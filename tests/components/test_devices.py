@@ -15,13 +15,14 @@ from components.augmentation.search import search_augmentation
 from components.loss.search import LossWorld
 from components.online.averaging import mean_state
 from components.online.engine import Trunk
-from components.online.world import CPU, Devices, Treatment, score_state, train_trunk
+from components.online.world import Treatment, score_state, train_trunk
 from components.settings.augmentation import Augmentation
 from components.settings.loss import Loss
 from components.settings.online import Online
 from components.settings.recipe import Recipe
 from components.settings.train import Train
 from components.training.crop_flip import base_augment, compose
+from components.training.devices import CPU, Devices
 from components.training.loop import State, cross_entropy, fit, initial_state, predict, split_tensors, train_steps
 from tests.components import test_architecture_supernet as supernets
 from tests.components import test_optimisation_search as optimisation

@@ -12,7 +12,7 @@ from torch import Tensor
 from components.loss import probe
 from components.loss.family import LiteralLoss, Member, SearchedLoss, decode, decode_literal
 from components.loss.probe import ProbeData, probe_data, probe_scores, trained_classifiers
-from components.online.world import one_thread
+from components.training.devices import one_thread
 from components.training.metrics import log_likelihood
 
 CLASSES = 5

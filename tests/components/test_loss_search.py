@@ -1,6 +1,5 @@
 """The loss search: pairs, matched gradients, and a planted optimum that the controller finds and the null does not."""
 
-import json
 import pickle
 from dataclasses import dataclass, replace
 from typing import Any
@@ -21,19 +20,15 @@ from components.loss.search import (
     NO_VALUE,
     SMOOTH,
     LossWorld,
-    from_warm_start,
     gradient_norms,
     start,
-    to_warm_start,
 )
-from components.online.controllers import Null
 from components.online.engine import MATCHING, PROBING, numpy_rng, search, torch_rng
 from components.online.gaussian import Sample
-from components.online.world import one_thread
 from components.settings.loss import Loss
 from components.settings.online import Online
-from components.settings.params import OtherSpace
 from components.settings.recipe import Recipe
+from components.training.devices import one_thread
 from components.training.loop import (
     Criterion,
     Diverged,
@@ -65,32 +60,6 @@ def test_the_search_starts_at_cross_entropy() -> None:
     started = start(Loss(knots=KNOTS, sigma=0.1, online=settings()))
     np.testing.assert_allclose(decode(started.theta).knots["t"], np.linspace(-1, 1, KNOTS), atol=1e-12)
     assert started.sigma == 0.1
-
-
-def test_a_search_starts_where_another_ended_to_the_last_digit_whatever_sigma_is_now() -> None:
-    ended = np.random.default_rng(0).normal(size=2 * KNOTS + 2)
-    chosen = Loss(knots=KNOTS, class_margins=True, online=settings())
-    record = json.loads(json.dumps(to_warm_start(ended, Null(), chosen)))
-    again, _ = from_warm_start(record, replace(chosen, sigma=0.05))
-    assert again.theta.tolist() == ended.tolist()
-    assert again.sigma == 0.05
-
-
-@pytest.mark.parametrize(
-    ("changes", "named"),
-    [
-        ({"knots": KNOTS + 1}, "knots"),
-        ({"class_margins": True}, "class_margins"),
-        ({"parametrisation": "literal"}, "parametrisation"),
-        ({"online": settings(metric="accuracy")}, "metric"),
-        ({"online": settings(reward="linear_probe")}, "reward"),
-    ],
-)
-def test_a_start_of_another_family_is_refused_by_what_changed(changes: dict[str, Any], named: str) -> None:
-    chosen = Loss(knots=KNOTS, online=settings())
-    record = to_warm_start(start(chosen).theta, Null(), chosen)
-    with pytest.raises(OtherSpace, match=f"it has other {named} than the settings"):
-        from_warm_start(record, replace(chosen, **changes))
 
 
 def test_a_controller_that_needs_the_same_samples_in_every_trunk_is_refused() -> None:

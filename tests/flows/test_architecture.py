@@ -30,7 +30,7 @@ from flows.checkout.settings import load_params
 from flows.stages import architecture, train
 from flows.stages import budget as budget_stage
 from tests.clones import ROOT
-from tests.flows.test_checkpoints import Interrupted, Recorder, interrupt, kill, outputs, start_anew
+from tests.flows.test_checkpoints import Interrupted, Recorder, interrupt, kill, outputs
 from tests.shapes import without_checks  # noqa: F401 - a fixture
 
 pytestmark = pytest.mark.usefixtures("without_checks")
@@ -75,7 +75,6 @@ def params(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
         labels = rng.integers(0, 3, count)
         pixels = rng.integers(0, 120, (count, 8, 8, 1)) + 60 * labels[:, None, None, None]
         write_split(folder, pixels.astype(np.uint8), labels)
-    start_anew()
     space = space_of(params.architecture, classes)
     files.write_json(paths.LATENCY / "table.json", table(space, params).to_json())
     return params
@@ -251,45 +250,6 @@ def test_without_finalists_the_pool_is_still_listed(params: Params) -> None:
     architecture.run(params, Recorder(), CHECKPOINT)
     assert {row["alone"] for row in rows("finalists.csv")} == {""}
     assert json.loads((paths.ARCHITECTURE / "architecture.json").read_text())["alone"] is None
-
-
-def started_from(record: dict[str, Any], params: Params) -> Recorder:
-    files.write_json(paths.STARTS["architecture"], record)
-    recorder = Recorder()
-    architecture.run(params, recorder, Path("warm"))
-    return recorder
-
-
-def test_each_budget_scores_the_networks_that_its_last_search_ended_with_again(finished: Params) -> None:
-    record, over = files.read_json(paths.ENDS["architecture"]), "res_k3|res_k3|res_k3"
-    assert [entry["latency_ms"] for entry in record["budgets"]] == [0.2, 0.1]
-    choices = [entry["architecture"] for entry in files.read_json(paths.ARCHITECTURE / "architecture.json")["budgets"]]
-    assert [entry["networks"][0] for entry in record["budgets"]] == choices
-    record["budgets"][1]["networks"].append(over)
-    recorder = started_from(record, replace(finished, seed=5))
-    assert recorder.said["warm_start"] == "where that of another version ended"
-    for entry in record["budgets"]:
-        mine = [row for row in rows("scores.csv") if float(row["budget_ms"]) == entry["latency_ms"]]
-        last = {row["architecture"] for row in mine if row["stage"] == "3"}
-        assert set(entry["networks"]) - {over} <= last
-        assert over not in last
-    dropped = [row for row in rows("pool.csv") if row["dropped"].startswith("of the start, but over the limit")]
-    assert [(row["budget_ms"], row["stage"], row["architecture"]) for row in dropped] == [("0.1", "1", over)]
-
-
-def test_without_a_network_of_the_space_the_search_starts_anew_and_says_so(finished: Params) -> None:
-    before = outputs(paths.ARCHITECTURE)
-    with pytest.warns(UserWarning, match="the architecture search starts anew, not where .*: none of its 1 networks"):
-        recorder = started_from({"budgets": [{"latency_ms": 0.2, "networks": ["mb_k7_e6|res_k3"]}]}, finished)
-    assert "it has 2 layers, the space 3" in recorder.said["warm_start"]
-    assert outputs(paths.ARCHITECTURE) == before
-
-
-@pytest.mark.parametrize("record", [{"budgets": 3}, {"budgets": [{}]}, {"budgets": []}])
-def test_what_is_no_record_of_a_search_is_refused(params: Params, record: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"warm_start/architecture_start.json is no record of a search; `git checkout"):
-        started_from(record, params)
-    assert not paths.ARCHITECTURE.exists()
 
 
 def test_a_further_budgets_variant_is_trained_exported_and_measured_beside_its_own_limit(finished: Params) -> None:

@@ -160,15 +160,9 @@ def begin_with_noise() -> Params:
         write_split(folder, rng.integers(0, 256, (count, 8, 8, 1), dtype=np.uint8), rng.integers(0, 3, count))
     network = format_architecture(default_architecture(space_of(params.architecture, classes)))
     files.write_json(paths.ARCHITECTURE / "architecture.json", {"architecture": network})
-    start_anew()
     policy = policy_of(first_distribution(params.augmentation)).to_json()
     files.write_json(paths.AUGMENTATION / "augmentation.json", policy)
     return params
-
-
-def start_anew() -> None:
-    for file in paths.STARTS.values():
-        files.write_json(file, files.NOTHING)
 
 
 def outputs(folder: Path) -> dict[str, bytes]:

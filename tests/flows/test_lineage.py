@@ -1,4 +1,4 @@
-"""The walk goes from version to version along the starts of searches: each once, the latest first, however many."""
+"""The walk goes from a version to the one whose searches it kept."""
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
@@ -7,7 +7,7 @@ from typing import Any
 from flows.checkout import paths
 from flows.checkout.pipeline import Lock, stage_key
 from flows.lineage.tree import to_html, to_text
-from flows.lineage.walk import ANEW, Finding, StageRun, Step, trace
+from flows.lineage.walk import Finding, StageRun, Step, trace
 
 MODEL = paths.MODEL.as_posix()
 SEARCHES = ("architecture", "loss")
@@ -20,11 +20,9 @@ def ok(subject: str) -> Finding:
 
 @dataclass
 class Past:
-    """A line whose `train` reads what two searches found, and each search where it started."""
+    """A line whose `train` reads what two searches found."""
 
     version: int
-    starts: Mapping[str, int]
-    """Search -> the version that it started from; those that are not there started anew."""
     others: "list[Past]" = field(repr=False)
     keeps: "Past | None" = None
     """The version whose searches this one took as they were, frozen."""
@@ -40,13 +38,8 @@ class Past:
             if self.keeps is not None:
                 found[word] = self.keeps.runs()[word]
                 continue
-            start = f"end of {word} {self.starts[word]}" if word in self.starts else ANEW
-            deps = {paths.STARTS[word].as_posix(): start} | prepared
-            outs = {
-                paths.ENDS[word].as_posix(): f"end of {word} {self.version}",
-                f"{word}.json": f"{word} {self.version}",
-            }
-            found[word] = run_of(f"{word} {self.version}", word, deps, outs)
+            outs = {f"{word}.json": f"{word} {self.version}"}
+            found[word] = run_of(f"{word} {self.version}", word, prepared, outs)
         deps = {f"{word}.json": found[word].outs[f"{word}.json"] for word in SEARCHES} | prepared
         found["train"] = run_of(f"train {self.version}", "train", deps, {MODEL: f"model {self.version}"})
         return found
@@ -76,14 +69,8 @@ class Past:
         same = md5 == f"images {self.version}"
         return (Finding(verdict="ok" if same else "mismatch", subject="data/raw.dvc", said=md5),)
 
-    def start(self, path: str, md5: str) -> Finding:
-        return ok(path)
-
     def kept(self) -> tuple[Finding, ...]:
         return (ok("params.yaml"),)
-
-    def earlier(self, path: str, md5: str) -> "Past | None":
-        return self.newest_before(lambda one: any(run.outs.get(path) == md5 for run in one.runs().values()))
 
     def frozen(self) -> Collection[str]:
         return SEARCHES if self.keeps else ()
@@ -101,10 +88,10 @@ def run_of(run: str, name: str, deps: Mapping[str, str], outs: Mapping[str, str]
     return StageRun(run=run, name=name, key=key, commit="c", deps=deps, outs=outs)
 
 
-def line(*starts: Mapping[str, int]) -> list[Past]:
+def line(count: int) -> list[Past]:
     versions: list[Past] = []
-    for number, these in enumerate(starts, start=1):
-        versions.append(Past(number, these, versions))
+    for number in range(1, count + 1):
+        versions.append(Past(number, versions))
     return versions
 
 
@@ -112,61 +99,39 @@ def traced(past: Past) -> list[Step]:
     return list(trace(MODEL, f"model {past.version}", past))
 
 
-def test_searches_that_started_anew_have_no_version_before_them() -> None:
-    (own,) = traced(line({}, {})[1])
+def test_a_version_of_its_own_searches_has_none_before_it() -> None:
+    (own,) = traced(line(2)[1])
     assert [source.title for source in own.sources] == ["loss", "architecture", "prepare"]
     assert own.whole()
 
 
-def test_every_version_that_a_search_started_from_is_walked_once_the_latest_first() -> None:
-    last = line({}, {"loss": 1}, {"loss": 2, "architecture": 1})[-1]
-    own, *earlier = traced(last)
-    assert [step.title for step in earlier] == [f"version {n}, from which searches started" for n in (2, 1)]
-    assert [[source.title for source in step.sources] for step in earlier] == [["loss"], ["architecture", "loss"]]
-    before = [source.title for step in earlier for search in step.sources for source in search.sources]
-    start = "warm_start/loss_start.json, results/loss/warm_start.json of version 1"
-    assert before == ["prepare", start, "prepare", "prepare"]
-    text = "\n".join(to_text(Step(title="the model", sources=(own, *earlier))))
-    assert [text.count(f"data/raw images {number}:") for number in (1, 2, 3)] == [1, 1, 1]
-    assert all(step.whole() for step in (own, *earlier))
-
-
-def test_a_start_that_no_earlier_version_left_is_a_gap() -> None:
-    last = line({}, {"loss": 1})[-1]
-    last.others.pop(0)
-    (own,) = traced(last)
-    bad = [finding for finding in own.all_findings() if finding.verdict != "ok"]
-    assert [(finding.verdict, finding.subject) for finding in bad] == [("gap", "warm_start/loss_start.json")]
-
-
 def keeping(past: Past) -> Past:
     """The version after the last, of other images, with the searches of `past`."""
-    last = Past(len(past.others) + 1, {}, past.others, keeps=past)
+    last = Past(len(past.others) + 1, past.others, keeps=past)
     past.others.append(last)
     return last
 
 
 def test_searches_that_were_kept_are_walked_in_the_version_that_ran_them() -> None:
-    first, started = line({}, {"loss": 1})
-    last = keeping(keeping(started))
+    first, second = line(2)
+    last = keeping(keeping(second))
     own, *earlier = traced(last)
     assert [source.title for source in own.sources] == [
         "loss, loss.json of version 2",
         "architecture, architecture.json of version 2",
         "prepare",
     ]
-    assert [step.title for step in earlier] == [
-        "version 2, whose searches were kept",
-        "version 1, from which searches started",
-    ]
+    assert [step.title for step in earlier] == ["version 2, whose searches were kept"]
     assert [finding for step in (own, *earlier) for finding in step.all_findings() if finding.verdict != "ok"] == []
-    text = "\n".join(to_text(Step(title="the model", sources=(own, *earlier))))
-    assert [text.count(f"data/raw images {number}:") for number in (1, 2, 3, 4)] == [1, 1, 0, 1]
+    root = Step(title="the model", sources=(own, *earlier))
+    text = "\n".join(to_text(root))
+    assert "version 2, whose" in to_html(root)
+    assert [text.count(f"data/raw images {number}:") for number in (1, 2, 3, 4)] == [0, 1, 0, 1]
     assert first.frozen() == ()
 
 
 def test_kept_searches_that_no_earlier_version_ran_are_gaps_unless_nothing_before_them_changed() -> None:
-    (first,) = line({})
+    (first,) = line(1)
     last = keeping(first)
     last.others.remove(first)
     (own,) = traced(last)
@@ -175,16 +140,7 @@ def test_kept_searches_that_no_earlier_version_ran_are_gaps_unless_nothing_befor
         ("gap", "loss in dvc.lock"),
         ("gap", "architecture in dvc.lock"),
     ]
-    (alone,) = line({})
-    (own,) = traced(Past(1, {}, [], keeps=alone))
+    (alone,) = line(1)
+    (own,) = traced(Past(1, [], keeps=alone))
     assert own.whole()
     assert [source.title for source in own.sources] == ["loss", "architecture", "prepare"]
-
-
-def test_a_year_of_nights_is_no_deeper_than_one() -> None:
-    last = line({}, *({"loss": number} for number in range(1, 365)))[-1]
-    root = Step(title="the model", sources=tuple(traced(last)))
-    assert len(root.sources) == 365
-    assert root.whole()
-    assert sum(1 for _ in to_text(root)) > 3 * 365
-    assert "version 1, from" in to_html(root)

@@ -7,7 +7,6 @@ import io
 import json
 import re
 from collections.abc import Iterator
-from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -19,8 +18,6 @@ import yaml
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from components.augmentation.policy import policy_of
-from components.augmentation.search import from_warm_start
 from components.data.images import encode_png
 from components.data.intake import take_in
 from components.data.sources import open_source
@@ -37,7 +34,7 @@ from flows.release.gate import Check, GateReport, Score
 from flows.report import __main__ as command
 from flows.report import architecture as architecture_report
 from flows.report import augmentation as augmentation_report
-from flows.report import charts, figures, headline, page, searched
+from flows.report import charts, figures, headline, page
 from flows.report import notes as stage_notes
 from flows.report.augmentation import DRAWS
 from flows.report.images import GAP, SIDE, picture
@@ -48,7 +45,6 @@ from flows.runtime.observer import Silent
 from flows.stages import architecture, augmentation, evaluate, latency, loss, prepare, train
 from flows.tracking import runs
 from tests.clones import ROOT
-from tests.flows.test_checkpoints import start_anew
 
 pytestmark = pytest.mark.timeout(900)  # the line that the fixture runs counts for the first test
 
@@ -121,7 +117,6 @@ def run_stages(params: Params) -> None:
     paths.RAW.mkdir(parents=True)
     report = take_in(open_source(params.data), paths.RAW, params.data, unwatched)
     write_assignment(paths.SPLIT, ingest.split(report, params).assignment)
-    start_anew()
     prepare.run(params, Silent())
     latency.run(params, Silent())
     for stage in (architecture, augmentation, loss):
@@ -304,21 +299,6 @@ def test_the_distribution_starts_with_the_settings_and_ends_with_the_policy(para
         {one["operation"]: one["share"] for one in policy["operations"]}
     )
     assert shares[:, 0].tolist() == [float(name == "Identity") for name in names]
-
-
-def test_a_search_that_started_from_another_version_s_end_says_so_and_shows_that_start(params: Params) -> None:
-    start, anew = paths.STARTS["augmentation"], paths.STARTS["augmentation"].read_bytes()
-    assert "The search started anew." in notes(parts("augmentation", params))
-    start.write_bytes(paths.ENDS["augmentation"].read_bytes())
-    some = parts("augmentation", params)
-    begun, _ = searched.start("augmentation", partial(from_warm_start, settings=params.augmentation))
-    start.write_bytes(anew)
-    assert "The search started where that of another version ended." in notes(some)
-    assert begun is not None
-    policy = files.read_json(paths.AUGMENTATION / "augmentation.json")
-    assert policy_of(begun[0]).operation_shares() == pytest.approx(
-        {one["operation"]: one["share"] for one in policy["operations"]}
-    )
 
 
 def test_the_mistakes_are_the_most_confident_ones_first_and_their_own_images(params: Params) -> None:

@@ -23,13 +23,13 @@ from components.architecture.space import default_architecture, space_of
 from components.augmentation.search import search_augmentation
 from components.data.store import Classes, Split, open_split, write_split
 from components.loss.search import LossWorld
-from components.online.world import Make
 from components.settings.architecture import Architecture
 from components.settings.augmentation import Augmentation
 from components.settings.loss import Loss
 from components.settings.online import Online
 from components.settings.parallel import Parallel as ParallelSettings
 from components.settings.recipe import Recipe
+from components.training.devices import Make
 from components.training.parallel import Parallel, WorkerDied, sequential
 from flows.runtime.observer import Silent
 from flows.runtime.workers import joblib_parallel

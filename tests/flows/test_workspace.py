@@ -215,13 +215,13 @@ def test_what_was_promoted_is_committed_under_a_tag_and_no_branch_moves(checkout
 def test_the_tag_of_another_registrys_version_is_refused_at_both_ends_of_a_retrain(checkout: Path) -> None:
     place = workspace.beside(checkout)
     workspace.prepare(checkout, place, "HEAD")
-    params = replace(load_params(place / "params.yaml"), retrain=Retrain(search="warm"))
+    params = replace(load_params(place / "params.yaml"), retrain=Retrain(search="reuse"))
     promoted(place, params.publish.model, "1", b"of a registry that is gone")
     said = f"the tag retrain/{params.publish.model}/1 is of another model than version 1 .*; rename it, or delete it"
     with pytest.raises(ValueError, match=said):
         promoted(place, params.publish.model, "1", b"model")
     with pytest.raises(ValueError, match=said):
-        workspace.warm_from(place, params, Served(number="1", md5=files.md5_of(b"model")))
+        workspace.begin_from_last(place, params, Served(number="1", md5=files.md5_of(b"model")))
 
 
 @pytest.fixture
@@ -324,19 +324,6 @@ def test_reuse_without_a_version_that_a_deployment_made_is_refused(checkout: Pat
     for served in (None, Served(number="1", md5=files.md5_of(b"by hand"))):
         with pytest.raises(ValueError, match="no version in service was made by a deployment; retrain once with fresh"):
             workspace.begin_from_last(place, params, served)
-
-
-def test_warm_searches_start_from_the_version_in_service_if_a_deployment_made_it(checkout: Path) -> None:
-    place = workspace.beside(checkout)
-    workspace.prepare(checkout, place, "HEAD")
-    params = load_params(place / "params.yaml")
-    warm, first = replace(params, retrain=Retrain(search="warm")), Served(number="1", md5=files.md5_of(b"model"))
-    assert workspace.warm_from(place, warm, first) is None
-    promoted(place, params.publish.model, "1", b"model")
-    assert workspace.warm_from(place, warm, first) == f"retrain/{params.publish.model}/1"
-    assert workspace.warm_from(place, warm, replace(first, number="2")) is None
-    assert workspace.warm_from(place, warm, None) is None
-    assert workspace.warm_from(place, params, first) is None
 
 
 def test_a_second_deployment_or_an_unknown_revision_ends_failed_with_a_sentence(
