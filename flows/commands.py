@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from flows.checkout import paths
+from flows.checkout.roster import ROSTER
 from flows.runtime import environment
 
-STAGES = ("prepare", "latency", "architecture", "augmentation", "loss", "train", "evaluate", "budget")
 SERVED_AT = "http://127.0.0.1:5001"
 """Where docs/production.md serves the champion."""
 WIDTH = 78
@@ -70,9 +70,9 @@ def of_ingest(parser: Parser) -> None:
 
 
 def of_stage(parser: Parser) -> None:
-    parser.add_argument("word", choices=STAGES, help=", ".join(STAGES), metavar="stage")
-    known = "of train: one of train.variants in params.yaml; of budget: one of evaluate.budgets; else none"
-    parser.add_argument("variant", nargs="?", help=known)
+    parser.add_argument("word", choices=ROSTER, help=", ".join(ROSTER), metavar="stage")
+    named = "; ".join(f"of {word}: one of {stage.variants}" for word, stage in ROSTER.items() if stage.variants)
+    parser.add_argument("variant", nargs="?", help=f"{named} in params.yaml; else none")
 
 
 def of_rollback(parser: Parser) -> None:

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from components.data.batch import require_batch
 from components.data.intake import take_in
 from components.data.sources import open_source
 from components.data.split import (
@@ -30,7 +31,6 @@ from components.data.split import (
     count_classes,
     parse_assignment,
     read_assignment,
-    require_batch,
     require_every_class,
     write_assignment,
 )

@@ -35,6 +35,7 @@ from prefect.utilities.urls import url_for
 from components.settings.params import Params
 from flows import ingest, publish
 from flows.checkout import commits, files, paths, pipeline, versions
+from flows.checkout.roster import SEARCHES
 from flows.checkout.settings import load_params
 from flows.release import decision, judge
 from flows.release.gate import GateReport
@@ -262,7 +263,7 @@ def end_stale_flows() -> None:
 
 def stage_tags(name: str) -> set[str]:
     """To filter Prefect's task runs by."""
-    return {"stage", "search"} if name in paths.SEARCHES else {"stage"}
+    return {"stage", "search"} if name in SEARCHES else {"stage"}
 
 
 def stamps() -> list[str]:

@@ -18,6 +18,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from importlib.metadata import version
+from operator import attrgetter
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -25,6 +26,7 @@ from filelock import FileLock, Timeout
 from components.settings.params import Params
 from components.settings.require import require
 from flows.checkout import commits, files, ownership, paths, pipeline
+from flows.checkout.roster import ROSTER
 from flows.checkout.settings import load_params
 from flows.report import notes
 from flows.runtime import cost, processes, signals
@@ -36,10 +38,6 @@ from flows.runtime.terminal import watched
 from flows.tracking import connection, stage_run
 from flows.tracking.runs import Status
 from flows.tracking.stage_run import StageRun
-
-RESUMED = ("architecture", "augmentation", "loss", "train")
-"""Stages that go on where they were killed: at a stage or trunk of the search, at an epoch of the training."""
-
 
 ENVIRONMENT = {
     "OMP_WAIT_POLICY": "passive",  # spinning threads starve a shared machine
@@ -97,8 +95,9 @@ def fail(code: int, sentence: str) -> int:
 def run_stage(word: str, variant: str | None) -> None:
     """Run a stage under an MLflow run of its own."""
     params = load_params()
-    known = {"train": params.train.variants, "budget": params.evaluate.budgets}.get(word, (None,))
-    named = ", ".join(one or "none" for one in known) or "none: evaluate.budgets is empty"
+    setting = ROSTER[word].variants
+    known = attrgetter(setting)(params) if setting else (None,)
+    named = ", ".join(one or "none" for one in known) or f"none: {setting} is empty"
     require(variant in known, f"{variant or 'none'} is no variant of it; use {named}")
     name = f"{word}@{variant}" if variant else word
     if PREFECT_IDS not in os.environ:
@@ -164,8 +163,8 @@ def compute(word: str, variant: str | None, params: Params, observe: Observer, c
 
         torch.set_num_threads(params.threads)
         be_deterministic(True)
-    own = ([variant] if variant else []) + ([checkpoint] if word in RESUMED else [])
-    stage.run(params, observe, *own)
+    own = ([variant] if variant else []) + ([checkpoint] if ROSTER[word].resumes else [])
+    stage.run(params.part(stage.Reads), observe, *own)
 
 
 def lineage_tags(inputs: pipeline.Lock) -> dict[str, str]:

@@ -45,6 +45,7 @@ from tests.damage import flipped, replaced
 from tests.flows.receiver import receiver
 from tests.line_cache import SEARCHED, tiny_line, without_test_split
 from tests.servers import free_port, prefect_server, running, wait_until_healthy
+from tests.stages import run as run_stage
 
 pytestmark = pytest.mark.timeout(900)  # a fixture's time counts for the first test that uses it
 
@@ -131,7 +132,7 @@ def test_the_report_of_a_whole_line_leaves_nothing_out_and_is_the_same_when_it_i
 def test_what_evaluate_computes_is_the_same_in_both_clones(by_dvc: Path, by_flow: Path) -> None:
     shutil.copytree(by_flow / "results" / "evaluate", by_flow / "kept")
     with contextlib.chdir(by_flow):
-        evaluate.run(load_params(), Silent())
+        run_stage(evaluate, load_params(), Silent())
     for name in ("metrics.json", "predictions.csv", "per_class.csv"):
         again = (by_flow / "results" / "evaluate" / name).read_bytes()
         assert again == (by_dvc / "results" / "evaluate" / name).read_bytes(), name
@@ -479,8 +480,8 @@ def test_two_budgets_give_two_models_each_measured_beside_its_own_limit(by_dvc: 
     second = write_second_budget(clone)
     with contextlib.chdir(clone):
         params = load_params()
-        architecture.run(params, Silent(), tmp_path / "architecture")
-        train.run(params, Silent(), "searched", tmp_path / "train")
+        run_stage(architecture, params, Silent(), tmp_path / "architecture")
+        run_stage(train, params, Silent(), "searched", tmp_path / "train")
     run(clone, "-m", "dvc", "repro", "--single-item", "train@budget_2", "evaluate", "budget@budget_2")
     of_both, of_second = results_of(clone, "evaluate"), results_of(clone, "budget/budget_2")
     assert (of_both["limit_ms"], of_second["limit_ms"]) == (5.0, second)

@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from components.architecture.network import Stem, build_block
-from components.architecture.parts import Head, RawStem
+from components.architecture.part_modules import Head, RawStem
 from components.architecture.space import (
     Architecture,
     Layer,

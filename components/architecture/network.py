@@ -14,7 +14,10 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from components.architecture.space import Architecture, Block, Layer, Space, parse_block
+from components.architecture.space import Architecture, Block, Layer, Space, parse_architecture, parse_block, space_of
+from components.data.store import Classes, Statistics
+from components.settings.space import SearchSpace
+from components.streams import torch_stream
 
 SQUEEZE = 4
 """A squeeze-excite gate sees a fourth of the block's input channels, as in MnasNet; MobileNetV3 takes one of the
@@ -143,10 +146,10 @@ def pool(x: Float[Tensor, "b d h w"]) -> Float[Tensor, "b d"]:
 
 
 @contextmanager
-def seeded(seed: int) -> Iterator[None]:
+def seeded(seed: int, purpose: str) -> Iterator[None]:
     """torch's modules draw their first weights from the global generator: seed it here, and put it back."""
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
+        torch.default_generator.manual_seed(torch_stream(seed, purpose).initial_seed())
         yield
 
 
@@ -157,6 +160,17 @@ def build_network(
 
     `mean` and `std`: of each channel, in 0..1.
     """
-    with seeded(seed):
+    with seeded(seed, "network weights"):
         network = Network(space, architecture, mean, std)
     return network.to(memory_format=torch.channels_last)
+
+
+def make_network(
+    settings: SearchSpace, classes: Classes, statistics: Statistics, architecture: str, seed: int
+) -> Network:
+    """The one seam where a stage gets a network, to train, to score, to export or to compare.
+
+    `architecture`: as `format_architecture` writes it, of the settings' space. Raises ValueError if it is none of it.
+    """
+    space = space_of(settings, classes)
+    return build_network(space, parse_architecture(space, architecture), statistics.mean, statistics.std, seed)

@@ -27,6 +27,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float
+from scipy.special import softmax
 
 from components.architecture.budget import Budget, block_extras, budget_of, complete, complete_once, gumbel, limit_of
 from components.architecture.pc_nas import mean_potential
@@ -44,6 +45,7 @@ from components.architecture.search import (
 )
 from components.architecture.space import Architecture, Space, candidates, canonical
 from components.settings.architecture import Architecture as ArchitectureSettings
+from components.streams import stream
 from components.training.adam import Adam, advantages, informative
 
 DRAWS = 8
@@ -87,12 +89,6 @@ class Paths:
         return gradient
 
 
-def softmax(logits: Float[np.ndarray, "*layers blocks"]) -> Float[np.ndarray, "*layers blocks"]:
-    weights: np.ndarray = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    shares: np.ndarray = weights / weights.sum(axis=-1, keepdims=True)
-    return shares
-
-
 @dataclass(frozen=True, kw_only=True)
 class LatencyTerm:
     """weight * max(0, E / T - 1), in closed form."""
@@ -106,12 +102,12 @@ class LatencyTerm:
 
     def expected(self, theta: Logits) -> float:
         """E."""
-        return self.base + float((softmax(theta) * self.extras).sum())
+        return self.base + float((softmax(theta, axis=1) * self.extras).sum())
 
     def gradient(self, theta: Logits) -> Logits:
         if self.expected(theta) <= self.limit:
             return np.zeros_like(theta)
-        p = softmax(theta)
+        p = softmax(theta, axis=1)
         beyond: np.ndarray = p * (self.extras - (p * self.extras).sum(axis=1, keepdims=True))
         return self.weight / self.limit * beyond
 
@@ -146,7 +142,7 @@ def with_path_weights(
     newest: dict[Architecture, Scored] = {}
     world.train_stage(0, ((),))
     for stage, count in enumerate(planned, start=1):
-        rng = np.random.default_rng([seed, stage])
+        rng = stream(seed, "path weights", stage)
         world.train_stage(stage, trained_on(paths, PATHS, rng))
         fresh, paths, adam = learn(world, paths, adam, term, stage, count, rng)
         scores += fresh
@@ -155,7 +151,7 @@ def with_path_weights(
         judged = {newest[form].architecture: [newest[form]] for form in sorted(held)}
         pool, outdone = best_first(mean_potential(space, budget, judged, scores), settings.pool)
         yield PoolUpdate(stage=stage, pool=pool, dropped=outdone, scores=scores)
-    rng = np.random.default_rng([seed, last])
+    rng = stream(seed, "path weights", last)
     world.train_stage(last, trained_on(paths, PATHS, rng))
     chosen = best_scored(space, tuple(newest.values()), final)
     chosen = chosen or complete((), budget, gumbel(rng, PATIENCE * final, space), final)

@@ -25,6 +25,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Float
+from scipy.stats import spearmanr
 
 from components.architecture.additive import best_ends, finish, fit_additive
 from components.architecture.budget import TRIES, Budget, budget_of, complete, gumbel
@@ -39,10 +40,10 @@ from components.architecture.search import (
     judged,
     known,
     mean_and_error,
-    rank_correlation,
 )
 from components.architecture.space import Architecture, Space, candidates, canonical, format_architecture
 from components.settings.architecture import Architecture as ArchitectureSettings
+from components.streams import stream
 
 
 def pc_nas(space: Space, world: World, settings: ArchitectureSettings, seed: int) -> Iterator[PoolUpdate]:
@@ -99,6 +100,13 @@ def agreement(
     return rank_correlation(*said)
 
 
+def rank_correlation(x: Sequence[float], y: Sequence[float]) -> float | None:
+    """Spearman's; None for fewer than 3 pairs, or where one side ties all."""
+    if len(x) < 3 or len(set(x)) == 1 or len(set(y)) == 1:
+        return None
+    return float(spearmanr(x, y).statistic)
+
+
 def extend(space: Space, pool: Pool) -> tuple[list[Architecture], list[Candidate]]:
     """Every member with every block of its next layer; of those that are one network, the first counts."""
     fresh: dict[Architecture, Architecture] = {}
@@ -117,7 +125,7 @@ def stage_noise(
     space: Space, settings: ArchitectureSettings, seed: int, stage: int
 ) -> Float[np.ndarray, "draws layers blocks"]:
     """The draws that all candidates of a stage share."""
-    return gumbel(np.random.default_rng([seed, stage]), settings.completions * TRIES, space)
+    return gumbel(stream(seed, "completions", stage), settings.completions * TRIES, space)
 
 
 # What a candidate's scores say of it

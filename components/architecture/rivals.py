@@ -34,6 +34,7 @@ from components.architecture.search import (
 )
 from components.architecture.space import Architecture, Space, candidates, canonical
 from components.settings.architecture import Architecture as ArchitectureSettings
+from components.streams import stream
 
 SLICE = 1
 """Stage whose slice of val all networks before the last stage are scored on, so that their scores compare."""
@@ -128,14 +129,14 @@ def uniformly_trained(
     pool: tuple[Candidate, ...] = ()
     held: dict[Architecture, list[Scored]] = {}
     for stage, count in enumerate(planned, start=1):
-        rng = np.random.default_rng([seed, stage])
+        rng = stream(seed, "networks", stage)
         fresh, over = explore(rule, world, settings, budget, scores, stage, count, rng)
         scores += fresh
         held |= {one.architecture: [one] for one in fresh}
         pool, outdone = best_first(rule.potential(space, budget, held, scores), settings.pool)
         held = {c.architecture: held[c.architecture] for c in pool}
         yield PoolUpdate(stage=stage, pool=pool, dropped=(*outdone, *over), scores=scores)
-    noise = gumbel(np.random.default_rng([seed, last]), PATIENCE * final, space)
+    noise = gumbel(stream(seed, "networks", last), PATIENCE * final, space)
     chosen = rule.finalists(budget, scores, final) if scores else complete((), budget, noise, final)
     yield verify(rule.verdict, world, settings, budget, scores, chosen, pool)
 

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float
 
 from components.architecture.space import Architecture, Space, candidates, canonical
 from components.settings.architecture import Architecture as ArchitectureSettings
@@ -131,21 +130,6 @@ def candidate_counts(space: Space, settings: ArchitectureSettings) -> list[int]:
         counts.append(members * len(candidates(space, layer)))
         members = min(settings.pool, counts[-1])
     return counts
-
-
-def rank_correlation(x: Sequence[float], y: Sequence[float]) -> float | None:
-    """Spearman's; None for fewer than 3 pairs, or where one side ties all."""
-    if len(x) < 3 or len(set(x)) == 1 or len(set(y)) == 1:
-        return None
-    return float(np.corrcoef(ranks(x), ranks(y))[0, 1])
-
-
-def ranks(values: Sequence[float]) -> Float[np.ndarray, " n"]:
-    """From 0; ties share the middle of theirs."""
-    ordered = np.sort(values)
-    below, upto = (np.searchsorted(ordered, values, side) for side in ("left", "right"))
-    middle: np.ndarray = (below + upto - 1) / 2
-    return middle
 
 
 def mean_and_error(values: Sequence[float]) -> tuple[float, float | None]:

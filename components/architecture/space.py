@@ -11,9 +11,8 @@ import re
 from dataclasses import dataclass
 
 from components.data.store import Classes
-from components.settings.architecture import Architecture as ArchitectureSettings
-from components.settings.architecture import Blocks
 from components.settings.require import require
+from components.settings.space import Blocks, SearchSpace
 
 Architecture = tuple[str, ...]
 
@@ -82,7 +81,7 @@ def parse_block(name: str) -> Block:
     return plain[name]
 
 
-def space_of(settings: ArchitectureSettings, classes: Classes) -> Space:
+def space_of(settings: SearchSpace, classes: Classes) -> Space:
     """The space that the settings span for images of these classes. Raises ValueError for impossible settings."""
     for name in settings.blocks:
         parse_block(name)

@@ -2,15 +2,13 @@
 
     x  activations of the images that statistics are re-estimated on      v  of the images that are scored
 
-Training: one path a batch (Guo et al., SPOS, ECCV 2020) or rounds of paths that are fair to all candidates (Chu et al.,
-FairNAS, ICCV 2021), the first layers of a path from a member of the pool (Li et al., PC-NAS, CVPR 2020). Scoring:
-batch-norm statistics are those of the one sub-network that is scored.
+Training: one path a batch (Guo et al., SPOS, ECCV 2020), its first layers from a member of the pool (Li et al., PC-NAS,
+CVPR 2020). Scoring: batch-norm statistics are those of the one sub-network that is scored.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from functools import partial
-from typing import TypeVar
 
 import numpy as np
 import torch
@@ -22,15 +20,16 @@ from components.architecture.search import Pool, World
 from components.architecture.space import Architecture, Space, candidates
 from components.settings.architecture import Architecture as ArchitectureSettings
 from components.settings.recipe import Recipe
+from components.streams import stream, torch_stream
 from components.training.crop_flip import base_augment
 from components.training.devices import Devices, one_thread
+from components.training.inference import device_of
 from components.training.loop import (
     Diverged,
     State,
     batches_of,
     collect_state,
     cross_entropy,
-    device_of,
     initial_state,
     load_state,
     make_optimiser,
@@ -40,7 +39,6 @@ from components.training.loop import (
 from components.training.metrics import accuracy, likelihood
 from components.training.parallel import Parallel, WorkerDied, sequential
 
-T = TypeVar("T")
 Images = UInt8[Tensor, "_ c h w"]
 Labels = Int64[Tensor, " _"]
 Activations = UInt8[Tensor, "_ _ _ _"] | Float[Tensor, "_ _ _ _"]
@@ -51,8 +49,8 @@ GROUP = 12
 """Networks scored by one call of a worker: those that begin alike share the work of their beginning (ours)."""
 SCORES: dict[str, Callable[[Tensor, Tensor], float]] = {"accuracy": accuracy, "likelihood": likelihood}
 """(logits, labels) -> from 0 to 1."""
-PATHS, AUGMENT, SUBSET, RECALIBRATION, SLICE = range(5)
-"""What a stream of random numbers is for: streams are seeded by (seed, stage, purpose), never by what ran before."""
+RECALIBRATION = "recalibration images"
+"""What a stream of random numbers is for: streams are of (seed, purpose, stage), never of what ran before."""
 
 
 class Supernet(nn.Module):
@@ -103,7 +101,7 @@ class Supernet(nn.Module):
 
 def build_supernet(space: Space, mean: tuple[float, ...], std: tuple[float, ...], seed: int = 0) -> Supernet:
     """The supernet with fresh weights, in channels_last layout; the same seed gives the same weights."""
-    with seeded(seed):
+    with seeded(seed, "supernet weights"):
         supernet = Supernet(space, mean, std)
     for module in supernet.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -178,17 +176,11 @@ class SharedWeights:
         self.optimiser = make_optimiser(supernet, initial_state(supernet), recipe)
         self.rate = schedule(recipe, self.first_step(len(self.layers) + 1))
 
-    def rng(self, stage: int, purpose: int) -> np.random.Generator:
-        return np.random.default_rng([self.seed, stage, purpose])
-
-    def torch_rng(self, stage: int, purpose: int) -> torch.Generator:
-        return torch.Generator().manual_seed(int(self.rng(stage, purpose).integers(2**63)))
-
     def subset(self, images: Images, labels: Labels, count: int) -> tuple[Images, Labels]:
         """At most `count` images, drawn at random."""
         if count >= len(images):
             return images, labels
-        chosen = torch.from_numpy(self.rng(0, SUBSET).permutation(len(images))[:count])
+        chosen = torch.from_numpy(stream(self.seed, "supernet images").permutation(len(images))[:count])
         return images[chosen], labels[chosen]
 
     def steps(self, stage: int) -> int:
@@ -201,31 +193,28 @@ class SharedWeights:
         return sum(self.steps(earlier) for earlier in range(stage))
 
     def train_stage(self, stage: int, members: Pool) -> None:
-        """The first layers of a path from a random member, then as the settings sample. Other blocks do not move.
+        """The first layers of a path from a random member, then uniform. Other blocks do not move.
 
         Raises `Diverged` when the loss is not finite.
         """
         self.supernet.train()
-        rng, draws = self.rng(stage, PATHS), self.torch_rng(stage, AUGMENT)
-        rounds = ROUNDS[self.settings.sampling](self.layers, members, rng)
-        length = round_length(self.layers, self.settings)
+        rng, draws = stream(self.seed, "supernet paths", stage), torch_stream(self.seed, "supernet augmentation", stage)
         steps, first = self.steps(stage), self.first_step(stage)
-        updates = max(1, round(steps / length)) if steps else 0
         augment = base_augment(self.recipe)
-        for index, batch in enumerate(batches_of(len(self.train_images), self.recipe.batch_size, updates, rng)):
+        for index, batch in enumerate(batches_of(len(self.train_images), self.recipe.batch_size, steps, rng)):
             images = augment(self.train_images[batch].to(self.device), draws)
-            self.update(images, self.train_labels[batch].to(self.device), next(rounds), first + index * length)
+            path = random_path(self.layers, members, rng)
+            self.update(images, self.train_labels[batch].to(self.device), path, first + index)
 
-    def update(self, images: Images, labels: Labels, paths: Sequence[Architecture], step: int) -> None:
-        """One step of the optimiser along the summed gradients of the paths."""
+    def update(self, images: Images, labels: Labels, path: Architecture, step: int) -> None:
+        """One step of the optimiser along the gradient of the path."""
         criterion = cross_entropy(self.recipe.label_smoothing)
-        # None, not zeros, where no path leads: neither momentum nor decay moves those blocks
+        # None, not zeros, where the path does not lead: neither momentum nor decay moves those blocks
         self.optimiser.zero_grad(set_to_none=True)
-        for path in paths:
-            loss = criterion(self.supernet.features(images, path), self.supernet.classifier.weight, labels)
-            if not torch.isfinite(loss):
-                raise Diverged(f"the supernet's loss is {loss.item()} at step {step}")
-            loss.backward()
+        loss = criterion(self.supernet.features(images, path), self.supernet.classifier.weight, labels)
+        if not torch.isfinite(loss):
+            raise Diverged(f"the supernet's loss is {loss.item()} at step {step}")
+        loss.backward()
         for group in self.optimiser.param_groups:
             group["lr"] = self.rate(step)
         self.optimiser.step()
@@ -267,13 +256,15 @@ class SharedWeights:
     def val_slice(self, stage: int) -> Int64[Tensor, " s"]:
         """Indices of the val images that all networks of a stage are scored on; at the last stage, all."""
         count = len(self.val_images) if stage >= len(self.layers) else self.settings.score_images
-        return torch.from_numpy(self.rng(stage, SLICE).permutation(len(self.val_images))[:count])
+        return torch.from_numpy(
+            stream(self.seed, "supernet val slice", stage).permutation(len(self.val_images))[:count]
+        )
 
     def recalibration_images(self) -> Images:
         """The fixed slice of training images, augmented as in training, that statistics are re-estimated on."""
-        order = self.rng(0, RECALIBRATION).permutation(len(self.train_images))
+        order = stream(self.seed, RECALIBRATION).permutation(len(self.train_images))
         images = self.train_images[torch.from_numpy(order[: self.settings.recalibration_images])]
-        return base_augment(self.recipe)(images, self.torch_rng(0, RECALIBRATION))
+        return base_augment(self.recipe)(images, torch_stream(self.seed, RECALIBRATION, "augmentation"))
 
     def world(
         self, latency: Callable[[Architecture], float], parallel: Parallel = sequential, devices: Devices = ()
@@ -297,57 +288,8 @@ def grouped(architectures: Sequence[Architecture], settled: int) -> list[tuple[A
 
 # Which paths an update takes
 
-Rounds = Callable[[Sequence[Sequence[str]], Pool, np.random.Generator], Iterator[Sequence[Architecture]]]
-"""(candidates of each layer, members, rng) -> the paths of each update, without end."""
-
-
-def uniform_rounds(
-    layers: Sequence[Sequence[str]], members: Pool, rng: np.random.Generator
-) -> Iterator[Sequence[Architecture]]:
-    """SPOS: one path."""
-    while True:
-        yield (random_path(layers, members, rng),)
-
 
 def random_path(layers: Sequence[Sequence[str]], members: Pool, rng: np.random.Generator) -> Architecture:
     """A member of the pool, completed with uniform blocks."""
     member = members[int(rng.integers(len(members)))]
     return (*member, *(names[int(rng.integers(len(names)))] for names in layers[len(member) :]))
-
-
-def fair_rounds(
-    layers: Sequence[Sequence[str]], members: Pool, rng: np.random.Generator
-) -> Iterator[Sequence[Architecture]]:
-    """FairNAS, Algorithm 1: as many paths as there are candidates, each candidate of each layer on one of them.
-
-    Unlike the paper: of a layer with fewer candidates than others (no identity) some are on two paths, in turns; and
-    the first layers are the members', which take turns as well.
-    """
-    size = max(map(len, layers))
-    hands = [deal(names, size, rng) for names in layers]
-    beginnings = deal(members, size, rng)
-    while True:
-        endings = zip(*(next(hand) for hand in hands), strict=True)
-        yield tuple((*member, *ending[len(member) :]) for member, ending in zip(next(beginnings), endings, strict=True))
-
-
-def deal(cards: Sequence[T], size: int, rng: np.random.Generator) -> Iterator[list[T]]:
-    """Hands of a size, each card equally often in each; what is left over goes round."""
-    extra = deck(cards, rng)
-    while True:
-        hand = [*cards] * (size // len(cards)) + [next(extra) for _ in range(size % len(cards))]
-        yield [hand[int(index)] for index in rng.permutation(size)]
-
-
-def deck(cards: Sequence[T], rng: np.random.Generator) -> Iterator[T]:
-    """All cards in random order, again and again."""
-    while True:
-        yield from (cards[int(index)] for index in rng.permutation(len(cards)))
-
-
-ROUNDS: dict[str, Rounds] = {"uniform": uniform_rounds, "fair": fair_rounds}
-
-
-def round_length(layers: Sequence[Sequence[str]], settings: ArchitectureSettings) -> int:
-    """Paths of an update. Each counts as a step: both samplings cost the same for the same epochs."""
-    return max(map(len, layers)) if settings.sampling == "fair" else 1

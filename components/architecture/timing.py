@@ -24,6 +24,7 @@ from jaxtyping import Float
 
 from components.progress import Progress, unwatched
 from components.settings.latency import Latency
+from components.streams import stream
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 CLOCKS: dict[str, Callable[[], int]] = {"thread CPU": time.thread_time_ns, "wall": time.perf_counter_ns}
@@ -278,7 +279,7 @@ def random_feed(session: onnxruntime.InferenceSession, settings: Latency) -> dic
 def random_input(value: onnxruntime.NodeArg, batch: int) -> np.ndarray:
     """An array of the input's type and shape; a free dimension becomes `batch`."""
     shape = [size if isinstance(size, int) else batch for size in value.shape]
-    rng = np.random.default_rng(0)
+    rng = stream(0, "random input")
     if value.type == "tensor(uint8)":
         return rng.integers(0, 256, shape, dtype=np.uint8)
     return rng.standard_normal(shape, dtype=np.float32)

@@ -3,14 +3,8 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from components.augmentation.policy import (
-    Elements,
-    FactoredPairs,
-    LiteralPairs,
-    Pairs,
-    augment_pairs,
-    first_distribution,
-)
+from components.augmentation.distribution import FactoredPairs, first_distribution
+from components.augmentation.policy import Elements, Pairs, augment_pairs
 from components.data.store import Split
 from components.online.engine import Trunk
 from components.online.world import Treatment, World
@@ -47,7 +41,7 @@ def search_augmentation(
     settings: Augmentation,
     recipe: Recipe,
     seed: int,
-    distribution: FactoredPairs | LiteralPairs | None = None,
+    distribution: FactoredPairs | None = None,
     devices: Devices = CPU,
     parallel: Parallel = sequential,
     after: Trunk[Pairs] | None = None,

@@ -17,10 +17,10 @@ from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
+from components.data.store import SPLITS, TEST, TRAIN, VAL
 from components.settings.data import Data
 from components.settings.require import require
 
-TRAIN, VAL, TEST = SPLITS = ("train", "val", "test")
 HEADER = "content,split"
 RESTORE = "move it away, and `dvc checkout data/split.csv.dvc` brings the last one back"
 CONFLICT = ("<<<<<<<", "=======", ">>>>>>>")
@@ -224,15 +224,6 @@ def count_classes(assigned: Sequence[str], labels: Sequence[int], names: Sequenc
     """split -> class -> images, with every split and class present."""
     seen = Counter(zip(assigned, labels, strict=True))
     return {split: {name: seen[split, label] for label, name in enumerate(names)} for split in SPLITS}
-
-
-def require_batch(counts: dict[str, dict[str, int]], batch_size: int) -> None:
-    """Raise ValueError unless the train split fills one batch."""
-    images = sum(counts[TRAIN].values())
-    require(
-        batch_size <= images,
-        f"train.recipe.batch_size is {batch_size}, but the train split has {images} images; use at most {images}",
-    )
 
 
 def require_every_class(counts: dict[str, dict[str, int]], *, own_test: bool) -> None:

@@ -16,6 +16,8 @@ from typing import BinaryIO
 import numpy as np
 from jaxtyping import Int64, UInt8
 
+TRAIN, VAL, TEST = SPLITS = ("train", "val", "test")
+
 IMAGES = "images.npy"
 LABELS = "labels.npy"
 CONTENTS = "contents.npy"

@@ -11,8 +11,8 @@ Li et al., "AM-LFS: AutoML for Loss Function Search", ICCV 2019, section 3.
 
 Unlike the paper, whose free slope and intercept an interval make tau negative or falling for nearly every sample, t and
 tau are continuous and rise: their values at the knots are cumulated softplus. theta = 0 is cross-entropy. What the
-paper searches is `LiteralLoss`. All classes share t and tau; a margin a + b log n_c of class c, from its n_c training
-images, may be searched beside them.
+paper searches is in tests/benchmarks/literal_loss.py. All classes share t and tau; a margin a + b log n_c of class c,
+from its n_c training images, may be searched beside them.
 
     loss = read_loss("loss.json")                                # an nn.Module
     criterion = loss.beginning() if step < 0.1 * steps else loss  # or classes may never be learned
@@ -195,53 +195,6 @@ class SearchedLoss(Member):
         return dict(self.knots)
 
 
-class LiteralLoss(Member):
-    """The paper's own parametrisation, an ablation: a free slope and intercept for each of M intervals of t and tau.
-
-    Nothing keeps tau positive, rising or continuous: where tau is not positive the loss is nan, and the copy is lost.
-    """
-
-    t: Tensor
-    tau: Tensor
-
-    def __init__(
-        self,
-        *,
-        t: list[list[float]],
-        tau: list[list[float]],
-        scale: float = 1.0,
-        label_smoothing: float = 0.0,
-        label_logit: float = 0.0,
-        class_logits: list[float] | None = None,
-    ) -> None:
-        """(slope, intercept) of each interval: M of them over [-1, 1] and over [0, 1]."""
-        super().__init__(
-            scale=scale, label_smoothing=label_smoothing, label_logit=label_logit, class_logits=class_logits
-        )
-        self.lines = {"t": [list(line) for line in t], "tau": [list(line) for line in tau]}
-        self.register_buffer("t", torch.tensor(t, dtype=torch.float32))
-        self.register_buffer("tau", torch.tensor(tau, dtype=torch.float32))
-
-    def excess_at(self, cosine: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
-        slope, intercept = self.t[interval((cosine + 1) * 0.5, len(self.t))].unbind(dim=1)
-        return (slope - 1) * cosine + intercept
-
-    def log_tau(self, log_p: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
-        p = log_p.exp()
-        slope, intercept = self.tau[interval(p, len(self.tau))].unbind(dim=1)
-        return (slope * p + intercept).log()
-
-    def curve(self, part: str, at: Float64[np.ndarray, " g"]) -> Float64[np.ndarray, " g"]:
-        lines = np.asarray(self.lines[part])
-        share = (at - LOWEST[part]) / (1 - LOWEST[part])
-        rows = lines[np.clip(np.floor(share * len(lines)).astype(int), 0, len(lines) - 1)]
-        values: Float64[np.ndarray, " g"] = rows[:, 0] * at + rows[:, 1]
-        return values
-
-    def shape(self) -> dict[str, Any]:
-        return dict(self.lines)
-
-
 def interval(share: Float[Tensor, " b"], count: int) -> Int64[Tensor, " b"]:
     """Which of `count` equal intervals of [0, 1] holds it; the outer ones go on to infinity."""
     return (share.detach() * count).floor().long().clamp(0, count - 1)
@@ -258,10 +211,9 @@ def refuse_outsiders(t: list[float], tau: list[float]) -> None:
         raise ValueError("tau must start at 0 or above, be positive from its second knot on and end at exactly 1")
 
 
-def read_loss(path: str | Path) -> Member:
+def read_loss(path: str | Path) -> SearchedLoss:
     """The loss in a `loss.json` as a criterion: (features, classifier weight, labels) -> mean loss."""
-    values = json.loads(Path(path).read_text(encoding="utf-8"))
-    return LiteralLoss(**values) if isinstance(values["t"][0], list) else SearchedLoss(**values)
+    return SearchedLoss(**json.loads(Path(path).read_text(encoding="utf-8")))
 
 
 # --- theta: unconstrained numbers <-> values at the knots
@@ -309,32 +261,6 @@ def class_margins(theta: Float64[np.ndarray, " p"], counts: Int64[np.ndarray, " 
     a, b = theta[0].item(), RARITY * theta[1].item()
     logs = np.log(np.maximum(counts, 1))
     return a, (b * (logs - logs.mean())).tolist()
-
-
-def decode_literal(
-    theta: Float64[np.ndarray, " p"], label_smoothing: float = 0.0, counts: Int64[np.ndarray, " k"] | None = None
-) -> LiteralLoss:
-    """theta = slopes of t less 1, intercepts of t, and the same of tau: 0 is cross-entropy, as long as p does not
-    underflow."""
-    assert counts is None, "params refuse class margins here"
-    parts = np.split(theta, 4)
-    lines = [np.stack([1 + slope, intercept], axis=1).tolist() for slope, intercept in (parts[:2], parts[2:])]
-    return LiteralLoss(t=lines[0], tau=lines[1], label_smoothing=label_smoothing)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Parametrisation:
-    """From unconstrained numbers to a loss."""
-
-    decode: Callable[..., Member]
-    length: Callable[[int], int]
-    """Numbers for so many knots, without a and b."""
-
-
-PARAMETRISATIONS = {
-    "monotone": Parametrisation(decode=decode, length=lambda knots: 2 * knots),
-    "literal": Parametrisation(decode=decode_literal, length=lambda knots: 4 * (knots - 1)),
-}
 
 
 def increments(theta: Float64[np.ndarray, " i"]) -> Float64[np.ndarray, " i"]:

@@ -31,25 +31,18 @@ import torch.nn.functional as F
 from jaxtyping import Float, Float64, Int64, UInt8
 from torch import Tensor, nn
 
-from components.loss.family import PARAMETRISATIONS, Member
+from components.loss.family import Member, decode
 from components.loss.probe import AT_ONCE, probe_data, probe_scores
-from components.online.engine import MATCHING, PROBING, Trunk, numpy_rng, torch_rng
+from components.online.engine import Trunk
 from components.online.gaussian import Gaussian, Sample
 from components.online.rewards import Faults, Probe, Request, Vector
 from components.online.world import SCORE_BATCH, Treatment, World, score_tensors
 from components.settings.loss import Loss
 from components.settings.online import Online
+from components.streams import stream, torch_rng, torch_stream
 from components.training.devices import network_on, one_thread
-from components.training.loop import (
-    Classifier,
-    Criterion,
-    Diverged,
-    State,
-    cross_entropy,
-    device_of,
-    load_state,
-    split_tensors,
-)
+from components.training.inference import device_of, split_tensors
+from components.training.loop import Classifier, Criterion, Diverged, State, cross_entropy, load_state
 from components.training.metrics import smooth_lq_likelihood
 from components.training.parallel import Parallel, WorkerDied, sequential
 
@@ -57,13 +50,12 @@ LARGEST = 4.0
 """Most that matching multiplies or divides a loss by (ours): one whose gradient vanishes stays slow instead of
 being blown up on the few images that still have one, which made training from scratch diverge."""
 NO_VALUE = "its loss was no finite number while a classifier trained under it"
-CURE = "use loss.parametrisation monotone, or a smaller loss.sigma or loss.online.controller_lr"
+CURE = "use a smaller loss.sigma or loss.online.controller_lr"
 
 
 def start(settings: Loss) -> Gaussian:
     """Around cross-entropy."""
-    curves = PARAMETRISATIONS[settings.parametrisation].length(settings.knots)
-    return Gaussian(theta=np.zeros(curves + 2 * settings.class_margins), sigma=settings.sigma)
+    return Gaussian(theta=np.zeros(2 * (settings.knots + settings.class_margins)), sigma=settings.sigma)
 
 
 CLASSIFIER = "model.classifier.weight"
@@ -150,7 +142,7 @@ class LossWorld(World):
         features, labels = self.probe_features(state, trunk)
         images, val_labels = score_tensors(self.val, self.online)
         val_features = features_of(network_on(self.devices, self.make), state, images)
-        classes, rng = len(state[CLASSIFIER]), torch_rng(numpy_rng(self.seed, trunk, 1, PROBING))
+        classes, rng = len(state[CLASSIFIER]), torch_stream(self.seed, "probe classifier", trunk)
         data = probe_data(features, labels, val_features, val_labels, classes=classes, rng=rng)
         stacks = [samples[at : at + AT_ONCE] for at in range(0, len(samples), AT_ONCE)]
         losses = [[self.loss(sample, state) for sample in stack] for stack in stacks]
@@ -167,9 +159,10 @@ class LossWorld(World):
 
     def loss(self, theta: Sequence[float] | Float64[np.ndarray, " p"], state: State) -> Member:
         """For as many classes as the state's classifier has; class margins are those of the training images."""
-        chosen, classes = PARAMETRISATIONS[self.settings.parametrisation], len(state[CLASSIFIER])
-        counts = np.bincount(self.train.labels, minlength=classes) if self.settings.class_margins else None
-        return chosen.decode(np.asarray(theta), self.recipe.label_smoothing, counts)
+        counts = None
+        if self.settings.class_margins:
+            counts = np.bincount(self.train.labels, minlength=len(state[CLASSIFIER]))
+        return decode(np.asarray(theta), self.recipe.label_smoothing, counts)
 
     def matching_scale(self, loss: Criterion, state: State, trunk: int, copy: int = 0) -> float:
         """g(cross-entropy) / g(loss) at the state on one augmented batch, the same one for all copies of the trunk.
@@ -178,7 +171,7 @@ class LossWorld(World):
         gradient is not finite.
         """
         network = network_on(self.devices, self.make, copy)
-        rng = numpy_rng(self.seed, trunk, 0, MATCHING)
+        rng = stream(self.seed, "loss scale", trunk)
         batch = rng.permutation(len(self.train.labels))[: self.recipe.batch_size]
         images, labels = (part.to(device_of(network)) for part in split_tensors(self.train.at(batch)))
         criteria = cross_entropy(self.recipe.label_smoothing), loss
@@ -236,21 +229,6 @@ def label_probability(logits: Float[Tensor, "n k"], labels: Int64[Tensor, " n"])
     return logits.softmax(dim=1).gather(1, labels[:, None]).mean()
 
 
-def balanced_probability(logits: Float[Tensor, "n k"], labels: Int64[Tensor, " n"]) -> Float[Tensor, ""]:
-    """Balanced accuracy, smooth: the same, each class that occurs counting once."""
-    counts = torch.bincount(labels, minlength=logits.shape[1])
-    shares = 1 / (counts[labels] * (counts > 0).sum())
-    return (shares * logits.softmax(dim=1).gather(1, labels[:, None]).squeeze(1)).sum()
-
-
-def soft_f1(logits: Float[Tensor, "n k"], labels: Int64[Tensor, " n"]) -> Float[Tensor, ""]:
-    """Macro F1, smooth: probabilities count as shares of answers; over the classes that occur."""
-    shares = logits.softmax(dim=1)
-    truth = F.one_hot(labels, logits.shape[1]).to(shares.dtype)
-    scores = 2 * (shares * truth).sum(dim=0) / (shares + truth).sum(dim=0)
-    return scores[truth.sum(dim=0) > 0].mean()
-
-
 def mean_log_likelihood(logits: Float[Tensor, "n k"], labels: Int64[Tensor, " n"]) -> Float[Tensor, ""]:
     return -F.cross_entropy(logits, labels)
 
@@ -258,8 +236,6 @@ def mean_log_likelihood(logits: Float[Tensor, "n k"], labels: Int64[Tensor, " n"
 Smooth = Callable[[Float[Tensor, "n k"], Int64[Tensor, " n"]], Float[Tensor, ""]]
 SMOOTH: dict[str, Smooth] = {
     "accuracy": label_probability,
-    "balanced_accuracy": balanced_probability,
-    "macro_f1": soft_f1,
     "log_likelihood": mean_log_likelihood,
     "lq_likelihood": smooth_lq_likelihood,
     "calibrated_log_likelihood": mean_log_likelihood,

@@ -1,4 +1,4 @@
-"""What the next trunk starts from: the copies' (weighted) mean, or the best of them."""
+"""What the next trunk starts from: the copies' mean, or the best of them."""
 
 from collections.abc import Sequence
 
@@ -8,8 +8,6 @@ from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
 from components.training.loop import State
-
-EPSILON = 1e-8
 
 # --- the weight of each surviving copy in the next model
 
@@ -24,14 +22,7 @@ def equal_weights(rewards: Float64[np.ndarray, " n"]) -> Float64[np.ndarray, " n
     return np.full(len(rewards), 1 / len(rewards))
 
 
-def softmax_weights(rewards: Float64[np.ndarray, " n"]) -> Float64[np.ndarray, " n"]:
-    """Softmax of the standardised rewards."""
-    weights: Float64[np.ndarray, " n"] = np.exp((rewards - rewards.max()) / (rewards.std() + EPSILON))
-    weights /= weights.sum()
-    return weights
-
-
-BROADCASTS = {"best": best_alone, "average": equal_weights, "weighted": softmax_weights}
+BROADCASTS = {"best": best_alone, "average": equal_weights}
 
 
 def broadcast(copies: Sequence[State | None], rewards: Float64[np.ndarray, " n"], rule: str) -> State:

@@ -23,17 +23,15 @@ from jaxtyping import Float64
 
 from components.online.averaging import broadcast
 from components.online.controllers import Answers, Controller, Distribution, first_controller
-from components.online.rewards import Ask, Probe, Pull, Score, Slope, Val, alignments, judge, model_of
+from components.online.rewards import Ask, Probe, Pull, Score, alignments, judge, model_of
 from components.settings.online import Online
+from components.streams import stream
 from components.training.loop import Diverged, State
 from components.training.parallel import Parallel, WorkerDied, sequential
 
 S = TypeVar("S")
 Train = Callable[[State, Any, int, int], State]
 """(state, sample, trunk, copy) -> state after one trunk, without a sample as training is; raises `Diverged`."""
-
-SAMPLING, TRAINING, MATCHING, HEAD_START, PROBING = range(5)
-"""What a stream of random numbers is for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +44,7 @@ class Trunk(Generic[S]):
     """nan for a copy that lost the trunk."""
     scores: tuple[float, ...]
     """The val score behind each reward: of the copy itself, or (`leave_one_out`) of the mean of the other copies;
-    the reward itself where it comes from no copy's score (`first_order`, `alignment`, `linear_probe`)."""
+    the reward itself where it comes from no copy's score (`alignment`, `linear_probe`)."""
     faults: tuple[str, ...]
     """Why a copy lost the trunk; empty if it did not."""
     best: int
@@ -69,7 +67,6 @@ def search(
     *,
     train: Train,
     score: Score,
-    slope: Slope | None = None,
     ask: Ask | None = None,
     pull: Pull | None = None,
     probe: Probe | None = None,
@@ -83,17 +80,17 @@ def search(
     `after` a recorded trunk of the same search, it goes on from there, to the same bytes. Models meet on `state`'s
     device, wherever copies train.
 
-    Unlike Algorithm 1: the next trunk may start from the (weighted) mean of the copies instead of the best one, and a
+    Unlike Algorithm 1: the next trunk may start from the mean of the copies instead of the best one, and a
     reward may be a copy's contribution to that mean, or come from the gradients of one model (`alignment`) or from
     classifiers on its features (`linear_probe`); theta stands still during `warmup_trunks` (the controller learns),
-    after `learn_until`, and when all rewards tie. `reward: first_order` needs `slope`, `alignment` needs `ask` and
-    `pull`, `linear_probe` needs `probe`.
+    after `learn_until`, and when all rewards tie. `reward: alignment` needs `ask` and `pull`,
+    `linear_probe` needs `probe`.
     Raises `ValueError` when no copy survives a trunk.
     """
     controller = first_controller(settings)
     if after is not None:
         controller, distribution, state = after.controller, distribution.at(after.theta), beside(state, after.state)
-    play = round_of(settings, train, score, slope, ask, pull, probe)
+    play = round_of(settings, train, score, ask, pull, probe)
     for index in range(0 if after is None else after.index + 1, settings.trunks):
         played = play(distribution, state, index, settings=settings, seed=seed, parallel=parallel)
         samples, rewards, state = played.samples, played.rewards, played.state
@@ -147,20 +144,19 @@ class Round(Generic[S]):
     answers: Answers | None = None
 
 
-NEEDED = {"first_order": ("slope",), "alignment": ("ask", "pull"), "linear_probe": ("probe",)}
+NEEDED = {"alignment": ("ask", "pull"), "linear_probe": ("probe",)}
 
 
 def round_of(
     settings: Online,
     train: Train,
     score: Score,
-    slope: Slope | None,
     ask: Ask | None,
     pull: Pull | None,
     probe: Probe | None,
 ) -> Callable[..., Round[Any]]:
     """The round that the reward asks for, in this world. Raises ValueError if the world cannot play it."""
-    parts = {"slope": slope, "ask": ask, "pull": pull, "probe": probe}
+    parts = {"ask": ask, "pull": pull, "probe": probe}
     needed = NEEDED.get(settings.reward, ())
     if missing := " and ".join(name for name in needed if parts[name] is None):
         raise ValueError(f"reward {settings.reward} needs {missing}; give search that, or use leave_one_out")
@@ -171,7 +167,7 @@ def round_of(
     if settings.reward == "linear_probe":
         assert probe is not None
         return partial(probed, train=train, probe=probe)
-    return partial(raced, train=train, val=Val(score, slope))
+    return partial(raced, train=train, score=score)
 
 
 def raced(
@@ -180,16 +176,16 @@ def raced(
     index: int,
     *,
     train: Train,
-    val: Val,
+    score: Score,
     settings: Online,
     seed: int,
     parallel: Parallel,
 ) -> Round[S]:
-    """Algorithm 1: N copies train, each under its sample; val judges them; they meet in the next model."""
-    samples = distribution.sample(settings.copies, numpy_rng(seed, index, 0, SAMPLING))
+    """Algorithm 1: N copies train, each under its sample; their scores judge them; they meet in the next model."""
+    samples = distribution.sample(settings.copies, stream(seed, "samples", index))
     tried = parallel(attempt, [(train, state, sample, index, copy) for copy, sample in enumerate(samples)])
     copies, lost = zip(*(outcome(each) for each in tried), strict=True)
-    rewards, scores, unscored = judge(settings.reward, copies, val, parallel)
+    rewards, scores, unscored = judge(settings.reward, copies, score, parallel)
     faults = tuple(fault or unscored.get(copy, "") for copy, fault in enumerate(lost))
     refuse_extinction(index, rewards, faults)
     after = broadcast(copies, rewards, settings.broadcast)
@@ -210,7 +206,7 @@ def aligned(
 ) -> Round[S]:
     """Ours: one model trains without what is searched, so that val's gradient asks for what its training lacks; then
     every sample's own gradient is compared with that."""
-    samples = distribution.probes(settings.copies, numpy_rng(seed, index, 0, SAMPLING))
+    samples = distribution.probes(settings.copies, stream(seed, "samples", index))
     trained = trained_alone(train, state, index, len(samples), parallel)
     rewards, answers, unsound = alignments(trained, samples, index, pull=pull, ask=ask, parallel=parallel)
     faults = tuple(unsound.get(n, "") for n in range(len(samples)))
@@ -230,14 +226,12 @@ def probed(
     parallel: Parallel,
 ) -> Round[S]:
     """Ours: one model trains without what is searched; then every sample trains a classifier on its features."""
-    samples = distribution.sample(settings.copies, numpy_rng(seed, index, 0, SAMPLING))
+    samples = distribution.sample(settings.copies, stream(seed, "samples", index))
     trained = trained_alone(train, state, index, len(samples), parallel)
     rewards, unsound = probe(model_of(trained), samples, index, parallel)
     faults = tuple(unsound.get(n, "") for n in range(len(samples)))
     if not np.isfinite(rewards).any():
-        raise ValueError(
-            f"no sample of trunk {index} has a score ({said(faults)}); use a smaller sigma, or parametrisation monotone"
-        )
+        raise ValueError(f"no sample of trunk {index} has a score ({said(faults)}); use a smaller sigma")
     return Round(samples=samples, rewards=rewards, scores=rewards, faults=faults, state=trained)
 
 
@@ -290,11 +284,3 @@ def extinction(trunk: int, copies: int, faults: Sequence[str]) -> ValueError:
 def said(faults: Sequence[str]) -> str:
     """Each reason once."""
     return "; ".join(sorted(set(faults)))
-
-
-def numpy_rng(seed: int, trunk: int, copy: int, purpose: int) -> np.random.Generator:
-    return np.random.default_rng((seed, trunk, copy, purpose))
-
-
-def torch_rng(rng: np.random.Generator) -> torch.Generator:
-    return torch.Generator().manual_seed(int(rng.integers(2**62)))

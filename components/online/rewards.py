@@ -21,8 +21,6 @@ from components.training.loop import Diverged, State
 from components.training.parallel import Parallel, WorkerDied
 
 Score = Callable[[State], float]
-Slope = Callable[[State], State]
-"""state -> minus the gradient of the loss on val by every parameter, under the state's keys `model.<name>`."""
 Pull = Callable[[State, Any, int, int], State]
 """(state, sample or None, trunk, copy) -> where a step of training pulls the model: minus the gradient of the loss on a
 few training images, under the sample or as training is without one. The same images for all of a trunk."""
@@ -41,14 +39,6 @@ class Request:
 
 Ask = Callable[[State, int], Request]
 """(state, trunk) -> the request."""
-
-
-@dataclass(frozen=True)
-class Val:
-    """What can be measured on val."""
-
-    score: Score
-    slope: Slope | None
 
 
 Vector = Float64[np.ndarray, " n"]
@@ -73,60 +63,48 @@ class Unscored(Exception):
         self.faults = faults
 
 
-def own(copies: Copies, val: Val, parallel: Parallel) -> tuple[Vector, Vector]:
+def own(copies: Copies, score: Score, parallel: Parallel) -> tuple[Vector, Vector]:
     """Each copy's own score, as in the paper."""
-    scores = scores_of(dict(enumerate(copies)), len(copies), val, parallel)
+    scores = scores_of(dict(enumerate(copies)), len(copies), score, parallel)
     return scores, scores
 
 
-def leave_one_out(copies: Copies, val: Val, parallel: Parallel) -> tuple[Vector, Vector]:
+def leave_one_out(copies: Copies, score: Score, parallel: Parallel) -> tuple[Vector, Vector]:
     """Minus the score of the mean of the *other* copies: the lower that is, the more the copy contributes.
 
     A lone survivor gets its own score.
     """
     alive = alive_among(copies)
     if len(alive) < 2:
-        return own(copies, val, parallel)
+        return own(copies, score, parallel)
     models = {n: model_of(copy) for n, copy in alive.items()}  # momentum is not scored
     others = {n: mean_state([model for m, model in models.items() if m != n]) for n in models}
-    scores = scores_of(others, len(copies), val, parallel)
+    scores = scores_of(others, len(copies), score, parallel)
     return -scores, scores
 
 
-def first_order(copies: Copies, val: Val, parallel: Parallel) -> tuple[Vector, Vector]:
-    """<slope on val at the mean of the copies, w_n - mean>: one backward pass for all copies."""
-    assert val.slope is not None
-    rewards = np.full(len(copies), np.nan)
-    if alive := alive_among(copies):
-        mean = mean_state(list(alive.values()))
-        gradient = val.slope(mean)
-        rewards[list(alive)] = [along(gradient, copy, mean) for copy in alive.values()]
-    return rewards, rewards
-
-
-REWARDS: dict[str, Callable[[Copies, Val, Parallel], tuple[Vector, Vector]]] = {
+REWARDS: dict[str, Callable[[Copies, Score, Parallel], tuple[Vector, Vector]]] = {
     "own": own,
     "leave_one_out": leave_one_out,
-    "first_order": first_order,
 }
 
 
-def judge(rule: str, copies: Copies, val: Val, parallel: Parallel) -> tuple[Vector, Vector, Faults]:
+def judge(rule: str, copies: Copies, score: Score, parallel: Parallel) -> tuple[Vector, Vector, Faults]:
     """Rewards and scores by the rule; copies that are excluded: one that spoils the others', found by its own score,
     and one whose worker died while scoring."""
     alive = alive_among(copies)
     try:
-        rewards, scores = REWARDS[rule](copies, val, parallel)
+        rewards, scores = REWARDS[rule](copies, score, parallel)
         if np.isfinite(rewards[list(alive)]).all():
             return rewards, scores, {}
-        unsound = np.flatnonzero(~np.isfinite(own(copies, val, parallel)[0])).tolist()
+        unsound = np.flatnonzero(~np.isfinite(own(copies, score, parallel)[0])).tolist()
         faults = {n: NOT_FINITE for n in alive if n in unsound}
         if not faults:  # each copy alone is sound and their means are not: no copy can be blamed
             return np.full(len(copies), np.nan), scores, dict.fromkeys(alive, NOT_FINITE)
     except Unscored as unscored:
         faults = dict(unscored.faults)
     left = [None if n in faults else copy for n, copy in enumerate(copies)]
-    rewards, scores, more = judge(rule, left, val, parallel)
+    rewards, scores, more = judge(rule, left, score, parallel)
     return rewards, scores, faults | dict(more)
 
 
@@ -205,10 +183,10 @@ def alive_among(copies: Copies) -> dict[int, State]:
     return {n: copy for n, copy in enumerate(copies) if copy is not None}
 
 
-def scores_of(states: Mapping[int, State | None], count: int, val: Val, parallel: Parallel) -> Vector:
+def scores_of(states: Mapping[int, State | None], count: int, score: Score, parallel: Parallel) -> Vector:
     """Of `count` copies, the scores of those that have a state. Raises `Unscored`."""
     present = {n: state for n, state in states.items() if state is not None}
-    results = dict(zip(present, parallel(val.score, [(state,) for state in present.values()]), strict=True))
+    results = dict(zip(present, parallel(score, [(state,) for state in present.values()]), strict=True))
     if dead := {n: result.reason for n, result in results.items() if isinstance(result, WorkerDied)}:
         raise Unscored(dead)
     scores = np.full(count, np.nan)
@@ -219,10 +197,3 @@ def scores_of(states: Mapping[int, State | None], count: int, val: Val, parallel
 def model_of(state: State) -> State:
     """Parameters and buffers alone."""
     return {key: value for key, value in state.items() if key.startswith("model.")}
-
-
-def along(gradient: State, state: State, origin: State) -> float:
-    """Inner product of the gradient with the step from the origin to the state; summed by numpy, in the same order for
-    any number of torch's threads."""
-    products = (value.double() * (state[key].double() - origin[key].double()) for key, value in gradient.items())
-    return sum(float(product.cpu().numpy().sum()) for product in products)

@@ -15,13 +15,15 @@ from torch import Tensor, nn
 
 from components.data.store import Split
 from components.online.controllers import Distribution
-from components.online.engine import HEAD_START, PROBING, TRAINING, Trunk, numpy_rng, search, torch_rng
+from components.online.engine import Trunk, search
 from components.online.rewards import Probe, Request
 from components.settings.online import Online
 from components.settings.recipe import Recipe
 from components.settings.require import require
+from components.streams import stream, torch_rng
 from components.training.crop_flip import base_augment, compose
 from components.training.devices import CPU, Devices, Make, network_on, one_thread
+from components.training.inference import device_of, predict, split_tensors
 from components.training.loop import (
     Augment,
     Classifier,
@@ -29,12 +31,9 @@ from components.training.loop import (
     State,
     batches_of,
     cross_entropy,
-    device_of,
     initial_state,
     load_state,
-    predict,
     schedule,
-    split_tensors,
     steps_in,
     train_steps,
 )
@@ -105,7 +104,6 @@ class World(ABC):
             self.begin() if after is None else initial_state(network_on(self.devices, self.make)),
             train=self.train_copy,
             score=self.score,
-            slope=self.slope,
             ask=self.ask,
             pull=self.pull,
             probe=self.probe,
@@ -117,7 +115,7 @@ class World(ABC):
 
     def begin(self) -> State:
         """The network after the head start, trained as it is, on one thread: where the first trunk starts from."""
-        rng, plain = numpy_rng(self.seed, 0, 0, HEAD_START), self.plain()
+        rng, plain = stream(self.seed, "warm-up training"), self.plain()
         images, labels = split_tensors(self.train)
         network, steps = network_on(self.devices, self.make), head_steps(self.online, self.recipe)
         with one_thread():
@@ -153,12 +151,6 @@ class World(ABC):
         """The metric of the plain logits on val, in evaluation mode."""
         return score_state(network_on(self.devices, self.make), state, self.val, self.online)
 
-    def slope(self, state: State) -> State:
-        """The gradient of the log-likelihood on val."""
-        images, labels = score_tensors(self.val, self.online)
-        slope, _ = descent(network_on(self.devices, self.make), state, images, labels, cross_entropy())
-        return slope
-
     def ask(self, state: State, trunk: int) -> Request:
         """The slope of the log-likelihood on each half of val, less that on as many training images as training sees
         them, which no `pull` of the trunk has unless there are too few: the same noise in both would look like an
@@ -189,7 +181,7 @@ class World(ABC):
 
     def order(self, trunk: int) -> tuple[Int64[np.ndarray, " n"], np.random.Generator]:
         """The trunk's order of the training images for gradients, and the generator that drew it, to draw on."""
-        rng = numpy_rng(self.seed, trunk, 0, PROBING)
+        rng = stream(self.seed, "probe images", trunk)
         return rng.permutation(len(self.train.labels)), rng
 
 
@@ -211,8 +203,7 @@ def train_trunk(
     network's device at once. Raises `Diverged`.
     """
     recipe = treatment.recipe
-    stream = 0 if settings.broadcast == "best" else copy
-    rng = numpy_rng(seed, trunk, stream, TRAINING)
+    rng = stream(seed, "copy training", trunk, 0 if settings.broadcast == "best" else copy)
     steps = steps_in(settings.images, recipe)
     batches = list(batches_of(len(split.labels), recipe.batch_size, steps, rng))
     rows = torch.cat(batches).numpy()  # only these leave the memory map

@@ -1,18 +1,18 @@
-"""The space of networks, and the search in it."""
+"""The architecture search, and the budget that it is held to."""
 
 from dataclasses import dataclass
 from typing import Literal
 
 from components.settings.require import require
+from components.settings.space import SearchSpace
 
-Blocks = tuple[str, ...]
 STEERING = ("enas", "proxyless")
 """Strategies whose path weights say what the shared weights are trained on."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Architecture:
-    """The space of networks and PC-NAS (Li et al., CVPR 2020); see components/architecture/README.md."""
+class Architecture(SearchSpace):
+    """PC-NAS (Li et al., CVPR 2020) and its rivals, in the space; see components/architecture/README.md."""
 
     latency_ms: float | tuple[float, ...]
     """The budget: milliseconds an inference of the shipped ONNX file may take on the target. A list: a network for each
@@ -29,14 +29,6 @@ class Architecture:
     max_file_bytes: int | None = None
     """Limit on the float32 ONNX file, estimated within 3 %, which the search keeps free; an int8 file is far smaller.
     The gate weighs the file that ships; null: none."""
-    stem: int
-    """Channels after the first 3x3 convolution."""
-    stem_stride: int
-    """Stride of the first convolution: 1 for 8-32 pixels, 2 for larger."""
-    stages: tuple[tuple[int, int, int], ...]
-    """(channels, layers, stride of the first layer) from input to output."""
-    blocks: Blocks
-    """Candidates of every layer, the default network's first: mb_k{3,5,7}_e{1..6}[_se], res_k3, identity."""
     strategy: Literal["pc_nas", "random", "evolution", "aging_evolution", "ridge", "enas", "proxyless"] = "pc_nas"
     """The others are its rivals at as many evaluations; `random` is the control."""
     potential: Literal["mean", "additive"] = "additive"
@@ -61,19 +53,12 @@ class Architecture:
     """Epochs of the whole supernet, paths uniform, before stage 1."""
     stage_epochs: float
     """Epochs of the shrinking supernet in each stage."""
-    sampling: Literal["uniform", "fair"] = "uniform"
-    """A random path a batch (SPOS), or FairNAS's rounds: paths that together hold every candidate of every layer, one
-    update of them all."""
     score_images: int = 500
     """Images of val a completion is scored on; the last stage uses all of val."""
     recalibration_images: int = 512
     """Train images that re-estimate a sub-network's batch-norm statistics (at least 512, ours)."""
     max_images: int | None = None
     """Train the supernet on at most so many images; all if null."""
-    finalists: int = 0
-    """Networks of the last pool that are trained alone on train, and scored on val, before the choice (ours)."""
-    finalist_epochs: int = 1
-    """Epochs a finalist is trained."""
 
     @property
     def budget(self) -> float:
@@ -86,14 +71,11 @@ class Architecture:
         return self.latency_ms if isinstance(self.latency_ms, tuple) else (self.latency_ms,)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(self.budgets != (), "architecture.latency_ms is empty; give at least one budget")
         require(len(set(self.budgets)) == len(self.budgets), "architecture.latency_ms names a budget twice")
         for budget in self.budgets:
             require(budget > 0, f"architecture.latency_ms is {budget}; use a positive number")
-        require(
-            self.sampling == "uniform" or self.strategy not in STEERING,
-            f"architecture.sampling is fair, but {self.strategy} trains the paths that it draws; use uniform",
-        )
         require(
             len(self.budgets) == 1 or self.strategy not in STEERING,
             f"architecture.latency_ms names {len(self.budgets)} budgets, but {self.strategy} steers the training of "
@@ -104,23 +86,8 @@ class Architecture:
             require(
                 value is None or value >= 1, f"architecture.{name} is {value}; use at least 1, or null for no limit"
             )
-        require(
-            0 <= self.finalists <= self.pool,
-            f"architecture.finalists is {self.finalists}; use 0 to architecture.pool ({self.pool})",
-        )
-        require(self.finalist_epochs >= 1, f"architecture.finalist_epochs is {self.finalist_epochs}; use at least 1")
         require(0 <= self.margin < 1, f"architecture.margin is {self.margin}; use 0 to below 1")
-        require(self.stem_stride in (1, 2), f"architecture.stem_stride is {self.stem_stride}; use 1 or 2")
-        require(len(self.stages) > 0, "architecture.stages is empty; give at least one [channels, layers, stride]")
-        for channels, layers, stride in self.stages:
-            require(
-                channels >= 1 and layers >= 1 and stride in (1, 2),
-                f"architecture.stages has [{channels}, {layers}, {stride}]; "
-                "use [channels >= 1, layers >= 1, stride 1 or 2]",
-            )
-        require(len(self.blocks) > 0, "architecture.blocks is empty; give at least one block")
-        require(len(set(self.blocks)) == len(self.blocks), "architecture.blocks names a block twice; name each once")
-        for name in ("stem", "pool", "completions", "population", "score_images", "recalibration_images"):
+        for name in ("pool", "completions", "population", "score_images", "recalibration_images"):
             value = getattr(self, name)
             require(value >= 1, f"architecture.{name} is {value}; use at least 1")
         require(0 <= self.mutation <= 1, f"architecture.mutation is {self.mutation}; use a probability from 0 to 1")

@@ -1,7 +1,6 @@
 """The augmentation search."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 from components.settings.online import Online
 from components.settings.require import require
@@ -11,14 +10,10 @@ from components.settings.require import require
 class Augmentation:
     """The augmentation policy's distribution (Lin et al., ICCV 2019); see components/augmentation/README.md."""
 
-    settings: Literal["factored", "literal"] = "factored"
-    """38 + 38 logits (Identity and Cutout added), or the paper's 1,296 pair logits."""
     pairs_per_trunk: int | None = 2
     """Pairs a copy commits to in a trunk; null: a fresh pair for every image (the paper). Nothing to `alignment`."""
-    normalisation: Literal["sigmoid", "softmax"] = "sigmoid"
-    """How logits become probabilities: sigmoid-normalised (the paper) or softmax."""
     cutout: bool = True
-    """Whether Cutout is an element of the space (never always on); the literal space has none."""
+    """Whether Cutout is an element of the space (never always on)."""
     identity_share: float | None = None
     """Probability of Identity in each place of a pair when the search starts; null: uniform (the paper). Uniform pairs
     underfit small networks and short trainings; an operation must then earn its share (ours). `matching` with
@@ -33,10 +28,6 @@ class Augmentation:
         require(
             self.identity_share is None or 0 < self.identity_share < 1,
             f"augmentation.identity_share is {self.identity_share}; use a share between 0 and 1, or null",
-        )
-        require(
-            self.identity_share is None or self.settings == "factored",
-            "augmentation.identity_share needs augmentation.settings factored: the literal space has no Identity",
         )
         require(
             self.online.reward != "linear_probe",

@@ -1,7 +1,6 @@
 """The loss search."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 from components.settings.online import Online
 from components.settings.require import require
@@ -16,9 +15,6 @@ class Loss:
     ArcFace's (m = .5) with 7 or more within 0.061, for it falls where no member does."""
     sigma: float = 0.2
     """Standard deviation of the Gaussian over unconstrained knots (paper: 0.2)."""
-    parametrisation: Literal["monotone", "literal"] = "monotone"
-    """Rising curves by their values at knots (ours), or a free slope and intercept in each of knots - 1 intervals (the
-    paper), for which most samples are lost: tau turns negative."""
     class_margins: bool = False
     """Search a margin a + b log n_c of class c too, from its n_c training images; t and tau are shared by all classes
     (ours)."""
@@ -27,10 +23,6 @@ class Loss:
     def __post_init__(self) -> None:
         require(self.knots >= 2, f"loss.knots is {self.knots}; use at least 2")
         require(self.sigma > 0, f"loss.sigma is {self.sigma}; use a positive number")
-        require(
-            not self.class_margins or self.parametrisation == "monotone",
-            "loss.class_margins needs loss.parametrisation monotone; set one of them back",
-        )
         require(
             self.online.controller != "matching",
             "loss.online.controller is matching, which needs the same samples in every trunk, but losses are drawn "

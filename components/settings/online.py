@@ -28,19 +28,17 @@ class Online:
     """`reinforce`: Adam step of the distribution's parameters (paper: 0.05; 0.2 and more learn at small scale).
     `bandit`: shift of a parameter for each standard deviation by which its effect differs from 0. `matching`: share of
     the way from the start to the match, 1 for all of it."""
-    broadcast: Literal["best", "average", "weighted"] = "average"
-    """What the next trunk starts from: the best copy (paper), the copies' mean, or their reward-weighted mean; nothing
-    to rewards that train one model."""
-    reward: Literal["own", "leave_one_out", "first_order", "alignment", "linear_probe"] = "leave_one_out"
-    """A copy's score (paper), its marginal contribution to the average of the copies, or that to first order: the
-    change of val's log-likelihood along its step (ours). The others (ours) train one model instead of N copies:
-    `alignment` asks every sample how far its gradient points where val's does, `linear_probe` (of the loss search)
-    trains a new classifier on the model's features under every sample and scores that."""
+    broadcast: Literal["best", "average"] = "average"
+    """What the next trunk starts from: the best copy (paper), or the copies' mean (ours); nothing to rewards that
+    train one model."""
+    reward: Literal["own", "leave_one_out", "alignment", "linear_probe"] = "leave_one_out"
+    """A copy's score (paper), or its marginal contribution to the average of the copies (ours). The others (ours) train
+    one model instead of N copies: `alignment` asks every sample how far its gradient points where val's does,
+    `linear_probe` (of the loss search) trains a new classifier on the model's features under every sample and scores
+    that."""
     probe_images: int = 256
     """Training images of a sample's gradient (`alignment`) or classifier (`linear_probe`)."""
-    metric: Literal[
-        "accuracy", "balanced_accuracy", "macro_f1", "log_likelihood", "lq_likelihood", "calibrated_log_likelihood"
-    ] = "log_likelihood"
+    metric: Literal["accuracy", "log_likelihood", "lq_likelihood", "calibrated_log_likelihood"] = "log_likelihood"
     """What is measured on val; lq: between accuracy, which bears wrong labels, and log-likelihood, which counts what is
     hopeless; calibrated: at the best temperature, so that mere doubt earns nothing (ours). With `alignment` the
     augmentation search rewards by the log-likelihood, and this is what its progress shows."""

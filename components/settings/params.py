@@ -5,8 +5,8 @@ checks its own values, so that a component used without the flows refuses the sa
 "ours" marks a value that the papers do not give.
 """
 
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal, TypeVar
 
 from components.settings.architecture import Architecture
 from components.settings.augmentation import Augmentation
@@ -18,9 +18,13 @@ from components.settings.latency import Latency
 from components.settings.loss import Loss
 from components.settings.parallel import Parallel
 from components.settings.publish import Publish
+from components.settings.recipe import Recipe
 from components.settings.require import require
 from components.settings.retrain import Retrain
+from components.settings.space import SearchSpace
 from components.settings.train import Train
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +49,26 @@ class Params:
     gate: Gate
     publish: Publish
     retrain: Retrain = field(default_factory=Retrain)
+
+    @property
+    def space(self) -> SearchSpace:
+        """What every network is of; so that a stage which only builds one depends on no setting of the search."""
+        return self.architecture
+
+    @property
+    def budgets(self) -> tuple[float, ...]:
+        """Milliseconds, the one that the line goes on with first."""
+        return self.architecture.budgets
+
+    @property
+    def recipe(self) -> Recipe:
+        """How networks are trained, in the searches too."""
+        return self.train.recipe
+
+    def part(self, kind: type[T]) -> T:
+        """The settings that `kind`, a dataclass, has fields for: what a stage reads, and nothing else."""
+        chosen: Any = kind
+        return kind(**{one.name: getattr(self, one.name) for one in fields(chosen)})
 
     def __post_init__(self) -> None:
         require(self.seed >= 0, f"seed is {self.seed}; use 0 or more")

@@ -10,9 +10,7 @@ their generator is, by convention on the CPU: every device then sees the same ba
 """
 
 import math
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
 from typing import Protocol, cast
 
 import numpy as np
@@ -21,9 +19,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 
-from components.data.store import Split
 from components.settings.recipe import Recipe
-from components.settings.train import Train
+from components.training.inference import device_of
 
 State = dict[str, Tensor]
 """`model.<name>`: parameters and buffers; `momentum.<name>`: SGD's buffers. On its network's device."""
@@ -45,12 +42,6 @@ class Classifier(Protocol):
     def features(self, images: UInt8[Tensor, "b c h w"]) -> Float[Tensor, "b d"]: ...
 
 
-def split_tensors(split: Split) -> tuple[UInt8[Tensor, "n c h w"], Int64[Tensor, " n"]]:
-    """The split's images as NCHW in channels_last layout (a view of the stored NHWC bytes) and its labels."""
-    images = torch.from_numpy(np.array(split.images)).permute(0, 3, 1, 2)
-    return images, torch.from_numpy(np.array(split.labels))
-
-
 def initial_state(network: nn.Module) -> State:
     """The network's present weights and buffers, with momentum zero."""
     state = {f"model.{name}": value.detach().clone() for name, value in network.state_dict().items()}
@@ -63,11 +54,6 @@ def load_state(network: nn.Module, state: State) -> None:
     """Copy the state's parameters and buffers into the network."""
     prefix = "model."
     network.load_state_dict({key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)})
-
-
-def device_of(network: nn.Module) -> torch.device:
-    """Where the network lives."""
-    return next(network.parameters()).device
 
 
 def cross_entropy(label_smoothing: float = 0.0) -> Criterion:
@@ -187,111 +173,6 @@ def collect_state(network: nn.Module, optimiser: torch.optim.SGD, before: State)
     return state
 
 
-@torch.no_grad()
-def predict(network: nn.Module, images: UInt8[Tensor, "n c h w"], batch_size: int = 512) -> Float[Tensor, "n k"]:
-    """Logits in evaluation mode, on the network's device."""
-    network.eval()
-    device = device_of(network)
-    return torch.cat([network(batch.to(device)) for batch in images.split(batch_size)])
-
-
-def moving_average(average: State, network: nn.Module, decay: float, step: int) -> None:
-    """The global step 0, 1, ... of the exponential moving average of parameters and float buffers, in place.
-
-    While few weights have been averaged the decay is (1 + step) / (10 + step) if that is less: at a fixed 0.999 half of
-    the average would still be the random first weights after 700 steps.
-    """
-    decay = min(decay, (1 + step) / (10 + step))
-    for name, value in network.state_dict().items():
-        key = f"model.{name}"
-        if value.is_floating_point():
-            average[key].lerp_(value.detach(), 1 - decay)
-        else:
-            average[key].copy_(value)
-
-
 def steps_in(images: int, recipe: Recipe) -> int:
     """Whole batches in so many images, at least one."""
     return max(1, images // recipe.batch_size)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Epoch:
-    """One pass over the training images."""
-
-    index: int
-    loss: float
-    """Mean training loss of the epoch's batches, in the unit of the criterion, or criteria, that they trained under."""
-    learning_rate: float
-    """Of the epoch's last step."""
-    state: State = field(repr=False, compare=False)
-    """The weights that would ship now: the moving average, where there is one."""
-    trained: State = field(repr=False, compare=False)
-    """What the next epoch goes on from."""
-    draws: UInt8[Tensor, " s"] = field(repr=False, compare=False)
-    """The state of the generator that augmentation draws from."""
-
-
-def fit(
-    network: nn.Module,
-    images: UInt8[Tensor, "n c h w"],
-    labels: Int64[Tensor, " n"],
-    *,
-    settings: Train,
-    augment: Augment,
-    criterion: Criterion,
-    beginning: Criterion | None = None,
-    seed: int,
-    after: Epoch | None = None,
-) -> Iterator[Epoch]:
-    """Train from the network's present weights for `settings.epochs` epochs; the last epoch's state is the model.
-
-    `beginning`: the criterion while the learning rate rises, where it is another. `after`: an epoch of the same
-    training, which goes on from there to the same bytes.
-    """
-    recipe = settings.recipe
-    state = after.trained if after else initial_state(network)
-    shipped = after.state if after else state
-    average = {key: value.clone().to(device_of(network)) for key, value in shipped.items()}
-    per_epoch = max(1, len(images) // recipe.batch_size)
-    steps = settings.epochs * per_epoch
-    rate, rising = schedule(recipe, steps), rising_steps(recipe, steps)
-    order, draws = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
-    first = after.index + 1 if after else 0
-    if after:
-        deque(batches_of(len(images), recipe.batch_size, first * per_epoch, order), maxlen=0)  # as they were drawn
-        draws.set_state(after.draws)
-    for index in range(first, settings.epochs):
-        losses: list[float] = []
-        first_step = index * per_epoch
-
-        def after_step(
-            trained: nn.Module, loss: float, losses: list[float] = losses, first_step: int = first_step
-        ) -> None:
-            losses.append(loss)
-            moving_average(average, trained, settings.ema, first_step + len(losses) - 1)
-
-        state = train_steps(
-            network,
-            state,
-            images,
-            labels,
-            batches=epoch_batches(len(images), recipe.batch_size, order),
-            rate=rate,
-            first_step=first_step,
-            augment=augment,
-            criterion=criterion,
-            beginning=beginning,
-            rising=rising,
-            recipe=recipe,
-            rng=draws,
-            after_step=after_step,
-        )
-        yield Epoch(
-            index=index,
-            loss=float(np.mean(losses)),
-            learning_rate=rate((index + 1) * per_epoch - 1),
-            state={key: value.clone() for key, value in average.items()},
-            trained=state,
-            draws=draws.get_state(),
-        )

@@ -55,27 +55,8 @@ def calibrated_log_likelihood(logits: Float[Tensor, "n k"], labels: Int64[Tensor
     return log_likelihood(scores * 2.0**low, labels)
 
 
-def balanced_accuracy(logits: Float[Tensor, "n k"], labels: Int64[Tensor, " n"]) -> float:
-    """Mean over the classes that occur of the share of their images that is recognised."""
-    right = labels.cpu()
-    hit = (logits.argmax(dim=1).cpu() == right).double()
-    return torch.stack([hit[right == kind].mean() for kind in right.unique()]).mean().item()
-
-
-def macro_f1(logits: Float[Tensor, "n k"], labels: Int64[Tensor, " n"]) -> float:
-    """Mean of F1 = 2 hits / (labels + answers) over the classes that occur as label or as answer."""
-    kinds = logits.shape[1]
-    answers, right = logits.argmax(dim=1).cpu(), labels.cpu()
-    hits = torch.bincount(right[answers == right], minlength=kinds)
-    sizes = torch.bincount(right, minlength=kinds) + torch.bincount(answers, minlength=kinds)
-    occur = sizes > 0
-    return (2 * hits[occur] / sizes[occur]).double().mean().item()
-
-
 METRICS: dict[str, Callable[[Tensor, Tensor], float]] = {
     "accuracy": accuracy,
-    "balanced_accuracy": balanced_accuracy,
-    "macro_f1": macro_f1,
     "log_likelihood": log_likelihood,
     "lq_likelihood": lq_likelihood,
     "calibrated_log_likelihood": calibrated_log_likelihood,

@@ -29,7 +29,6 @@ MODEL = TRAINED / "searched" / "model.onnx"
 """What ships."""
 EVALUATE = RESULTS / "evaluate"
 BUDGET = RESULTS / "budget"
-SEARCHES = {"architecture": ARCHITECTURE, "augmentation": AUGMENTATION, "loss": LOSS}
 DECISION = RESULTS / "publish" / "decision.json"
 """What the gate last decided here."""
 REPORT = RESULTS / "report.html"

@@ -16,6 +16,7 @@ from components.settings.params import Params
 from components.shipping.evaluation import onnx_logits
 from components.shipping.export import read_metadata
 from components.shipping.quantisation import QUANTIZE
+from components.streams import stream
 from flows.checkout import files, paths, pipeline
 from flows.release import gate, registry, trained_on
 from flows.release.gate import GateReport
@@ -199,7 +200,7 @@ def compare(
             f"{reference.name} was trained on every image that is a test image now; publish under another publish.model"
         )
     answers: Bool[np.ndarray, " n"] = named(reference.model, test, names, params.threads) == actual
-    rng = np.random.default_rng(params.seed)
+    rng = stream(params.seed, "gate")
     added, removed = tuple(sorted(set(names) - set(known))), tuple(sorted(set(known) - set(names)))
     changed = "".join(
         f"; classes {what}: {listed(classes)}"

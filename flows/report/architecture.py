@@ -125,11 +125,10 @@ def chains(params: Params) -> Iterator[Part]:
 
 
 def chain_caption(entry: dict[str, Any], metric: str) -> str:
-    alone = f", accuracy {percent(entry['alone'])} trained alone" if entry["alone"] is not None else ""
     return (
         f"Chosen for {milliseconds(entry['latency_ms'])}: predicted {milliseconds(entry['predicted_latency_ms'])}, "
         f"{entry['parameters']:,} parameters, {entry['flops'] / 1e6:.3g} million FLOPs, "
-        f"{metric} {percent(entry['score'])} with shared weights{alone}."
+        f"{metric} {percent(entry['score'])} with shared weights."
     )
 
 

@@ -3,13 +3,14 @@
 from collections.abc import Iterator
 
 import numpy as np
-import torch
 from jaxtyping import Float
 
-from components.augmentation.policy import Policy, first_distribution, policy_of
+from components.augmentation.distribution import first_distribution, policy_of
+from components.augmentation.policy import Policy
 from components.data.store import Split, open_split, read_classes
 from components.settings.params import Params
-from components.training.loop import split_tensors
+from components.streams import torch_stream
+from components.training.inference import split_tensors
 from flows.checkout import paths
 from flows.checkout.files import read_json
 from flows.report import figures, searched
@@ -26,7 +27,7 @@ LISTED = 8
 def method(params: Params) -> Iterator[Part]:
     settings = params.augmentation
     yield from searched.kept("augmentation")
-    yield Note(text=f"OHL-Auto-Aug (ICCV 2019), {settings.settings} distribution: {searched.how(settings.online)}")
+    yield Note(text=f"OHL-Auto-Aug (ICCV 2019), factored distribution: {searched.how(settings.online)}")
     yield searched.control(settings.online)
 
 
@@ -99,7 +100,7 @@ def augmented(policy: Policy, chosen: Split, names: tuple[str, ...], seed: int) 
     images, labels = split_tensors(chosen)
     said = [names[label] for label in labels.tolist()]
     yield [picture(image, f"training image of {name}", name) for image, name in zip(chosen.images, said, strict=True)]
-    rng, augment = torch.Generator().manual_seed(seed), policy.augment()
+    rng, augment = torch_stream(seed, "images of the report"), policy.augment()
     for draw in range(1, DRAWS + 1):
         moved = augment(images, rng).permute(0, 2, 3, 1).numpy()
         yield [picture(image, f"{name}, draw {draw}") for image, name in zip(moved, said, strict=True)]

@@ -4,18 +4,19 @@ from base64 import b64decode
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from components.settings.variants import SEARCHED
+from flows.checkout.roster import ROSTER
 from flows.report.images import sheet
 from flows.report.page import Made
 from flows.report.parts import Figure, Part, Pictures
 
-ABOUT = {
-    "architecture": "architecture",
-    "augmentation": "augmentation",
-    "loss": "loss",
-    "training": "train@searched",
-    "classes": "evaluate",
-}
-"""Section of the report -> the stage that its charts are about; those of others are about the whole."""
+
+def stage_of(section: str) -> str | None:
+    """The stage that a section's charts are about, of several variants the one that ships; None: the whole line."""
+    for word, stage in ROSTER.items():
+        if stage.section == section:
+            return f"{word}@{SEARCHED}" if stage.variants else word
+    return None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +36,7 @@ def charts(made: Made) -> Iterator[Chart]:
             for part in own:
                 if file := as_file(part):
                     ending, content = file
-                    yield Chart(stage=ABOUT.get(section.anchor), name=f"charts/{name}.{ending}", content=content)
+                    yield Chart(stage=stage_of(section.anchor), name=f"charts/{name}.{ending}", content=content)
 
 
 def as_file(part: Part) -> tuple[str, bytes] | None:

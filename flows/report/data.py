@@ -3,8 +3,7 @@
 from collections.abc import Iterator
 from itertools import islice
 
-from components.data.split import SPLITS
-from components.data.store import read_statistics
+from components.data.store import SPLITS, read_statistics
 from components.settings.params import Params
 from flows.checkout import paths, versions
 from flows.checkout.files import read_json

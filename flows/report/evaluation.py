@@ -5,10 +5,10 @@ from itertools import islice
 
 import numpy as np
 from jaxtyping import Int64
+from sklearn.metrics import confusion_matrix
 
 from components.data.store import open_split, read_classes
 from components.settings.params import Params
-from components.shipping.evaluation import confusion_matrix
 from flows.checkout import paths
 from flows.report import figures
 from flows.report.images import picture
@@ -62,11 +62,9 @@ def confusion(params: Params) -> Iterator[Part]:
 
 
 def counts(rows: Sequence[Row], names: Sequence[str]) -> Int64[np.ndarray, "k k"]:
-    place = {name: label for label, name in enumerate(names)}
-    actual, predicted = (
-        np.array([place[row[column]] for row in rows], dtype=np.int64) for column in ("actual", "searched")
-    )
-    return confusion_matrix(predicted, actual, len(names))
+    actual, predicted = ([row[column] for row in rows] for column in ("actual", "searched"))
+    matrix: Int64[np.ndarray, "k k"] = confusion_matrix(actual, predicted, labels=list(names))
+    return matrix
 
 
 def most_common(matrix: Int64[np.ndarray, "k k"], names: Sequence[str]) -> list[list[str]]:

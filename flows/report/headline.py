@@ -11,6 +11,7 @@ from components.shipping.comparison import Paired, mcnemar, pair
 from components.shipping.evaluation import wilson_interval
 from flows.checkout import files, paths, pipeline
 from flows.checkout.files import read_json
+from flows.checkout.roster import SEARCHES
 from flows.release import gate, registry
 from flows.release.decision import decided
 from flows.report import figures
@@ -155,7 +156,7 @@ def gain(found: Paired) -> str:
 
 def costs() -> dict[str, float | None]:
     """Stage -> core-minutes; None where MLflow was not told, or cannot be asked."""
-    found: dict[str, float | None] = dict.fromkeys((*paths.SEARCHES, TRAINING))
+    found: dict[str, float | None] = dict.fromkeys((*SEARCHES, TRAINING))
     with suppress(*connection.ERRORS):
         for name in found:
             lock = pipeline.locked_stage(name)
@@ -165,7 +166,7 @@ def costs() -> dict[str, float | None]:
 
 def searches_cost(spent: Mapping[str, float | None]) -> float | None:
     """Core-minutes of all searches; None if one was not recorded."""
-    each = [spent[name] for name in paths.SEARCHES]
+    each = [spent[name] for name in SEARCHES]
     return None if None in each else sum(minutes or 0.0 for minutes in each)
 
 

@@ -16,7 +16,7 @@ from flows.report.reading import grouped, read_rows
 
 def method(params: Params) -> Iterator[Part]:
     yield from searched.kept("loss")
-    yield Note(text=f"AM-LFS (ICCV 2019), {params.loss.parametrisation} curves: {searched.how(params.loss.online)}")
+    yield Note(text=f"AM-LFS (ICCV 2019), monotone curves: {searched.how(params.loss.online)}")
     yield searched.control(params.loss.online)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from flows.checkout import paths
 from flows.checkout.files import read_json
+from flows.checkout.roster import ROSTER, word_of
 from flows.report.reading import Row, chain, counted, interval, milliseconds, percent, read_rows
 
 NAMED = 3
@@ -21,25 +22,10 @@ LOG = logging.getLogger(__name__)
 Find = Callable[[str], str]
 """Variant, empty where there is none -> a sentence or two."""
 
-DOES: Mapping[str, str] = {
-    "prepare": "Decodes every image once, and puts it into the split (train, val or test) that its record says.",
-    "latency": "Measures every candidate block once in ONNX Runtime; networks are predicted by adding blocks up.",
-    "architecture": "Searches the block of each layer within the latency budget. Charts: `architecture/pool` is what "
-    "the search expects of the first of its pool, stage by stage; `architecture/pool/rank_2` and so on of the others.",
-    "augmentation": "Searches which pairs of operations on training images help on val. Charts: `augmentation` is the "
-    "model and the policy, trunk by trunk; `augmentation/reward` the best and the mean reward; `augmentation/share` "
-    "how often each operation is drawn; `augmentation/rewards` every reward.",
-    "loss": "Searches how hard and easy images weigh in training. Charts: `loss` is the model, trunk by trunk; "
-    "`loss/reward` the best and the mean reward; `loss/rewards` every reward.",
-    "train": "Trains one network on train and val together, and exports the ONNX file. Charts: `train/loss` by epoch.",
-    "evaluate": "Reads the test split, once: accuracy, latency and parity of the very files.",
-    "budget": "Reads the test split, once: accuracy and latency of a further budget's file.",
-}
-
 
 def note(name: str, *, finished: bool) -> str:
     """Of a run of the stage `<word>` or `<word>@<variant>`; what it decided first, if it has."""
-    does = DOES[name.partition("@")[0]]
+    does = ROSTER[word_of(name)].does
     decided = found(name) if finished else ""
     return f"**{decided}**\n\n{does}" if decided else does
 
@@ -47,6 +33,8 @@ def note(name: str, *, finished: bool) -> str:
 def found(name: str) -> str:
     """What the stage decided, as its files say; nothing, with a warning, if they cannot be read."""
     word, _, variant = name.partition("@")
+    if word not in FINDS:
+        return ""
     try:
         return FINDS[word](variant)
     except UNREADABLE as error:
@@ -131,7 +119,7 @@ def reached(name: str, metrics: Mapping[str, Any], latency: Mapping[str, Any]) -
     return f"{name} {percent(own['accuracy'])} ({interval(own)}), {milliseconds(latency[name]['p50_ms'])}"
 
 
-FINDS: Mapping[str, Find] = {
+FINDS: Mapping[str, Find] = {  # a stage that is not among them says what it does
     "prepare": prepared,
     "latency": measured,
     "architecture": chosen,

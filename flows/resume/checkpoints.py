@@ -15,14 +15,15 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
-from safetensors.torch import load, save
+from safetensors.torch import load
 
 from components.online.controllers import Controller, first_controller
 from components.online.engine import Trunk
 from components.settings.online import Online
 from components.settings.require import require
 from components.training.loop import State
-from flows.checkout.files import read_json, write_bytes, write_text
+from flows.checkout.files import read_json, write_text
+from flows.resume.states import file_of, write_state
 
 S = TypeVar("S")
 Keep = Callable[[Trunk[S]], State]
@@ -112,14 +113,6 @@ def state_of(record: Path) -> State:
         if (file := record.with_suffix(f".{kind}")).exists():
             return load(file.read_bytes())
     return {}
-
-
-def write_state(file: Path, state: State) -> None:
-    write_bytes(file, save({name: value.contiguous() for name, value in state.items()}))
-
-
-def file_of(folder: Path, trunk: int, kind: str) -> Path:
-    return folder / f"{trunk:06d}.{kind}"
 
 
 def tuples(value: Any) -> Any:

@@ -14,7 +14,8 @@ from typing import Protocol
 from safetensors import safe_open
 from safetensors.torch import save
 
-from components.training.loop import Epoch, State
+from components.training.fit import Epoch
+from components.training.loop import State
 from flows.checkout.files import write_bytes
 
 NAME = "training.safetensors"

@@ -22,6 +22,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
 
+from flows.checkout.roster import FIGURES, Figure
 from flows.runtime.observer import Recorder
 
 T = TypeVar("T")
@@ -125,39 +126,6 @@ def clock(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
-
-
-# ---------------------------------------------------------------- what was found so far
-
-
-def latest(before: float, value: float) -> float:
-    return value
-
-
-def widest(before: float, value: float) -> float:
-    return max(before, abs(value))
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A metric that says how a stage does, in words."""
-
-    metric: str
-    """Regular expression of its name."""
-    words: str
-    keep: Callable[[float, float], float] = latest
-    """(what was shown, the new value) -> what is shown."""
-
-
-FIGURES = (
-    Figure(r"ingest/images", "{:.0f} images"),
-    Figure(r"prepare/images/train", "{:.0f} train images"),
-    Figure(r"latency/calibration/error", "predictions within {:.1%}", widest),
-    Figure(r"architecture/pool/potential", "best potential {:.3f}", max),
-    Figure(r"(augmentation|loss)/reward/best", "best reward {:.3f}", max),
-    Figure(r"train/loss", "loss {:.3f}"),
-    Figure(r"evaluate/(searched|budget_\d+)/accuracy", "accuracy {:.2%}"),
-)
 
 
 # ---------------------------------------------------------------- the tracker

@@ -20,7 +20,8 @@ from pathlib import Path
 
 import numpy as np
 from filelock import FileLock
-from jaxtyping import Float, Int64, UInt8
+from jaxtyping import Int64, UInt8
+from scipy.stats import MonteCarloMethod, chi2_contingency
 
 from components.data.images import decode, to_array
 from components.data.intake import take_in
@@ -29,6 +30,7 @@ from components.data.sources import open_source
 from components.data.store import CONTENTS, open_split, read_classes, read_contents
 from components.settings.params import Params
 from components.shipping.evaluation import onnx_logits
+from components.streams import stream
 from flows.checkout import paths
 from flows.release.registry import registry
 from flows.release.trained_on import trained_on
@@ -127,16 +129,7 @@ def predicted(model: bytes, images: UInt8[np.ndarray, "n h w c"], params: Params
 
 def mix_p_value(old: Int64[np.ndarray, " k"], new: Int64[np.ndarray, " j"], seed: int, draws: int = DRAWS) -> float:
     """Of the hypothesis that both counts of classes (`new` may end earlier) are samples of one population."""
-    new = np.pad(new, (0, len(old) - len(new)))
-    together = old + new
-    drawn = np.random.default_rng(seed).multivariate_hypergeometric(together, int(new.sum()), size=draws)
-    worse = chi_square(drawn, together) >= chi_square(new[None], together) - 1e-9
-    return float((1 + worse.sum()) / (1 + draws))
-
-
-def chi_square(new: Int64[np.ndarray, "b k"], together: Int64[np.ndarray, " k"]) -> Float[np.ndarray, " b"]:
-    """Of each row, up to a factor that is the same for all rows (the margins are fixed); empty classes say nothing."""
-    seen = together > 0
-    expected = new.sum(axis=1, keepdims=True) * together[seen] / together.sum()
-    distance: Float[np.ndarray, " b"] = ((new[:, seen] - expected) ** 2 / expected).sum(axis=1)
-    return distance
+    table = np.stack([old, np.pad(new, (0, len(old) - len(new)))])
+    permutations = MonteCarloMethod(n_resamples=draws, rng=stream(seed, "shift"))
+    seen = table[:, table.any(axis=0)]  # empty classes say nothing
+    return float(chi2_contingency(seen, correction=False, method=permutations).pvalue)

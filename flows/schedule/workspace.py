@@ -18,6 +18,7 @@ from filelock import FileLock, Timeout
 
 from components.settings.params import Params
 from flows.checkout import commits, paths, pipeline, versions
+from flows.checkout.roster import SEARCHES
 from flows.checkout.settings import load_params
 from flows.tracking import connection
 
@@ -31,8 +32,6 @@ RECORDED = (
 """What reproduces a model, together with the code of the commit."""
 WRITTEN = frozenset(RECORDED) - {str(paths.PARAMS)}
 """Tracked files that a retrain writes in the workspace."""
-REUSED = tuple(paths.SEARCHES)
-"""Whose results `retrain.search: reuse` keeps."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,8 +133,8 @@ def begin_from_last(workspace: Path, params: Params, served: Served | None) -> N
             "retrain.search is reuse, but no version in service was made by a deployment; retrain once with fresh"
         )
     lock.write_text(file_of(workspace, tag, versions.LOCK))  # not the checkout's, which is of any version before it
-    run(workspace, *versions.dvc("freeze", "--quiet", *REUSED))
-    run(workspace, *versions.dvc("checkout", "--quiet", "--force", *REUSED))
+    run(workspace, *versions.dvc("freeze", "--quiet", *SEARCHES))
+    run(workspace, *versions.dvc("checkout", "--quiet", "--force", *SEARCHES))
 
 
 def keep_splits(workspace: Path, tag: str) -> None:

@@ -1,16 +1,13 @@
 """architecture: the settings' search on the data, under the budgets that the latency table speaks of."""
 
 import warnings
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
-from functools import partial
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from components.architecture.budget import limit_of
 from components.architecture.costs import costs_of, within_memory
-from components.architecture.finalists import Alone, Finalist, TrainAlone, best_alone
 from components.architecture.latency import LatencyTable
-from components.architecture.network import Network, build_network
 from components.architecture.pareto import front, last_scores
 from components.architecture.search import PoolUpdate, Scored
 from components.architecture.several import search_all
@@ -18,31 +15,43 @@ from components.architecture.space import Architecture, Space, format_architectu
 from components.architecture.supernet import SharedWeights, build_supernet
 from components.architecture.timing import device_of
 from components.charts import score_against_latency
-from components.data.split import require_batch
+from components.data.batch import require_batch
 from components.data.store import Statistics, open_split, read_classes, read_statistics
-from components.settings.params import Params
-from components.settings.require import require
-from components.training.loop import split_tensors
-from components.training.parallel import Parallel, WorkerDied
+from components.settings.architecture import Architecture as ArchitectureSettings
+from components.settings.latency import Latency
+from components.settings.parallel import Parallel
+from components.settings.recipe import Recipe
+from components.training.inference import split_tensors
 from flows.checkout import files, paths
 from flows.resume.replay import finished, replayed
 from flows.runtime.devices import devices_of
 from flows.runtime.observer import Observer
 from flows.runtime.workers import joblib_parallel
 
-OUTPUTS = (
-    "architecture.json", "pool.csv", "scores.csv", "finalists.csv", "pareto.csv", "pareto.svg"
-)  # fmt: skip
+OUTPUTS = ("architecture.json", "pool.csv", "scores.csv", "pareto.csv", "pareto.svg")
 
-Found = dict[float, tuple[PoolUpdate, tuple[Finalist, ...]]]
-"""Budget -> the last record of its search, and the last pool with the choice first."""
+Found = dict[float, PoolUpdate]
+"""Budget -> the last record of its search; the choice is the first of its pool."""
 
 
-def run(params: Params, observe: Observer, checkpoint: Path) -> None:
-    """Write a network for each budget, every pool, every evaluation, the finalists and the Pareto front."""
+@dataclass(frozen=True, kw_only=True)
+class Reads:
+    """What the stage reads of params.yaml; dvc.yaml names the same."""
+
+    seed: int
+    threads: int
+    device: str
+    parallel: Parallel
+    latency: Latency
+    architecture: ArchitectureSettings
+    recipe: Recipe
+
+
+def run(params: Reads, observe: Observer, checkpoint: Path) -> None:
+    """Write a network for each budget, every pool, every evaluation and the Pareto front."""
     devices = devices_of(params.device)
     settings, statistics, table = params.architecture, read_statistics(paths.STATISTICS), table_of(params)
-    require_batch(statistics.counts, params.train.recipe.batch_size)
+    require_batch(statistics.counts, params.recipe.batch_size)
     space = within_memory(space_of(settings, read_classes(paths.CLASSES)), settings)
     parallel = joblib_parallel(params.parallel, observe, "candidates")
     weights = shared_weights(params, space, statistics)
@@ -54,15 +63,13 @@ def run(params: Params, observe: Observer, checkpoint: Path) -> None:
         for budget, update in zip(settings.budgets, last, strict=True):
             observe.metrics(pool_metrics(update, metrics_folder(params, budget)), step=update.stage)
             rows += list(pool_rows(update, budget))
-    alone = trained_alone(params, space, statistics, parallel, last, checkpoint / "finalists.json")
-    found = {b: (update, best_alone(update, alone)) for b, update in zip(settings.budgets, last, strict=True)}
     files.write_csv(paths.ARCHITECTURE / "pool.csv", rows)
-    write(params, space, table, found)
+    write(params, space, table, dict(zip(settings.budgets, last, strict=True)))
     for name in OUTPUTS:
         observe.file(paths.ARCHITECTURE / name)
 
 
-def table_of(params: Params) -> LatencyTable:
+def table_of(params: Reads) -> LatencyTable:
     """The measured table; warns if it speaks of another machine than this one."""
     table, here = LatencyTable.from_json(files.read_json(paths.LATENCY / "table.json")), device_of(params.latency)
     if table.device != here:
@@ -74,55 +81,26 @@ def table_of(params: Params) -> LatencyTable:
     return table
 
 
-def shared_weights(params: Params, space: Space, statistics: Statistics) -> SharedWeights:
+def shared_weights(params: Reads, space: Space, statistics: Statistics) -> SharedWeights:
     """The supernet with fresh weights on the first device, and the images it learns from."""
     device, *_ = devices_of(params.device)
     return SharedWeights(
         build_supernet(space, statistics.mean, statistics.std, params.seed).to(device),
         params.architecture,
-        params.train.recipe,
+        params.recipe,
         split_tensors(open_split(paths.TRAIN)),
         split_tensors(open_split(paths.VAL)),
         params.seed,
     )
 
 
-def trained_alone(
-    params: Params, space: Space, statistics: Statistics, parallel: Parallel, last: Sequence[PoolUpdate], file: Path
-) -> Alone:
-    """The settings' number of finalists of each budget, trained unless the file has them already."""
-    members = [c.architecture for update in last for c in update.pool[: params.architecture.finalists]]
-    finalists = list(dict.fromkeys(members))
-    if finalists and not file.exists():
-        train = TrainAlone(
-            make=partial(fresh_network, space, statistics, params.seed),
-            train=open_split(paths.TRAIN),
-            val=open_split(paths.VAL),
-            recipe=params.train.recipe,
-            epochs=params.architecture.finalist_epochs,
-            seed=params.seed,
-            devices=devices_of(params.device),
-        )
-        results = parallel(train, [(architecture, index) for index, architecture in enumerate(finalists)])
-        reached = [result for result in results if not isinstance(result, WorkerDied)]
-        require(len(reached) == len(results), "a worker that trained finalists was lost; use fewer parallel.workers")
-        files.write_json(file, reached)
-    return dict(zip(finalists, files.read_json(file), strict=True)) if finalists else {}
-
-
-def fresh_network(space: Space, statistics: Statistics, seed: int, architecture: Architecture) -> Network:
-    return build_network(space, architecture, statistics.mean, statistics.std, seed)
-
-
-def write(params: Params, space: Space, table: LatencyTable, found: Found) -> None:
+def write(params: Reads, space: Space, table: LatencyTable, found: Found) -> None:
     """What the searches found, budget by budget, and the front of all that was scored."""
-    entries = [entry(params, space, table, budget, *of) for budget, of in found.items()]
+    entries = [entry(params, space, table, budget, update) for budget, update in found.items()]
     files.write_json(paths.ARCHITECTURE / "architecture.json", entries[0] | {"budgets": entries})
-    scores = [(budget, one) for budget, (update, _) in found.items() for one in update.scores]
+    scores = [(budget, one) for budget, update in found.items() for one in update.scores]
     files.write_csv(paths.ARCHITECTURE / "scores.csv", [score_row(one, budget) for budget, one in scores])
-    finalists = [finalist_row(one, budget) for budget, (_, pool) in found.items() for one in pool]
-    files.write_csv(paths.ARCHITECTURE / "finalists.csv", finalists)
-    chosen = {budget: pool[0].candidate.architecture for budget, (_, pool) in found.items()}
+    chosen = {budget: update.pool[0].architecture for budget, update in found.items()}
     every = [one for _, one in scores]
     best = front(every)
     files.write_csv(paths.ARCHITECTURE / "pareto.csv", [pareto_row(one, chosen) for one in best])
@@ -136,26 +114,24 @@ def write(params: Params, space: Space, table: LatencyTable, found: Found) -> No
     files.write_text(paths.ARCHITECTURE / "pareto.svg", chart)
 
 
-def entry(
-    params: Params, space: Space, table: LatencyTable, budget: float, update: PoolUpdate, pool: Sequence[Finalist]
-) -> dict[str, object]:
+def entry(params: Reads, space: Space, table: LatencyTable, budget: float, update: PoolUpdate) -> dict[str, object]:
     """The choice under a budget."""
-    best = pool[0]
+    best, scores = update.pool[0], {one.architecture: one.score for one in update.scores}
     return {
-        "architecture": format_architecture(best.candidate.architecture),
-        "score": best.score,
-        "alone": best.alone,
-        "potential": best.candidate.potential,
-        "standard_error": best.candidate.standard_error,
-        "predicted_latency_ms": table.predict(best.candidate.architecture),
+        "architecture": format_architecture(best.architecture),
+        "score": scores[best.architecture],
+        "alone": None,  # what a network reached that was trained before the choice: none is any more
+        "potential": best.potential,
+        "standard_error": best.standard_error,
+        "predicted_latency_ms": table.predict(best.architecture),
         "limit_ms": limit_of(replace(params.architecture, latency_ms=budget)),
         "latency_ms": budget,
         "strategy": params.architecture.strategy,
         "evaluations": len(update.scores),
-    } | vars(costs_of(space, best.candidate.architecture))
+    } | vars(costs_of(space, best.architecture))
 
 
-def metrics_folder(params: Params, budget: float) -> str:
+def metrics_folder(params: Reads, budget: float) -> str:
     """The first budget's names are those of a search with one."""
     return "architecture" if budget == params.architecture.budget else f"architecture/{budget:g}ms"
 
@@ -202,20 +178,6 @@ def score_row(one: Scored, budget: float) -> dict[str, object]:
         "architecture": format_architecture(one.architecture),
         "score": one.score,
         "latency_ms": one.latency,
-    }
-
-
-def finalist_row(one: Finalist, budget: float) -> dict[str, object]:
-    """`score` is with the shared weights, `alone` by itself; ranks by the search and alone."""
-    return {
-        "budget_ms": budget,
-        "architecture": format_architecture(one.candidate.architecture),
-        "latency_ms": one.candidate.latency,
-        "rank": one.rank,
-        "potential": one.candidate.potential,
-        "score": one.score,
-        "rank_alone": one.rank_alone,
-        "alone": one.alone,
     }
 
 

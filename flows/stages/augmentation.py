@@ -1,26 +1,22 @@
 """augmentation: OHL-Auto-Aug on the searched network; which pairs of operations the data wants."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from components.architecture.network import build_network
-from components.architecture.space import parse_architecture, space_of
-from components.augmentation.policy import (
-    FactoredPairs,
-    LiteralPairs,
-    Pairs,
-    first_distribution,
-    format_pairs,
-    policy_of,
-)
+from components.architecture.network import make_network
+from components.augmentation.distribution import FactoredPairs, first_distribution, format_pairs, policy_of
+from components.augmentation.policy import Pairs
 from components.augmentation.search import search_augmentation
 from components.data.store import open_split, read_classes, read_statistics
 from components.online.engine import Trunk
 from components.settings.augmentation import Augmentation
-from components.settings.params import Params
+from components.settings.parallel import Parallel
+from components.settings.recipe import Recipe
+from components.settings.space import SearchSpace
 from flows.checkout import files, paths
 from flows.resume.checkpoints import finished, resumed
 from flows.runtime.devices import devices_of
@@ -31,15 +27,24 @@ PLACES = 2
 """Operations that an image gets, Identity among them."""
 
 
-def run(params: Params, observe: Observer, checkpoint: Path) -> None:
+@dataclass(frozen=True, kw_only=True)
+class Reads:
+    """What the stage reads of params.yaml; dvc.yaml names the same."""
+
+    seed: int
+    device: str
+    parallel: Parallel
+    augmentation: Augmentation
+    space: SearchSpace
+    recipe: Recipe
+
+
+def run(params: Reads, observe: Observer, checkpoint: Path) -> None:
     """Write the policy, every trunk reward of every copy, and the distribution after every trunk."""
     devices = devices_of(params.device)
     classes, statistics = read_classes(paths.CLASSES), read_statistics(paths.STATISTICS)
-    space = space_of(params.architecture, classes)
     found = files.read_json(paths.ARCHITECTURE / "architecture.json")["architecture"]
-    network = partial(
-        build_network, space, parse_architecture(space, found), statistics.mean, statistics.std, seed=params.seed
-    )
+    network = partial(make_network, params.space, classes, statistics, found, params.seed)
     settings = params.augmentation
     distribution = first_distribution(settings)
     search = partial(
@@ -48,7 +53,7 @@ def run(params: Params, observe: Observer, checkpoint: Path) -> None:
         open_split(paths.TRAIN),
         open_split(paths.VAL),
         settings=settings,
-        recipe=params.train.recipe,
+        recipe=params.recipe,
         seed=params.seed,
         distribution=distribution,
         devices=devices,
@@ -68,9 +73,7 @@ def run(params: Params, observe: Observer, checkpoint: Path) -> None:
         observe.file(paths.AUGMENTATION / name)
 
 
-def copy_rows(
-    distribution: FactoredPairs | LiteralPairs, trunk: Trunk[Pairs], settings: Augmentation
-) -> Iterator[dict[str, object]]:
+def copy_rows(distribution: FactoredPairs, trunk: Trunk[Pairs], settings: Augmentation) -> Iterator[dict[str, object]]:
     names = reward_names(distribution, trunk, settings)
     for copy, sample in enumerate(trunk.samples):
         yield {
@@ -85,15 +88,13 @@ def copy_rows(
         }
 
 
-def share_rows(distribution: FactoredPairs | LiteralPairs, trunk: int) -> Iterator[dict[str, object]]:
+def share_rows(distribution: FactoredPairs, trunk: int) -> Iterator[dict[str, object]]:
     for position, shares in policy_of(distribution).element_shares().items():
         for element, share in zip(distribution.elements, shares.tolist(), strict=True):
             yield {"trunk": trunk, "position": position, "element": str(element), "probability": share}
 
 
-def trunk_metrics(
-    distribution: FactoredPairs | LiteralPairs, trunk: Trunk[Pairs], settings: Augmentation
-) -> dict[str, float]:
+def trunk_metrics(distribution: FactoredPairs, trunk: Trunk[Pairs], settings: Augmentation) -> dict[str, float]:
     """The model and the policy, rewards in short, shares, each reward: MLflow groups by all before the last /."""
     policy = policy_of(distribution)
     shares = policy.operation_shares()
@@ -109,8 +110,8 @@ def trunk_metrics(
     }
 
 
-def reward_names(distribution: FactoredPairs | LiteralPairs, trunk: Trunk[Pairs], settings: Augmentation) -> list[str]:
+def reward_names(distribution: FactoredPairs, trunk: Trunk[Pairs], settings: Augmentation) -> list[str]:
     """What a reward belongs to: an element, where each is tried alone beside Identity, else a copy."""
-    if settings.online.reward == "alignment" and isinstance(distribution, FactoredPairs):
+    if settings.online.reward == "alignment":
         return [str(element) for element in distribution.elements]
     return [f"copy_{copy}" for copy in range(len(trunk.samples))]

@@ -2,6 +2,7 @@
 budget's file."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,16 @@ from safetensors.torch import load
 from scipy.special import softmax
 
 from components.architecture.latency import LatencyTable
-from components.architecture.network import build_network
-from components.architecture.space import Architecture, Space, parse_architecture, space_of
+from components.architecture.network import make_network
+from components.architecture.space import parse_architecture, space_of
 from components.architecture.timing import measure_model
-from components.data.store import Classes, Split, open_split, read_classes
-from components.settings.params import Params
-from components.shipping.evaluation import agreement, confusion_matrix, onnx_logits, per_class, wilson_interval
+from components.data.store import Classes, Split, Statistics, open_split, read_classes
+from components.settings.evaluate import Evaluate
+from components.settings.latency import Latency
+from components.settings.space import SearchSpace
+from components.shipping.evaluation import agreement, onnx_logits, per_class, wilson_interval
 from components.shipping.export import read_metadata
-from components.training.loop import predict, split_tensors
+from components.training.inference import predict, split_tensors
 from components.training.metrics import log_likelihood
 from flows.checkout import files, paths
 from flows.runtime.observer import Observer
@@ -27,12 +30,22 @@ from flows.runtime.observer import Observer
 VARIANTS = ("searched", "baseline")
 
 
-def run(params: Params, observe: Observer) -> None:
+@dataclass(frozen=True, kw_only=True)
+class Reads:
+    """What the stage reads of params.yaml; dvc.yaml names the same."""
+
+    evaluate: Evaluate
+    latency: Latency
+    space: SearchSpace
+    budgets: tuple[float, ...]
+
+
+def run(params: Reads, observe: Observer) -> None:
     """The model that ships, and the baseline."""
-    evaluate(params, observe, VARIANTS, params.architecture.budget, paths.EVALUATE)
+    evaluate(params, observe, VARIANTS, params.budgets[0], paths.EVALUATE)
 
 
-def evaluate(params: Params, observe: Observer, variants: Sequence[str], limit_ms: float, folder: Path) -> None:
+def evaluate(params: Reads, observe: Observer, variants: Sequence[str], limit_ms: float, folder: Path) -> None:
     """Write accuracy with its interval, the per-class table, every prediction with its confidence, and the measured
     latency beside the limit that the models were searched for."""
     classes, test = read_classes(paths.CLASSES), open_split(paths.TEST)
@@ -48,14 +61,15 @@ def evaluate(params: Params, observe: Observer, variants: Sequence[str], limit_m
         predicted = logits.argmax(axis=1)
         weights = read(variant, "weights.safetensors")
         figures = scores(logits, test.labels) | {"parity": parity(params, classes, exact, weights, test, exact_logits)}
-        predicted_ms = table.predict(architecture_of(model, space_of(params.architecture, classes)))
+        predicted_ms = table.predict(
+            parse_architecture(space_of(params.space, classes), read_metadata(model)["architecture"])
+        )
         latency[variant] = measured(params, model) | {"predicted_ms": predicted_ms}
         if exact != model:
             figures |= beside_float(logits, exact_logits, test.labels)
             latency[variant] |= {f"float_{key}": value for key, value in measured(params, exact).items()}
         metrics[variant] = figures
-        confusion = confusion_matrix(predicted, test.labels, len(classes.names))
-        rows += [{"variant": variant} | vars(row) for row in per_class(confusion, classes.names)]
+        rows += [{"variant": variant} | vars(row) for row in per_class(predicted, test.labels, classes.names)]
         predictions[variant] = [classes.names[label] for label in predicted]
         predictions[f"{variant}_confidence"] = softmax(logits, axis=1).max(axis=1).tolist()
         shown = figures | {"latency_ms": latency[variant]["p50_ms"], "limit_ms": limit_ms}
@@ -105,23 +119,19 @@ def beside_float(
 
 
 def parity(
-    params: Params, classes: Classes, model: bytes, weights: bytes, test: Split, logits: Float[np.ndarray, "n k"]
+    params: Reads, classes: Classes, model: bytes, weights: bytes, test: Split, logits: Float[np.ndarray, "n k"]
 ) -> float:
     """Largest difference between the float file's logits and those of the torch network it was exported from."""
-    space = space_of(params.architecture, classes)
     blank = (1.0,) * classes.channels  # the weights hold the real mean and deviation
-    network = build_network(space, architecture_of(model, space), blank, blank, seed=0)
+    statistics = Statistics(mean=blank, std=blank, counts={})
+    network = make_network(params.space, classes, statistics, read_metadata(model)["architecture"], seed=0)
     network.load_state_dict(load(weights))
     count = params.evaluate.parity_images
     images, _ = split_tensors(test.at(slice(count)))
     return float(np.abs(predict(network, images).numpy() - logits[:count]).max())
 
 
-def architecture_of(model: bytes, space: Space) -> Architecture:
-    return parse_architecture(space, read_metadata(model)["architecture"])
-
-
-def measured(params: Params, model: bytes) -> dict[str, object]:
+def measured(params: Reads, model: bytes) -> dict[str, object]:
     """The file's latency on this machine."""
     time = measure_model(model, params.latency, repeats=params.evaluate.repeats)
     return {"p50_ms": time.p50_ms, "p99_ms": time.p99_ms, "clock": time.clock}

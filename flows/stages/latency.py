@@ -1,19 +1,32 @@
 """latency: every block measured once on the target; a recorded input of the search, because timing never repeats."""
 
-import numpy as np
+from dataclasses import dataclass
 
-from components.architecture.latency import measure
+from components.architecture.measurement import measure
 from components.architecture.space import space_of
 from components.data.store import read_classes
-from components.settings.params import Params
+from components.settings.export import Export
+from components.settings.latency import Latency
+from components.settings.space import SearchSpace
+from components.streams import stream
 from flows.checkout import files, paths
 from flows.runtime.observer import Observer
 
 
-def run(params: Params, observe: Observer) -> None:
+@dataclass(frozen=True, kw_only=True)
+class Reads:
+    """What the stage reads of params.yaml; dvc.yaml names the same."""
+
+    seed: int
+    latency: Latency
+    export: Export
+    space: SearchSpace
+
+
+def run(params: Reads, observe: Observer) -> None:
     """Write the table of block latencies with the device, every raw sample and the calibration."""
-    space = space_of(params.architecture, read_classes(paths.CLASSES))
-    table = measure(space, params.latency, params.export, np.random.default_rng(params.seed), observe.progress)
+    space = space_of(params.space, read_classes(paths.CLASSES))
+    table = measure(space, params.latency, params.export, stream(params.seed, "whole networks"), observe.progress)
     for place, whole in enumerate(table.wholes):
         predicted = table.line(whole.sum_ms)
         calibration = {"ms": whole.entry.ms, "predicted_ms": predicted, "error": predicted / whole.entry.ms - 1}

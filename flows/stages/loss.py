@@ -1,13 +1,13 @@
 """loss: AM-LFS on the searched network under the found augmentation; which loss the data wants."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from components.architecture.network import build_network
-from components.architecture.space import parse_architecture, space_of
+from components.architecture.network import make_network
 from components.augmentation.policy import Policy
 from components.data.store import open_split, read_classes, read_statistics
 from components.loss.chart import loss_curves
@@ -16,7 +16,10 @@ from components.loss.search import LossWorld
 from components.online.engine import Trunk
 from components.online.gaussian import Sample
 from components.online.rewards import model_of
-from components.settings.params import Params
+from components.settings.loss import Loss
+from components.settings.parallel import Parallel
+from components.settings.recipe import Recipe
+from components.settings.space import SearchSpace
 from components.training.loop import State
 from flows.checkout import files, paths
 from flows.resume.checkpoints import finished, resumed
@@ -28,7 +31,19 @@ SCALED_AT = 8
 """States along the search that the artifact's scale is measured at."""
 
 
-def run(params: Params, observe: Observer, checkpoint: Path) -> None:
+@dataclass(frozen=True, kw_only=True)
+class Reads:
+    """What the stage reads of params.yaml; dvc.yaml names the same."""
+
+    seed: int
+    device: str
+    parallel: Parallel
+    loss: Loss
+    space: SearchSpace
+    recipe: Recipe
+
+
+def run(params: Reads, observe: Observer, checkpoint: Path) -> None:
     """Write the loss, every trunk reward of every copy with its knots, and the curves beside known losses."""
     world, online = world_of(params), params.loss.online
     search = partial(world.search, joblib_parallel(params.parallel, observe))
@@ -48,19 +63,18 @@ def run(params: Params, observe: Observer, checkpoint: Path) -> None:
         observe.file(paths.LOSS / name)
 
 
-def world_of(params: Params) -> LossWorld:
+def world_of(params: Reads) -> LossWorld:
     """The network and the augmentation that the searches before this one found."""
     devices = devices_of(params.device)
     classes, statistics = read_classes(paths.CLASSES), read_statistics(paths.STATISTICS)
-    space = space_of(params.architecture, classes)
-    architecture = parse_architecture(space, files.read_json(paths.ARCHITECTURE / "architecture.json")["architecture"])
+    found = files.read_json(paths.ARCHITECTURE / "architecture.json")["architecture"]
     return LossWorld(
-        make=partial(build_network, space, architecture, statistics.mean, statistics.std, seed=params.seed),
+        make=partial(make_network, params.space, classes, statistics, found, params.seed),
         train=open_split(paths.TRAIN),
         val=open_split(paths.VAL),
         augment=Policy.from_json(files.read_json(paths.AUGMENTATION / "augmentation.json")).augment(),
         settings=params.loss,
-        recipe=params.train.recipe,
+        recipe=params.recipe,
         seed=params.seed,
         devices=devices,
     )

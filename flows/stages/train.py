@@ -11,39 +11,49 @@ from jaxtyping import UInt8
 from safetensors.torch import save
 from torch import Tensor
 
-from components.architecture.network import build_network
-from components.architecture.space import (
-    Architecture,
-    default_architecture,
-    format_architecture,
-    parse_architecture,
-    space_of,
-)
+from components.architecture.network import make_network
+from components.architecture.space import default_architecture, format_architecture, space_of
 from components.augmentation.policy import Policy
-from components.data.split import require_batch
+from components.data.batch import require_batch
 from components.data.store import Classes, Split, open_split, read_classes, read_statistics
 from components.loss.family import read_loss
-from components.settings.params import Params
+from components.settings.export import Export
 from components.settings.require import require
+from components.settings.space import SearchSpace
+from components.settings.train import Train
 from components.shipping.export import export_network
 from components.shipping.quantisation import convert
+from components.streams import stream
 from components.training.crop_flip import base_augment, compose
-from components.training.loop import Augment, Criterion, cross_entropy, fit, load_state, split_tensors
+from components.training.fit import fit
+from components.training.inference import split_tensors
+from components.training.loop import Augment, Criterion, cross_entropy, load_state
 from flows.checkout import files, paths
 from flows.resume.epochs import finished, resumed_training
 from flows.runtime.devices import devices_of
 from flows.runtime.observer import Observer
 
 
-def run(params: Params, observe: Observer, variant: str, checkpoint: Path) -> None:
+@dataclass(frozen=True, kw_only=True)
+class Reads:
+    """What the stage reads of params.yaml; dvc.yaml names the same."""
+
+    seed: int
+    threads: int
+    device: str
+    train: Train
+    export: Export
+    space: SearchSpace
+
+
+def run(params: Reads, observe: Observer, variant: str, checkpoint: Path) -> None:
     """Train on train and val together, and write weights, the float and the shipped ONNX file, and the curve."""
     device, *_ = devices_of(params.device)
     classes, statistics = read_classes(paths.CLASSES), read_statistics(paths.STATISTICS)
     require_batch(statistics.counts, params.train.recipe.batch_size)
     recipe = recipe_of(params, classes, variant)
     images, labels = training_images()
-    space = space_of(params.architecture, classes)
-    network = build_network(space, recipe.architecture, statistics.mean, statistics.std, seed=params.seed).to(device)
+    network = make_network(params.space, classes, statistics, recipe.architecture, params.seed).to(device)
     training = partial(
         fit,
         network,
@@ -67,7 +77,7 @@ def run(params: Params, observe: Observer, variant: str, checkpoint: Path) -> No
     files.write_bytes(
         folder / "weights.safetensors", save({k: v.contiguous() for k, v in network.state_dict().items()})
     )
-    exported = export_network(network, classes, format_architecture(recipe.architecture))
+    exported = export_network(network, classes, recipe.architecture)
     shipped = convert(exported, calibration_images(params), params.export)
     files.write_bytes(folder / "float.onnx", exported.SerializeToString(deterministic=True))
     files.write_bytes(folder / "model.onnx", shipped.SerializeToString(deterministic=True))
@@ -82,11 +92,11 @@ def training_images() -> tuple[Tensor, Tensor]:
     return split_tensors(both)
 
 
-def calibration_images(params: Params) -> UInt8[np.ndarray, "n h w c"]:
+def calibration_images(params: Reads) -> UInt8[np.ndarray, "n h w c"]:
     """Train images that a quantised file takes its ranges from, drawn without repetition."""
     images = open_split(paths.TRAIN).images
     count = min(params.export.calibration_images, len(images))
-    chosen = np.random.default_rng(params.seed).choice(len(images), size=count, replace=False)
+    chosen = stream(params.seed, "calibration images").choice(len(images), size=count, replace=False)
     return np.asarray(images[np.sort(chosen)])
 
 
@@ -94,27 +104,26 @@ def calibration_images(params: Params) -> UInt8[np.ndarray, "n h w c"]:
 class Recipe:
     """What a variant trains."""
 
-    architecture: Architecture
+    architecture: str
     augment: Augment
     criterion: Criterion
     beginning: Criterion | None = None
     """While the learning rate rises, where it is another."""
 
 
-def recipe_of(params: Params, classes: Classes, variant: str) -> Recipe:
+def recipe_of(params: Reads, classes: Classes, variant: str) -> Recipe:
     """`searched`, `baseline`, or `budget_<n>`: what was searched, with the network of the n-th budget."""
     kind, _, number = variant.partition("_")
     return RECIPES[kind](params, classes, int(number or 1))
 
 
-def searched(params: Params, classes: Classes, number: int) -> Recipe:
+def searched(params: Reads, classes: Classes, number: int) -> Recipe:
     """What the three searches found; augmentation and loss on the network of the first budget."""
     found = network_of(files.read_json(paths.ARCHITECTURE / "architecture.json")["budgets"], number)
     policy = Policy.from_json(files.read_json(paths.AUGMENTATION / "augmentation.json"))
-    architecture = parse_architecture(space_of(params.architecture, classes), found["architecture"])
     loss = read_loss(paths.LOSS / "loss.json").to(devices_of(params.device)[0])
     return Recipe(
-        architecture=architecture,
+        architecture=found["architecture"],
         augment=compose(base_augment(params.train.recipe), policy.augment()),
         criterion=loss,
         beginning=loss.beginning(),
@@ -131,11 +140,11 @@ def network_of(budgets: Sequence[Mapping[str, Any]], number: int) -> Mapping[str
     return budgets[number - 1]
 
 
-def baseline(params: Params, classes: Classes, number: int) -> Recipe:
+def baseline(params: Reads, classes: Classes, number: int) -> Recipe:
     """What one would train without a search: the space's default network, the base pipeline, cross-entropy."""
     recipe = params.train.recipe
     return Recipe(
-        architecture=default_architecture(space_of(params.architecture, classes)),
+        architecture=format_architecture(default_architecture(space_of(params.space, classes))),
         augment=base_augment(recipe),
         criterion=cross_entropy(recipe.label_smoothing),
     )

@@ -21,7 +21,9 @@ from components.settings.architecture import Architecture as Settings
 from components.settings.recipe import Recipe
 from components.settings.train import Train
 from components.training.crop_flip import base_augment
-from components.training.loop import cross_entropy, fit, split_tensors
+from components.training.fit import fit
+from components.training.inference import split_tensors
+from components.training.loop import cross_entropy
 from tests.benchmarks.harness import Row, markdown, spread
 from tests.benchmarks.shift import read_digits
 

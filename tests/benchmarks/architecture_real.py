@@ -26,7 +26,7 @@ import torch
 
 from components.architecture.budget import budget_of
 from components.architecture.costs import costs_of
-from components.architecture.latency import measure
+from components.architecture.measurement import measure
 from components.architecture.network import Network, build_network
 from components.architecture.rivals import drawn as networks_within
 from components.architecture.space import Architecture, Space, format_architecture, space_of
@@ -39,7 +39,9 @@ from components.settings.params import Params
 from components.settings.train import Train
 from components.shipping.export import export_network
 from components.training.crop_flip import base_augment
-from components.training.loop import cross_entropy, fit, load_state, predict, split_tensors
+from components.training.fit import fit
+from components.training.inference import predict, split_tensors
+from components.training.loop import cross_entropy, load_state
 from components.training.metrics import accuracy
 from flows.checkout.settings import load_params
 from flows.settings import PRESETS

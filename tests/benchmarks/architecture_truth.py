@@ -34,7 +34,7 @@ from components.architecture.space import IDENTITY, Architecture, Space, candida
 from components.architecture.strategies import STRATEGIES, search
 from components.architecture.supernet import SharedWeights, build_supernet
 from components.settings.architecture import Architecture as Settings
-from components.training.loop import split_tensors
+from components.training.inference import split_tensors
 from tests.benchmarks.harness import Row, markdown, spread
 from tests.benchmarks.ranking import Tau, kendall
 from tests.benchmarks.remembered import UNIFORM, History, Remembered

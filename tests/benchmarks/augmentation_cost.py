@@ -99,7 +99,7 @@ def search(world: World, by: str, copies: int, workers: int, backend: str, trunk
         trunks=trunks, images=IMAGES, copies=max(2, copies), score_images=VAL, controller_lr=1.0, warmup_trunks=0,
         metric="calibrated_log_likelihood", **BY[by],
     )  # fmt: skip
-    settings = Augmentation(normalisation="softmax", online=online)
+    settings = Augmentation(online=online)
     parallel = joblib_parallel(Parallel(backend=backend, workers=workers), Silent())
     for _ in search_augmentation(
         make_of(world), world.train, world.val,

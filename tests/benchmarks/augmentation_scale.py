@@ -30,8 +30,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from components.augmentation.distribution import FactoredPairs, first_distribution
 from components.augmentation.operations import Element
-from components.augmentation.policy import Pairs, augment_pairs, first_distribution, policy_of
+from components.augmentation.policy import Pairs, Policy, augment_pairs
 from components.augmentation.search import PairsWorld
 from components.data.images import decode, to_array
 from components.data.parquet import open_parquet
@@ -46,6 +47,7 @@ from components.training.crop_flip import compose
 from components.training.loop import State
 from tests.benchmarks.cifar_networks import NETWORKS, build
 from tests.benchmarks.harness import RESULTS, ROOT, Row, git, hardware, markdown
+from tests.benchmarks.literal_pairs import LiteralPairs, first_literal
 
 SEEDS = (1,)
 EPOCHS = 300
@@ -62,13 +64,13 @@ GRADIENTS: dict[str, Any] = {
     "reward": "alignment", "controller": "matching", "controller_lr": 1.0, "metric": "calibrated_log_likelihood",
     "warmup_trunks": 0, "learn_until": 1.0,
 }  # fmt: skip
-METHODS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
-    "paper": ({"settings": "literal", "pairs_per_trunk": None, "normalisation": "sigmoid"}, PAPER),
-    "matching": ({"normalisation": "softmax"}, GRADIENTS),
-    "copies": ({"normalisation": "softmax"}, OURS),
-    "null": ({"normalisation": "softmax"}, OURS | {"controller": "null"}),
+METHODS: dict[str, dict[str, Any]] = {
+    "paper": PAPER,
+    "matching": GRADIENTS,
+    "copies": OURS,
+    "null": OURS | {"controller": "null"},
 }
-"""Of each method: settings of the distribution, settings of the engine."""
+"""Of each method: settings of the engine."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,20 +95,19 @@ def scale_rows(chosen: argparse.Namespace) -> Iterator[Row]:
     torch.backends.cudnn.benchmark = True
     train, val, test = splits(chosen)
     trunks = chosen.trunks or max(1, round(EPOCHS * chosen.fraction))
-    outer, inner = METHODS[chosen.method]
     online = Online(
         **{
             "trunks": trunks,
             "copies": chosen.copies,
             "images": len(train.labels),
             "warmup_trunks": trunks // 2,
-            **inner,
+            **METHODS[chosen.method],
         }
     )
-    settings = Augmentation(online=online, **outer)
-    distribution = first_distribution(settings)
+    settings, paper = Augmentation(online=online), chosen.method == "paper"
+    distribution = first_literal(online.images) if paper else first_distribution(settings)
     network = build(chosen.network, chosen.seed, device)
-    world = (WithCutout if chosen.method == "paper" else PairsWorld)(
+    world = (WithCutout if paper else PairsWorld)(
         make=lambda: network, train=train, val=val, elements=distribution.elements, settings=settings, recipe=RECIPE,
         seed=chosen.seed, devices=(device,),
     )  # fmt: skip
@@ -118,10 +119,14 @@ def scale_rows(chosen: argparse.Namespace) -> Iterator[Row]:
             "method": chosen.method, "network": chosen.network, "seed": chosen.seed, "device": name_of(device),
             "train_images": len(train.labels), "copies": chosen.copies, "trunks": trunks,
             **rewards_of(trunk),
-            "entropy_bits": round(policy_of(distribution.at(trunk.theta)).entropy(), 4),
+            "entropy_bits": round(entropy_of(distribution.at(trunk.theta)), 4),
             "test_accuracy": accuracy_on(network, trunk.state, test, online) if last else None,
             "seconds": round(seconds, 2),
         }  # fmt: skip
+
+
+def entropy_of(distribution: FactoredPairs | LiteralPairs) -> float:
+    return Policy(distribution.elements, distribution.joint()).entropy()
 
 
 def rewards_of(trunk: Trunk[Pairs]) -> dict[str, object]:

@@ -20,16 +20,15 @@ from torch import nn
 from components.data.store import Split
 from components.settings.recipe import Recipe
 from components.training.crop_flip import base_augment
+from components.training.inference import predict, split_tensors
 from components.training.loop import (
     Criterion,
     State,
     batches_of,
     initial_state,
     load_state,
-    predict,
     rising_steps,
     schedule,
-    split_tensors,
     train_steps,
 )
 from components.training.metrics import accuracy

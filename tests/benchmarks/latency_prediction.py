@@ -18,9 +18,11 @@ import onnx
 from scipy.stats import kendalltau, spearmanr
 
 from components.architecture.costs import costs_of
-from components.architecture.latency import LatencyTable, measure_parts
+from components.architecture.latency import LatencyTable
+from components.architecture.measurement import measure_parts
 from components.architecture.network import build_network, seeded
-from components.architecture.parts import export_parts, full_architecture, random_images, shift, whole_model
+from components.architecture.part_models import export_parts, random_images, shift, whole_model
+from components.architecture.parts import full_architecture
 from components.architecture.space import (
     IDENTITY,
     Architecture,
@@ -124,7 +126,7 @@ def model_of(
 def exported_whole(space: Space, architecture: Architecture) -> onnx.ModelProto:
     """As `train` does it, without the training."""
     network = build_network(space, architecture, (0.5,) * space.channels, (0.25,) * space.channels)
-    with seeded(0):
+    with seeded(0, "benchmark"):
         shift([network])
     return export_network(network, CLASSES, format_architecture(architecture))
 

@@ -37,12 +37,12 @@ params = load_params()
 torch.set_num_threads(params.threads)
 be_deterministic(True)
 for stage in (prepare, latency):
-    stage.run(params, Silent())
+    stage.run(params.part(stage.Reads), Silent())
 for stage in (architecture, augmentation, loss):
-    stage.run(params, Silent(), Path(f"checkpoints/{stage.__name__}"))
+    stage.run(params.part(stage.Reads), Silent(), Path(f"checkpoints/{stage.__name__}"))
 for variant in ("searched", "baseline"):
-    train.run(params, Silent(), variant, Path(f"checkpoints/train/{variant}"))
-evaluate.run(params, Silent())
+    train.run(params.part(train.Reads), Silent(), variant, Path(f"checkpoints/train/{variant}"))
+evaluate.run(params.part(evaluate.Reads), Silent())
 """
 DRIVERS: dict[str, list[str]] = {
     "bare": ["-c", BARE],

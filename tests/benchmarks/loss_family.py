@@ -7,12 +7,13 @@
 Samples are drawn as the search draws them: a Gaussian around cross-entropy. The paper's sigma is 0.2, its M is 6.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from components.loss.family import KNOWN, PARAMETRISATIONS, representation_error
+from components.loss.family import KNOWN, Member, decode, representation_error
 from tests.benchmarks.harness import Row, markdown, spread
+from tests.benchmarks.literal_loss import decode_literal, literal_length
 
 SEEDS = (1, 2, 3)
 FEW, MANY = 7, 10
@@ -20,6 +21,11 @@ FEW, MANY = 7, 10
 SAMPLES = 2000
 SIGMAS = (0.1, 0.2, 0.45)
 """The last is the square root of 0.2: "0.2 I" may be meant as a variance."""
+PARAMETRISATIONS: dict[str, tuple[Callable[..., Member], Callable[[int], int]]] = {
+    "monotone": (decode, lambda knots: 2 * knots),
+    "literal": (decode_literal, literal_length),
+}
+"""From unconstrained numbers to a loss, and how many there are for so many knots."""
 
 
 def rows() -> Iterator[Row]:
@@ -41,9 +47,9 @@ def row(loss: str, **values: float) -> Row:
 
 def failures(name: str, knots: int, sigma: float, rng: np.random.Generator) -> tuple[float, float]:
     """Shares of samples whose tau is not positive somewhere above p = 0, and falls somewhere."""
-    chosen, grid = PARAMETRISATIONS[name], np.linspace(0.001, 1, 1000)
-    drawn = sigma * rng.standard_normal((SAMPLES, chosen.length(knots)))
-    curves = np.stack([chosen.decode(theta).curve("tau", grid) for theta in drawn])
+    (made, length), grid = PARAMETRISATIONS[name], np.linspace(0.001, 1, 1000)
+    drawn = sigma * rng.standard_normal((SAMPLES, length(knots)))
+    curves = np.stack([made(theta).curve("tau", grid) for theta in drawn])
     return float((curves <= 0).any(axis=1).mean()), float((np.diff(curves, axis=1) < -1e-12).any(axis=1).mean())
 
 

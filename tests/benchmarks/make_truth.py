@@ -17,7 +17,8 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from components.architecture.latency import LatencyTable, measure
+from components.architecture.latency import LatencyTable
+from components.architecture.measurement import measure
 from components.architecture.network import build_network
 from components.architecture.space import IDENTITY, Architecture, Space, format_architecture
 from components.settings.export import Export

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from components.architecture.search import Pool, World
 from components.architecture.space import Architecture
-from components.architecture.supernet import RECALIBRATION, SharedWeights, chunks, random_path, score_from, through
+from components.architecture.supernet import SharedWeights, chunks, random_path, score_from, through
+from components.streams import stream, torch_stream
 from components.training.crop_flip import base_augment
 from components.training.loop import State, collect_state, initial_state, load_state, make_optimiser
 
@@ -160,7 +161,7 @@ def share_statistics(weights: SharedWeights) -> None:
         if isinstance(module, nn.BatchNorm2d):
             module.reset_running_stats()
     supernet.train()
-    rng, draws = weights.rng(0, RECALIBRATION), weights.torch_rng(0, RECALIBRATION)
+    rng, draws = stream(weights.seed, "statistics"), torch_stream(weights.seed, "statistics", "augmentation")
     augment, size = base_augment(weights.recipe), weights.recipe.batch_size
     for _ in range(STATISTICS_PATHS):
         rows = torch.from_numpy(rng.permutation(len(weights.train_images))[:size])

@@ -22,6 +22,7 @@ from components.augmentation.operations import ELEMENTS, OPERATIONS, Element
 from components.data.store import Split
 from components.settings.recipe import Recipe
 from components.training.crop_flip import base_augment, compose
+from components.training.inference import predict, split_tensors
 from components.training.loop import (
     Augment,
     State,
@@ -29,9 +30,7 @@ from components.training.loop import (
     cross_entropy,
     initial_state,
     load_state,
-    predict,
     schedule,
-    split_tensors,
     train_steps,
 )
 from components.training.metrics import accuracy

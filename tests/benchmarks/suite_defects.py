@@ -126,13 +126,13 @@ DEFECTS = (
         "one half of val is asked twice: its noise passes for truth",
     ),
     Defect(
-        "components/augmentation/policy.py",
+        "components/augmentation/distribution.py",
         "    odds = share * (len(elements) - 1) / (1 - share)",
         "    odds = share * len(elements) / (1 - share)",
         "Identity's share is not the one of the settings",
     ),
     Defect(
-        "components/augmentation/policy.py",
+        "components/augmentation/distribution.py",
         "        return np.outer(*self.marginals())",
         "        return np.outer(*self.marginals()).T",
         "first and second operation change places in the policy",
@@ -169,8 +169,8 @@ DEFECTS = (
     ),
     Defect(
         "components/shipping/evaluation.py",
-        "    return np.bincount(labels * classes + predicted, minlength",
-        "    return np.bincount(predicted * classes + labels, minlength",
+        "precision_recall_fscore_support(labels, predicted, labels=",
+        "precision_recall_fscore_support(predicted, labels, labels=",
         "recall and precision change places",
     ),
     Defect(
@@ -253,8 +253,8 @@ DEFECTS = (
     ),
     Defect(
         "flows/schedule/trigger.py",
-        "    return float((1 + worse.sum()) / (1 + draws))",
-        "    return float(worse.sum() / draws)",
+        "method=permutations).pvalue)",
+        "method=permutations).pvalue) - 1 / (1 + draws)",
         "a p-value of 0: the level is not held",
     ),
     Defect(

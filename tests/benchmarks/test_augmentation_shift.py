@@ -31,7 +31,7 @@ def searched(here: World, name: str, parallel: Any = sequential) -> list[Trunk[A
     settings = benchmark.settings_of(here, name)
     search = search_augmentation(
         make_of(here), here.train, here.val, settings=settings, recipe=here.data.recipe, seed=here.seed,
-        distribution=benchmark.uniform(here, settings), parallel=parallel,
+        distribution=benchmark.uniform(here, name), parallel=parallel,
     )  # fmt: skip
     return list(search)
 
@@ -88,7 +88,7 @@ def test_shuffled_trains_the_same_network_and_hands_out_the_same_rewards_to_othe
 def test_the_rewards_as_recorded_replay_to_the_theta_that_was_recorded(name: str) -> None:
     here = small()
     settings, trunks = benchmark.settings_of(here, name), searched(here, name)
-    begin = benchmark.uniform(here, settings)
+    begin = benchmark.uniform(here, name)
     assert benchmark.replay(begin, trunks, settings, benchmark.recorded(trunks)).theta == pytest.approx(
         trunks[-1].theta
     )
@@ -133,7 +133,7 @@ def test_worlds_of_one_seed_differ_in_the_moved_images_alone() -> None:
 
 def test_the_mass_of_a_uniform_distribution_is_1_and_ranks_count_who_earned_less() -> None:
     here = small()
-    begin, rows = benchmark.uniform(here, benchmark.settings_of(here, "ohl")), benchmark.planted_rows(here)
+    begin, rows = benchmark.uniform(here, "ohl"), benchmark.planted_rows(here)
     assert benchmark.mass(begin, rows) == pytest.approx(1.0)
     trunk = searched(here, "ohl")[0]
     rewards = np.zeros(len(trunk.rewards))

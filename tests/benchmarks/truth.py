@@ -30,16 +30,8 @@ from components.data.store import Classes, Split
 from components.settings.architecture import Architecture as Settings
 from components.settings.recipe import Recipe
 from components.training.crop_flip import base_augment
-from components.training.loop import (
-    batches_of,
-    cross_entropy,
-    initial_state,
-    load_state,
-    predict,
-    schedule,
-    split_tensors,
-    train_steps,
-)
+from components.training.inference import predict, split_tensors
+from components.training.loop import batches_of, cross_entropy, initial_state, load_state, schedule, train_steps
 from components.training.metrics import accuracy
 from tests.benchmarks.shift import moved, read_cifar10, read_digits
 

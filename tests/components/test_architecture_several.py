@@ -1,21 +1,15 @@
-"""Several budgets from one supernet, finalists, and the Pareto front: in step, by rank, and done by hand."""
-
-import itertools
-from dataclasses import replace
+"""Several budgets from one supernet, and the Pareto front: in step, and done by hand."""
 
 import numpy as np
 import pytest
 
-from components.architecture.finalists import TrainAlone, best_alone
-from components.architecture.network import build_network
 from components.architecture.pareto import front, last_scores
-from components.architecture.search import Candidate, Pool, PoolUpdate, Scored, World
+from components.architecture.search import Pool, Scored, World
 from components.architecture.several import search_all
 from components.architecture.space import Architecture, space_of
 from components.architecture.strategies import search
-from components.data.store import Classes, Split
+from components.data.store import Classes
 from components.settings.architecture import Architecture as ArchitectureSettings
-from components.settings.recipe import Recipe
 
 BLOCKS = ("mb_k3_e1", "mb_k3_e2", "mb_k3_e6")
 MS = dict(zip(BLOCKS, (0.1, 0.2, 0.3), strict=True))
@@ -96,63 +90,6 @@ def test_an_impossible_budget_among_others_is_refused_before_any_training() -> N
 def test_a_strategy_that_trains_towards_one_budget_is_refused_with_several() -> None:
     with pytest.raises(ValueError, match="names 2 budgets, but enas steers"):
         settings(latency_ms=(0.9, 0.6), strategy="enas")
-
-
-# Finalists
-
-
-def update(*scores: float) -> PoolUpdate:
-    networks = list(itertools.product(BLOCKS, repeat=4))[: len(scores)]
-    pool = tuple(
-        Candidate(architecture=a, potential=score, latency=1.0) for a, score in zip(networks, scores, strict=True)
-    )
-    ones = tuple(Scored(stage=4, architecture=a, score=s, latency=1.0) for a, s in zip(networks, scores, strict=True))
-    return PoolUpdate(stage=4, pool=pool, dropped=(), scores=ones)
-
-
-def test_the_best_alone_is_the_choice_and_both_ranks_are_kept() -> None:
-    last = update(0.9, 0.8, 0.7, 0.6)
-    first, second, third, fourth = (c.architecture for c in last.pool)
-    ranked = best_alone(last, {first: 0.91, second: 0.95, third: None})
-    assert [(one.candidate.architecture, one.rank, one.rank_alone) for one in ranked] == [
-        (second, 2, 1),
-        (first, 1, 2),
-        (third, 3, None),
-        (fourth, 4, None),
-    ]
-    assert [one.score for one in ranked] == [0.8, 0.9, 0.7, 0.6]
-
-
-def test_without_finalists_the_search_decides_and_a_tie_too() -> None:
-    last = update(0.9, 0.8)
-    first, second = (c.architecture for c in last.pool)
-    assert [one.rank for one in best_alone(last, {})] == [1, 2]
-    assert [one.rank for one in best_alone(last, {first: 0.5, second: 0.5})] == [1, 2]
-
-
-def images(count: int) -> Split:
-    """Two classes, told apart by brightness."""
-    rng = np.random.default_rng(count)
-    labels = rng.integers(0, 2, count)
-    pixels = (rng.integers(0, 100, (count, 8, 8, 1)) + 100 * labels[:, None, None, None]).astype(np.uint8)
-    return Split(images=pixels, labels=labels)
-
-
-def test_a_finalist_learns_by_itself_and_one_that_diverges_has_no_accuracy() -> None:
-    train = TrainAlone(
-        make=lambda a: build_network(SPACE, a, (0.4,), (0.25,)),
-        train=images(256),
-        val=images(100),
-        recipe=Recipe(batch_size=32, learning_rate=0.05),
-        epochs=2,
-        seed=0,
-    )
-    network = (BLOCKS[0],) * 4
-    reached = train(network, 0)
-    assert reached is not None
-    assert reached > 0.9
-    assert train(network, 3) == reached
-    assert replace(train, recipe=Recipe(batch_size=32, learning_rate=1e30))(network, 0) is None
 
 
 # The front

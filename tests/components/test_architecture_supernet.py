@@ -2,7 +2,6 @@
 are while others train."""
 
 import itertools
-from collections import Counter
 
 import numpy as np
 import pytest
@@ -11,7 +10,6 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 from components.architecture.network import build_network
-from components.architecture.search import Pool
 from components.architecture.space import Architecture, candidates, space_of
 from components.architecture.strategies import search
 from components.architecture.supernet import (
@@ -19,14 +17,13 @@ from components.architecture.supernet import (
     SharedWeights,
     build_supernet,
     chunks,
-    fair_rounds,
     grouped,
     random_path,
 )
 from components.data.store import Classes
 from components.settings.architecture import Architecture as ArchitectureSettings
 from components.settings.recipe import Recipe
-from components.training.loop import cross_entropy, predict
+from components.training.inference import predict
 from components.training.metrics import accuracy
 
 CLASSES = Classes(names=tuple("0123456789"), size=8, channels=1)
@@ -206,9 +203,8 @@ def test_networks_of_a_group_begin_alike_and_each_is_in_one() -> None:
 # A state to go on from
 
 
-@pytest.mark.parametrize("sampling", ["uniform", "fair"])
-def test_weights_restored_into_a_fresh_supernet_train_on_to_the_same_bytes(sampling: str) -> None:
-    calm, again = shared(1, sampling=sampling), shared(1, sampling=sampling)
+def test_weights_restored_into_a_fresh_supernet_train_on_to_the_same_bytes() -> None:
+    calm, again = shared(1), shared(1)
     calm.train_stage(0, ((),))
     again.restore(calm.state())
     calm.score(A, 1)  # leaves statistics behind, which must not matter
@@ -216,69 +212,3 @@ def test_weights_restored_into_a_fresh_supernet_train_on_to_the_same_bytes(sampl
         weights.train_stage(1, ((),))
     assert all(torch.equal(value, weights_of(again)[name]) for name, value in weights_of(calm).items())
     assert calm.score(A, 2) == again.score(A, 2)
-
-
-# Fair sampling
-
-
-def test_fair_rounds_hold_every_candidate_of_a_full_layer_exactly_once_and_of_the_others_equally_often() -> None:
-    layers = [("a", "b", "c", "d"), ("a", "b", "c"), ("a", "b", "c", "d")]
-    rounds = list(itertools.islice(fair_rounds(layers, ((),), np.random.default_rng(0)), 30))
-    for paths in rounds:
-        assert len(paths) == 4
-        assert sorted(path[0] for path in paths) == sorted(path[2] for path in paths) == list("abcd")
-        assert {path[1] for path in paths} == set("abc")
-    counts = Counter(path[1] for paths in rounds for path in paths)
-    assert counts == {"a": 40, "b": 40, "c": 40}
-    assert len({tuple(paths) for paths in rounds}) > 25
-
-
-def test_fair_rounds_take_the_pools_members_equally_often() -> None:
-    layers = [("a", "b", "c")] * 3
-    members: Pool = (("a", "b"), ("b", "b"))
-    rounds = list(itertools.islice(fair_rounds(layers, members, np.random.default_rng(0)), 10))
-    assert Counter(path[:2] for paths in rounds for path in paths) == dict.fromkeys(members, 15)
-    assert all(sorted(path[2] for path in paths) == list("abc") for paths in rounds)
-
-
-def test_each_block_gets_equally_many_updates_when_sampling_is_fair() -> None:
-    """Counted where it happens: every step of the optimiser, the blocks whose weights have a gradient."""
-    weights = shared(sampling="fair", warmup_epochs=6.0)
-    counts: Counter[str] = Counter()
-
-    def note(*_: object) -> None:
-        named = weights.supernet.named_parameters()
-        counts.update({".".join(name.split(".")[:3]) for name, p in named if "layers" in name and p.grad is not None})
-
-    weights.optimiser.register_step_pre_hook(note)
-    weights.train_stage(0, ((),))
-    blocks = {f"layers.{layer}.{name}" for layer, names in enumerate(weights.layers) for name in names}
-    assert counts == dict.fromkeys(blocks - {"layers.0.identity", "layers.2.identity"}, 12)
-
-
-def test_a_fair_update_is_one_step_along_the_summed_gradients_of_its_paths() -> None:
-    weights, images, labels = shared(), *digits(0, 32)
-    paths, criterion = (A, B), cross_entropy(0.0)
-    weights.supernet.train()
-    expected: dict[str, torch.Tensor] = {}
-    for path in paths:
-        weights.supernet.zero_grad(set_to_none=True)
-        criterion(weights.supernet.features(images, path), weights.supernet.classifier.weight, labels).backward()
-        for name, p in weights.supernet.named_parameters():
-            if p.grad is not None:
-                expected[name] = expected.get(name, torch.zeros_like(p)) + p.grad
-    weights.update(images, labels, paths, step=0)
-    moved = {name: p.grad for name, p in weights.supernet.named_parameters() if p.grad is not None}
-    assert moved.keys() == expected.keys()
-    assert all(torch.allclose(moved[name], expected[name], atol=1e-6) for name in expected)
-
-
-def test_both_samplings_cost_the_same_passes() -> None:
-    passes = {}
-    for sampling in ("uniform", "fair"):
-        weights = shared(sampling=sampling)
-        seen: list[object] = []
-        weights.supernet.stem.register_forward_hook(lambda *_, seen=seen: seen.append(0))
-        weights.train_stage(0, ((),))
-        passes[sampling] = len(seen)
-    assert passes == {"uniform": 16, "fair": 16}

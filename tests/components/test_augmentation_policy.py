@@ -10,30 +10,17 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
+from components.augmentation.distribution import FactoredPairs, first_distribution, format_pairs, policy_of
 from components.augmentation.operations import apply_elements
-from components.augmentation.policy import (
-    FactoredPairs,
-    LiteralPairs,
-    Policy,
-    augment_pairs,
-    first_distribution,
-    format_pairs,
-    policy_of,
-)
+from components.augmentation.policy import Policy, augment_pairs
 from components.online.controllers import Distribution
 from components.settings.augmentation import Augmentation
 from components.settings.online import Online
 
-KINDS = [(settings, normalisation) for settings in ("factored", "literal") for normalisation in ("sigmoid", "softmax")]
-every_kind = pytest.mark.parametrize(("settings", "normalisation"), KINDS)
 
-
-def distribution(settings: str, normalisation: str, seed: int = 0, **changes: Any) -> FactoredPairs | LiteralPairs:
+def distribution(seed: int = 0, **changes: Any) -> FactoredPairs:
     """With random logits."""
-    chosen = Augmentation(
-        settings=settings, normalisation=normalisation, online=Online(trunks=1, images=8, warmup_trunks=0), **changes
-    )
-    start = first_distribution(chosen)
+    start = first_distribution(Augmentation(online=Online(trunks=1, images=8, warmup_trunks=0), **changes))
     return start.at(np.random.default_rng(seed).normal(size=start.theta.shape))
 
 
@@ -41,34 +28,19 @@ def images(count: int = 64) -> UInt8[Tensor, "b c h w"]:
     return torch.randint(0, 256, (count, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
 
 
-def torch_log_probability(
-    chosen: FactoredPairs | LiteralPairs, theta: Tensor, sample: tuple[tuple[int, int], ...]
-) -> Tensor:
-    """Written out again, for autograd: the mean over the sample's pairs."""
-    log_p = {
-        "sigmoid": lambda t: (torch.sigmoid(t) / torch.sigmoid(t).sum()).log(),
-        "softmax": lambda t: t.log_softmax(0),
-    }
-    log_of, kinds = log_p[chosen.normalisation], len(chosen.elements)
-    first, second = torch.tensor(sample).T
-    if isinstance(chosen, LiteralPairs):
-        return log_of(theta)[first * kinds + second].mean()
-    return (log_of(theta[:kinds])[first] + log_of(theta[kinds:])[second]).mean()
-
-
-@every_kind
-def test_the_score_gradient_is_autograds(settings: str, normalisation: str) -> None:
-    chosen = distribution(settings, normalisation, pairs_per_trunk=5)
+def test_the_score_gradient_is_autograds() -> None:
+    """The log probability written out again: the mean over the sample's pairs."""
+    chosen = distribution(pairs_per_trunk=5)
     theta = torch.from_numpy(chosen.theta.copy()).requires_grad_()
     (sample,) = chosen.sample(1, np.random.default_rng(0))
-    torch_log_probability(chosen, theta, sample).backward()
+    kinds, (first, second) = len(chosen.elements), torch.tensor(sample).T
+    (theta[:kinds].log_softmax(0)[first] + theta[kinds:].log_softmax(0)[second]).mean().backward()
     assert theta.grad is not None
     assert chosen.score_gradient(sample) == pytest.approx(theta.grad.numpy(), abs=1e-12)
 
 
-@every_kind
-def test_draws_follow_the_joint_distribution(settings: str, normalisation: str) -> None:
-    chosen = distribution(settings, normalisation)
+def test_draws_follow_the_joint_distribution() -> None:
+    chosen = distribution()
     assert chosen.joint().sum() == pytest.approx(1)
     drawn = np.concatenate([np.array(s) for s in chosen.sample(20_000, np.random.default_rng(0))])
     for axis in (0, 1):
@@ -76,46 +48,33 @@ def test_draws_follow_the_joint_distribution(settings: str, normalisation: str) 
         assert seen == pytest.approx(chosen.joint().sum(axis=1 - axis), abs=0.006)
 
 
-@every_kind
-def test_it_is_an_engines_distribution_and_starts_uniform(settings: str, normalisation: str) -> None:
-    chosen = distribution(settings, normalisation)
+def test_it_is_an_engines_distribution_and_starts_uniform() -> None:
+    chosen = distribution()
     assert isinstance(chosen, Distribution)
     start = chosen.at(np.zeros_like(chosen.theta))
     assert start.joint() == pytest.approx(np.full_like(start.joint(), len(start.elements) ** -2))
 
 
-def test_the_settings_name_the_papers_and_our_space() -> None:
-    assert distribution("literal", "sigmoid").theta.shape == (36**2,)
-    assert distribution("factored", "sigmoid").theta.shape == (38 + 38,)
-    assert distribution("factored", "sigmoid", cutout=False).theta.shape == (37 + 37,)
+def test_the_settings_name_the_space() -> None:
+    assert distribution().theta.shape == (38 + 38,)
+    assert distribution(cutout=False).theta.shape == (37 + 37,)
 
 
 def test_a_sample_holds_the_committed_pairs_or_one_an_image() -> None:
     rng = np.random.default_rng(0)
-    assert {len(s) for s in distribution("factored", "sigmoid", pairs_per_trunk=3).sample(4, rng)} == {3}
-    assert {len(s) for s in distribution("literal", "sigmoid", pairs_per_trunk=None).sample(4, rng)} == {8}
+    assert {len(s) for s in distribution(pairs_per_trunk=3).sample(4, rng)} == {3}
+    assert {len(s) for s in distribution(pairs_per_trunk=None).sample(4, rng)} == {8}
 
 
-def test_the_sigmoid_caps_an_element_near_twice_its_start_and_softmax_does_not() -> None:
-    """One logit far up: sigma goes from 1/2 to 1, so p at most doubles."""
-    for normalisation, low, high in (("sigmoid", 1.9, 2.0), ("softmax", 30, 38)):
-        start = distribution("factored", normalisation)
-        theta = np.zeros_like(start.theta)
-        theta[3] = 8.0
-        share = start.at(theta).joint().sum(axis=1)[3]
-        assert low < share * len(start.elements) < high
-
-
-@every_kind
-def test_a_policy_survives_json_to_the_last_bit(settings: str, normalisation: str) -> None:
-    policy = policy_of(distribution(settings, normalisation))
+def test_a_policy_survives_json_to_the_last_bit() -> None:
+    policy = policy_of(distribution())
     again = Policy.from_json(json.loads(json.dumps(policy.to_json())))
     assert again.elements == policy.elements
     assert np.array_equal(again.joint, policy.joint)
 
 
 def test_the_record_says_what_matters_first() -> None:
-    policy = policy_of(distribution("factored", "softmax"))
+    policy = policy_of(distribution())
     record = policy.to_json()
     shares = [pair["probability"] for pair in record["pairs"]]
     assert shares == sorted(shares, reverse=True)
@@ -127,7 +86,7 @@ def test_the_record_says_what_matters_first() -> None:
 
 
 def test_a_record_that_is_no_distribution_is_refused() -> None:
-    record = policy_of(distribution("factored", "sigmoid")).to_json()
+    record = policy_of(distribution()).to_json()
     with pytest.raises(ValueError, match=r"probabilities sum to .*; make them sum to 1"):
         Policy.from_json(record | {"pairs": record["pairs"][:5]})
     first, second, *others = record["pairs"]
@@ -143,7 +102,7 @@ def test_a_record_that_is_no_distribution_is_refused() -> None:
 
 
 def certain_policy(first: str, second: str) -> Policy:
-    policy = policy_of(distribution("factored", "sigmoid"))
+    policy = policy_of(distribution())
     names = [str(element) for element in policy.elements]
     joint = np.zeros_like(policy.joint)
     joint[names.index(first), names.index(second)] = 1
@@ -171,7 +130,7 @@ def test_identity_twice_changes_nothing_and_invert_twice_neither() -> None:
 
 
 def test_images_draw_their_pairs_by_weight() -> None:
-    policy = policy_of(distribution("factored", "sigmoid"))
+    policy = policy_of(distribution())
     names = [str(element) for element in policy.elements]
     pairs = [(names.index("Identity"),) * 2, (names.index("Invert"), names.index("Identity"))]
     batch = images(4000)
@@ -183,7 +142,7 @@ def test_images_draw_their_pairs_by_weight() -> None:
 
 def test_every_sample_takes_the_same_random_numbers() -> None:
     """Common random numbers: copies with different pairs must leave the generator in the same place."""
-    policy = policy_of(distribution("factored", "sigmoid"))
+    policy = policy_of(distribution())
     ends = set()
     for pair in ((0, 0), (5, 37), (20, 20)):
         rng = torch.Generator().manual_seed(3)
@@ -193,24 +152,21 @@ def test_every_sample_takes_the_same_random_numbers() -> None:
 
 
 def test_the_same_generator_gives_the_same_images() -> None:
-    augment = policy_of(distribution("factored", "sigmoid")).augment()
+    augment = policy_of(distribution()).augment()
     first, second, other = (augment(images(), torch.Generator().manual_seed(seed)) for seed in (0, 0, 1))
     assert torch.equal(first, second)
     assert not torch.equal(first, other)
 
 
 def test_samples_are_written_as_people_read_them() -> None:
-    elements = distribution("factored", "sigmoid").elements
+    elements = distribution().elements
     assert format_pairs(elements, ((0, 1), (37, 35))) == "Identity + ShearX 0.1 | Cutout + Equalize"
     assert format_pairs(elements, ((0, 0),) * 3, limit=1) == "Identity + Identity | ... 2 more"
 
 
-@pytest.mark.parametrize("normalisation", ["sigmoid", "softmax"])
 @pytest.mark.parametrize("share", [0.01, 0.5, 0.9])
-def test_identity_starts_with_its_share_and_the_others_with_equal_ones(normalisation: str, share: float) -> None:
-    settings = Augmentation(
-        normalisation=normalisation, identity_share=share, online=Online(trunks=1, images=1, warmup_trunks=0)  # type: ignore[arg-type]
-    )  # fmt: skip
+def test_identity_starts_with_its_share_and_the_others_with_equal_ones(share: float) -> None:
+    settings = Augmentation(identity_share=share, online=Online(trunks=1, images=1, warmup_trunks=0))
     policy = policy_of(first_distribution(settings))
     for shares in policy.element_shares().values():
         identity = [element.operation == "Identity" for element in policy.elements].index(True)
@@ -218,17 +174,10 @@ def test_identity_starts_with_its_share_and_the_others_with_equal_ones(normalisa
         assert np.ptp(np.delete(shares, identity)) < 1e-12
 
 
-def test_the_literal_space_has_no_identity_to_start_from() -> None:
-    with pytest.raises(ValueError, match="identity_share needs"):
-        Augmentation(settings="literal", identity_share=0.5, online=Online(trunks=1, images=1, warmup_trunks=0))
-
-
-@every_kind
-def test_features_are_shares_and_the_prior_is_a_covariance(settings: str, normalisation: str) -> None:
-    chosen = distribution(settings, normalisation, pairs_per_trunk=4)
+def test_features_are_shares_and_the_prior_is_a_covariance() -> None:
+    chosen = distribution(pairs_per_trunk=4)
     sample = chosen.sample(1, np.random.default_rng(0))[0]
-    places = 2 if settings == "factored" else 1
-    assert chosen.features(sample).sum() == pytest.approx(places)
+    assert chosen.features(sample).sum() == pytest.approx(2)
     prior = chosen.prior()
     assert np.array_equal(prior, prior.T)
     assert np.diag(prior) == pytest.approx(1)

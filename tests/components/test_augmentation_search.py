@@ -11,15 +11,17 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
+from components.augmentation.distribution import first_distribution, policy_of
 from components.augmentation.operations import Element
-from components.augmentation.policy import Pairs, first_distribution, policy_of
+from components.augmentation.policy import Pairs
 from components.augmentation.search import PairsWorld, search_augmentation
 from components.data.store import Split
-from components.online.engine import TRAINING, Trunk, numpy_rng, search
+from components.online.engine import Trunk, search
 from components.online.rewards import Request, flat
 from components.settings.augmentation import Augmentation
 from components.settings.online import Online
 from components.settings.recipe import Recipe
+from components.streams import stream
 from components.training.loop import Diverged, State, initial_state
 
 RECIPE = Recipe(batch_size=16, learning_rate=0.05)
@@ -38,7 +40,7 @@ def planted(elements: tuple[Element, ...], seed: int) -> Callable[[State, Pairs,
 
     def train(state: State, sample: Pairs, trunk: int, copy: int) -> State:
         worth = np.mean([elements[k].operation.startswith("Translate") for pair in sample for k in pair])
-        noise = 0.25 * numpy_rng(seed, trunk, copy, TRAINING).standard_normal()
+        noise = 0.25 * stream(seed, "copy training", trunk, copy).standard_normal()
         return {"model.w": state["model.w"] + float(worth) + noise}
 
     return train
@@ -63,12 +65,11 @@ def translation_mass(chosen: Augmentation, seed: int) -> float:
     )
 
 
-@pytest.mark.parametrize(("normalisation", "least"), [("sigmoid", 1.3), ("softmax", 2.5)])
-def test_finds_planted_elements_and_the_null_controller_does_not(normalisation: str, least: float) -> None:
-    learning = settings(trunks=60, copies=8, normalisation=normalisation)
+def test_finds_planted_elements_and_the_null_controller_does_not() -> None:
+    learning = settings(trunks=60, copies=8)
     null = replace(learning, online=replace(learning.online, controller="null"))
     masses = [translation_mass(learning, seed) for seed in range(4)]
-    assert np.mean(masses) > least
+    assert np.mean(masses) > 2.5
     assert min(masses) > 1.1
     assert translation_mass(null, 0) == pytest.approx(1)
 
@@ -130,7 +131,7 @@ def same(first: State, second: State) -> bool:
     return all(torch.equal(first[key], second[key]) for key in first)
 
 
-@pytest.mark.parametrize(("reward", "broadcast"), [("own", "best"), ("own", "weighted"), ("leave_one_out", "average")])
+@pytest.mark.parametrize(("reward", "broadcast"), [("own", "best"), ("leave_one_out", "average")])
 def test_every_rule_trains_the_network_while_it_searches(reward: str, broadcast: str) -> None:
     trunks = searched(reward=reward, broadcast=broadcast, trunks=5, images=128)
     assert trunks[-1].score > trunks[0].score

@@ -10,14 +10,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from jaxtyping import UInt8
 from PIL import Image
+from sklearn.datasets import load_sample_images
 from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
+from components.augmentation.distribution import first_distribution, policy_of
 from components.augmentation.operations import ELEMENTS, OPERATIONS, Element, apply_elements
-from components.augmentation.policy import Policy, first_distribution, policy_of
+from components.augmentation.policy import Policy
 from components.augmentation.transforms import (
     GREY,
     TORCHVISION,
@@ -28,7 +31,6 @@ from components.augmentation.transforms import (
 )
 from components.settings.augmentation import Augmentation
 from components.settings.online import Online
-from tests.components.test_augmentation_fixed import photographs
 
 COLOUR = ["grey", "colour"]
 
@@ -43,6 +45,15 @@ def policy(shares: dict[tuple[str, str], float]) -> Policy:
     for (first, second), share in shares.items():
         joint[names.index(first), names.index(second)] = share
     return Policy(ELEMENTS, joint)
+
+
+def photographs(size: int) -> UInt8[np.ndarray, "n size size 3"]:
+    """Tiles of two photographs, scaled down."""
+    tiles = []
+    for photograph in load_sample_images().images:
+        small = Image.fromarray(photograph).resize((size * 4, size * 3), Image.Resampling.BOX)
+        tiles += [small.crop((x, y, x + size, y + size)) for x in range(0, size * 4, size) for y in (0, size, 2 * size)]
+    return np.stack([np.asarray(tile) for tile in tiles])
 
 
 def images(size: int = 32, grey: bool = False) -> Tensor:

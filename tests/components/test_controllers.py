@@ -8,7 +8,7 @@ import scipy.optimize
 import torch
 from jaxtyping import Float64
 
-from components.augmentation.policy import first_distribution
+from components.augmentation.distribution import first_distribution
 from components.online.controllers import RIDGE, Answers, Bandit, Distribution, Matching, Reinforce, nonnegative
 from components.online.rewards import cosines
 from components.settings.augmentation import Augmentation
@@ -106,7 +106,7 @@ def test_the_bandits_certainty_is_ridge_regression_by_hand() -> None:
 
 
 def test_what_is_alike_by_the_prior_is_learned_together() -> None:
-    settings = Augmentation(normalisation="softmax", online=Online(trunks=1, images=1, warmup_trunks=0))
+    settings = Augmentation(online=Online(trunks=1, images=1, warmup_trunks=0))
     distribution = first_distribution(settings)
     names = [str(element) for element in distribution.elements]
     row = {name: names.index(name) for name in ("Rotate 10", "Rotate 30", "ShearX 0.1")}

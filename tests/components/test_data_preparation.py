@@ -12,8 +12,8 @@ from components.data.intake import take_in
 from components.data.preparation import moments, prepare
 from components.data.raw import read_images, read_index
 from components.data.sources import open_source
-from components.data.split import SPLITS, Labelled, Shares, assign, read_assignment, write_assignment
-from components.data.store import Classes, Statistics, open_split, read_contents
+from components.data.split import Labelled, Shares, assign, read_assignment, write_assignment
+from components.data.store import SPLITS, Classes, Statistics, open_split, read_contents
 from components.settings.data import Data
 
 

@@ -9,10 +9,6 @@ import numpy as np
 import pytest
 
 from components.data.split import (
-    SPLITS,
-    TEST,
-    TRAIN,
-    VAL,
     Assignment,
     Labelled,
     Shares,
@@ -24,6 +20,7 @@ from components.data.split import (
     splits_of,
     write_assignment,
 )
+from components.data.store import SPLITS, TEST, TRAIN, VAL
 
 FIFTHS = Shares(0.2, 0.2)
 

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from components.architecture.supernet import SharedWeights, build_supernet
-from components.augmentation.policy import AugmentPairs, first_distribution, policy_of
+from components.augmentation.distribution import first_distribution, policy_of
+from components.augmentation.policy import AugmentPairs
 from components.augmentation.search import search_augmentation
 from components.loss.search import LossWorld
 from components.online.averaging import mean_state
@@ -23,9 +24,10 @@ from components.settings.recipe import Recipe
 from components.settings.train import Train
 from components.training.crop_flip import base_augment, compose
 from components.training.devices import CPU, Devices
-from components.training.loop import State, cross_entropy, fit, initial_state, predict, split_tensors, train_steps
+from components.training.fit import fit
+from components.training.inference import predict, split_tensors
+from components.training.loop import State, cross_entropy, initial_state, train_steps
 from tests.components import test_architecture_supernet as supernets
-from tests.components import test_optimisation_search as optimisation
 from tests.components.test_augmentation_search import bars, small, world
 from tests.elsewhere import There, elsewhere
 
@@ -207,12 +209,8 @@ def loss_search(devices: Devices, online: Online, after: Any = None) -> list[Tru
     return list(loss_world(devices, online).search(after=after))
 
 
-def optimisation_search(devices: Devices, online: Online, after: Any = None) -> list[Trunk[Any]]:
-    return list(replace(optimisation.world(), settings=online, devices=devices).search(after=after))
-
-
 Searching = Callable[..., list[Trunk[Any]]]
-SEARCHES: list[Searching] = [augmentation_search, loss_search, optimisation_search]
+SEARCHES: list[Searching] = [augmentation_search, loss_search]
 
 
 def on_first(trunk: Trunk[Any]) -> bool:
@@ -220,7 +218,7 @@ def on_first(trunk: Trunk[Any]) -> bool:
 
 
 @pytest.mark.parametrize("search", SEARCHES)
-@pytest.mark.parametrize(("reward", "broadcast"), [("leave_one_out", "average"), ("first_order", "best")])
+@pytest.mark.parametrize(("reward", "broadcast"), [("leave_one_out", "average"), ("own", "best")])
 def test_a_search_leaves_the_same_records_and_weights_and_these_on_the_first_device(
     search: Searching, reward: Any, broadcast: Any
 ) -> None:
@@ -260,9 +258,8 @@ def test_a_search_read_on_the_cpu_goes_on_on_the_first_device(search: Searching)
 def test_the_index_of_a_copy_says_where_it_trains() -> None:
     state, sample = initial_state(small()), ((3, 7),)
     augmenting, losing = replace(world(), devices=TWO), loss_world(TWO, SHORT)
-    tuning = replace(optimisation.world(), devices=TWO)
     with elsewhere():
-        for there, drawn in ((augmenting, sample), (losing, (0.5,) * 8), (tuning, (0.1, 0.1))):
+        for there, drawn in ((augmenting, sample), (losing, (0.5,) * 8)):
             trained = [there.train_copy(state, drawn, 0, copy) for copy in range(3)]
             assert [copy["model.classifier.weight"].device for copy in trained] == [TWO[0], TWO[1], TWO[0]]
 

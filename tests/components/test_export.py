@@ -17,7 +17,7 @@ from components.data.store import Classes
 from components.settings.architecture import Architecture
 from components.shipping.evaluation import onnx_logits
 from components.shipping.export import export_network, read_metadata
-from components.training.loop import predict
+from components.training.inference import predict
 
 ROOT = Path(__file__).resolve().parents[2]
 CLASSES = Classes(names=("zero", "eins", "zwei"), size=8, channels=1)

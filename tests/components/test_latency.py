@@ -11,21 +11,19 @@ import pytest
 import torch
 from torch import nn
 
-from components.architecture.latency import LatencyTable, fit_line, measure, measure_parts
+from components.architecture.latency import LatencyTable
+from components.architecture.measurement import fit_line, measure, measure_parts
 from components.architecture.network import build_network
-from components.architecture.parts import (
-    EMPTY,
-    HEAD,
-    STEM,
+from components.architecture.part_models import (
     compose,
     export_parts,
     int8_parts,
     part_modules,
-    parts,
     random_images,
     shift,
     whole_model,
 )
+from components.architecture.parts import EMPTY, HEAD, STEM, parts
 from components.architecture.space import Space, space_of
 from components.architecture.timing import (
     REFERENCE,
@@ -107,6 +105,10 @@ def test_a_disturbed_network_does_not_tilt_the_line() -> None:
     assert fit_line(x, y) == (pytest.approx(1.25), pytest.approx(0.5))
     y[6] *= 1.5
     assert fit_line(x, y) == (pytest.approx(1.25, rel=0.02), pytest.approx(0.5, abs=0.05))
+
+
+def test_networks_that_are_all_alike_give_a_line_of_slope_1() -> None:
+    assert fit_line([2.0, 2.0, 2.0], [2.5, 2.6, 9.0]) == (1.0, pytest.approx(0.6))
 
 
 def turns(ms: float, slowed: float, share: float, seed: int = 0) -> list[Turn]:

@@ -17,11 +17,9 @@ from components.loss.chart import loss_curves
 from components.loss.family import (
     KNOWN,
     RARITY,
-    LiteralLoss,
     SearchedLoss,
     closest,
     decode,
-    decode_literal,
     fit_knots,
     increments,
     read_loss,
@@ -273,8 +271,6 @@ def test_a_training_begins_under_cross_entropy_with_the_class_margins_of_the_fou
     assert not torch.allclose(beginning(x, w, y), F.cross_entropy(x @ w.T, y))
     bounded = decode(np.full(12, 0.5), label_smoothing=0.1).beginning()
     torch.testing.assert_close(bounded(x, w, y), F.cross_entropy(x @ w.T, y, label_smoothing=0.1))
-    literal = decode_literal(np.full(24, 0.1)).beginning()
-    torch.testing.assert_close(literal(x, w, y), F.cross_entropy(x @ w.T, y))
 
 
 def test_margins_survive_json_and_another_scale(tmp_path: Path) -> None:
@@ -284,37 +280,6 @@ def test_margins_survive_json_and_another_scale(tmp_path: Path) -> None:
     data = problem(16, 8, 5)
     assert torch.equal(read_loss(str(path))(*data), loss(*data))
     torch.testing.assert_close(loss(*data), 1.5 * with_margins(-0.2, 0.8)(*data))
-
-
-# --- the paper's parametrisation
-
-
-def test_literal_theta_zero_is_cross_entropy_where_p_does_not_underflow() -> None:
-    data = problem(64, 32, 10)
-    loss = decode_literal(np.zeros(24))
-    torch.testing.assert_close(loss(*data), smoothed_cross_entropy(0.0)(*data), rtol=1e-5, atol=1e-6)
-
-
-def test_literal_values_by_hand(tmp_path: Path) -> None:
-    """Two intervals; cosine .5 lies in the second of t: 2 x .5 - 1.2 = -.2; p = .4502 in the first of tau."""
-    loss = LiteralLoss(t=[[1.0, 0.0], [2.0, -1.2]], tau=[[0.5, 0.1], [1.0, 0.0]])
-    x = torch.tensor([[0.5, 0.75**0.5, 0.0]])
-    w = torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
-    p = 1 / (1 + np.exp(0.2))
-    assert loss(x, w, torch.tensor([0])).item() == pytest.approx(-np.log(0.5 * p + 0.1), rel=1e-5)
-    np.testing.assert_allclose(loss.curve("t", np.array([-0.5, 0.5])), [-0.5, -0.2])
-    path = tmp_path / "loss.json"
-    path.write_text(json.dumps(loss.to_json()))
-    assert isinstance(read_loss(path), LiteralLoss)
-
-
-def test_a_literal_tau_below_zero_gives_no_number_and_no_monotone_one_does() -> None:
-    data = problem(64, 32, 10)
-    rng = np.random.default_rng(0)
-    literal = [decode_literal(0.2 * rng.standard_normal(24))(*data).isfinite().item() for _ in range(50)]
-    ours = [decode(0.2 * rng.standard_normal(14))(*data).isfinite().item() for _ in range(50)]
-    assert 0.1 < np.mean(literal) < 0.9
-    assert all(ours)
 
 
 def test_the_artifact_needs_neither_the_flows_nor_their_libraries(tmp_path: Path) -> None:

@@ -10,10 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from components.loss import probe
-from components.loss.family import LiteralLoss, Member, SearchedLoss, decode, decode_literal
+from components.loss.family import Member, SearchedLoss, decode
 from components.loss.probe import ProbeData, probe_data, probe_scores, trained_classifiers
 from components.training.devices import one_thread
 from components.training.metrics import log_likelihood
+from tests.benchmarks.literal_loss import LiteralLoss, decode_literal
 
 CLASSES = 5
 

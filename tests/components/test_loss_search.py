@@ -1,7 +1,7 @@
 """The loss search: pairs, matched gradients, and a planted optimum that the controller finds and the null does not."""
 
 import pickle
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -23,12 +23,14 @@ from components.loss.search import (
     gradient_norms,
     start,
 )
-from components.online.engine import MATCHING, PROBING, numpy_rng, search, torch_rng
-from components.online.gaussian import Sample
+from components.online.engine import search
+from components.online.gaussian import Gaussian, Sample
 from components.settings.loss import Loss
 from components.settings.online import Online
 from components.settings.recipe import Recipe
+from components.streams import stream, torch_rng, torch_stream
 from components.training.devices import one_thread
+from components.training.inference import predict, split_tensors
 from components.training.loop import (
     Criterion,
     Diverged,
@@ -37,14 +39,13 @@ from components.training.loop import (
     cross_entropy,
     initial_state,
     load_state,
-    predict,
     rising_steps,
     schedule,
-    split_tensors,
     train_steps,
 )
 from components.training.metrics import METRICS, accuracy
 from components.training.parallel import WorkerDied, sequential
+from tests.benchmarks.literal_loss import LiteralWorld, literal_start
 
 KNOTS = 6
 
@@ -88,7 +89,7 @@ class Planted:
         return sum(float(np.mean(np.subtract(knots[part], wanted) ** 2)) for part, wanted in PLANTED.items())
 
     def train(self, state: State, sample: Sample, trunk: int, copy: int) -> State:
-        luck = self.noise * numpy_rng(self.seed, trunk, copy, 9).standard_normal()
+        luck = self.noise * stream(self.seed, "luck", trunk, copy).standard_normal()
         return {"model.gain": state["model.gain"] * 0 + (luck - self.distance(sample))}
 
     def score(self, state: State) -> float:
@@ -188,7 +189,7 @@ def test_a_matched_loss_has_the_gradient_norm_of_cross_entropy() -> None:
     made, state = world()
     loss = made.loss(SAMPLE, state)
     matched = loss.at_scale(made.matching_scale(loss, state, trunk=3))
-    rng = numpy_rng(made.seed, 3, 0, MATCHING)
+    rng = stream(made.seed, "loss scale", 3)
     batch = rng.permutation(128)[:16]
     images, labels = split_tensors(Split(images=made.train.images[batch], labels=made.train.labels[batch]))
     images = made.plain().augment(images, torch_rng(rng))
@@ -411,7 +412,7 @@ def test_rewards_are_the_scores_of_classifiers_on_the_trained_networks_features(
     images = made.plain().augment(images, torch_rng(rng))
     val, val_labels = split_tensors(made.val)
     features, val_features = (network.eval().features(each).detach() for each in (images, val))
-    start_at = torch_rng(numpy_rng(made.seed, 0, 1, PROBING))
+    start_at = torch_stream(made.seed, "probe classifier", 0)
     data = probe_data(features, labels, val_features, val_labels, classes=4, rng=start_at)
     alone = [probe_scores(data, [made.loss(sample, model)], "accuracy")[0] for sample in first.samples]
     assert first.rewards == pytest.approx(alone, abs=2 / 64)
@@ -424,6 +425,13 @@ def test_fewer_images_than_asked_for_and_a_class_that_val_lacks_are_no_matter() 
     present = np.flatnonzero(made.val.labels != 2)
     made = replace(made, val=Split(images=made.val.images[present], labels=made.val.labels[present]))
     assert all(np.isfinite(trunk.rewards).all() for trunk in made.search())
+
+
+def literal_world(made: LossWorld) -> tuple[LiteralWorld, Gaussian]:
+    """The same search of losses of which many are no number, and what it starts with."""
+    parts = {field.name: getattr(made, field.name) for field in fields(made) if field.init}
+    chosen = replace(made.settings, sigma=0.15)
+    return LiteralWorld(**parts | {"settings": chosen}), literal_start(chosen)
 
 
 def test_samples_without_a_score_say_why_and_cost_no_other() -> None:
@@ -439,26 +447,27 @@ def test_samples_without_a_score_say_why_and_cost_no_other() -> None:
     assert set(first.faults[8:16]) == {WorkerDied().reason}
     assert np.isnan(first.rewards[8:16]).all()
     assert np.isfinite(first.rewards[:8] + first.rewards[16:]).all()
-    literal = replace(made, settings=replace(made.settings, parametrisation="literal", sigma=0.15))
-    faults = [fault for trunk in literal.search() for fault in trunk.faults if fault]
+    literal, around = literal_world(made)
+    faults = [fault for trunk in literal.search(distribution=around) for fault in trunk.faults if fault]
     assert 0 < len(faults) < 60
     assert set(faults) == {NO_VALUE}
-    below = start(literal.settings)
-    below = below.at(below.theta - 9.0)  # tau is negative everywhere
+    below = around.at(around.theta - 9.0)  # tau is negative everywhere
     with pytest.raises(ValueError, match=rf"no sample of trunk 0 has a score \({NO_VALUE}\); use a smaller sigma"):
         next(literal.search(distribution=below))
 
 
 def test_rare_classes_get_a_margin_by_their_size_and_balanced_ones_little() -> None:
-    """b of both searches, as a multiple of balanced softmax's 1."""
-    found = []
-    for train, val, _ in (rare_digits(0), noisy_digits(0, wrong=0.0)):
-        chosen = Loss(online=replace(PROBES, trunks=2), class_margins=True)
-        made = LossWorld(make=make_digits, train=train, val=val, settings=chosen, recipe=Recipe(), seed=0)
-        *_, last = made.search()
-        found.append(RARITY * last.theta[-1])
-    assert found[0] > 0.5
-    assert abs(found[1]) < 0.5 * found[0]
+    """b of both, as a multiple of balanced softmax's 1; one search is noisy (0.7 to 2.0 and -0.9 to 0.4)."""
+    chosen = Loss(online=replace(PROBES, trunks=2), class_margins=True)
+    found = np.zeros((3, 2))
+    for seed in range(3):
+        for kind, (train, val, _) in enumerate((rare_digits(seed), noisy_digits(seed, wrong=0.0))):
+            made = LossWorld(make=make_digits, train=train, val=val, settings=chosen, recipe=Recipe(), seed=seed)
+            *_, last = made.search()
+            found[seed, kind] = RARITY * last.theta[-1]
+    rare, balanced = found.mean(axis=0)
+    assert rare > 0.5
+    assert abs(balanced) < 0.5 * rare
 
 
 # --- alignment: which way val points
@@ -467,7 +476,7 @@ def test_rare_classes_get_a_margin_by_their_size_and_balanced_ones_little() -> N
 ALIGNED = {"reward": "alignment", "controller": "bandit", "metric": "accuracy", "probe_images": 128}
 
 
-@pytest.mark.parametrize("metric", ["accuracy", "balanced_accuracy", "macro_f1", "lq_likelihood"])
+@pytest.mark.parametrize("metric", ["accuracy", "lq_likelihood"])
 def test_the_smooth_form_of_a_metric_is_the_metric_where_the_network_is_sure(metric: str) -> None:
     answers, labels = torch.tensor([0, 0, 0, 1, 2, 2]), torch.tensor([0, 0, 1, 1, 2, 0])
     sure = 100 * nn.functional.one_hot(answers, 3).float()
@@ -502,11 +511,11 @@ def test_lq_likelihood_turns_less_than_log_likelihood_and_counts_hopeless_images
 
 
 def test_val_asks_for_the_gradient_of_the_smooth_metric_by_the_classifier_on_either_half() -> None:
-    made, state = world(**ALIGNED | {"metric": "macro_f1"})
+    made, state = world(**ALIGNED | {"metric": "lq_likelihood"})
     images, labels = split_tensors(made.val)
     for half, asked in zip((slice(0, None, 2), slice(1, None, 2)), made.ask(state, 0).halves, strict=True):
         network = make_tiny().eval()
-        SMOOTH["macro_f1"](network(images[half]), labels[half]).backward()
+        SMOOTH["lq_likelihood"](network(images[half]), labels[half]).backward()
         torch.testing.assert_close(asked[CLASSIFIER], network.classifier.weight.grad, rtol=1e-4, atol=1e-6)
 
 
@@ -556,8 +565,8 @@ def test_class_margins_are_searched_from_the_training_images_counts() -> None:
 
 def test_a_literal_search_loses_copies_says_why_and_goes_on() -> None:
     made, _ = world(**(ALIGNED | {"reward": "leave_one_out", "trunks": 4, "copies": 8}))
-    made = replace(made, settings=replace(made.settings, parametrisation="literal", sigma=0.15))
-    trunks = list(made.search())
+    literal, around = literal_world(made)
+    trunks = list(literal.search(distribution=around))
     lost = [fault for trunk in trunks for fault in trunk.faults if fault]
     assert 0 < len(lost) < 32
     assert all(("gradient" in fault) or ("loss" in fault) for fault in lost)

@@ -7,35 +7,31 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from sklearn.metrics import f1_score, recall_score
 from torch import Tensor, nn
 
 from components.settings.recipe import Recipe
 from components.settings.train import Train
 from components.training.crop_flip import base_augment, random_crop, random_flip
+from components.training.fit import Epoch, fit
+from components.training.inference import predict
 from components.training.loop import (
     Criterion,
     Diverged,
-    Epoch,
     State,
     batches_of,
     cross_entropy,
     epoch_batches,
-    fit,
     initial_state,
     load_state,
-    predict,
     schedule,
     train_steps,
 )
 from components.training.metrics import (
     accuracy,
-    balanced_accuracy,
     calibrated_log_likelihood,
     likelihood,
     log_likelihood,
     lq_likelihood,
-    macro_f1,
 )
 
 
@@ -294,20 +290,3 @@ def test_lq_likelihood_is_minus_the_generalised_cross_entropy() -> None:
     expected = -((1 - 0.25**0.7) / 0.7 + (1 - 0.75**0.7) / 0.7) / 2
     assert lq_likelihood(logits, labels) == pytest.approx(expected)
     assert lq_likelihood(torch.tensor([[0.0, 1e6]]), torch.tensor([0])) == pytest.approx(-1 / 0.7)
-
-
-@pytest.mark.parametrize("occurring", [4, 3])
-def test_balanced_accuracy_and_macro_f1_are_scikit_learns(occurring: int) -> None:
-    """Also where a class occurs as an answer alone."""
-    rng = torch.Generator().manual_seed(0)
-    logits, labels = torch.randn(60, 4, generator=rng), torch.randint(occurring, (60,), generator=rng)
-    answers = logits.argmax(dim=1)
-    recalls = recall_score(labels, answers, average=None, labels=range(occurring))
-    assert balanced_accuracy(logits, labels) == pytest.approx(recalls.mean())
-    assert macro_f1(logits, labels) == pytest.approx(f1_score(labels, answers, average="macro"))
-
-
-def test_a_network_that_always_answers_the_common_class_is_no_better_than_chance_when_balanced() -> None:
-    logits, labels = torch.eye(2)[torch.zeros(10, dtype=torch.int64)], torch.tensor([0] * 9 + [1])
-    assert balanced_accuracy(logits, labels) == 0.5
-    assert macro_f1(logits, labels) == pytest.approx((18 / 19 + 0) / 2)

@@ -18,7 +18,7 @@ from components.architecture.parts import EMPTY, HEAD, STEM, part_name
 from components.architecture.space import IDENTITY, Space, candidates, parse_architecture, space_of
 from components.architecture.supernet import SharedWeights
 from components.architecture.timing import REFERENCE, Entry, device_of
-from components.augmentation.policy import first_distribution, policy_of
+from components.augmentation.distribution import first_distribution, policy_of
 from components.data.store import Classes, Statistics, read_classes, write_classes, write_split, write_statistics
 from components.loss.family import decode
 from components.settings.parallel import Parallel
@@ -32,6 +32,7 @@ from flows.stages import budget as budget_stage
 from tests.clones import ROOT
 from tests.flows.test_checkpoints import Interrupted, Recorder, interrupt, kill, outputs
 from tests.shapes import without_checks  # noqa: F401 - a fixture
+from tests.stages import run as run_stage
 
 pytestmark = pytest.mark.usefixtures("without_checks")
 
@@ -65,7 +66,7 @@ def params(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
     """What the stage reads, in a folder of its own: three classes told apart by brightness, two budgets."""
     monkeypatch.chdir(tmp_path)
     params = load_params(ROOT / "tests" / "tiny.yaml")
-    chosen = replace(params.architecture, latency_ms=(0.2, 0.1), finalists=1, score_images=30, recalibration_images=64)
+    chosen = replace(params.architecture, latency_ms=(0.2, 0.1), score_images=30, recalibration_images=64)
     params = replace(params, architecture=chosen)
     classes = Classes(names=("a", "b", "c"), size=8, channels=1)
     write_classes(paths.CLASSES, classes)
@@ -119,15 +120,15 @@ def test_a_search_that_was_interrupted_after_any_stage_leaves_the_same_bytes_and
     params: Params, work: dict[str, list[Any]], strategy: str, after: int
 ) -> None:
     params, calm, again = with_strategy(params, strategy), Recorder(), Recorder()
-    architecture.run(params, calm, Path("calm"))
+    run_stage(architecture, params, calm, Path("calm"))
     expected, whole = outputs(paths.ARCHITECTURE), {name: list(calls) for name, calls in work.items()}
     for calls in work.values():
         calls.clear()
     with pytest.raises(Interrupted):
-        architecture.run(params, Recorder(interrupt, after), CHECKPOINT)
-    architecture.run(params, again, CHECKPOINT)
+        run_stage(architecture, params, Recorder(interrupt, after), CHECKPOINT)
+    run_stage(architecture, params, again, CHECKPOINT)
     assert outputs(paths.ARCHITECTURE) == expected
-    assert len(expected) == 7
+    assert len(expected) == 5
     assert again.seen == calm.seen
     assert work == whole
 
@@ -135,7 +136,7 @@ def test_a_search_that_was_interrupted_after_any_stage_leaves_the_same_bytes_and
 def test_a_search_that_dies_between_training_and_scoring_trains_no_stage_twice(
     params: Params, work: dict[str, list[Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    architecture.run(params, Recorder(), Path("calm"))
+    run_stage(architecture, params, Recorder(), Path("calm"))
     expected, trained = outputs(paths.ARCHITECTURE), list(work["train"])
     work["train"].clear()
     counted = SharedWeights.score_all
@@ -148,15 +149,15 @@ def test_a_search_that_dies_between_training_and_scoring_trains_no_stage_twice(
     with monkeypatch.context() as patch:
         patch.setattr(SharedWeights, "score_all", score_all)
         with pytest.raises(Interrupted):
-            architecture.run(params, Recorder(), CHECKPOINT)
-    architecture.run(params, Recorder(), CHECKPOINT)
+            run_stage(architecture, params, Recorder(), CHECKPOINT)
+    run_stage(architecture, params, Recorder(), CHECKPOINT)
     assert outputs(paths.ARCHITECTURE) == expected
     assert work["train"] == trained == [0, 1, 2, 3]
 
 
 def killed_run(params: Params) -> None:
     torch.set_num_threads(1)
-    architecture.run(params, Recorder(kill, 2), CHECKPOINT)
+    run_stage(architecture, params, Recorder(kill, 2), CHECKPOINT)
 
 
 def test_a_search_that_was_killed_goes_on_to_the_same_bytes(params: Params) -> None:
@@ -166,29 +167,27 @@ def test_a_search_that_was_killed_goes_on_to_the_same_bytes(params: Params) -> N
     process.join()
     assert process.exitcode == -signal.SIGKILL
     assert [file.name for file in CHECKPOINT.glob("*.safetensors")] == ["000002.state.safetensors"]
-    architecture.run(params, Recorder(), CHECKPOINT)
+    run_stage(architecture, params, Recorder(), CHECKPOINT)
     after_kill = outputs(paths.ARCHITECTURE)
-    architecture.run(params, Recorder(), Path("calm"))
+    run_stage(architecture, params, Recorder(), Path("calm"))
     assert outputs(paths.ARCHITECTURE) == after_kill
 
 
 def test_a_checkpoint_without_its_scores_is_refused_by_name(params: Params) -> None:
     with pytest.raises(Interrupted):
-        architecture.run(params, Recorder(interrupt, 2), CHECKPOINT)
+        run_stage(architecture, params, Recorder(interrupt, 2), CHECKPOINT)
     (CHECKPOINT / "000001.json").unlink()
     with pytest.raises(ValueError, match="lacks scores; delete that folder"):
-        architecture.run(params, Recorder(), CHECKPOINT)
+        run_stage(architecture, params, Recorder(), CHECKPOINT)
 
 
 # Workers
 
 
-@pytest.mark.parametrize("sampling", ["uniform", "fair"])
-def test_one_worker_and_two_give_the_same_bytes(params: Params, sampling: Any) -> None:
-    params = replace(params, architecture=replace(params.architecture, sampling=sampling, finalists=2))
-    architecture.run(params, Recorder(), Path("one"))
+def test_one_worker_and_two_give_the_same_bytes(params: Params) -> None:
+    run_stage(architecture, params, Recorder(), Path("one"))
     expected = outputs(paths.ARCHITECTURE)
-    architecture.run(replace(params, parallel=Parallel(backend="loky", workers=2)), Recorder(), Path("two"))
+    run_stage(architecture, replace(params, parallel=Parallel(backend="loky", workers=2)), Recorder(), Path("two"))
     assert outputs(paths.ARCHITECTURE) == expected
 
 
@@ -197,7 +196,7 @@ def test_one_worker_and_two_give_the_same_bytes(params: Params, sampling: Any) -
 
 @pytest.fixture
 def finished(params: Params) -> Params:
-    architecture.run(params, Recorder(), CHECKPOINT)
+    run_stage(architecture, params, Recorder(), CHECKPOINT)
     return params
 
 
@@ -230,28 +229,6 @@ def test_the_front_is_in_the_table_and_names_what_was_chosen(finished: Params) -
     assert any(named.values())
 
 
-def test_finalists_have_both_ranks_and_the_others_one(finished: Params) -> None:
-    for budget in ("0.2", "0.1"):
-        pool = [row for row in rows("finalists.csv") if row["budget_ms"] == budget]
-        assert sorted(int(row["rank"]) for row in pool) == list(range(1, len(pool) + 1))
-        assert [row["rank_alone"] for row in pool] == ["1"] + [""] * (len(pool) - 1)
-        assert 0 <= float(pool[0]["alone"]) <= 1
-
-
-def test_a_search_that_is_ended_after_its_finalists_leaves_the_same_bytes(finished: Params) -> None:
-    before = {file: file.read_bytes() for file in paths.ARCHITECTURE.iterdir()}
-    assert (CHECKPOINT / "finalists.json").exists()
-    architecture.run(finished, Recorder(), CHECKPOINT)
-    assert {file: file.read_bytes() for file in paths.ARCHITECTURE.iterdir()} == before
-
-
-def test_without_finalists_the_pool_is_still_listed(params: Params) -> None:
-    params = replace(params, architecture=replace(params.architecture, finalists=0))
-    architecture.run(params, Recorder(), CHECKPOINT)
-    assert {row["alone"] for row in rows("finalists.csv")} == {""}
-    assert json.loads((paths.ARCHITECTURE / "architecture.json").read_text())["alone"] is None
-
-
 def test_a_further_budgets_variant_is_trained_exported_and_measured_beside_its_own_limit(finished: Params) -> None:
     policy = policy_of(first_distribution(finished.augmentation)).to_json()
     files.write_json(paths.AUGMENTATION / "augmentation.json", policy)
@@ -264,7 +241,7 @@ def test_a_further_budgets_variant_is_trained_exported_and_measured_beside_its_o
         train=replace(finished.train, epochs=1, variants=("searched", "baseline", "budget_2")),
         evaluate=replace(finished.evaluate, budgets=("budget_2",)),
     )
-    train.run(params, Recorder(), "budget_2", Path("checkpoint-of-train"))
+    run_stage(train, params, Recorder(), "budget_2", Path("checkpoint-of-train"))
     model = (paths.TRAINED / "budget_2" / "model.onnx").read_bytes()
     assert read_metadata(model)["architecture"] == "res_k3|res_k3|res_k3"
     measured_beside_its_own_limit(params, model)
@@ -275,7 +252,7 @@ def measured_beside_its_own_limit(params: Params, model: bytes) -> None:
     images, labels = rng.integers(0, 256, (50, 8, 8, 1), dtype=np.uint8), rng.integers(0, 3, 50)
     write_split(paths.TEST, images, labels)
     recorder = Recorder()
-    budget_stage.run(params, recorder, "budget_2")
+    run_stage(budget_stage, params, recorder, "budget_2")
     metrics, latency = (files.read_json(paths.BUDGET / "budget_2" / f"{name}.json") for name in ("metrics", "latency"))
     right = onnx_logits(model, images).argmax(axis=1) == labels
     assert metrics.keys() == {"images", "budget_2"}

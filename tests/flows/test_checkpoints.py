@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from components.architecture.space import default_architecture, format_architecture, space_of
-from components.augmentation.policy import first_distribution, policy_of
+from components.augmentation.distribution import first_distribution, policy_of
 from components.data.store import Classes, Statistics, write_classes, write_split, write_statistics
 from components.online.controllers import CONTROLLERS
 from components.online.engine import Trunk, search
@@ -29,6 +29,7 @@ from flows.stages import augmentation, loss
 from tests.clones import ROOT
 from tests.components.test_online import KINDS, Choice, Climb, height, settings, start
 from tests.shapes import without_checks  # noqa: F401 - a fixture
+from tests.stages import run as run_stage
 
 pytestmark = pytest.mark.usefixtures("without_checks")
 
@@ -133,7 +134,7 @@ def kill() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-STAGES = {"augmentation": (augmentation.run, paths.AUGMENTATION), "loss": (loss.run, paths.LOSS)}
+STAGES = {"augmentation": (augmentation, paths.AUGMENTATION), "loss": (loss, paths.LOSS)}
 CHECKPOINT = Path("checkpoint")
 
 
@@ -171,13 +172,13 @@ def outputs(folder: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize(("word", "after"), [("augmentation", 0), ("augmentation", 3), ("loss", 0), ("loss", 6)])
 def test_a_stage_that_was_interrupted_leaves_the_same_bytes_and_metrics(params: Params, word: str, after: int) -> None:
-    run, folder = STAGES[word]
+    stage, folder = STAGES[word]
     calm, stopped, again = Recorder(), Recorder(interrupt, after), Recorder()
-    run(params, calm, Path("calm"))
+    run_stage(stage, params, calm, Path("calm"))
     expected = outputs(folder)
     with pytest.raises(Interrupted):
-        run(params, stopped, CHECKPOINT)
-    run(params, again, CHECKPOINT)
+        run_stage(stage, params, stopped, CHECKPOINT)
+    run_stage(stage, params, again, CHECKPOINT)
     assert outputs(folder) == expected
     assert len(expected) >= 3
     assert again.seen == calm.seen
@@ -186,7 +187,7 @@ def test_a_stage_that_was_interrupted_leaves_the_same_bytes_and_metrics(params: 
 
 def killed_run(params: Params) -> None:
     torch.set_num_threads(1)
-    loss.run(params, Recorder(kill, 4), CHECKPOINT)
+    run_stage(loss, params, Recorder(kill, 4), CHECKPOINT)
 
 
 def test_a_stage_that_was_killed_goes_on_at_the_trunk_where_it_was(params: Params) -> None:
@@ -196,10 +197,10 @@ def test_a_stage_that_was_killed_goes_on_at_the_trunk_where_it_was(params: Param
     assert process.exitcode == -signal.SIGKILL
     finished = {file.name: file.stat().st_mtime_ns for file in CHECKPOINT.glob("*.json")}
     assert sorted(finished) == [f"00000{trunk}.json" for trunk in range(5)]
-    loss.run(params, Recorder(), CHECKPOINT)
+    run_stage(loss, params, Recorder(), CHECKPOINT)
     resumed_bytes = outputs(paths.LOSS)
     assert {name: (CHECKPOINT / name).stat().st_mtime_ns for name in finished} == finished
-    loss.run(params, Recorder(), Path("calm"))
+    run_stage(loss, params, Recorder(), Path("calm"))
     assert outputs(paths.LOSS) == resumed_bytes
 
 

@@ -12,7 +12,8 @@ from torch import nn
 from components.settings.recipe import Recipe
 from components.settings.train import Train
 from components.training.crop_flip import base_augment
-from components.training.loop import Epoch, cross_entropy, fit
+from components.training.fit import Epoch, fit
+from components.training.loop import cross_entropy
 from flows.resume import epochs
 from flows.resume.epochs import resumed_training
 

@@ -16,6 +16,7 @@ from flows.checkout.settings import load_params
 from flows.settings import PRESETS
 from flows.stages import prepare
 from tests.flows.test_ingest import Versions
+from tests.stages import run as run_stage
 
 T = TypeVar("T")
 
@@ -55,7 +56,7 @@ def digits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
 
 def test_prepare_writes_the_splits_the_classes_and_the_statistics(digits: Params) -> None:
     observe = Recorder()
-    prepare.run(digits, observe)
+    run_stage(prepare, digits, observe)
     splits = [open_split(folder) for folder in (paths.TRAIN, paths.VAL, paths.TEST)]
     assert sum(len(split.labels) for split in splits) == 1797
     assert all(split.images.shape[1:] == (16, 16, 1) for split in splits)
@@ -66,7 +67,7 @@ def test_prepare_writes_the_splits_the_classes_and_the_statistics(digits: Params
 
 def test_prepare_shows_its_progress_its_counts_and_its_files(digits: Params) -> None:
     observe = Recorder()
-    prepare.run(digits, observe)
+    run_stage(prepare, digits, observe)
     assert observe.seen == [("prepare", 1797, 1797)]
     assert sum(observe.values.values()) == 1797
     assert set(observe.files) == {paths.CLASSES, paths.STATISTICS, paths.VALIDATION}
@@ -75,7 +76,7 @@ def test_prepare_shows_its_progress_its_counts_and_its_files(digits: Params) -> 
 def test_prepare_gives_the_same_bytes_again(digits: Params) -> None:
     written = []
     for _ in range(2):
-        prepare.run(digits, Recorder())
+        run_stage(prepare, digits, Recorder())
         written.append({path: path.read_bytes() for path in Path("data/prepared").rglob("*") if path.is_file()})
     assert written[0] == written[1]
     assert len(written[0]) == 11

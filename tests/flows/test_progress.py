@@ -28,6 +28,7 @@ from flows.tracking import connection, stage_run
 from flows.tracking.stage_run import StageRun
 from tests.clones import ROOT
 from tests.flows.test_checkpoints import Interrupted, Recorder, begin_with_noise, interrupt
+from tests.stages import run as run_stage
 
 
 @dataclass
@@ -99,9 +100,9 @@ def test_the_search_that_is_resumed_starts_at_the_trunk_where_it_was_stopped(
     monkeypatch.chdir(tmp_path)
     params, checkpoint = begin_with_noise(), Path("checkpoint")
     with pytest.raises(Interrupted):
-        augmentation.run(params, Recorder(interrupt, after=1), checkpoint)
+        run_stage(augmentation, params, Recorder(interrupt, after=1), checkpoint)
     assert finished(checkpoint) == 2
-    augmentation.run(params, Watched(Recorder(), Tracker(seen)), checkpoint)
+    run_stage(augmentation, params, Watched(Recorder(), Tracker(seen)), checkpoint)
     shown = [snapshot.loops[0] for snapshot in seen.snapshots if snapshot.loops]
     assert {loop.what for loop in shown} == {"augmentation trunks"}
     assert (shown[0].done, shown[0].resumed, shown[0].total) == (2, 2, 4)
@@ -291,7 +292,7 @@ def test_metrics_are_in_mlflow_trunk_by_trunk_while_the_stage_runs(
     monkeypatch.setattr(stage_run, "SLOW", 1e9)  # a loaded machine is no reason here to batch
     params: Params = begin_with_noise()
     observe = Reads(StageRun("augmentation"))
-    augmentation.run(params, observe, Path("checkpoint"))
+    run_stage(augmentation, params, observe, Path("checkpoint"))
     observe.run.end("FINISHED")
     assert observe.found == [("RUNNING", trunk) for trunk in (1, 2, 3, 4)]
 

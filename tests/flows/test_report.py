@@ -28,6 +28,7 @@ from components.settings.params import Params
 from flows import ingest
 from flows.checkout import files, paths, versions
 from flows.checkout.files import read_json
+from flows.checkout.roster import ROSTER
 from flows.checkout.settings import load_params
 from flows.release import decision, gate
 from flows.release.gate import Check, GateReport, Score
@@ -35,6 +36,7 @@ from flows.report import __main__ as command
 from flows.report import architecture as architecture_report
 from flows.report import augmentation as augmentation_report
 from flows.report import charts, figures, headline, page
+from flows.report import evaluation as evaluation_report
 from flows.report import notes as stage_notes
 from flows.report.augmentation import DRAWS
 from flows.report.images import GAP, SIDE, picture
@@ -45,6 +47,7 @@ from flows.runtime.observer import Silent
 from flows.stages import architecture, augmentation, evaluate, latency, loss, prepare, train
 from flows.tracking import runs
 from tests.clones import ROOT
+from tests.stages import run as run_stage
 
 pytestmark = pytest.mark.timeout(900)  # the line that the fixture runs counts for the first test
 
@@ -117,13 +120,13 @@ def run_stages(params: Params) -> None:
     paths.RAW.mkdir(parents=True)
     report = take_in(open_source(params.data), paths.RAW, params.data, unwatched)
     write_assignment(paths.SPLIT, ingest.split(report, params).assignment)
-    prepare.run(params, Silent())
-    latency.run(params, Silent())
+    run_stage(prepare, params, Silent())
+    run_stage(latency, params, Silent())
     for stage in (architecture, augmentation, loss):
-        stage.run(params, Silent(), Path("checkpoint") / stage.__name__)
+        run_stage(stage, params, Silent(), Path("checkpoint") / stage.__name__)
     for variant in params.train.variants:
-        train.run(params, Silent(), variant, Path("checkpoint") / variant)
-    evaluate.run(params, Silent())
+        run_stage(train, params, Silent(), variant, Path("checkpoint") / variant)
+    run_stage(evaluate, params, Silent())
 
 
 @pytest.fixture
@@ -226,6 +229,11 @@ def test_a_name_that_xml_forbids_does_not_break_a_chart() -> None:
 
 
 # --- the numbers
+
+
+def test_the_confusion_matrix_counts_label_by_prediction() -> None:
+    rows = [{"actual": a, "searched": s} for a, s in (("cat", "cat"), ("cat", "dog"), ("dog", "dog"), ("dog", "fox"))]
+    assert evaluation_report.counts(rows, ["cat", "dog", "fox"]).tolist() == [[1, 1, 0], [0, 1, 1], [0, 0, 0]]
 
 
 def test_the_headline_has_the_numbers_of_the_files(params: Params) -> None:
@@ -589,9 +597,7 @@ def test_a_note_without_files_says_what_the_stage_does_and_warns(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert (
-        stage_notes.note("loss", finished=True) == stage_notes.note("loss", finished=False) == stage_notes.DOES["loss"]
-    )
+    assert stage_notes.note("loss", finished=True) == stage_notes.note("loss", finished=False) == ROSTER["loss"].does
     (warning,) = [record.getMessage() for record in caplog.records]
     assert warning.startswith("warning: MLflow is not told what loss found")
 

@@ -97,7 +97,6 @@ def test_an_unknown_key_or_wrong_type_is_refused_with_its_path_and_what_to_do(
         ("architecture.latency_ms", [0.2, -1], ": architecture.latency_ms is -1.0; use a positive number"),
         ("architecture.latency_ms", [0.2, 0.2], ": architecture.latency_ms names a budget twice"),
         ("architecture.max_flops", 0, ": architecture.max_flops is 0; use at least 1, or null"),
-        ("architecture.finalists", 9, ": architecture.finalists is 9; use 0 to architecture.pool (4)"),
         ("train.variants", ["searched", "baseline", "budget_2"], ": train.variants names 'budget_2'; with 1 budgets"),
         ("train.variants", ["searched"], ": train.variants lacks baseline"),
         ("evaluate.budgets", ["budget_2"], ": evaluate.budgets is [budget_2], but train.variants names [] of"),
@@ -118,13 +117,6 @@ def test_an_impossible_value_is_refused_with_its_path_and_what_to_do(
     tmp_path: Path, key: str, value: Any, said: str
 ) -> None:
     assert refusal(written(tmp_path, key, value)).startswith(said)
-
-
-def test_fair_sampling_is_refused_where_a_strategy_draws_its_own_paths(tmp_path: Path) -> None:
-    path = tmp_path / "params.yaml"
-    text = (settings.PRESETS / "digits.yaml").read_text()
-    path.write_text(text.replace("strategy: pc_nas", "strategy: enas\n  sampling: fair"))
-    assert refusal(path).startswith(": architecture.sampling is fair, but enas trains the paths that it draws")
 
 
 def test_a_policy_is_not_searched_by_classifiers_on_features(tmp_path: Path) -> None:

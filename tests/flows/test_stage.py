@@ -22,10 +22,12 @@ from components.architecture.space import default_architecture, space_of
 from components.data.store import Classes
 from components.settings.params import Params
 from components.training.crop_flip import base_augment
-from components.training.loop import cross_entropy, fit
+from components.training.fit import fit
+from components.training.loop import cross_entropy
 from flows import stage
 from flows.checkout import pipeline, versions
 from flows.checkout.files import write_bytes
+from flows.checkout.roster import ROSTER
 from flows.checkout.settings import load_params
 from flows.runtime import handover
 from flows.runtime.cost import CORE_MINUTES, MINUTES
@@ -67,6 +69,7 @@ def run_with(
 
     def run(work: Work) -> int:
         monkeypatch.setattr(prepare, "run", work)
+        monkeypatch.setattr(prepare, "Reads", Params)
         try:
             return stage.main(["prepare"])
         finally:
@@ -246,7 +249,7 @@ def test_what_a_kill_left_half_written_is_removed(run_with: Callable[[Work], int
 @pytest.fixture
 def resumable(monkeypatch: pytest.MonkeyPatch) -> None:
     """The test's stage is one that is given a checkpoint."""
-    monkeypatch.setattr(stage, "RESUMED", ("prepare",))
+    monkeypatch.setitem(ROSTER, "prepare", replace(ROSTER["prepare"], resumes=True))
 
 
 def stop_after(trunks: int) -> Callable[..., None]:

@@ -12,10 +12,11 @@ import torch
 from components.data.store import read_classes, read_statistics, write_statistics
 from components.loss.family import SearchedLoss, decode
 from components.settings.params import Params
-from components.training.loop import Epoch
+from components.training.fit import Epoch
 from flows.checkout import files, paths
 from flows.stages import train
 from tests.flows.test_checkpoints import Recorder, begin_with_noise
+from tests.stages import run as run_stage
 
 
 @pytest.fixture
@@ -46,7 +47,7 @@ def told(params: Params, variant: str, monkeypatch: pytest.MonkeyPatch) -> dict[
 
     monkeypatch.setattr(train, "fit", seeing)
     with pytest.raises(Seen):
-        train.run(params, Recorder(), variant, Path("checkpoint"))
+        run_stage(train, params, Recorder(), variant, Path("checkpoint"))
     return got
 
 

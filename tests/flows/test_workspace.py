@@ -15,6 +15,7 @@ from components.settings.publish import Publish
 from components.settings.retrain import Retrain
 from flows import deploy
 from flows.checkout import commits, files, paths, versions
+from flows.checkout.roster import SEARCHES
 from flows.checkout.settings import load_params
 from flows.schedule import workspace
 from flows.schedule.workspace import Served
@@ -23,7 +24,7 @@ from tests.clones import ROOT
 
 PIPELINE = {
     name: {"cmd": f"cat word > {name}.txt && echo {name} >> ../ran", "deps": ["word"], "outs": [f"{name}.txt"]}
-    for name in workspace.REUSED
+    for name in SEARCHES
 }
 """Each tells the folder above when it runs."""
 
@@ -159,10 +160,10 @@ def test_what_was_computed_once_is_not_computed_again_in_the_workspace_night_aft
         ran.write_text("")
         (folder / "word").write_text(word)
         run(folder, "repro", "--quiet")
-        assert {(folder / f"{name}.txt").read_text() for name in workspace.REUSED} == {word}
+        assert {(folder / f"{name}.txt").read_text() for name in SEARCHES} == {word}
         return sorted(ran.read_text().split())
 
-    everything = sorted(workspace.REUSED)
+    everything = sorted(SEARCHES)
     assert computed(checkout, "by hand") == everything
     git(checkout, "add", "dvc.lock")
     git(checkout, *workspace.IDENTITY, "commit", "--quiet", "-m", "ran")
@@ -291,7 +292,7 @@ def test_reuse_takes_the_searches_of_the_version_in_service_from_the_shared_cach
         workspace.begin_from_last(place, params, version)
         assert (place / "loss.txt").read_text() == word
         stages = yaml.safe_load((place / "dvc.yaml").read_text())["stages"]
-        assert all(stages[name]["frozen"] for name in workspace.REUSED)
+        assert all(stages[name]["frozen"] for name in SEARCHES)
     workspace.prepare(checkout, place, "HEAD")
     workspace.begin_from_last(place, replace(params, retrain=Retrain(search="fresh")), served)
     assert not any("frozen" in stage for stage in yaml.safe_load((place / "dvc.yaml").read_text())["stages"].values())

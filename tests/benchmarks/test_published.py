@@ -8,12 +8,12 @@ import pytest
 import torch
 from jaxtyping import UInt8
 from PIL import Image
-from sklearn.datasets import load_sample_images
 from torchvision.transforms import v2
 
-from components.augmentation.fixed import auto_augment_cifar10, rand_augment, trivial_augment_wide
 from components.augmentation.operations import OPERATIONS, Element, apply_elements
 from components.augmentation.policy import AugmentPairs
+from tests.benchmarks.published import auto_augment_cifar10, rand_augment, trivial_augment_wide
+from tests.components.test_augmentation_transforms import photographs
 
 Pair = tuple[Element, Element]
 
@@ -96,15 +96,6 @@ def test_auto_augment_draws_as_torchvision_does(size: int) -> None:
 
 
 # --- pixels
-
-
-def photographs(size: int) -> UInt8[np.ndarray, "n size size 3"]:
-    """Tiles of two photographs, scaled down."""
-    tiles = []
-    for photograph in load_sample_images().images:
-        small = Image.fromarray(photograph).resize((size * 4, size * 3), Image.Resampling.BOX)
-        tiles += [small.crop((x, y, x + size, y + size)) for x in range(0, size * 4, size) for y in (0, size, 2 * size)]
-    return np.stack([np.asarray(tile) for tile in tiles])
 
 
 def by_torchvision(image: Image.Image, name: str, magnitude: float, size: int) -> UInt8[np.ndarray, "h w c"]:

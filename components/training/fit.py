@@ -1,0 +1,121 @@
+"""The final training: epochs, with the moving average of the weights that ships."""
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+from jaxtyping import Int64, UInt8
+from torch import Tensor, nn
+
+from components.settings.train import Train
+from components.streams import stream, torch_stream
+from components.training.inference import device_of
+from components.training.loop import (
+    Augment,
+    Criterion,
+    State,
+    batches_of,
+    epoch_batches,
+    initial_state,
+    rising_steps,
+    schedule,
+    train_steps,
+)
+
+
+def moving_average(average: State, network: nn.Module, decay: float, step: int) -> None:
+    """The global step 0, 1, ... of the exponential moving average of parameters and float buffers, in place.
+
+    While few weights have been averaged the decay is (1 + step) / (10 + step) if that is less: at a fixed 0.999 half of
+    the average would still be the random first weights after 700 steps.
+    """
+    decay = min(decay, (1 + step) / (10 + step))
+    for name, value in network.state_dict().items():
+        key = f"model.{name}"
+        if value.is_floating_point():
+            average[key].lerp_(value.detach(), 1 - decay)
+        else:
+            average[key].copy_(value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Epoch:
+    """One pass over the training images."""
+
+    index: int
+    loss: float
+    """Mean training loss of the epoch's batches, in the unit of the criterion, or criteria, that they trained under."""
+    learning_rate: float
+    """Of the epoch's last step."""
+    state: State = field(repr=False, compare=False)
+    """The weights that would ship now: the moving average, where there is one."""
+    trained: State = field(repr=False, compare=False)
+    """What the next epoch goes on from."""
+    draws: UInt8[Tensor, " s"] = field(repr=False, compare=False)
+    """The state of the generator that augmentation draws from."""
+
+
+def fit(
+    network: nn.Module,
+    images: UInt8[Tensor, "n c h w"],
+    labels: Int64[Tensor, " n"],
+    *,
+    settings: Train,
+    augment: Augment,
+    criterion: Criterion,
+    beginning: Criterion | None = None,
+    seed: int,
+    after: Epoch | None = None,
+) -> Iterator[Epoch]:
+    """Train from the network's present weights for `settings.epochs` epochs; the last epoch's state is the model.
+
+    `beginning`: the criterion while the learning rate rises, where it is another. `after`: an epoch of the same
+    training, which goes on from there to the same bytes.
+    """
+    recipe = settings.recipe
+    state = after.trained if after else initial_state(network)
+    shipped = after.state if after else state
+    average = {key: value.clone().to(device_of(network)) for key, value in shipped.items()}
+    per_epoch = max(1, len(images) // recipe.batch_size)
+    steps = settings.epochs * per_epoch
+    rate, rising = schedule(recipe, steps), rising_steps(recipe, steps)
+    order, draws = stream(seed, "order of training"), torch_stream(seed, "augmentation of training")
+    first = after.index + 1 if after else 0
+    if after:
+        deque(batches_of(len(images), recipe.batch_size, first * per_epoch, order), maxlen=0)  # as they were drawn
+        draws.set_state(after.draws)
+    for index in range(first, settings.epochs):
+        losses: list[float] = []
+        first_step = index * per_epoch
+
+        def after_step(
+            trained: nn.Module, loss: float, losses: list[float] = losses, first_step: int = first_step
+        ) -> None:
+            losses.append(loss)
+            moving_average(average, trained, settings.ema, first_step + len(losses) - 1)
+
+        state = train_steps(
+            network,
+            state,
+            images,
+            labels,
+            batches=epoch_batches(len(images), recipe.batch_size, order),
+            rate=rate,
+            first_step=first_step,
+            augment=augment,
+            criterion=criterion,
+            beginning=beginning,
+            rising=rising,
+            recipe=recipe,
+            rng=draws,
+            after_step=after_step,
+        )
+        yield Epoch(
+            index=index,
+            loss=float(np.mean(losses)),
+            learning_rate=rate((index + 1) * per_epoch - 1),
+            state={key: value.clone() for key, value in average.items()},
+            trained=state,
+            draws=draws.get_state(),
+        )

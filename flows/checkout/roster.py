@@ -1,0 +1,109 @@
+"""The stages of dvc.yaml, one row each: what commands, progress, MLflow's notes and the report know of them.
+
+A new stage is its file in flows/stages, its entry in dvc.yaml, its row here, its settings and its tests.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+
+def latest(before: float, value: float) -> float:
+    return value
+
+
+def widest(before: float, value: float) -> float:
+    return max(before, abs(value))
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A metric that says how a stage does, in words."""
+
+    metric: str
+    """Regular expression of its name."""
+    words: str
+    keep: Callable[[float, float], float] = latest
+    """(what was shown, the new value) -> what is shown."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One row."""
+
+    does: str
+    """What MLflow says of every run of it (Markdown); what a run decided is added by flows/report/notes.py."""
+    variants: str | None = None
+    """The setting that names its variants, such as `train.variants`; None: it has none."""
+    resumes: bool = False
+    """Whether it goes on where it was killed: `run` gets a folder for what it has finished."""
+    searches: bool = False
+    """Whether it is one of the searches, whose results `retrain.search: reuse` keeps."""
+    figure: Figure | None = None
+    """What is shown while it runs."""
+    section: str | None = None
+    """Anchor of the section of the report whose charts are about it."""
+
+
+BEST_REWARD = "best reward {:.3f}"
+ROSTER: Mapping[str, Stage] = {
+    "prepare": Stage(
+        does="Decodes every image once, and puts it into the split (train, val or test) that its record says.",
+        figure=Figure(r"prepare/images/train", "{:.0f} train images"),
+    ),
+    "latency": Stage(
+        does="Measures every candidate block once in ONNX Runtime; networks are predicted by adding blocks up.",
+        figure=Figure(r"latency/calibration/error", "predictions within {:.1%}", widest),
+    ),
+    "architecture": Stage(
+        does="Searches the block of each layer within the latency budget. Charts: `architecture/pool` is what the "
+        "search expects of the first of its pool, stage by stage; `architecture/pool/rank_2` and so on of the others.",
+        resumes=True,
+        searches=True,
+        figure=Figure(r"architecture/pool/potential", "best potential {:.3f}", max),
+        section="architecture",
+    ),
+    "augmentation": Stage(
+        does="Searches which pairs of operations on training images help on val. Charts: `augmentation` is the model "
+        "and the policy, trunk by trunk; `augmentation/reward` the best and the mean reward; `augmentation/share` how "
+        "often each operation is drawn; `augmentation/rewards` every reward.",
+        resumes=True,
+        searches=True,
+        figure=Figure(r"augmentation/reward/best", BEST_REWARD, max),
+        section="augmentation",
+    ),
+    "loss": Stage(
+        does="Searches how hard and easy images weigh in training. Charts: `loss` is the model, trunk by trunk; "
+        "`loss/reward` the best and the mean reward; `loss/rewards` every reward.",
+        resumes=True,
+        searches=True,
+        figure=Figure(r"loss/reward/best", BEST_REWARD, max),
+        section="loss",
+    ),
+    "train": Stage(
+        does="Trains one network on train and val together, and exports the ONNX file. Charts: `train/loss` by epoch.",
+        variants="train.variants",
+        resumes=True,
+        figure=Figure(r"train/loss", "loss {:.3f}"),
+        section="training",
+    ),
+    "evaluate": Stage(
+        does="Reads the test split, once: accuracy, latency and parity of the very files.",
+        figure=Figure(r"evaluate/searched/accuracy", "accuracy {:.2%}"),
+        section="classes",
+    ),
+    "budget": Stage(
+        does="Reads the test split, once: accuracy and latency of a further budget's file.",
+        variants="evaluate.budgets",
+        figure=Figure(r"evaluate/budget_\d+/accuracy", "accuracy {:.2%}"),
+    ),
+}
+"""Word -> stage, in the order in which the line runs them."""
+
+SEARCHES = tuple(word for word, stage in ROSTER.items() if stage.searches)
+INGEST = Figure(r"ingest/images", "{:.0f} images")
+FIGURES = (INGEST, *(stage.figure for stage in ROSTER.values() if stage.figure))
+
+
+def word_of(name: str) -> str:
+    """`train` of the stage `train@searched`."""
+    return name.partition("@")[0]
