@@ -120,7 +120,6 @@ def entry(params: Reads, space: Space, table: LatencyTable, budget: float, updat
     return {
         "architecture": format_architecture(best.architecture),
         "score": scores[best.architecture],
-        "alone": None,  # what a network reached that was trained before the choice: none is any more
         "potential": best.potential,
         "standard_error": best.standard_error,
         "predicted_latency_ms": table.predict(best.architecture),
