@@ -12,8 +12,7 @@ if __name__ == "__main__":
 
 import contextlib
 import shutil
-import sys
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -40,6 +39,7 @@ from components.settings.params import Params
 from flows.checkout import commits, files, paths, versions
 from flows.checkout.readiness import require_data_ready
 from flows.checkout.settings import load_params
+from flows.runtime.exits import ends_in_a_sentence, refuse
 from flows.runtime.terminal import watched
 
 LOCK = Path(".dvc/tmp/ingest.lock")
@@ -215,17 +215,14 @@ def recover(folder: Path, old: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def main(arguments: list[str] | None = None) -> int:
+@ends_in_a_sentence
+def main(arguments: Sequence[str] | None = None) -> int:
     chosen = commands.parse("ingest", arguments)
     try:
         with watched() as tracker:
             report = ingest(load_params(chosen.params), tracker.progress, chosen.split_anew)
-    except (ValueError, OSError) as mistake:
-        print(f"error: {mistake}", file=sys.stderr)
-        return 2
     except KeyboardInterrupt:
-        print("error: interrupted; the data are whole, old or new: the same command again finishes", file=sys.stderr)
-        return 130
+        return refuse(130, "interrupted; the data are whole, old or new: the same command again finishes")
     print(report.sentence())
     return 0
 

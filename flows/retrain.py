@@ -11,7 +11,6 @@ if __name__ == "__main__":
 
 import contextlib
 import os
-import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
@@ -43,6 +42,7 @@ from flows.release.registry import RegistryError
 from flows.report import findings
 from flows.runtime import handover, processes, progress, signals, terminal
 from flows.runtime.board import Board, watching
+from flows.runtime.exits import Failure, ends_in_a_sentence, refuse
 from flows.schedule.artifacts import Artifacts, tolerated
 from flows.schedule.notify import notify
 from flows.schedule.readiness import require_ready
@@ -67,7 +67,7 @@ STAMP = "line."
 """Begins a Prefect tag that says which process runs a flow."""
 
 
-class StageFailed(RuntimeError):
+class StageFailed(Failure):
     """A stage ended with an error; it said why."""
 
     def __init__(self, code: int, sentence: str) -> None:
@@ -291,7 +291,8 @@ def alone() -> Iterator[None]:
         yield
 
 
-def main(arguments: list[str] | None = None) -> int:
+@ends_in_a_sentence
+def main(arguments: Sequence[str] | None = None) -> int:
     commands.parse("retrain", arguments)
     signals.heed_signals()  # Prefect would die of SIGTERM, and leave its server
     try:
@@ -302,14 +303,8 @@ def main(arguments: list[str] | None = None) -> int:
             published = retrain(params)
     except Timeout:
         return refuse(5, "another retrain is running in this folder; wait for it, or stop it with Ctrl-C there")
-    except StageFailed as failed:
-        return refuse(failed.code, str(failed))
-    except RegistryError as failed:
-        return refuse(1, str(failed))
-    except (ValueError, OSError) as mistake:
-        return refuse(2, str(mistake))
     except RuntimeError as failed:
-        if not str(failed).startswith(tuple(UNREACHABLE)):
+        if isinstance(failed, Failure) or not str(failed).startswith(tuple(UNREACHABLE)):
             raise
         return refuse(1, without_prefect(str(failed)))
     except httpx.HTTPError as failed:  # its server is there, and does not let us in, or went away meanwhile
@@ -326,11 +321,6 @@ def without_prefect(said: str) -> str:
     """Prefect's server is not there: the first sentence that Prefect says, and what to do."""
     (remedy,) = [remedy for beginning, remedy in UNREACHABLE.items() if said.startswith(beginning)]
     return f"Prefect cannot be used ({said.splitlines()[0].split('. ')[0].rstrip('.')}); {remedy}"
-
-
-def refuse(code: int, sentence: str) -> int:
-    print(f"error: {sentence}", file=sys.stderr)
-    return code
 
 
 if __name__ == "__main__":

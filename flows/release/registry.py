@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from filelock import FileLock, Timeout
 
 from flows.checkout import files
+from flows.runtime.exits import Failure
 from flows.tracking import connection, models
 
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
@@ -25,7 +26,7 @@ PATIENCE = 300.0
 """Seconds that a decision waits for another one (ours): each takes a few."""
 
 
-class RegistryError(RuntimeError):
+class RegistryError(Failure):
     """MLflow cannot be used, or gives back another model than it was given."""
 
 

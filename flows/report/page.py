@@ -86,7 +86,7 @@ Made = list[tuple[Section, dict[str, list[Part]]]]
 
 def make(params: Params) -> Made:
     """Every part of the page, from what lies here. Raises ValueError if nothing was run yet."""
-    if not any(folder.exists() for folder in (paths.LATENCY, paths.EVALUATE, paths.STATISTICS)):
+    if not any(folder.exists() for folder in (paths.LATENCY_TABLE, paths.EVALUATE, paths.STATISTICS)):
         raise ValueError("there are no results to report on; run `dvc repro` or `python -m flows.retrain` first")
     return [
         (section, {what: attempted(what, maker, params) for what, maker in section.makers.items()})

@@ -160,9 +160,9 @@ def begin_with_noise() -> Params:
     for folder, count in ((paths.TRAIN, 96), (paths.VAL, 40)):
         write_split(folder, rng.integers(0, 256, (count, 8, 8, 1), dtype=np.uint8), rng.integers(0, 3, count))
     network = format_architecture(default_architecture(space_of(params.architecture, classes)))
-    files.write_json(paths.ARCHITECTURE / "architecture.json", {"architecture": network})
+    files.write_json(paths.FOUND_ARCHITECTURE, {"architecture": network})
     policy = policy_of(first_distribution(params.augmentation)).to_json()
-    files.write_json(paths.AUGMENTATION / "augmentation.json", policy)
+    files.write_json(paths.FOUND_AUGMENTATION, policy)
     return params
 
 
