@@ -28,7 +28,7 @@ class Figure:
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """What is known of one stage."""
+    """The properties of one stage."""
 
     does: str
     """The description of its runs in MLflow (Markdown); flows/report/notes.py adds what the run decided."""

@@ -26,7 +26,7 @@ passed (tag `gate`) or not, with its accuracy and latency (milliseconds) as tags
 
 @dataclass(frozen=True, kw_only=True)
 class Findings:
-    """What is known of the model that the gate judged."""
+    """The results of the model that the gate judged."""
 
     name: str
     version: str

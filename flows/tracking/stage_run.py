@@ -33,8 +33,8 @@ TOO_LARGE = 413
 RETRY_AFTER = 30.0
 """Seconds to wait after MLflow's first failure (our choice): a server that hangs must not slow a stage down."""
 SLOW, REST = 1.0, 20.0
-"""After a call of more than SLOW seconds, none is made for REST times as long (our choice), so MLflow takes at most 5 %
-of the time."""
+"""A call of more than SLOW seconds is followed by a pause of REST times its duration (our choice), so that MLflow takes
+at most 5 % of the time."""
 RUN_KEY = "line.run"
 """Name of the tag by which a run is found before MLflow has returned its id."""
 METRICS_PER_BATCH = 1000
