@@ -121,7 +121,7 @@ def recorded(folder: Path, model: str, before: Served | None, reason: str) -> St
     if after is None or after.md5 != files.md5_of((folder / paths.MODEL).read_bytes()):
         return Completed(message=f"another version was put into service meanwhile (because: {reason})")
     tag = workspace.record(folder, model, after.number)
-    with connection.tolerated("the version's tag"):
+    with connection.failure_as_warning("the version's tag"):
         models.tag_version(model, after.number, {"git.tag": tag})
     said = f"the champion stays version {after.number}" if after == before else f"version {after.number} published"
     return Completed(message=f"{said}, tagged {tag} (because: {reason})")

@@ -35,7 +35,7 @@ from components.data.validation import Report
 from components.progress import Progress, unwatched
 from components.settings.params import Params
 from flows.checkout import commits, files, paths, versions
-from flows.checkout.locks import held
+from flows.checkout.locks import file_lock
 from flows.checkout.readiness import require_data_ready
 from flows.checkout.settings import load_params
 from flows.runtime.exits import ends_in_a_sentence, refuse
@@ -86,7 +86,7 @@ def ingest(params: Params, progress: Progress = unwatched, anew: Collection[str]
     Raises ValueError, with nothing changed, if the source cannot be used or another ingest runs here; VersionsError if
     DVC cannot add or push the new data, which are in place by then.
     """
-    with held(LOCK, ValueError("another ingest is running in this folder; wait for it, or stop it there")):
+    with file_lock(LOCK, ValueError("another ingest is running in this folder; wait for it, or stop it there")):
         require_data_ready(params)
         before, classes, first = recorded(), known_classes(), not paths.RAW.exists()
         source = open_source(params.data)

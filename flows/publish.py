@@ -69,8 +69,8 @@ def register(params: Params, parent_run: str | None, report: GateReport) -> Publ
         raise ValueError(f"{MODEL} changed after the gate judged it; run the gate again")
     if paths.PARAMS.exists() and load_params() != params:  # the file is archived as the model's settings
         raise ValueError(f"{paths.PARAMS} changed while the line ran; run it again")
-    proposed = candidate.candidate(model, params)
-    with registry.registry(), registry.alone(), own_run(parent_run, params) as run:
+    proposed = candidate.make_candidate(model, params)
+    with registry.registry_errors(), registry.decision_lock(), own_run(parent_run, params) as run:
         runs.archive(run, ARCHIVED)
         if report.champion and not report.checks:
             record(run, name, report.champion, report)
@@ -78,7 +78,7 @@ def register(params: Params, parent_run: str | None, report: GateReport) -> Publ
         maker = runs.find_run(f"dvc.out.{MODEL.as_posix()}", report.md5) or run
         number = models.register_model(name, proposed, maker)
         models.move_alias(name, CHALLENGER, number)
-        report = report.with_checks(*candidate.through_the_alias(model, params))
+        report = report.with_checks(*candidate.check_alias(model, params))
         models.retag_version(name, number, findings.tags(report) | origin(run), "gate")
         record(run, name, number, report)
         if not report.passed:
@@ -162,7 +162,7 @@ def keep_report(params: Params, run: str) -> None:
 def keep_charts(made: page.Made, run: str) -> None:
     """Store every chart of the report with the run of its stage, or with the decision's if it has none."""
     for chart in charts.charts(made):
-        with connection.tolerated(chart.name):
+        with connection.failure_as_warning(chart.name):
             lock = pipeline.locked_stage(chart.stage) if chart.stage else None
             maker = runs.find_stage_run(pipeline.stage_key(lock)) if lock else run
             if maker is not None:

@@ -32,7 +32,7 @@ from prefect.utilities.urls import url_for
 from components.settings.params import Params
 from flows import ingest, publish
 from flows.checkout import commits, files, paths, pipeline, versions
-from flows.checkout.locks import held
+from flows.checkout.locks import file_lock
 from flows.checkout.roster import SEARCHES
 from flows.checkout.settings import load_params
 from flows.release import decision, judge
@@ -178,7 +178,7 @@ def ship(params: Params, parent_run: str | None, report: GateReport) -> decision
 def tell(params: Params, published: decision.Published) -> None:
     """Write the report, store it with the run, and link it in Prefect."""
     publish.keep_report(params, published.run)
-    with connection.tolerated("what Prefect shows of it"), tolerated("headline and report"):
+    with connection.failure_as_warning("what Prefect shows of it"), tolerated("headline and report"):
         found = publish.found_by(params, published)
         create_markdown_artifact(
             publish.run_note(found, published.run, runs.address_of),
@@ -197,7 +197,7 @@ def link_run(run: str | None) -> None:
     """Add a link to the MLflow run to Prefect's page of this flow while it runs."""
     if run is None:
         return
-    with connection.tolerated("where the run's page is"), tolerated("the link to the run"):
+    with connection.failure_as_warning("where the run's page is"), tolerated("the link to the run"):
         create_link_artifact(
             runs.address_of(runs.run_page(run)),
             link_text="This retrain in MLflow",
@@ -295,7 +295,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signals.heed_signals()  # Prefect would die of SIGTERM, and leave its server
     try:
         params = load_params()
-        with held(LOCK, Busy(BUSY)), processes.guarded(), tags(params.publish.model, *stamps()):
+        with file_lock(LOCK, Busy(BUSY)), processes.guarded(), tags(params.publish.model, *stamps()):
             require_ready(params)
             stage_run.settle()
             published = retrain(params)

@@ -24,7 +24,7 @@ from pathlib import Path
 from components.settings.params import Params
 from components.settings.require import require
 from flows.checkout import commits, files, ownership, paths, pipeline
-from flows.checkout.locks import held
+from flows.checkout.locks import file_lock
 from flows.checkout.roster import ROSTER
 from flows.checkout.settings import load_params
 from flows.report import notes
@@ -121,7 +121,7 @@ def run_stage(word: str, variant: str | None) -> None:
             ownership.begin(name)
             compute(word, variant, params, Watched(run, tracker), checkpoint)
             ownership.finish(name)
-        if difference := pipeline.changed(before, pipeline.stage_inputs(name)):
+        if difference := pipeline.changed_inputs(before, pipeline.stage_inputs(name)):
             raise InputsChanged(f"{', '.join(difference)} changed while the stage ran; run it again")
         run.tags({f"dvc.out.{path}": md5 for path, md5 in pipeline.output_hashes(name).items()})
         run.tags({connection.NOTE: notes.note(name, finished=True)})
@@ -143,7 +143,7 @@ def checkpoint_folder(name: str, key: str) -> Iterator[Path]:
     place = paths.CHECKPOINTS / name
     own = f"{key}-{'-'.join(version(library) for library in ('torch', 'numpy'))}"
     busy = ValueError("another process is running this stage in this folder; wait for it to end")
-    with held(place.with_suffix(".lock"), busy):
+    with file_lock(place.with_suffix(".lock"), busy):
         for stale in place.glob("*"):
             if stale.name != own and OWN.match(stale.name):
                 shutil.rmtree(stale)

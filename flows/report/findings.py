@@ -172,10 +172,10 @@ def verdict(report: GateReport) -> str:
 
 def tags(report: GateReport) -> dict[str, str]:
     """Return the tags of the model version, which MLflow's list of versions shows."""
-    values = {check.name: gate.shown(check.value) for check in report.checks}
+    values = {check.name: gate.value_text(check.value) for check in report.checks}
     refused = [check.name for check in report.checks if not check.passed]
     return {
-        "accuracy": gate.shown(report.score.right / report.score.images) if report.score else "unknown",
+        "accuracy": gate.value_text(report.score.right / report.score.images) if report.score else "unknown",
         "latency_ms": values["latency_quiet_ms"],
         "gate": verdict(report),
         "gate.against": report.against,

@@ -14,7 +14,7 @@ from flows.checkout import files, paths, pipeline
 from flows.checkout.files import read_json
 from flows.checkout.roster import SEARCHES
 from flows.release import gate, registry
-from flows.release.decision import decided
+from flows.release.decision import decision_on
 from flows.report import figures
 from flows.report.lineage import Workspace, trace
 from flows.report.parts import Fact, Facts, Figure, Maker, Note, Part, Table
@@ -86,7 +86,7 @@ def doubts(params: Params) -> Iterator[Part]:
 
 def judged() -> dict[str, Any] | None:
     """Return the gate's decision on the model in this folder, or None if there is none."""
-    return decided(files.md5_of(paths.MODEL.read_bytes()))
+    return decision_on(files.md5_of(paths.MODEL.read_bytes()))
 
 
 def verdict_fact(decision: Mapping[str, Any] | None) -> Fact:
@@ -265,16 +265,16 @@ def way_back(decision: Mapping[str, Any]) -> str:
 
 
 def reason(check: Mapping[str, Any]) -> str:
-    return f"{check['name']} is {gate.brief(check['value'])}, allowed is {allowed(check)}"
+    return f"{check['name']} is {gate.short_text(check['value'])}, allowed is {allowed(check)}"
 
 
 def allowed(check: Mapping[str, Any]) -> str:
-    return f"{check['rule']} {gate.brief(check['threshold'])}"
+    return f"{check['rule']} {gate.short_text(check['threshold'])}"
 
 
 def check_row(check: Mapping[str, Any]) -> Sequence[str]:
     judged = "passed" if check["passed"] else "REFUSED"
-    return [check["name"], gate.brief(check["value"]), allowed(check), judged, check["detail"]]
+    return [check["name"], gate.short_text(check["value"]), allowed(check), judged, check["detail"]]
 
 
 MAKERS: dict[str, Maker] = {

@@ -32,7 +32,7 @@ from components.settings.params import Params
 from components.shipping.evaluation import onnx_logits
 from components.streams import stream
 from flows.checkout import paths
-from flows.release.registry import registry
+from flows.release.registry import registry_errors
 from flows.release.trained_on import trained_on
 from flows.runtime.terminal import watched
 from flows.tracking import models
@@ -99,7 +99,7 @@ def images_of(folder: Path, contents: Sequence[str], wanted: set[str]) -> UInt8[
 def compare(params: Params, count: int, images: UInt8[np.ndarray, "m h w c"] | None) -> Decision:
     """Decide by the distribution of the new images, which are too few to retrain without a shift."""
     few = f"{count} new images, fewer than {params.retrain.min_new_images}"
-    with registry():
+    with registry_errors():
         champion = models.load_by_alias(params.publish.model, "champion")
     if images is None or champion is None:
         return Decision(train=champion is None, reason=few if champion else "there is no champion")
@@ -115,7 +115,7 @@ def compare(params: Params, count: int, images: UInt8[np.ndarray, "m h w c"] | N
 def unseen(md5: str) -> UInt8[np.ndarray, "n h w c"]:
     """Return the test images that the champion was not trained on, or all of them if that is not recorded."""
     images = open_split(paths.TEST).images
-    with registry():
+    with registry_errors():
         known = trained_on(md5)
     if not known:
         return images

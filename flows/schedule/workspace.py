@@ -17,7 +17,7 @@ import yaml
 
 from components.settings.params import Params
 from flows.checkout import commits, paths, pipeline, versions
-from flows.checkout.locks import held
+from flows.checkout.locks import file_lock
 from flows.checkout.roster import SEARCHES
 from flows.checkout.settings import load_params
 from flows.tracking import connection
@@ -53,7 +53,7 @@ def beside(checkout: Path) -> Path:
 def occupied(workspace: Path) -> Iterator[None]:
     """Lock the workspace for one deployment. Raises ValueError if another one uses it."""
     busy = ValueError(f"another retrain is running in {workspace.name}; this one is left out")
-    with held(workspace.with_name(f".{workspace.name}.lock"), busy):
+    with file_lock(workspace.with_name(f".{workspace.name}.lock"), busy):
         yield
 
 
@@ -170,7 +170,7 @@ def file_of(workspace: Path, revision: str, path: Path) -> str:
 
 def model_in(lock: str) -> str | None:
     """Return the md5 of the model in a dvc.lock."""
-    return pipeline.written(yaml.safe_load(lock).get("stages", {})).get(paths.MODEL.as_posix())
+    return pipeline.locked_outputs(yaml.safe_load(lock).get("stages", {})).get(paths.MODEL.as_posix())
 
 
 def tag_of(model: str, version: str) -> str:

@@ -144,7 +144,7 @@ def test_a_deployment_reaches_what_dvc_reaches_in_the_checkout(checkout: Path, t
     own.chmod(0o600)
     place = tmp_path / "deep" / "place"
     workspace.prepare(checkout, place, "HEAD")
-    with versions.opened(place) as repo:
+    with versions.open_repo(place) as repo:
         remotes, cache = repo.config["remote"], repo.config["cache"]
     assert remotes["storage"]["url"] == str(tmp_path / "storage")
     assert (remotes["far"]["password"], cache["type"]) == ("secret", ["copy"])
