@@ -39,7 +39,7 @@ from flows.checkout.locks import file_lock
 from flows.checkout.readiness import require_data_ready
 from flows.checkout.settings import load_params
 from flows.runtime.exits import ends_in_a_sentence, refuse
-from flows.runtime.terminal import watched
+from flows.runtime.terminal import open_tracker
 
 LOCK = Path(".dvc/tmp/ingest.lock")
 ANEW = (
@@ -88,7 +88,7 @@ def ingest(params: Params, progress: Progress = unwatched, anew: Collection[str]
     """
     with file_lock(LOCK, ValueError("another ingest is running in this folder; wait for it, or stop it there")):
         require_data_ready(params)
-        before, classes, first = recorded(), known_classes(), not paths.RAW.exists()
+        before, classes, first = recorded_splits(), known_classes(), not paths.RAW.exists()
         source = open_source(params.data)
         with replacing_raw() as folder:
             report = take_in(source, folder, params.data, progress)
@@ -118,7 +118,7 @@ def known_classes() -> tuple[str, ...]:
         return ()
 
 
-def recorded() -> Assignment | None:
+def recorded_splits() -> Assignment | None:
     """Return the recorded split of every image so far, from the record on disk and from the one in DVC's file.
 
     The two differ if git brought another version of DVC's file, for example by a merge. Raises ValueError if a record
@@ -206,7 +206,7 @@ def recover(folder: Path, old: Path) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     chosen = commands.parse("ingest", arguments)
     try:
-        with watched() as tracker:
+        with open_tracker() as tracker:
             report = ingest(load_params(chosen.params), tracker.progress, chosen.split_anew)
     except KeyboardInterrupt:
         return refuse(130, "interrupted; the data are whole, old or new: the same command again finishes")

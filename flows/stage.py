@@ -32,9 +32,9 @@ from flows.runtime import cost, processes, signals
 from flows.runtime.exits import Failure, refuse
 from flows.runtime.handover import PARENT_RUN, PREFECT_IDS, REPORT
 from flows.runtime.observer import Observer
-from flows.runtime.progress import Watched
+from flows.runtime.progress import ShownObserver
 from flows.runtime.signals import Terminated
-from flows.runtime.terminal import watched
+from flows.runtime.terminal import open_tracker
 from flows.tracking import connection, stage_run
 from flows.tracking.runs import Status
 from flows.tracking.stage_run import StageRun
@@ -116,10 +116,10 @@ def run_stage(word: str, variant: str | None) -> None:
     try:
         run.params(before.get("params", {}).get("params.yaml", {}))
         folder = checkpoint_folder(name, pipeline.stage_key(before))
-        with cost.counted(run), folder as checkpoint, watched() as tracker:
+        with cost.record_cost(run), folder as checkpoint, open_tracker() as tracker:
             files.sweep(pipeline.output_paths(name))
             ownership.begin(name)
-            compute(word, variant, params, Watched(run, tracker), checkpoint)
+            compute(word, variant, params, ShownObserver(run, tracker), checkpoint)
             ownership.finish(name)
         if difference := pipeline.changed_inputs(before, pipeline.stage_inputs(name)):
             raise InputsChanged(f"{', '.join(difference)} changed while the stage ran; run it again")

@@ -17,7 +17,7 @@ from components.settings.gate import Gate
 from components.shipping.comparison import ClassLoss, Paired, chance, class_losses, loss_bound, mcnemar, pair
 
 Rule = Literal["at least", "at most", "is"]
-NAMED = 3
+MAX_NAMED = 3
 """Largest number of classes that a check's detail names."""
 DIGITS = 12
 """Decimal digits of a share of images; further digits are rounding errors."""
@@ -156,8 +156,8 @@ def class_check(losses: Sequence[ClassLoss], settings: Gate) -> Check:
     `losses` is sorted, the most significant first.
     """
     worse = [loss for loss in losses if loss.p < settings.class_alpha] or losses[:1]
-    named = "; ".join(f"class {loss.name}: {loss.paired}" for loss in worse[:NAMED])
-    more = f"; and {len(worse) - NAMED} more classes" if len(worse) > NAMED else ""
+    named = "; ".join(f"class {loss.name}: {loss.paired}" for loss in worse[:MAX_NAMED])
+    more = f"; and {len(worse) - MAX_NAMED} more classes" if len(worse) > MAX_NAMED else ""
     small = sum(len(losses) * 0.5**loss.paired.images >= settings.class_alpha for loss in losses)
     blind = f"; {small} of them with too few images to tell" if small else ""
     return Check(

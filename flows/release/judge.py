@@ -29,7 +29,7 @@ BASELINE_MODEL = paths.TRAINED / BASELINE / paths.SHIPPED
 METRICS = paths.METRICS
 STALE = 0.005
 """Largest difference between a recorded accuracy and one measured again on another machine (our choice)."""
-LISTED = 10
+MAX_LISTED = 10
 """Largest number of class names in a sentence; gate.json has them all."""
 ATTEMPTS = 3
 """Number of measurements after which a latency that is too long counts."""
@@ -242,8 +242,8 @@ def unseen_by(reference: Reference, count: int) -> tuple[Bool[np.ndarray, " n"],
 
 def list_classes(classes: tuple[str, ...]) -> str:
     """Return the first few class names and how many more there are."""
-    more = f" and {len(classes) - LISTED} more" if len(classes) > LISTED else ""
-    return ", ".join(classes[:LISTED]) + more
+    more = f" and {len(classes) - MAX_LISTED} more" if len(classes) > MAX_LISTED else ""
+    return ", ".join(classes[:MAX_LISTED]) + more
 
 
 def size_of(model: bytes) -> tuple[int, int, int] | None:
