@@ -251,7 +251,7 @@ def run_steps(params: Params, parent: str | None, stages: Sequence[str], board: 
         board.found(PUBLISH, f"version {published.version} {published.outcome}")
     with board.step(REPORT):
         if not write_report(params, published, return_state=True).is_completed():
-            board.found(REPORT, "not written")  # published is published, whatever becomes of the report
+            board.found(REPORT, "not written")  # the model stays published even if the report fails
     return published
 
 
@@ -292,7 +292,7 @@ def flow_tags() -> dict[str, str]:
 @ends_in_a_sentence
 def main(arguments: Sequence[str] | None = None) -> int:
     commands.parse("retrain", arguments)
-    signals.heed_signals()  # Prefect would die of SIGTERM, and leave its server
+    signals.heed_signals()  # otherwise Prefect would die of SIGTERM and leave its server running
     try:
         params = load_params()
         with file_lock(LOCK, Busy(BUSY)), processes.guarded(), tags(params.publish.model, *stamps()):

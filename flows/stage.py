@@ -106,7 +106,7 @@ def run_stage(word: str, variant: str | None) -> None:
     name = f"{word}@{variant}" if variant else word
     if PREFECT_IDS not in os.environ:
         commits.warn_of_git()  # a flow has already warned
-    ownership.require_own_outputs(name)  # matters if a person started the stage: DVC has already removed the outputs
+    ownership.require_own_outputs(name)  # for a stage started by hand: DVC itself removes the outputs before a run
     before = pipeline.stage_inputs(name)
     params = load_params()  # again, after hashing: an edit since the first reading is then in the hash as well
     stage_run.settle()

@@ -1,1 +1,1 @@
-"""The folder that the line works in: its paths and files, what DVC and git say of it, and its settings."""
+"""Access the folder that the line works in: its paths, files and settings, and its state in DVC and git."""

@@ -1,4 +1,4 @@
-"""File locks that let only one process at a time do a piece of work."""
+"""Lock files, so that only one process at a time does a piece of work."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

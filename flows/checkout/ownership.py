@@ -32,7 +32,7 @@ def require_own_raw() -> None:
         raise ValueError(f"{paths.RAW} is no folder; move it away: an ingest writes its images there")
     known = paths.RAW_DVC.exists()
     foreign = [file for file in sorted(paths.RAW.glob("*")) if not is_own(file, known=known)]
-    for left in paths.INTERRUPTED:  # by an ingest that was cut off
+    for left in paths.INTERRUPTED:  # left by an interrupted ingest
         foreign += [file for file in sorted(left.glob("*")) if not is_own(file, known=True)]
     if foreign:
         raise ValueError(
@@ -76,7 +76,7 @@ def require_own_outputs(*names: str) -> None:
 
 
 def is_accounted(name: str, path: Path, md5: str) -> bool:
-    """Whether the stage wrote the file: its md5 is in the ledger, or the stage was interrupted (then any file is)."""
+    """Whether the stage wrote the file, by its md5 in the ledger; after an interruption, any file counts as its own."""
     place = LEDGER / f"{name}.json"
     if not place.exists():
         return False

@@ -84,7 +84,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def leaves(value: Any, key: Key = ()) -> Iterator[tuple[Key, Any]]:
-    """Every value that is neither a mapping nor a list, with the way to it."""
+    """Yield the key and value of everything that is neither a mapping nor a list."""
     if isinstance(value, dict):
         for name, inner in value.items():
             yield from leaves(inner, (*key, name))

@@ -37,7 +37,7 @@ MAX_LETTERS = 24
 def draw_svg(draw: Callable[[Figure], None], width: float, height: float) -> str:
     """Let `draw` draw on a new figure of this size in inches, and return it as SVG."""
     with matplotlib.rc_context(STYLE), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph")  # the browser has fonts for what matplotlib has none
+        warnings.filterwarnings("ignore", message="Glyph")  # the browser has fonts for glyphs that matplotlib lacks
         figure = Figure(figsize=(width, height), layout="constrained", dpi=150)
         draw(figure)
         return svg(figure)

@@ -26,7 +26,7 @@ TRAINING = f"train@{BASELINE}"
 Scores = Mapping[str, float]
 INTERVAL = ("accuracy", "accuracy_low", "accuracy_high")
 CHANCE = 0.05
-"""Largest p-value at which a difference is called more than chance."""
+"""A difference with a p-value below this is called more than chance."""
 REMEDIES = {
     "accuracy": "look at the mistakes below; more epochs, more trunks or more images may help",
     "chance_p": "the model learnt nothing: look at the training's curves, and at whether the labels are right",

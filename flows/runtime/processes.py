@@ -105,7 +105,7 @@ def guarded() -> Iterator[None]:
 
     What the block starts may run on after the block, as Prefect's temporary server does.
     """
-    above = os.environ.pop(FLOW, None)  # its guardian must not end ours
+    above = os.environ.pop(FLOW, None)  # the guardian of a flow above must not end our processes
     guardian = subprocess.Popen(
         [sys.executable, "-m", "flows.runtime.processes", process_identity()],
         stdin=subprocess.PIPE,

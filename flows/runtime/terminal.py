@@ -81,7 +81,7 @@ class TimeLeft(ProgressColumn):
 
     def render(self, task: Task) -> Text:
         left, at = task.fields["left"], task.fields["at"]
-        done = task.completed >= (task.total or 0)  # `task.finished` is for ever, and a row is for many loops
+        done = task.completed >= (task.total or 0)  # `task.finished` stays true, but a row shows many loops
         return Text("" if left is None or done else f"{clock(max(0.0, left - (self.now() - at)))} left")
 
 

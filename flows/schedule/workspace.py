@@ -109,7 +109,7 @@ def link_data(checkout: Path, workspace: Path) -> None:
             f"path, {source}"
         )
     place.parent.mkdir(parents=True, exist_ok=True)
-    if place.is_symlink():  # of a checkout that was moved, or a source that is away
+    if place.is_symlink():  # broken: the checkout was moved, or the source was missing
         place.unlink()
     place.symlink_to(source)
 
@@ -133,7 +133,7 @@ def begin_from_last(workspace: Path, params: Params, served: Served | None) -> N
         raise ValueError(
             "retrain.search is reuse, but no version in service was made by a deployment; retrain once with fresh"
         )
-    lock.write_text(file_of(workspace, tag, versions.LOCK))  # not the checkout's, which is of any version before it
+    lock.write_text(file_of(workspace, tag, versions.LOCK))  # the checkout's may belong to any earlier version
     run(workspace, *versions.dvc("freeze", "--quiet", *SEARCHES))
     run(workspace, *versions.dvc("checkout", "--quiet", "--force", *SEARCHES))
 
@@ -208,7 +208,7 @@ def record(workspace: Path, model: str, version: str) -> str:
 def environment(checkout: Path) -> dict[str, str]:
     """Return the environment for a retrain in the workspace: with the checkout's MLflow store, unless one is set."""
     own = versions.stage_environment() | connection.addresses(checkout)
-    return {name: value for name, value in own.items() if name != "PYTHONPATH"}  # its own code, not ours
+    return {name: value for name, value in own.items() if name != "PYTHONPATH"}  # runs the workspace's code
 
 
 def python(*arguments: str) -> list[str]:

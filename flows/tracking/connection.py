@@ -173,7 +173,7 @@ def failure_as_warning(what: str) -> Iterator[None]:
     """Turn any error in the block into a warning that names what was not recorded; the work continues."""
     try:
         yield
-    except Exception as error:  # as in `StageRun`
+    except Exception as error:  # a server, a database or a file store may raise any exception
         warn(f"MLflow did not record {what}", error)
 
 

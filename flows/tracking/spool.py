@@ -39,9 +39,8 @@ class Spool:
             self._lock.acquire()
             self._open = self.file.open("a", encoding="utf-8")
         lines = [self.header, record] if self.empty else [record]
-        self._open.write(
-            "".join("\n" + json.dumps(line) for line in lines)
-        )  # a line that a full disk cut off ends here
+        # the leading newline ends a line that a full disk cut off
+        self._open.write("".join("\n" + json.dumps(line) for line in lines))
         self._open.flush()
         self.empty = False
 
