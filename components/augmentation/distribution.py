@@ -82,12 +82,12 @@ class FactoredPairs:
         return replace(self, theta=theta)
 
     @property
-    def places(self) -> int:
+    def slots(self) -> int:
         return 2
 
     def toward(self, shares: Float64[np.ndarray, " k"], rate: float) -> "FactoredPairs":
         """Both places alike, each with half of the shares."""
-        wanted = shares / max(self.places, shares.sum())
+        wanted = shares / max(self.slots, shares.sum())
         wanted[self.identity()] += 1 - wanted.sum()
         mixed = [(1 - rate) * marginal + rate * wanted for marginal in self.marginals()]
         return self.at(np.concatenate([logits(shares) for shares in mixed]))

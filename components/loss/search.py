@@ -35,7 +35,7 @@ from components.loss.family import Member, decode
 from components.loss.probe import AT_ONCE, probe_data, probe_scores
 from components.online.engine import Trunk
 from components.online.gaussian import Gaussian, Sample
-from components.online.rewards import Faults, Probe, Request, Vector
+from components.online.rewards import Faults, Probe, TargetGradient, Vector
 from components.online.world import SCORE_BATCH, Treatment, World, score_tensors
 from components.settings.loss import Loss
 from components.settings.online import Online
@@ -77,7 +77,7 @@ class LossWorld(World):
 
     settings: Loss
     memory: list[FrozenFeatures] = field(default_factory=list, init=False, repr=False, compare=False)
-    """The last of `remembered`. Workers get the world after the plain pull, and find its answer here."""
+    """The last of `frozen_features`. Workers get the world after the plain pull, and find its answer here."""
 
     @property
     def online(self) -> Online:
@@ -100,7 +100,7 @@ class LossWorld(World):
         loss = self.loss(sample, state).to(self.devices[copy % len(self.devices)])
         return replace(self.plain(), criterion=loss.at_scale(self.matching_scale(loss, state, trunk, copy)))
 
-    def ask(self, state: State, trunk: int) -> Request:
+    def target_gradient(self, state: State, trunk: int) -> TargetGradient:
         """Where in the classifier's weight each half of val would have its metric, in its smooth form, rise fastest.
         No losses: `matching`, which asks for them, needs the same samples in every trunk."""
         images, labels = score_tensors(self.val, self.online)
@@ -109,15 +109,15 @@ class LossWorld(World):
         def rise(half: slice) -> State:
             return slope_at(lambda weight: smooth(features[half] @ weight.T, labels[half]), state)
 
-        return Request(halves=(rise(slice(0, None, 2)), rise(slice(1, None, 2))))
+        return TargetGradient(halves=(rise(slice(0, None, 2)), rise(slice(1, None, 2))))
 
-    def pull(self, state: State, sample: Sample | None, trunk: int, copy: int) -> State:
+    def training_gradient(self, state: State, sample: Sample | None, trunk: int, copy: int) -> State:
         """Direction, of length 1, of the classifier's step under the sample, or under cross-entropy without one."""
         criterion = cross_entropy(self.recipe.label_smoothing) if sample is None else self.loss(sample, state)
-        frozen = self.remembered(state, trunk)
+        frozen = self.frozen_features(state, trunk)
         return unit(slope_at(lambda weight: -criterion(frozen.features, weight, frozen.labels), state))
 
-    def remembered(self, state: State, trunk: int) -> FrozenFeatures:
+    def frozen_features(self, state: State, trunk: int) -> FrozenFeatures:
         """`probe_features`, computed once for all samples of the trunk."""
         if not (self.memory and self.memory[0].trunk == trunk and equal(self.memory[0].state, state)):
             features, labels = self.probe_features(state, trunk)

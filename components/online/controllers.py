@@ -31,10 +31,10 @@ SWEEPS = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answers:
+class GradientGram:
     """How samples answer what val asks of training, all at one state of the model (the reward `alignment`)."""
 
-    gram: Float64[np.ndarray, "m m"]
+    products: Float64[np.ndarray, "m m"]
     """Inner products of what n samples add to the pull and, last two, of what either half of val asks for (m = n + 2);
     nan for a sample that was lost."""
     train_loss: float
@@ -42,15 +42,15 @@ class Answers:
     val_loss: float
 
     @property
-    def joined(self) -> Float64[np.ndarray, "k k"]:
+    def with_mean_target(self) -> Float64[np.ndarray, "k k"]:
         """The gram with the mean of what the halves ask for as its last row (k = n + 1)."""
-        rows = np.vstack([self.gram[:-2], self.gram[-2:].mean(axis=0)])
+        rows = np.vstack([self.products[:-2], self.products[-2:].mean(axis=0)])
         return np.column_stack([rows[:, :-2], rows[:, -2:].mean(axis=1)])
 
     @property
-    def agreed(self) -> float:
+    def target_agreement(self) -> float:
         """Squared length of what val asks for, but for what only one half of it would say."""
-        return float(self.gram[-2, -1])
+        return float(self.products[-2, -1])
 
 
 @runtime_checkable
@@ -83,7 +83,7 @@ class Distribution(Protocol[S]):
     def at(self, theta: Float64[np.ndarray, " p"]) -> "Distribution[S]": ...
 
     @property
-    def places(self) -> int:
+    def slots(self) -> int:
         """How many of the `probes` an image can be trained under at once."""
         ...
 
@@ -104,7 +104,7 @@ class Null:
         distribution: Distribution[S],
         samples: Sequence[S],
         rewards: Float64[np.ndarray, " n"],
-        answers: Answers | None = None,
+        gradient_gram: GradientGram | None = None,
     ) -> tuple["Null", Distribution[S]]:
         return self, distribution
 
@@ -118,7 +118,7 @@ class Reinforce(Adam):
         distribution: Distribution[S],
         samples: Sequence[S],
         rewards: Float64[np.ndarray, " n"],
-        answers: Answers | None = None,
+        gradient_gram: GradientGram | None = None,
     ) -> tuple["Reinforce", Distribution[S]]:
         drawn, got = survivors(samples, rewards)
         if not informative(got):
@@ -151,7 +151,7 @@ class Bandit:
         distribution: Distribution[S],
         samples: Sequence[S],
         rewards: Float64[np.ndarray, " n"],
-        answers: Answers | None = None,
+        gradient_gram: GradientGram | None = None,
     ) -> tuple["Bandit", Distribution[S]]:
         drawn, got = survivors(samples, rewards)
         if not informative(got):
@@ -213,7 +213,7 @@ class Matching:
     """Sum of the grams of u_1..u_n, v."""
     lengths: Float64[np.ndarray, "m m"] | float = 0.0
     """Sum of the grams of added_1..added_n, asked."""
-    agreed: float = 0.0
+    target_agreement: float = 0.0
     """Sum of <asked_1, asked_2>."""
     train_loss: float = 0.0
     val_loss: float = 0.0
@@ -224,16 +224,16 @@ class Matching:
         distribution: Distribution[S],
         samples: Sequence[S],
         rewards: Float64[np.ndarray, " n"],
-        answers: Answers | None = None,
+        gradient_gram: GradientGram | None = None,
     ) -> tuple["Matching", Distribution[S]]:
-        assert answers is not None, "params let `matching` through with `alignment` only"
-        asking = answers.joined
-        sizes = np.sqrt(np.diag(asking))
+        assert gradient_gram is not None, "params let `matching` through with `alignment` only"
+        products = gradient_gram.with_mean_target
+        sizes = np.sqrt(np.diag(products))
         adds = np.append(np.isfinite(rewards) & (sizes[:-1] > NOTHING * sizes[-1]), True)
         if not adds[:-1].any() or sizes[-1] == 0:
             return self, distribution
         sizes = np.where(adds, sizes, 1.0)
-        units = asking / np.outer(sizes, sizes)
+        units = products / np.outer(sizes, sizes)
         units[-1, :-1] = units[:-1, -1] = rewards
         counted = np.outer(adds, adds)
         start = distribution.theta if self.start is None else self.start
@@ -242,15 +242,15 @@ class Matching:
             start=start,
             counts=self.counts + counted,
             directions=self.directions + np.where(counted, units, 0.0),
-            lengths=self.lengths + np.where(counted, asking, 0.0),
-            agreed=self.agreed + answers.agreed,
-            train_loss=self.train_loss + answers.train_loss,
-            val_loss=self.val_loss + answers.val_loss,
+            lengths=self.lengths + np.where(counted, products, 0.0),
+            target_agreement=self.target_agreement + gradient_gram.target_agreement,
+            train_loss=self.train_loss + gradient_gram.train_loss,
+            val_loss=self.val_loss + gradient_gram.val_loss,
         )
-        begun = distribution.at(start)
-        return learned, begun.toward(learned.shares(begun.places), self.rate)
+        at_start = distribution.at(start)
+        return learned, at_start.toward(learned.shares(at_start.slots), self.rate)
 
-    def shares(self, places: int) -> Float64[np.ndarray, " n"]:
+    def shares(self, slots: int) -> Float64[np.ndarray, " n"]:
         """Of each sample, the share of training that it should make up; 0 for all where none points along."""
         counts = np.maximum(np.asarray(self.counts), 1.0)
         directions, lengths = np.asarray(self.directions) / counts, np.asarray(self.lengths) / counts
@@ -259,11 +259,11 @@ class Matching:
         if not w.any():
             return w
         mixture: Float64[np.ndarray, " n"] = w / w.sum()
-        agreed = max(0.0, self.agreed) / counts[-1, -1]  # what val asks for counts in every trunk
-        length = agreed / np.sqrt(lengths[-1, -1] * (mixture @ lengths[:-1, :-1] @ mixture))
+        agreement = max(0.0, self.target_agreement) / counts[-1, -1]  # what val asks for counts in every trunk
+        length = agreement / np.sqrt(lengths[-1, -1] * (mixture @ lengths[:-1, :-1] @ mixture))
         fit = along @ mixture / np.sqrt(mixture @ directions[:-1, :-1] @ mixture)
         room = max(0.0, 1 - self.train_loss / max(self.val_loss, EPSILON))
-        mixture *= fit * ((1 - room) * min(places, length) + room * places)
+        mixture *= fit * ((1 - room) * min(slots, length) + room * slots)
         return mixture
 
 

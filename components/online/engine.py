@@ -22,8 +22,8 @@ import torch
 from jaxtyping import Float64
 
 from components.online.averaging import broadcast
-from components.online.controllers import Answers, Controller, Distribution, first_controller
-from components.online.rewards import Ask, Probe, Pull, Score, alignments, judge, model_of
+from components.online.controllers import Controller, Distribution, GradientGram, first_controller
+from components.online.rewards import Probe, Score, TargetGradientAt, TrainingGradientAt, alignments, judge, model_of
 from components.settings.online import Online
 from components.streams import stream
 from components.training.loop import Diverged, State
@@ -57,7 +57,7 @@ class Trunk(Generic[S]):
     """That model."""
     controller: Controller = field(repr=False, compare=False)
     """After the update, with what it remembers: with theta and the state all that the next trunk needs."""
-    answers: Answers | None = field(default=None, repr=False, compare=False)
+    gradient_gram: GradientGram | None = field(default=None, repr=False, compare=False)
     """`alignment`: what the rewards are cosines of."""
 
 
@@ -67,8 +67,8 @@ def search(
     *,
     train: Train,
     score: Score,
-    ask: Ask | None = None,
-    pull: Pull | None = None,
+    target_gradient: TargetGradientAt | None = None,
+    training_gradient: TrainingGradientAt | None = None,
     probe: Probe | None = None,
     settings: Online,
     seed: int,
@@ -83,19 +83,23 @@ def search(
     Unlike Algorithm 1: the next trunk may start from the mean of the copies instead of the best one, and a
     reward may be a copy's contribution to that mean, or come from the gradients of one model (`alignment`) or from
     classifiers on its features (`linear_probe`); theta stands still during `warmup_trunks` (the controller learns),
-    after `learn_until`, and when all rewards tie. `reward: alignment` needs `ask` and `pull`,
+    after `learn_until`, and when all rewards tie. `reward: alignment` needs `target_gradient` and `training_gradient`,
     `linear_probe` needs `probe`.
     Raises `ValueError` when no copy survives a trunk.
     """
     controller = first_controller(settings)
     if after is not None:
-        controller, distribution, state = after.controller, distribution.at(after.theta), beside(state, after.state)
-    play = round_of(settings, train, score, ask, pull, probe)
+        controller, distribution, state = (
+            after.controller,
+            distribution.at(after.theta),
+            on_device_of(state, after.state),
+        )
+    play = round_for(settings, train, score, target_gradient, training_gradient, probe)
     for index in range(0 if after is None else after.index + 1, settings.trunks):
         played = play(distribution, state, index, settings=settings, seed=seed, parallel=parallel)
         samples, rewards, state = played.samples, played.rewards, played.state
         controller, distribution = learn(
-            controller, distribution, samples, rewards, played.answers, index=index, settings=settings
+            controller, distribution, samples, rewards, played.gradient_gram, index=index, settings=settings
         )
         yield Trunk(
             index=index,
@@ -108,7 +112,7 @@ def search(
             score=score(state),
             state=state,
             controller=controller,
-            answers=played.answers,
+            gradient_gram=played.gradient_gram,
         )
 
 
@@ -117,7 +121,7 @@ def learn(
     distribution: Distribution[S],
     samples: Sequence[S],
     rewards: Float64[np.ndarray, " n"],
-    answers: Answers | None = None,
+    gradient_gram: GradientGram | None = None,
     *,
     index: int,
     settings: Online,
@@ -125,7 +129,7 @@ def learn(
     """What a trunk's rewards teach: nothing after `learn_until`; in warm-up the controller alone learns."""
     if index >= settings.last_learned:
         return controller, distribution
-    controller, moved = controller.update(distribution, samples, rewards, answers)
+    controller, moved = controller.update(distribution, samples, rewards, gradient_gram)
     return controller, moved if index >= settings.warmup_trunks else distribution
 
 
@@ -141,36 +145,38 @@ class Round(Generic[S]):
     scores: Float64[np.ndarray, " n"]
     faults: tuple[str, ...]
     state: State
-    answers: Answers | None = None
+    gradient_gram: GradientGram | None = None
 
 
-NEEDED = {"alignment": ("ask", "pull"), "linear_probe": ("probe",)}
+NEEDED = {"alignment": ("target_gradient", "training_gradient"), "linear_probe": ("probe",)}
 
 
-def round_of(
+def round_for(
     settings: Online,
     train: Train,
     score: Score,
-    ask: Ask | None,
-    pull: Pull | None,
+    target_gradient: TargetGradientAt | None,
+    training_gradient: TrainingGradientAt | None,
     probe: Probe | None,
 ) -> Callable[..., Round[Any]]:
     """The round that the reward asks for, in this world. Raises ValueError if the world cannot play it."""
-    parts = {"ask": ask, "pull": pull, "probe": probe}
+    parts = {"target_gradient": target_gradient, "training_gradient": training_gradient, "probe": probe}
     needed = NEEDED.get(settings.reward, ())
     if missing := " and ".join(name for name in needed if parts[name] is None):
         raise ValueError(f"reward {settings.reward} needs {missing}; give search that, or use leave_one_out")
     if settings.reward == "alignment":
-        assert ask is not None
-        assert pull is not None
-        return partial(aligned, train=train, ask=ask, pull=pull)
+        assert target_gradient is not None
+        assert training_gradient is not None
+        return partial(
+            align_gradients, train=train, target_gradient=target_gradient, training_gradient=training_gradient
+        )
     if settings.reward == "linear_probe":
         assert probe is not None
-        return partial(probed, train=train, probe=probe)
-    return partial(raced, train=train, score=score)
+        return partial(probe_samples, train=train, probe=probe)
+    return partial(race_copies, train=train, score=score)
 
 
-def raced(
+def race_copies(
     distribution: Distribution[S],
     state: State,
     index: int,
@@ -187,19 +193,19 @@ def raced(
     copies, lost = zip(*(outcome(each) for each in tried), strict=True)
     rewards, scores, unscored = judge(settings.reward, copies, score, parallel)
     faults = tuple(fault or unscored.get(copy, "") for copy, fault in enumerate(lost))
-    refuse_extinction(index, rewards, faults)
+    require_survivor(index, rewards, faults)
     after = broadcast(copies, rewards, settings.broadcast)
     return Round(samples=samples, rewards=rewards, scores=scores, faults=faults, state=after)
 
 
-def aligned(
+def align_gradients(
     distribution: Distribution[S],
     state: State,
     index: int,
     *,
     train: Train,
-    ask: Ask,
-    pull: Pull,
+    target_gradient: TargetGradientAt,
+    training_gradient: TrainingGradientAt,
     settings: Online,
     seed: int,
     parallel: Parallel,
@@ -207,14 +213,18 @@ def aligned(
     """Ours: one model trains without what is searched, so that val's gradient asks for what its training lacks; then
     every sample's own gradient is compared with that."""
     samples = distribution.probes(settings.copies, stream(seed, "samples", index))
-    trained = trained_alone(train, state, index, len(samples), parallel)
-    rewards, answers, unsound = alignments(trained, samples, index, pull=pull, ask=ask, parallel=parallel)
+    trained = train_one_model(train, state, index, len(samples), parallel)
+    rewards, gradient_gram, unsound = alignments(
+        trained, samples, index, training_gradient=training_gradient, target_gradient=target_gradient, parallel=parallel
+    )
     faults = tuple(unsound.get(n, "") for n in range(len(samples)))
-    refuse_extinction(index, rewards, faults)
-    return Round(samples=samples, rewards=rewards, scores=rewards, faults=faults, state=trained, answers=answers)
+    require_survivor(index, rewards, faults)
+    return Round(
+        samples=samples, rewards=rewards, scores=rewards, faults=faults, state=trained, gradient_gram=gradient_gram
+    )
 
 
-def probed(
+def probe_samples(
     distribution: Distribution[S],
     state: State,
     index: int,
@@ -227,19 +237,19 @@ def probed(
 ) -> Round[S]:
     """Ours: one model trains without what is searched; then every sample trains a classifier on its features."""
     samples = distribution.sample(settings.copies, stream(seed, "samples", index))
-    trained = trained_alone(train, state, index, len(samples), parallel)
+    trained = train_one_model(train, state, index, len(samples), parallel)
     rewards, unsound = probe(model_of(trained), samples, index, parallel)
     faults = tuple(unsound.get(n, "") for n in range(len(samples)))
     if not np.isfinite(rewards).any():
-        raise ValueError(f"no sample of trunk {index} has a score ({said(faults)}); use a smaller sigma")
+        raise ValueError(f"no sample of trunk {index} has a score ({join_reasons(faults)}); use a smaller sigma")
     return Round(samples=samples, rewards=rewards, scores=rewards, faults=faults, state=trained)
 
 
-def trained_alone(train: Train, state: State, index: int, samples: int, parallel: Parallel) -> State:
+def train_one_model(train: Train, state: State, index: int, samples: int, parallel: Parallel) -> State:
     """The one model after the trunk. Raises ValueError where it is lost."""
     trained, fault = outcome(parallel(attempt, [(train, state, None, index, 0)])[0])
     if trained is None:
-        raise extinction(index, samples, [fault])
+        raise all_lost_error(index, samples, [fault])
     return trained
 
 
@@ -249,7 +259,7 @@ def trained_alone(train: Train, state: State, index: int, samples: int, parallel
 def attempt(train: Train, state: State, sample: Any, trunk: int, copy: int) -> tuple[State | None, str]:
     """The trained copy, back where it started from, or none and the reason."""
     try:
-        trained = beside(state, train(state, sample, trunk, copy))
+        trained = on_device_of(state, train(state, sample, trunk, copy))
     except Diverged as error:
         return None, str(error)
     finite = all(bool(torch.isfinite(value).all()) for value in trained.values())
@@ -260,27 +270,27 @@ def outcome(result: tuple[State | None, str] | WorkerDied) -> tuple[State | None
     return (None, result.reason) if isinstance(result, WorkerDied) else result
 
 
-def beside(state: State, other: State) -> State:
+def on_device_of(state: State, other: State) -> State:
     """The other state on the state's device."""
     device = next(iter(state.values())).device
     return {key: value.to(device) for key, value in other.items()}
 
 
-def refuse_extinction(trunk: int, rewards: Float64[np.ndarray, " n"], faults: Sequence[str]) -> None:
+def require_survivor(trunk: int, rewards: Float64[np.ndarray, " n"], faults: Sequence[str]) -> None:
     if not np.isfinite(rewards).any():
-        raise extinction(trunk, len(rewards), faults)
+        raise all_lost_error(trunk, len(rewards), faults)
 
 
-def extinction(trunk: int, copies: int, faults: Sequence[str]) -> ValueError:
+def all_lost_error(trunk: int, copies: int, faults: Sequence[str]) -> ValueError:
     """No copy is left: why, and what to do."""
     remedy = (
         "a process that is killed usually lacks memory: lower parallel.workers"
         if WorkerDied().reason in faults
         else "lower train.recipe.learning_rate or raise train.recipe.warmup"
     )
-    return ValueError(f"all {copies} copies were lost in trunk {trunk} ({said(faults)}); {remedy}")
+    return ValueError(f"all {copies} copies were lost in trunk {trunk} ({join_reasons(faults)}); {remedy}")
 
 
-def said(faults: Sequence[str]) -> str:
+def join_reasons(faults: Sequence[str]) -> str:
     """Each reason once."""
     return "; ".join(sorted(set(faults)))

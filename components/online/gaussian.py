@@ -32,7 +32,7 @@ class Gaussian:
         return self.sample(count, rng)
 
     @property
-    def places(self) -> int:
+    def slots(self) -> int:
         return 1
 
     def toward(self, shares: Float64[np.ndarray, " n"], rate: float) -> "Gaussian":

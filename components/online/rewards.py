@@ -16,29 +16,29 @@ import torch
 from jaxtyping import Float, Float64
 
 from components.online.averaging import mean_state
-from components.online.controllers import NOTHING, Answers
+from components.online.controllers import NOTHING, GradientGram
 from components.training.loop import Diverged, State
 from components.training.parallel import Parallel, WorkerDied
 
 Score = Callable[[State], float]
-Pull = Callable[[State, Any, int, int], State]
+TrainingGradientAt = Callable[[State, Any, int, int], State]
 """(state, sample or None, trunk, copy) -> where a step of training pulls the model: minus the gradient of the loss on a
 few training images, under the sample or as training is without one. The same images for all of a trunk."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
+class TargetGradient:
     """What val asks of training at a state of the model."""
 
     halves: tuple[State, State]
     """The change of the pull that either half of val asks for: two answers that nothing but the truth has in common."""
     train_loss: float = math.nan
     val_loss: float = math.nan
-    """See `Answers`."""
+    """See `GradientGram`."""
 
 
-Ask = Callable[[State, int], Request]
-"""(state, trunk) -> the request."""
+TargetGradientAt = Callable[[State, int], TargetGradient]
+"""(state, trunk) -> the target."""
 
 
 Vector = Float64[np.ndarray, " n"]
@@ -63,7 +63,7 @@ class Unscored(Exception):
         self.faults = faults
 
 
-def own(copies: Copies, score: Score, parallel: Parallel) -> tuple[Vector, Vector]:
+def own_score(copies: Copies, score: Score, parallel: Parallel) -> tuple[Vector, Vector]:
     """Each copy's own score, as in the paper."""
     scores = scores_of(dict(enumerate(copies)), len(copies), score, parallel)
     return scores, scores
@@ -76,7 +76,7 @@ def leave_one_out(copies: Copies, score: Score, parallel: Parallel) -> tuple[Vec
     """
     alive = alive_among(copies)
     if len(alive) < 2:
-        return own(copies, score, parallel)
+        return own_score(copies, score, parallel)
     models = {n: model_of(copy) for n, copy in alive.items()}  # momentum is not scored
     others = {n: mean_state([model for m, model in models.items() if m != n]) for n in models}
     scores = scores_of(others, len(copies), score, parallel)
@@ -84,7 +84,7 @@ def leave_one_out(copies: Copies, score: Score, parallel: Parallel) -> tuple[Vec
 
 
 REWARDS: dict[str, Callable[[Copies, Score, Parallel], tuple[Vector, Vector]]] = {
-    "own": own,
+    "own": own_score,
     "leave_one_out": leave_one_out,
 }
 
@@ -97,7 +97,7 @@ def judge(rule: str, copies: Copies, score: Score, parallel: Parallel) -> tuple[
         rewards, scores = REWARDS[rule](copies, score, parallel)
         if np.isfinite(rewards[list(alive)]).all():
             return rewards, scores, {}
-        unsound = np.flatnonzero(~np.isfinite(own(copies, score, parallel)[0])).tolist()
+        unsound = np.flatnonzero(~np.isfinite(own_score(copies, score, parallel)[0])).tolist()
         faults = {n: NOT_FINITE for n in alive if n in unsound}
         if not faults:  # each copy alone is sound and their means are not: no copy can be blamed
             return np.full(len(copies), np.nan), scores, dict.fromkeys(alive, NOT_FINITE)
@@ -109,49 +109,66 @@ def judge(rule: str, copies: Copies, score: Score, parallel: Parallel) -> tuple[
 
 
 def alignments(
-    state: State, samples: Sequence[Any], trunk: int, *, pull: Pull, ask: Ask, parallel: Parallel
-) -> tuple[Vector, Answers, Faults]:
+    state: State,
+    samples: Sequence[Any],
+    trunk: int,
+    *,
+    training_gradient: TrainingGradientAt,
+    target_gradient: TargetGradientAt,
+    parallel: Parallel,
+) -> tuple[Vector, GradientGram, Faults]:
     """Of each sample the cosine between what it adds to the pull at the state and what val asks for; 0 if it adds
-    next to nothing, nan, and why, where there is none. And the `Answers` behind them.
+    next to nothing, nan, and why, where there is none. And the `GradientGram` behind them.
 
-        added_n = pull under s_n - plain pull        asked: see `Request`, the mean of the halves
+        added_n = pull under s_n - plain pull        asked: see `TargetGradient`, the mean of the halves
 
     To first order in the step this is the sample's contribution to val, whatever its strength, without the step that
     training takes anyway and with no noise but the images'. Unlike GRAD-MATCH (Killamsetty et al., ICML 2021), which
     weighs training images by how their gradients answer val's, this weighs ways to train on all of them.
     """
     model = model_of(state)
-    plain = flat(pull(model, None, trunk, 0))
-    request = ask(model, trunk)
-    asked = [flat(half) for half in request.halves]
-    if not all(np.isfinite(values).all() for values in (plain, *asked)):
+    plain = flat(training_gradient(model, None, trunk, 0))
+    target = target_gradient(model, trunk)
+    halves = [flat(half) for half in target.halves]
+    if not all(np.isfinite(values).all() for values in (plain, *halves)):
         results: list[Gradient | str | WorkerDied] = [UNSOUND] * len(samples)
     else:
-        results = parallel(pulled, [(pull, model, sample, trunk, n) for n, sample in enumerate(samples)])
+        results = parallel(
+            attempt_gradient, [(training_gradient, model, sample, trunk, n) for n, sample in enumerate(samples)]
+        )
     faults = {n: why for n, result in enumerate(results) if (why := fault_of(result))}
-    pulls = [result if isinstance(result, np.ndarray) else None for result in results]
-    answers = Answers(gram=gram_of(pulls, plain, asked), train_loss=request.train_loss, val_loss=request.val_loss)
-    return cosines(answers), answers, faults
+    gradients = [result if isinstance(result, np.ndarray) else None for result in results]
+    gradient_gram = GradientGram(
+        products=inner_products(gradients, plain, halves), train_loss=target.train_loss, val_loss=target.val_loss
+    )
+    return cosines(gradient_gram), gradient_gram, faults
 
 
-def gram_of(pulls: Sequence[Gradient | None], plain: Gradient, asked: Sequence[Gradient]) -> Float64[np.ndarray, "m m"]:
-    """See `Answers`; in double precision, some parameters at a time: gradients of a large network are not copied."""
-    sizes = len(pulls) + len(asked)
-    gram, lost = np.zeros((sizes, sizes)), [n for n, pull in enumerate(pulls) if pull is None]
+def inner_products(
+    gradients: Sequence[Gradient | None], plain: Gradient, halves: Sequence[Gradient]
+) -> Float64[np.ndarray, "m m"]:
+    """Return `GradientGram.products`, computed in double precision.
+
+    It works on blocks of parameters, so that the gradients of a large network are not copied.
+    """
+    sizes = len(gradients) + len(halves)
+    gram, lost = np.zeros((sizes, sizes)), [n for n, gradient in enumerate(gradients) if gradient is None]
     for at in range(0, len(plain), BLOCK):
         part = slice(at, at + BLOCK)
         base = plain[part].astype(np.float64)
-        added = [base - base if pull is None else pull[part] - base for pull in pulls]
-        every = np.stack([*added, *(each[part].astype(np.float64) for each in asked)])
+        added = [base - base if gradient is None else gradient[part] - base for gradient in gradients]
+        every = np.stack([*added, *(each[part].astype(np.float64) for each in halves)])
         gram += every @ every.T  # of itself: the same bits for any number of threads
     gram[lost], gram[:, lost] = np.nan, np.nan
     return gram
 
 
-def pulled(pull: Pull, state: State, sample: Any, trunk: int, copy: int) -> Gradient | str:
+def attempt_gradient(
+    training_gradient: TrainingGradientAt, state: State, sample: Any, trunk: int, copy: int
+) -> Gradient | str:
     """The pull under the sample, or why there is none."""
     try:
-        values = flat(pull(state, sample, trunk, copy))
+        values = flat(training_gradient(state, sample, trunk, copy))
     except Diverged as error:
         return str(error)
     return values if np.isfinite(values).all() else "its gradient is not finite"
@@ -164,13 +181,13 @@ def fault_of(result: Gradient | str | WorkerDied) -> str:
     return result if isinstance(result, str) else ""
 
 
-def cosines(answers: Answers) -> Vector:
+def cosines(gradient_gram: GradientGram) -> Vector:
     """Of what each sample adds with what val asks for; nan for a sample that was lost."""
-    joined = answers.joined
-    sizes = np.sqrt(np.diag(joined))
-    added, asked = sizes[:-1], sizes[-1]
-    small = (added <= NOTHING * asked) | ((asked == 0) & ~np.isnan(added))
-    return np.where(small, 0.0, joined[-1, :-1] / np.where(small, 1.0, added * asked))
+    products = gradient_gram.with_mean_target
+    sizes = np.sqrt(np.diag(products))
+    added, target = sizes[:-1], sizes[-1]
+    small = (added <= NOTHING * target) | ((target == 0) & ~np.isnan(added))
+    return np.where(small, 0.0, products[-1, :-1] / np.where(small, 1.0, added * target))
 
 
 def flat(one: State) -> Gradient:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from components.data.store import Split
 from components.online.controllers import Distribution
 from components.online.engine import Trunk, search
-from components.online.rewards import Probe, Request
+from components.online.rewards import Probe, TargetGradient
 from components.settings.online import Online
 from components.settings.recipe import Recipe
 from components.settings.require import require
@@ -101,11 +101,11 @@ class World(ABC):
         """Train the network while learning the distribution; `after` a recorded trunk of the same search, go on."""
         yield from search(
             distribution,
-            self.begin() if after is None else initial_state(network_on(self.devices, self.make)),
+            self.warm_up() if after is None else initial_state(network_on(self.devices, self.make)),
             train=self.train_copy,
             score=self.score,
-            ask=self.ask,
-            pull=self.pull,
+            target_gradient=self.target_gradient,
+            training_gradient=self.training_gradient,
             probe=self.probe,
             settings=self.online,
             seed=self.seed,
@@ -113,11 +113,11 @@ class World(ABC):
             after=after,
         )
 
-    def begin(self) -> State:
+    def warm_up(self) -> State:
         """The network after the head start, trained as it is, on one thread: where the first trunk starts from."""
         rng, plain = stream(self.seed, "warm-up training"), self.plain()
         images, labels = split_tensors(self.train)
-        network, steps = network_on(self.devices, self.make), head_steps(self.online, self.recipe)
+        network, steps = network_on(self.devices, self.make), warm_up_steps(self.online, self.recipe)
         with one_thread():
             return train_steps(
                 network,
@@ -151,10 +151,12 @@ class World(ABC):
         """The metric of the plain logits on val, in evaluation mode."""
         return score_state(network_on(self.devices, self.make), state, self.val, self.online)
 
-    def ask(self, state: State, trunk: int) -> Request:
-        """The slope of the log-likelihood on each half of val, less that on as many training images as training sees
-        them, which no `pull` of the trunk has unless there are too few: the same noise in both would look like an
-        answer. Raises ValueError for fewer than two images of val."""
+    def target_gradient(self, state: State, trunk: int) -> TargetGradient:
+        """Return, for each half of val, its log-likelihood's gradient minus that of as many augmented training images.
+
+        No `training_gradient` of the trunk uses these training images, unless there are too few: noise common to both
+        would look like alignment. Raises ValueError for fewer than two images of val.
+        """
         network, criterion = network_on(self.devices, self.make), cross_entropy()
         images, labels = score_tensors(self.val, self.online)
         require(len(labels) > 1, "val has one image; reward alignment compares two halves of val, so raise data.val")
@@ -163,21 +165,21 @@ class World(ABC):
         augmented = self.plain().augment(train_images.to(device_of(network)), torch_rng(rng))
         halves, val_loss, train_loss = [], 0.0, 0.0
         for half in (slice(0, None, 2), slice(1, None, 2)):
-            slope, on_val = descent(network, state, images[half], labels[half], criterion)
-            pull, on_train = descent(network, state, augmented[half], train_labels[half], criterion)
-            halves.append({name: value - pull[name] for name, value in slope.items()})
+            target, on_val = negative_gradient(network, state, images[half], labels[half], criterion)
+            training, on_train = negative_gradient(network, state, augmented[half], train_labels[half], criterion)
+            halves.append({name: value - training[name] for name, value in target.items()})
             val_loss, train_loss = val_loss + on_val, train_loss + on_train
-        return Request(halves=(halves[0], halves[1]), train_loss=train_loss / 2, val_loss=val_loss / 2)
+        return TargetGradient(halves=(halves[0], halves[1]), train_loss=train_loss / 2, val_loss=val_loss / 2)
 
-    def pull(self, state: State, sample: Any, trunk: int, copy: int) -> State:
+    def training_gradient(self, state: State, sample: Any, trunk: int, copy: int) -> State:
         """Minus the gradient of the loss under the sample, on `probe_images` training images of the trunk."""
         treatment = self.plain() if sample is None else self.treatment(sample, state, trunk, copy)
         order, rng = self.order(trunk)
         images, labels = split_tensors(self.train.at(order[: self.online.probe_images]))
         network = network_on(self.devices, self.make, copy)
         moved = treatment.augment(images.to(device_of(network)), torch_rng(rng))
-        pull, _ = descent(network, state, moved, labels, treatment.criterion)
-        return pull
+        gradient, _ = negative_gradient(network, state, moved, labels, treatment.criterion)
+        return gradient
 
     def order(self, trunk: int) -> tuple[Int64[np.ndarray, " n"], np.random.Generator]:
         """The trunk's order of the training images for gradients, and the generator that drew it, to draw on."""
@@ -217,7 +219,7 @@ def train_trunk(
             labels,
             batches=torch.arange(len(rows)).split(len(batches[0])),
             rate=whole_schedule(settings, recipe),
-            first_step=head_steps(settings, recipe) + steps * trunk,
+            first_step=warm_up_steps(settings, recipe) + steps * trunk,
             augment=treatment.augment,
             criterion=treatment.criterion,
             recipe=recipe,
@@ -225,13 +227,13 @@ def train_trunk(
         )
 
 
-def head_steps(settings: Online, recipe: Recipe) -> int:
+def warm_up_steps(settings: Online, recipe: Recipe) -> int:
     return settings.head_start // recipe.batch_size
 
 
 def whole_schedule(settings: Online, recipe: Recipe) -> Callable[[int], float]:
     """Learning rate over the head start and all trunks."""
-    return schedule(recipe, head_steps(settings, recipe) + steps_in(settings.images, recipe) * settings.trunks)
+    return schedule(recipe, warm_up_steps(settings, recipe) + steps_in(settings.images, recipe) * settings.trunks)
 
 
 def score_state(network: nn.Module, state: State, split: Split, settings: Online) -> float:
@@ -242,7 +244,7 @@ def score_state(network: nn.Module, state: State, split: Split, settings: Online
         return METRICS[settings.metric](predict(network, images, batch_size=SCORE_BATCH), labels)
 
 
-def descent(
+def negative_gradient(
     network: nn.Module,
     state: State,
     images: UInt8[Tensor, "n c h w"],

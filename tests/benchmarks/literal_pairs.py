@@ -86,7 +86,7 @@ class LiteralPairs:
         return replace(self, theta=theta)
 
     @property
-    def places(self) -> int:
+    def slots(self) -> int:
         return 1
 
     def toward(self, shares: Float64[np.ndarray, " p"], rate: float) -> "LiteralPairs":
