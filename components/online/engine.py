@@ -7,9 +7,9 @@ Lin et al., "Online Hyper-parameter Learning for Auto-Augmentation Strategy", IC
     s_n      what copy n drew from p_theta             R_n  reward of copy n, from its performance on val
     w        the model: a `State`, with momentum       A_n  advantage of copy n: (R_n - baseline) / std(R)
 
-The world is passed in: `train` runs one copy through one trunk, `score` measures a model on val
-(the metric lives in there). Everything random is drawn from (seed, trunk, copy), never from the
-worker that a copy happens to run on, so the records do not depend on `parallel`.
+The caller passes functions: `train` trains one copy for one trunk, `score` measures a model on val by the settings'
+metric. Every random number is drawn from (seed, trunk, copy), never from the worker that a copy happens to run on, so
+the records do not depend on `parallel`.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -31,34 +31,34 @@ from components.training.parallel import Parallel, WorkerDied, sequential
 
 S = TypeVar("S")
 Train = Callable[[State, Any, int, int], State]
-"""(state, sample, trunk, copy) -> state after one trunk, without a sample as training is; raises `Diverged`."""
+"""(state, sample, trunk, copy) -> state after one trunk under the sample (None: plain training); raises `Diverged`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trunk(Generic[S]):
-    """What happened in one trunk; index n of every tuple is copy n."""
+    """The record of one trunk; element n of every tuple belongs to copy n."""
 
     index: int
     samples: tuple[S, ...]
     rewards: tuple[float, ...]
-    """nan for a copy that lost the trunk."""
+    """nan for a copy that was lost in this trunk."""
     scores: tuple[float, ...]
-    """The val score behind each reward: of the copy itself, or (`leave_one_out`) of the mean of the other copies;
-    the reward itself where it comes from no copy's score (`alignment`, `linear_probe`)."""
+    """The val score behind each reward: the copy's own, or (`leave_one_out`) that of the mean of the other copies;
+    for `alignment` and `linear_probe`, which score no copies, the reward itself."""
     faults: tuple[str, ...]
-    """Why a copy lost the trunk; empty if it did not."""
+    """Why a copy was lost in this trunk; empty if it was not."""
     best: int
     """The copy with the highest reward."""
     theta: Float64[np.ndarray, " p"] = field(compare=False)
-    """After the update."""
+    """The distribution's parameters after the update."""
     score: float
     """Val score of the model that the next trunk starts from."""
     state: State = field(repr=False, compare=False)
-    """That model."""
+    """The model that the next trunk starts from."""
     controller: Controller = field(repr=False, compare=False)
-    """After the update, with what it remembers: with theta and the state all that the next trunk needs."""
+    """The controller after the update, with its memory: all that the next trunk needs beside `theta` and `state`."""
     gradient_gram: GradientGram | None = field(default=None, repr=False, compare=False)
-    """`alignment`: what the rewards are cosines of."""
+    """The gradients behind the rewards, under `alignment` only."""
 
 
 def search(
@@ -75,17 +75,16 @@ def search(
     parallel: Parallel = sequential,
     after: Trunk[S] | None = None,
 ) -> Iterator[Trunk[S]]:
-    """Train `state` while learning the distribution; one record a trunk, the last one holds the trained model.
+    """Train `state` while learning the distribution; yield one record a trunk, the last with the trained model.
 
-    `after` a recorded trunk of the same search, it goes on from there, to the same bytes. Models meet on `state`'s
-    device, wherever copies train.
+    With `after`, a recorded trunk of the same search, it goes on from there and ends with the same bytes. Copies are
+    brought back to `state`'s device, wherever they train.
 
-    Unlike Algorithm 1: the next trunk may start from the mean of the copies instead of the best one, and a
-    reward may be a copy's contribution to that mean, or come from the gradients of one model (`alignment`) or from
-    classifiers on its features (`linear_probe`); theta stands still during `warmup_trunks` (the controller learns),
-    after `learn_until`, and when all rewards tie. `reward: alignment` needs `target_gradient` and `training_gradient`,
-    `linear_probe` needs `probe`.
-    Raises `ValueError` when no copy survives a trunk.
+    Unlike Algorithm 1, the next trunk may start from the mean of the copies instead of the best one, and a reward may
+    be a copy's contribution to that mean, or come from the gradients of one model (`alignment`) or from classifiers on
+    its features (`linear_probe`). Theta does not move during `warmup_trunks` (the controller learns), after
+    `learn_until`, or when all rewards tie. The reward `alignment` needs `target_gradient` and `training_gradient`, the
+    reward `linear_probe` needs `probe`. Raises `ValueError` when no copy survives a trunk.
     """
     controller = first_controller(settings)
     if after is not None:
@@ -126,19 +125,19 @@ def learn(
     index: int,
     settings: Online,
 ) -> tuple[Controller, Distribution[S]]:
-    """What a trunk's rewards teach: nothing after `learn_until`; in warm-up the controller alone learns."""
+    """Update by the trunk's rewards: not at all after `learn_until`, the controller alone during `warmup_trunks`."""
     if index >= settings.last_learned:
         return controller, distribution
     controller, moved = controller.update(distribution, samples, rewards, gradient_gram)
     return controller, moved if index >= settings.warmup_trunks else distribution
 
 
-# --- the rounds: what is tried in a trunk, the rewards it earns, and the model after it
+# --- rounds: the samples tried in a trunk, their rewards, and the model after it
 
 
 @dataclass(frozen=True, kw_only=True)
 class Round(Generic[S]):
-    """See `Trunk`."""
+    """A trunk before the controller learns from it; the fields are those of `Trunk`."""
 
     samples: tuple[S, ...]
     rewards: Float64[np.ndarray, " n"]
@@ -159,7 +158,7 @@ def round_for(
     training_gradient: TrainingGradientAt | None,
     probe: Probe | None,
 ) -> Callable[..., Round[Any]]:
-    """The round that the reward asks for, in this world. Raises ValueError if the world cannot play it."""
+    """Return the function that runs a trunk under the settings' reward; raises ValueError if an argument is missing."""
     parts = {"target_gradient": target_gradient, "training_gradient": training_gradient, "probe": probe}
     needed = NEEDED.get(settings.reward, ())
     if missing := " and ".join(name for name in needed if parts[name] is None):
@@ -187,7 +186,7 @@ def race_copies(
     seed: int,
     parallel: Parallel,
 ) -> Round[S]:
-    """Algorithm 1: N copies train, each under its sample; their scores judge them; they meet in the next model."""
+    """Run a trunk of Algorithm 1: train one copy under each sample, reward them by val, combine them into a model."""
     samples = distribution.sample(settings.copies, stream(seed, "samples", index))
     tried = parallel(attempt, [(train, state, sample, index, copy) for copy, sample in enumerate(samples)])
     copies, lost = zip(*(outcome(each) for each in tried), strict=True)
@@ -210,8 +209,11 @@ def align_gradients(
     seed: int,
     parallel: Parallel,
 ) -> Round[S]:
-    """Ours: one model trains without what is searched, so that val's gradient asks for what its training lacks; then
-    every sample's own gradient is compared with that."""
+    """Run a trunk of the reward `alignment` (ours): train one model, then compare gradients at it.
+
+    The model trains without what is searched, so that the target gradient shows what that training lacks on val. Each
+    sample is rewarded by the cosine of its added gradient with the target.
+    """
     samples = distribution.probes(settings.copies, stream(seed, "samples", index))
     trained = train_one_model(train, state, index, len(samples), parallel)
     rewards, gradient_gram, unsound = alignments(
@@ -235,7 +237,8 @@ def probe_samples(
     seed: int,
     parallel: Parallel,
 ) -> Round[S]:
-    """Ours: one model trains without what is searched; then every sample trains a classifier on its features."""
+    """Run a trunk of the reward `linear_probe` (ours): train one model without what is searched, then a classifier on
+    its features under every sample."""
     samples = distribution.sample(settings.copies, stream(seed, "samples", index))
     trained = train_one_model(train, state, index, len(samples), parallel)
     rewards, unsound = probe(model_of(trained), samples, index, parallel)
@@ -246,18 +249,18 @@ def probe_samples(
 
 
 def train_one_model(train: Train, state: State, index: int, samples: int, parallel: Parallel) -> State:
-    """The one model after the trunk. Raises ValueError where it is lost."""
+    """Train the trunk's one model without what is searched. Raises ValueError if it is lost."""
     trained, fault = outcome(parallel(attempt, [(train, state, None, index, 0)])[0])
     if trained is None:
         raise all_lost_error(index, samples, [fault])
     return trained
 
 
-# --- copies: training and loss of a trunk
+# --- copies: how they train, and how they are lost
 
 
 def attempt(train: Train, state: State, sample: Any, trunk: int, copy: int) -> tuple[State | None, str]:
-    """The trained copy, back where it started from, or none and the reason."""
+    """Train a copy; return it on the device it started from, or None and the reason why it was lost."""
     try:
         trained = on_device_of(state, train(state, sample, trunk, copy))
     except Diverged as error:
@@ -271,7 +274,7 @@ def outcome(result: tuple[State | None, str] | WorkerDied) -> tuple[State | None
 
 
 def on_device_of(state: State, other: State) -> State:
-    """The other state on the state's device."""
+    """Return the other state, moved to the state's device."""
     device = next(iter(state.values())).device
     return {key: value.to(device) for key, value in other.items()}
 
@@ -282,7 +285,7 @@ def require_survivor(trunk: int, rewards: Float64[np.ndarray, " n"], faults: Seq
 
 
 def all_lost_error(trunk: int, copies: int, faults: Sequence[str]) -> ValueError:
-    """No copy is left: why, and what to do."""
+    """Return the error for a trunk that no copy survived: the reasons, and what to do."""
     remedy = (
         "a process that is killed usually lacks memory: lower parallel.workers"
         if WorkerDied().reason in faults
@@ -292,5 +295,5 @@ def all_lost_error(trunk: int, copies: int, faults: Sequence[str]) -> ValueError
 
 
 def join_reasons(faults: Sequence[str]) -> str:
-    """Each reason once."""
+    """Join the different reasons in one text, each once."""
     return "; ".join(sorted(set(faults)))

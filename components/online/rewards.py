@@ -1,9 +1,7 @@
-"""Rewards of the copies of a trunk, from what can be measured on val.
+"""Rewards of the copies or samples of a trunk, from measurements on val.
 
-    w_n  copy n's model        mean  the mean of the copies' models        R_n  its reward, nan for one that is lost
-
-`own` is the paper's (Lin et al., ICCV 2019); the others are ours. Of three of them the sample is
-a trunk of training; `alignment` needs a single gradient. A world's `Probe` scores samples in a way of its own.
+`own` is the paper's reward (Lin et al., ICCV 2019); the others are ours. `own` and `leave_one_out` need a trunk of
+training for every sample, `alignment` a single gradient. `linear_probe` is the world's own function, a `Probe`.
 """
 
 import math
@@ -22,41 +20,42 @@ from components.training.parallel import Parallel, WorkerDied
 
 Score = Callable[[State], float]
 TrainingGradientAt = Callable[[State, Any, int, int], State]
-"""(state, sample or None, trunk, copy) -> where a step of training pulls the model: minus the gradient of the loss on a
-few training images, under the sample or as training is without one. The same images for all of a trunk."""
+"""(state, sample or None, trunk, copy) -> minus the gradient of the loss on a few training images, the same ones for
+all samples of a trunk; None stands for plain training. Raises `Diverged`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TargetGradient:
-    """What val asks of training at a state of the model."""
+    """The gradient that training lacks on val at a state of the model, with signs as in a descent direction."""
 
     halves: tuple[State, State]
-    """The change of the pull that either half of val asks for: two answers that nothing but the truth has in common."""
+    """The target gradient of each half of val: two estimates with independent noise."""
     train_loss: float = math.nan
+    """See `GradientGram.train_loss`."""
     val_loss: float = math.nan
-    """See `GradientGram`."""
+    """See `GradientGram.val_loss`."""
 
 
 TargetGradientAt = Callable[[State, int], TargetGradient]
-"""(state, trunk) -> the target."""
+"""(state, trunk) -> the target gradient."""
 
 
 Vector = Float64[np.ndarray, " n"]
 Gradient = Float[np.ndarray, " p"]
 Copies = Sequence[State | None]
 Faults = Mapping[int, str]
-"""copy -> why it has no reward"""
+"""The reason why a copy or sample has no reward, by its index."""
 Probe = Callable[[State, Sequence[Any], int, Parallel], tuple[Vector, Faults]]
-"""(state, samples, trunk, parallel) -> the score of what each sample makes of the model's features; nan, and why, where
-there is none."""
+"""(state, samples, trunk, parallel) -> the val score of a classifier trained under each sample on the model's features;
+nan, and the reason, where there is none."""
 BLOCK = 1 << 16
-"""Parameters whose inner products are taken at a time."""
+"""Number of parameters whose inner products are computed at a time."""
 NOT_FINITE = "its score on val is not finite"
 UNSOUND = "the gradient on val or on plain training images is not finite"
 
 
 class Unscored(Exception):
-    """The workers that scored these copies died."""
+    """Raised when workers died while they scored copies; `faults` says which copies and why."""
 
     def __init__(self, faults: Faults) -> None:
         super().__init__(faults)
@@ -64,15 +63,15 @@ class Unscored(Exception):
 
 
 def own_score(copies: Copies, score: Score, parallel: Parallel) -> tuple[Vector, Vector]:
-    """Each copy's own score, as in the paper."""
+    """Reward each copy by its own score, as in the paper; return rewards and scores."""
     scores = scores_of(dict(enumerate(copies)), len(copies), score, parallel)
     return scores, scores
 
 
 def leave_one_out(copies: Copies, score: Score, parallel: Parallel) -> tuple[Vector, Vector]:
-    """Minus the score of the mean of the *other* copies: the lower that is, the more the copy contributes.
+    """Reward each copy by minus the score of the mean of the *other* copies; return rewards and scores.
 
-    A lone survivor gets its own score.
+    The lower that score is, the more the copy contributes to the mean. A lone survivor gets its own score.
     """
     alive = alive_among(copies)
     if len(alive) < 2:
@@ -90,8 +89,11 @@ REWARDS: dict[str, Callable[[Copies, Score, Parallel], tuple[Vector, Vector]]] =
 
 
 def judge(rule: str, copies: Copies, score: Score, parallel: Parallel) -> tuple[Vector, Vector, Faults]:
-    """Rewards and scores by the rule; copies that are excluded: one that spoils the others', found by its own score,
-    and one whose worker died while scoring."""
+    """Return rewards, scores and faults of the copies by the rule.
+
+    Two kinds of copies get no reward: those whose own score is not finite, when they spoil the others' rewards, and
+    those whose worker died while scoring. The others are rewarded without them.
+    """
     alive = alive_among(copies)
     try:
         rewards, scores = REWARDS[rule](copies, score, parallel)
@@ -117,14 +119,15 @@ def alignments(
     target_gradient: TargetGradientAt,
     parallel: Parallel,
 ) -> tuple[Vector, GradientGram, Faults]:
-    """Of each sample the cosine between what it adds to the pull at the state and what val asks for; 0 if it adds
-    next to nothing, nan, and why, where there is none. And the `GradientGram` behind them.
+    """Return each sample's reward, the cosine of its added gradient with the target, the Gram matrix, and faults.
 
-        added_n = pull under s_n - plain pull        asked: see `TargetGradient`, the mean of the halves
+        added_n = training gradient under s_n - plain training gradient
+        target  = mean of the halves of `TargetGradient`
 
-    To first order in the step this is the sample's contribution to val, whatever its strength, without the step that
-    training takes anyway and with no noise but the images'. Unlike GRAD-MATCH (Killamsetty et al., ICML 2021), which
-    weighs training images by how their gradients answer val's, this weighs ways to train on all of them.
+    The reward is 0 for a sample that adds next to nothing, and nan, with a fault, for one whose gradient failed. To
+    first order in the step, the cosine measures the sample's contribution to val: whatever its strength, without the
+    step that training takes anyway, and with no noise but the images'. GRAD-MATCH (Killamsetty et al., ICML 2021)
+    weighs training images by how well their gradients match val's; this weighs ways to train on all of them.
     """
     model = model_of(state)
     plain = flat(training_gradient(model, None, trunk, 0))
@@ -166,7 +169,7 @@ def inner_products(
 def attempt_gradient(
     training_gradient: TrainingGradientAt, state: State, sample: Any, trunk: int, copy: int
 ) -> Gradient | str:
-    """The pull under the sample, or why there is none."""
+    """Return the training gradient under the sample as a vector, or the reason why there is none."""
     try:
         values = flat(training_gradient(state, sample, trunk, copy))
     except Diverged as error:
@@ -175,14 +178,14 @@ def attempt_gradient(
 
 
 def fault_of(result: Gradient | str | WorkerDied) -> str:
-    """Why there is no pull; empty if there is one."""
+    """Return the reason why there is no gradient; empty if there is one."""
     if isinstance(result, WorkerDied):
         return result.reason
     return result if isinstance(result, str) else ""
 
 
 def cosines(gradient_gram: GradientGram) -> Vector:
-    """Of what each sample adds with what val asks for; nan for a sample that was lost."""
+    """Return the cosine of each sample's added gradient with the target; nan for a sample that was lost."""
     products = gradient_gram.with_mean_target
     sizes = np.sqrt(np.diag(products))
     added, target = sizes[:-1], sizes[-1]
@@ -191,7 +194,7 @@ def cosines(gradient_gram: GradientGram) -> Vector:
 
 
 def flat(one: State) -> Gradient:
-    """All values in a row, as precise as they are."""
+    """Return all values as one vector, in their own precision."""
     values: Gradient = torch.cat([value.flatten().cpu() for value in one.values()]).numpy()
     return values
 
@@ -201,7 +204,7 @@ def alive_among(copies: Copies) -> dict[int, State]:
 
 
 def scores_of(states: Mapping[int, State | None], count: int, score: Score, parallel: Parallel) -> Vector:
-    """Of `count` copies, the scores of those that have a state. Raises `Unscored`."""
+    """Score the copies that have a state; the others of `count` get nan. Raises `Unscored`."""
     present = {n: state for n, state in states.items() if state is not None}
     results = dict(zip(present, parallel(score, [(state,) for state in present.values()]), strict=True))
     if dead := {n: result.reason for n, result in results.items() if isinstance(result, WorkerDied)}:
@@ -212,5 +215,5 @@ def scores_of(states: Mapping[int, State | None], count: int, score: Score, para
 
 
 def model_of(state: State) -> State:
-    """Parameters and buffers alone."""
+    """Return the state's parameters and buffers, without momentum."""
     return {key: value for key, value in state.items() if key.startswith("model.")}
