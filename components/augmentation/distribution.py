@@ -20,9 +20,9 @@ from components.augmentation.policy import Elements, Pairs, Policy, Vector
 from components.settings.augmentation import Augmentation
 from components.settings.require import require
 
-EVER = 1e-6
+SMALLEST_SHARE = 1e-6
 """Least share that a logit stands for."""
-ALIKE = 0.5
+CORRELATION = 0.5
 """Prior correlation (ours) of the effects of an operation's magnitudes, and of an element in the two places."""
 
 
@@ -33,8 +33,8 @@ def softmax(theta: Vector) -> Vector:
 
 
 def logits(shares: Vector) -> Vector:
-    """The inverse of `softmax`, for shares above EVER."""
-    some = np.clip(shares, EVER, 1 - EVER)
+    """The inverse of `softmax`, for shares above SMALLEST_SHARE."""
+    some = np.clip(shares, SMALLEST_SHARE, 1 - SMALLEST_SHARE)
     some /= some.sum()
     theta: Vector = np.log(some)
     return theta
@@ -50,7 +50,7 @@ class FactoredPairs:
 
     def sample(self, count: int, rng: np.random.Generator) -> tuple[Pairs, ...]:
         columns = [rng.choice(len(p), size=(count, self.pairs), p=p) for p in self.marginals()]
-        return committed(np.stack(columns, axis=2))
+        return as_pairs(np.stack(columns, axis=2))
 
     def probes(self, count: int, rng: np.random.Generator) -> tuple[Pairs, ...]:
         """Every element alone, beside Identity in both orders."""
@@ -76,7 +76,7 @@ class FactoredPairs:
         return np.concatenate([np.bincount(column, minlength=kinds) / len(sample) for column in columns])
 
     def prior(self) -> Float64[np.ndarray, "p p"]:
-        return np.kron(np.array([[1, ALIKE], [ALIKE, 1]]), element_prior(self.elements))
+        return np.kron(np.array([[1, CORRELATION], [CORRELATION, 1]]), element_prior(self.elements))
 
     def at(self, theta: Float64[np.ndarray, " p"]) -> "FactoredPairs":
         return replace(self, theta=theta)
@@ -105,13 +105,13 @@ class FactoredPairs:
 
 
 def element_prior(elements: Elements) -> Float64[np.ndarray, "k k"]:
-    """1 on the diagonal, `ALIKE` between the magnitudes of one operation, 0 elsewhere."""
+    """1 on the diagonal, `CORRELATION` between the magnitudes of one operation, 0 elsewhere."""
     operations = np.array([list(OPERATIONS).index(element.operation) for element in elements])
     same: Float64[np.ndarray, "k k"] = (operations[:, None] == operations).astype(np.float64)
-    return ALIKE * same + (1 - ALIKE) * np.eye(len(elements))
+    return CORRELATION * same + (1 - CORRELATION) * np.eye(len(elements))
 
 
-def committed(drawn: Int64[np.ndarray, "n m 2"]) -> tuple[Pairs, ...]:
+def as_pairs(drawn: Int64[np.ndarray, "n m 2"]) -> tuple[Pairs, ...]:
     return tuple(tuple((int(first), int(second)) for first, second in pairs) for pairs in drawn)
 
 

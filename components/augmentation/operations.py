@@ -29,7 +29,7 @@ Parameters = Callable[[Images, Magnitudes, Uniforms], Tensor]
 Kernel = Callable[[Images, Magnitudes, Tensor], Images]
 """Images, magnitudes and the rows of parameters to new images."""
 
-FIXED = 1 << 16
+FIXED_POINT = 1 << 16
 """PIL's affine transform computes source coordinates in 16.16 fixed point."""
 LUMA = (19595, 38470, 7471)
 """PIL's weights of red, green and blue in a grey level, times 65,536."""
@@ -49,7 +49,7 @@ def keep(images: Images, m: Magnitudes, parameters: Tensor) -> Images:
     return images
 
 
-def nothing(images: Images, m: Magnitudes, u: Uniforms) -> Float64[Tensor, " b"]:
+def no_parameters(images: Images, m: Magnitudes, u: Uniforms) -> Float64[Tensor, " b"]:
     return m
 
 
@@ -65,11 +65,11 @@ def affine(images: Images, m: Magnitudes, coefficients: Coefficients) -> Images:
     assert len(bordered) < 1 << 31, "pixels are counted in 32 bits"
     column, row = source_coordinates(coefficients, height, width)
     source = row.clamp_(0, height + 1).mul_(width + 2).add_(column.clamp_(0, width + 1))
-    source += every(len(bordered) // count, count, images.device)[:, None, None]
+    source += multiples(len(bordered) // count, count, images.device)[:, None, None]
     return bordered.squeeze(1).index_select(0, source.flatten()).view(images.shape)
 
 
-def every(step: int, count: int, device: torch.device) -> Int32[Tensor, " n"]:
+def multiples(step: int, count: int, device: torch.device) -> Int32[Tensor, " n"]:
     """0, step, 2 step ...: `count` numbers."""
     return torch.arange(0, count * step, step, dtype=torch.int32, device=device)
 
@@ -78,13 +78,13 @@ def source_coordinates(
     coefficients: Coefficients, height: int, width: int
 ) -> tuple[Int32[Tensor, "b h w"], Int32[Tensor, "b h w"]]:
     """Column and row of every output pixel's source, from the pixel's centre, rounded down; 1 is the first pixel's."""
-    x = every(1, width, coefficients.device)
-    y = every(1, height, coefficients.device)[:, None]
+    x = multiples(1, width, coefficients.device)
+    y = multiples(1, height, coefficients.device)[:, None]
     along_x, along_y, offset = coefficients.view(-1, 2, 3).unbind(2)
     start = offset + along_x * 0.5 + along_y * 0.5
-    fixed = torch.stack((along_x, along_y, start)).mul_(FIXED).add_(0.5).floor_().int()  # 3 b 2
+    fixed = torch.stack((along_x, along_y, start)).mul_(FIXED_POINT).add_(0.5).floor_().int()  # 3 b 2
     step_x, step_y, first = fixed[..., None, None].unbind(0)  # b 2 1 1
-    places = (first + FIXED + step_y * y) + step_x * x  # b 2 h w
+    places = (first + FIXED_POINT + step_y * y) + step_x * x  # b 2 h w
     column, row = places.bitwise_right_shift_(16).unbind(1)
     return column, row
 
@@ -179,12 +179,12 @@ def look_up(images: Images, m: Magnitudes, table: Table) -> Images:
 def table_places(images: Images) -> Int32[Tensor, "b h r"]:
     """Where each pixel's level stands in the tables of all images and channels."""
     count, _, width, channels = images.shape
-    first = every(256, count * channels, images.device)
+    first = multiples(256, count * channels, images.device)
     of_row = first.view(count, 1, 1, channels).expand(-1, -1, width, -1).flatten(2)  # b 1 r
     return images.flatten(2).int().add_(of_row)
 
 
-def stretched(images: Images, m: Magnitudes, u: Uniforms) -> Table:
+def stretch_table(images: Images, m: Magnitudes, u: Uniforms) -> Table:
     """Stretches each channel to 0..255; a channel of one level stays."""
     values = images.int()
     low, high = values.amin(1).amin(1).double(), values.amax(1).amax(1).double()  # b c
@@ -196,7 +196,7 @@ def stretched(images: Images, m: Magnitudes, u: Uniforms) -> Table:
     return to_bytes((levels * scale).add_(shift).clamp_(0, 255))
 
 
-def equalized(images: Images, m: Magnitudes, u: Uniforms) -> Table:
+def equalize_table(images: Images, m: Magnitudes, u: Uniforms) -> Table:
     """Flattens each channel's histogram; a channel with fewer than 255 pixels below its top level stays.
 
     In single precision, which counts pixels and rounds their quotients down exactly below 2^24.
@@ -221,7 +221,7 @@ def invert_from(images: Images, m: Magnitudes, threshold: UInt8[Tensor, "b 1 1 1
     return above.mul_(255).bitwise_xor_(images)
 
 
-def least(images: Images, m: Magnitudes, u: Uniforms) -> UInt8[Tensor, "b 1 1 1"]:
+def inversion_threshold(images: Images, m: Magnitudes, u: Uniforms) -> UInt8[Tensor, "b 1 1 1"]:
     return m.ceil().to(torch.uint8)[:, None, None, None]
 
 
@@ -255,7 +255,7 @@ def cover(images: Images, m: Magnitudes, corner: Float64[Tensor, "b 2"]) -> Imag
     return (values ^ mean_row).bitwise_and_(covered).bitwise_xor_(values).view(images.shape)
 
 
-def any_corner(images: Images, m: Magnitudes, u: Uniforms) -> Float64[Tensor, "b 2"]:
+def random_corner(images: Images, m: Magnitudes, u: Uniforms) -> Float64[Tensor, "b 2"]:
     """Top and left of a square of side m x width that is centred on any pixel."""
     height, width = images.shape[1:3]
     half = torch.round(m * width)[:, None] // 2
@@ -268,7 +268,7 @@ def any_corner(images: Images, m: Magnitudes, u: Uniforms) -> Float64[Tensor, "b
 @dataclass(frozen=True, kw_only=True)
 class Operation:
     kernel: Kernel
-    parameters: Parameters = nothing
+    parameters: Parameters = no_parameters
     magnitudes: tuple[float, ...] = (0.0,)
     signed: bool = False
     """Whether the sign of the magnitude is drawn anew for each image."""
@@ -286,11 +286,11 @@ OPERATIONS: dict[str, Operation] = {
     "Sharpness": Operation(kernel=blend, parameters=smooth, magnitudes=(0.3, 0.6, 0.9), signed=True),
     "Brightness": Operation(kernel=blend_level, parameters=black, magnitudes=(0.3, 0.6, 0.9), signed=True),
     "Posterize": Operation(kernel=keep_bits, parameters=upper_bits, magnitudes=(4.0, 5.0, 7.0)),
-    "Solarize": Operation(kernel=invert_from, parameters=least, magnitudes=(26.0, 102.0, 179.0)),
-    "AutoContrast": Operation(kernel=look_up, parameters=stretched),
-    "Equalize": Operation(kernel=look_up, parameters=equalized),
-    "Invert": Operation(kernel=invert_from, parameters=least),
-    "Cutout": Operation(kernel=cover, parameters=any_corner, magnitudes=(0.5,)),
+    "Solarize": Operation(kernel=invert_from, parameters=inversion_threshold, magnitudes=(26.0, 102.0, 179.0)),
+    "AutoContrast": Operation(kernel=look_up, parameters=stretch_table),
+    "Equalize": Operation(kernel=look_up, parameters=equalize_table),
+    "Invert": Operation(kernel=invert_from, parameters=inversion_threshold),
+    "Cutout": Operation(kernel=cover, parameters=random_corner, magnitudes=(0.5,)),
 }
 
 KERNELS: dict[Kernel, tuple[Operation, ...]] = {
@@ -363,12 +363,12 @@ def apply_elements(
     order = operation.argsort(stable=True)
     counts = torch.bincount(operation, minlength=len(OPERATIONS)).tolist()
     pixels = images.permute(0, 2, 3, 1).contiguous().index_select(0, order)
-    groups = transformed(pixels, m.index_select(0, order), uniforms[:, 1:].index_select(0, order), counts)
+    groups = apply_kernels(pixels, m.index_select(0, order), uniforms[:, 1:].index_select(0, order), counts)
     results = torch.cat((pixels[:0], *groups))  # of no images, no images
     return results.index_select(0, order.argsort()).permute(0, 3, 1, 2)
 
 
-def transformed(images: Images, m: Magnitudes, u: Uniforms, counts: Sequence[int]) -> Iterator[Images]:
+def apply_kernels(images: Images, m: Magnitudes, u: Uniforms, counts: Sequence[int]) -> Iterator[Images]:
     """The new images, kernel by kernel, of images that are ordered by operation; `counts`: images of each."""
     count = iter(counts)
     stop = 0

@@ -60,10 +60,10 @@ class PolicyTransform(v2.Transform):
             require(
                 inpt.mode in ("L", "RGB"), f"the policy got a PIL image of mode {inpt.mode}; convert it to L or RGB"
             )
-            return F.to_pil_image(self.augmented(F.pil_to_tensor(inpt)), mode=inpt.mode)
-        return tv_tensors.wrap(self.augmented(inpt.as_subclass(Tensor)), like=inpt)
+            return F.to_pil_image(self.augment_tensor(F.pil_to_tensor(inpt)), mode=inpt.mode)
+        return tv_tensors.wrap(self.augment_tensor(inpt.as_subclass(Tensor)), like=inpt)
 
-    def augmented(self, images: Tensor) -> Tensor:
+    def augment_tensor(self, images: Tensor) -> Tensor:
         require(
             images.dtype == torch.uint8 and images.ndim >= 3 and images.shape[-3] in (1, 3),
             f"the policy got {images.dtype} images of shape {list(images.shape)}; "
@@ -116,7 +116,7 @@ def affine(shear: tuple[float, float] = (0.0, 0.0), shift: tuple[float, float] =
     return call(F.affine, angle=0.0, translate=moved, scale=1.0, shear=angles, center=[0.0, 0.0])
 
 
-def covered(share: float, size: int) -> v2.Compose:
+def cutout(share: float, size: int) -> v2.Compose:
     """Cutout: the square may hang over the edge, so it is erased from a padded image that is cut back."""
     side = round(share * size)
     before = side // 2
@@ -146,6 +146,6 @@ TORCHVISION: dict[str, Callable[[float, int], v2.Transform]] = {
     "AutoContrast": lambda m, size: call(F.autocontrast),
     "Equalize": lambda m, size: call(F.equalize),
     "Invert": lambda m, size: call(F.invert),
-    "Cutout": covered,
+    "Cutout": cutout,
 }
 """Of each operation: its transform with a magnitude (signed) on images of a size."""

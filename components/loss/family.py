@@ -35,18 +35,18 @@ from torch import Tensor, nn
 
 Curve = Callable[[Float64[np.ndarray, " g"]], Float64[np.ndarray, " g"]]
 
-SLOWEST = 1e-4
+SMALLEST_INCREMENT = 1e-4
 """Least increment between knots, as a share of cross-entropy's: keeps log tau away from -inf in float32 (ours)."""
 MARGIN = 0.1
 """Cosine a unit of theta adds to t (ours): norms of about 20 make a logit of 2 of it."""
-BENDING = 0.3
+T_FACTOR = 0.3
 """Of theta that bends t, where tau takes all of it (ours): logits multiply by norms of about 20 what t does. With t as
 mobile as tau, the last network was 3 points worse than without t's part (40 % wrong labels, one seed)."""
-RARITY = 2.0
+CLASS_FACTOR = 2.0
 """b for a unit of theta (ours): with 1 the search went 0.4 of the way to balanced softmax (1:50, one seed)."""
 LOWEST = {"t": -1.0, "tau": 0.0}
 """Where each curve begins; both end at 1."""
-SHORTEST = 1e-12
+SMALLEST_NORM = 1e-12
 """Least norm a logit is divided by to get a cosine."""
 
 
@@ -90,7 +90,7 @@ class Member(nn.Module, ABC):
         """The logits with the label's n c replaced by n t(c), written as n c + n (t(c) - c), and the class's own."""
         logits = features @ weight.T
         norm = torch.linalg.vector_norm(features, dim=1) * torch.linalg.vector_norm(weight, dim=1)[labels]  # b
-        cosine = logits.gather(1, labels[:, None]).squeeze(1) / norm.clamp_min(SHORTEST)  # b
+        cosine = logits.gather(1, labels[:, None]).squeeze(1) / norm.clamp_min(SMALLEST_NORM)  # b
         added = norm * self.excess_at(cosine) + self.label_logit
         if self.class_logits is not None:
             logits = logits + self.class_logits
@@ -162,7 +162,7 @@ class SearchedLoss(Member):
         super().__init__(
             scale=scale, label_smoothing=label_smoothing, label_logit=label_logit, class_logits=class_logits
         )
-        refuse_outsiders(t, tau)
+        require_member(t, tau)
         self.knots = {"t": list(t), "tau": list(tau)}
         places = np.linspace(-1, 1, len(t))
         excess = np.asarray(t) - places  # what t adds to the cosine: exactly 0 for cross-entropy
@@ -200,7 +200,7 @@ def interval(share: Float[Tensor, " b"], count: int) -> Int64[Tensor, " b"]:
     return (share.detach() * count).floor().long().clamp(0, count - 1)
 
 
-def refuse_outsiders(t: list[float], tau: list[float]) -> None:
+def require_member(t: list[float], tau: list[float]) -> None:
     if min(len(t), len(tau)) < 2:
         raise ValueError(f"t has {len(t)} and tau {len(tau)} values; a line needs at least 2 knots")
     if not np.isfinite([*t, *tau]).all():
@@ -239,7 +239,7 @@ def decode(
     assert len(curves) % 2 == 0, "as many numbers for tau as for t"
     of_t, of_tau = np.split(curves, 2)
     places = np.linspace(-1, 1, len(of_t))
-    excess = cumulate(0.0, np.diff(places) * (increments(BENDING * of_t[1:]) - 1))
+    excess = cumulate(0.0, np.diff(places) * (increments(T_FACTOR * of_t[1:]) - 1))
     excess += MARGIN * of_t[0] - np.interp(0.0, places, excess)
     t = places + excess - max(0.0, float(excess.max()))
     odds = max(0.0, float(of_tau[0]))
@@ -258,14 +258,14 @@ def decode(
 
 def class_margins(theta: Float64[np.ndarray, " p"], counts: Int64[np.ndarray, " k"]) -> tuple[float, list[float]]:
     """a, and b log n_c without its mean over classes (which the softmax cancels); a class without images counts 1."""
-    a, b = theta[0].item(), RARITY * theta[1].item()
+    a, b = theta[0].item(), CLASS_FACTOR * theta[1].item()
     logs = np.log(np.maximum(counts, 1))
     return a, (b * (logs - logs.mean())).tolist()
 
 
 def increments(theta: Float64[np.ndarray, " i"]) -> Float64[np.ndarray, " i"]:
     """softplus(theta + log(e - 1)): positive, and 1 at theta = 0."""
-    steps: Float64[np.ndarray, " i"] = np.maximum(np.logaddexp(0.0, theta + math.log(math.e - 1)), SLOWEST)
+    steps: Float64[np.ndarray, " i"] = np.maximum(np.logaddexp(0.0, theta + math.log(math.e - 1)), SMALLEST_INCREMENT)
     return steps
 
 

@@ -25,9 +25,9 @@ STEPS = 50
 """Of Adam, on all images at once (ours), until wrong labels begin to be learned by heart; 100 found losses as good."""
 RATE = 0.3
 """Learning rate, for features of mean length 1 (ours)."""
-FIRST = 1e-3
+FIRST_DEVIATION = 1e-3
 """Deviation of the first weights: as good as 0, where cosines are not defined."""
-AT_ONCE = 8
+STACK_SIZE = 8
 """Classifiers trained in one stack, by the index of their samples, whatever the workers: their intermediate values stay
 in the cache."""
 
@@ -60,7 +60,7 @@ def probe_data(
         labels=labels,
         val_features=val_features / length,
         val_labels=val_labels,
-        first=FIRST * torch.randn(classes, features.shape[1], generator=rng),
+        first=FIRST_DEVIATION * torch.randn(classes, features.shape[1], generator=rng),
     )
 
 
@@ -72,7 +72,7 @@ def probe_scores(on: ProbeData, losses: Sequence[Member], metric: str) -> list[f
     """
     score = METRICS[metric]
     with one_thread():
-        weights, finite = trained_classifiers(on, losses)
+        weights, finite = train_classifiers(on, losses)
         logits = on.val_features @ weights.mT  # l v k
         return [
             score(each, on.val_labels) if sound else float("nan")
@@ -80,7 +80,7 @@ def probe_scores(on: ProbeData, losses: Sequence[Member], metric: str) -> list[f
         ]
 
 
-def trained_classifiers(on: ProbeData, losses: Sequence[Member]) -> tuple[Float[Tensor, "l k d"], Bool[Tensor, " l"]]:
+def train_classifiers(on: ProbeData, losses: Sequence[Member]) -> tuple[Float[Tensor, "l k d"], Bool[Tensor, " l"]]:
     """The trained classifiers, and whether each loss was finite at every step (log of a negative tau has no value, but
     a gradient)."""
     alike = {(type(each), each.scale, each.label_smoothing, each.class_logits is None) for each in losses}

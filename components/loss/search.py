@@ -32,7 +32,7 @@ from jaxtyping import Float, Float64, Int64, UInt8
 from torch import Tensor, nn
 
 from components.loss.family import Member, decode
-from components.loss.probe import AT_ONCE, probe_data, probe_scores
+from components.loss.probe import STACK_SIZE, probe_data, probe_scores
 from components.online.engine import Trunk
 from components.online.gaussian import Gaussian, Sample
 from components.online.rewards import Faults, Probe, TargetGradient, Vector
@@ -46,7 +46,7 @@ from components.training.loop import Classifier, Criterion, Diverged, State, cro
 from components.training.metrics import smooth_lq_likelihood
 from components.training.parallel import Parallel, WorkerDied, sequential
 
-LARGEST = 4.0
+LARGEST_SCALE = 4.0
 """Most that matching multiplies or divides a loss by (ours): one whose gradient vanishes stays slow instead of
 being blown up on the few images that still have one, which made training from scratch diverge."""
 NO_VALUE = "its loss was no finite number while a classifier trained under it"
@@ -144,12 +144,12 @@ class LossWorld(World):
         val_features = features_of(network_on(self.devices, self.make), state, images)
         classes, rng = len(state[CLASSIFIER]), torch_stream(self.seed, "probe classifier", trunk)
         data = probe_data(features, labels, val_features, val_labels, classes=classes, rng=rng)
-        stacks = [samples[at : at + AT_ONCE] for at in range(0, len(samples), AT_ONCE)]
+        stacks = [samples[at : at + STACK_SIZE] for at in range(0, len(samples), STACK_SIZE)]
         losses = [[self.loss(sample, state) for sample in stack] for stack in stacks]
         results = parallel(probe_scores, [(data, stack, self.online.metric) for stack in losses])
         scores, faults = np.full(len(samples), np.nan), dict[int, str]()
         for at, (stack, result) in enumerate(zip(stacks, results, strict=True)):
-            of_stack = range(at * AT_ONCE, at * AT_ONCE + len(stack))
+            of_stack = range(at * STACK_SIZE, at * STACK_SIZE + len(stack))
             if isinstance(result, WorkerDied):
                 faults |= dict.fromkeys(of_stack, result.reason)
                 continue
@@ -167,8 +167,8 @@ class LossWorld(World):
     def matching_scale(self, loss: Criterion, state: State, trunk: int, copy: int = 0) -> float:
         """g(cross-entropy) / g(loss) at the state on one augmented batch, the same one for all copies of the trunk.
 
-        Between 1 / `LARGEST` and `LARGEST`; on the copy's device, where the loss must be. Raises `Diverged` where a
-        gradient is not finite.
+        Between 1 / `LARGEST_SCALE` and `LARGEST_SCALE`; on the copy's device, where the loss must be. Raises `Diverged`
+        where a gradient is not finite.
         """
         network = network_on(self.devices, self.make, copy)
         rng = stream(self.seed, "loss scale", trunk)
@@ -179,8 +179,8 @@ class LossWorld(World):
             wanted, got = gradient_norms(network, state, self.plain().augment(images, torch_rng(rng)), labels, criteria)
         if not (math.isfinite(wanted) and math.isfinite(got)):
             raise Diverged(f"gradient norm {got} of the sampled loss, {wanted} of cross-entropy: no scale between them")
-        scale = wanted / got if got > 0 else LARGEST
-        return min(max(scale, 1 / LARGEST), LARGEST)
+        scale = wanted / got if got > 0 else LARGEST_SCALE
+        return min(max(scale, 1 / LARGEST_SCALE), LARGEST_SCALE)
 
     def found(self, theta: Float64[np.ndarray, " p"], states: Sequence[State]) -> Member:
         """The loss at theta as an artifact, with one constant scale for a whole training, at most 1.

@@ -12,11 +12,11 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 from components.data.store import Split
-from components.loss.family import KNOWN, RARITY, SearchedLoss, closest, decode
+from components.loss.family import CLASS_FACTOR, KNOWN, SearchedLoss, closest, decode
 from components.loss.probe import probe_data, probe_scores
 from components.loss.search import (
     CLASSIFIER,
-    LARGEST,
+    LARGEST_SCALE,
     NO_VALUE,
     SMOOTH,
     LossWorld,
@@ -249,10 +249,10 @@ def without_gradient(
 
 def test_a_loss_without_gradient_stays_slow_instead_of_being_blown_up() -> None:
     made, state = world()
-    assert made.matching_scale(without_gradient, state, 0) == LARGEST
+    assert made.matching_scale(without_gradient, state, 0) == LARGEST_SCALE
     loss = made.loss(SAMPLE, state)
-    assert made.matching_scale(loss.at_scale(1e-3), state, 0) == LARGEST
-    assert made.matching_scale(loss.at_scale(1e3), state, 0) == 1 / LARGEST
+    assert made.matching_scale(loss.at_scale(1e-3), state, 0) == LARGEST_SCALE
+    assert made.matching_scale(loss.at_scale(1e3), state, 0) == 1 / LARGEST_SCALE
 
 
 def test_a_gradient_that_is_not_finite_loses_the_trunk() -> None:
@@ -464,7 +464,7 @@ def test_rare_classes_get_a_margin_by_their_size_and_balanced_ones_little() -> N
         for kind, (train, val, _) in enumerate((rare_digits(seed), noisy_digits(seed, wrong=0.0))):
             made = LossWorld(make=make_digits, train=train, val=val, settings=chosen, recipe=Recipe(), seed=seed)
             *_, last = made.search()
-            found[seed, kind] = RARITY * last.theta[-1]
+            found[seed, kind] = CLASS_FACTOR * last.theta[-1]
     rare, balanced = found.mean(axis=0)
     assert rare > 0.5
     assert abs(balanced) < 0.5 * rare
@@ -560,7 +560,7 @@ def test_class_margins_are_searched_from_the_training_images_counts() -> None:
     few = replace(made, train=Split(images=made.train.images[:40], labels=np.repeat([0, 1, 2, 3], [30, 5, 4, 1])))
     class_logits = few.loss([0.0] * (2 * KNOTS + 1) + [1.0], state).class_logits
     assert class_logits is not None
-    np.testing.assert_allclose(class_logits[0] - class_logits[3], RARITY * np.log(30), rtol=1e-6)
+    np.testing.assert_allclose(class_logits[0] - class_logits[3], CLASS_FACTOR * np.log(30), rtol=1e-6)
 
 
 def test_a_literal_search_loses_copies_says_why_and_goes_on() -> None:
