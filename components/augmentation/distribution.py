@@ -34,7 +34,7 @@ def softmax(theta: Vector) -> Vector:
 
 
 def logits(shares: Vector) -> Vector:
-    """The inverse of `softmax`, for shares above SMALLEST_SHARE."""
+    """Return the inverse of `softmax`; shares below `SMALLEST_SHARE` count as that."""
     some = np.clip(shares, SMALLEST_SHARE, 1 - SMALLEST_SHARE)
     some /= some.sum()
     theta: Vector = np.log(some)
@@ -109,7 +109,7 @@ class FactoredPairs:
 
 
 def element_prior(elements: Elements) -> Float64[np.ndarray, "k k"]:
-    """1 on the diagonal, `CORRELATION` between the magnitudes of one operation, 0 elsewhere."""
+    """Return the prior covariance: 1 on the diagonal, `CORRELATION` within one operation, 0 elsewhere."""
     operations = np.array([list(OPERATIONS).index(element.operation) for element in elements])
     same: Float64[np.ndarray, "k k"] = (operations[:, None] == operations).astype(np.float64)
     return CORRELATION * same + (1 - CORRELATION) * np.eye(len(elements))
