@@ -124,10 +124,10 @@ def budget_of(space: Space, latency: Callable[[Architecture], float], settings: 
             counted, within = partial(cost_of, space, cost), value * (1 - free)
             told = f"{value} ({within:.12g} after the estimate's error)" if free else str(value)
             limits.append(make_limit(space, counted, setting, unit, within, told))
-    ends = undercut_by_none(limits, [candidates(space, layer) for layer in range(len(space.layers))])
+    ends = undominated_ends(limits, [candidates(space, layer) for layer in range(len(space.layers))])
     if not len(ends[0]):
         named = " and ".join(f"architecture.{limit.setting} {limit.value:.6g}" for limit in limits)
-        cheapest = "; ".join(cheapest_under(space, limits, limit) for limit in limits)
+        cheapest = "; ".join(describe_cheapest(space, limits, limit) for limit in limits)
         raise ValueError(f"no network is within {named} together ({cheapest}); raise one, or offer cheaper blocks")
     return Budget(space=space, limits=tuple(limits), ends=tuple(ends))
 
@@ -158,14 +158,14 @@ def make_limit(
     return Limit(setting=setting, unit=unit, value=value, base=base, extras=extras, bin=size, counts=counts)
 
 
-def cheapest_under(space: Space, limits: Sequence[Limit], limit: Limit) -> str:
+def describe_cheapest(space: Space, limits: Sequence[Limit], limit: Limit) -> str:
     """The network that is cheapest in one limit, and what it takes of the others."""
     architecture = tuple(min(extra, key=lambda block: extra[block]) for extra in limit.extras)
     takes = [f"{one.value * (1 + TOLERANCE) - one.left(architecture):.6g} {one.unit}" for one in limits]
     return f"the least {limit.unit} take {' and '.join(takes)}"
 
 
-def undercut_by_none(limits: Sequence[Limit], blocks: Sequence[Sequence[str]]) -> list[Float[np.ndarray, "_ limits"]]:
+def undominated_ends(limits: Sequence[Limit], blocks: Sequence[Sequence[str]]) -> list[Float[np.ndarray, "_ limits"]]:
     """For each layer, and behind the last, what the ends from there on take, of those within the limits that no other
     end undercuts in all."""
     left = np.array([limit.left(()) for limit in limits])
@@ -173,11 +173,11 @@ def undercut_by_none(limits: Sequence[Limit], blocks: Sequence[Sequence[str]]) -
     for layer in reversed(range(len(blocks))):
         own = np.array([[limit.extras[layer][block] for limit in limits] for block in blocks[layer]])
         sums = (own[:, None] + ends[0]).reshape(-1, len(limits))
-        ends.insert(0, lowest(sums[(sums <= left).all(axis=1)]))
+        ends.insert(0, undominated(sums[(sums <= left).all(axis=1)]))
     return ends
 
 
-def lowest(costs: Float[np.ndarray, "n limits"]) -> Float[np.ndarray, "m limits"]:
+def undominated(costs: Float[np.ndarray, "n limits"]) -> Float[np.ndarray, "m limits"]:
     """The rows that no other row undercuts in all columns; of equal rows one."""
     kept = np.empty((0, costs.shape[1]))
     for row in np.unique(costs, axis=0):  # in order: a later row undercuts no earlier one

@@ -60,10 +60,10 @@ class Costs:
 def costs_of(space: Space, architecture: Architecture) -> Costs:
     """What a network costs."""
     blocks = [block_costs(name, layer) for name, layer in zip(architecture, space.layers, strict=True)]
-    return together([ends_costs(space_ends(space)), *blocks])
+    return add_costs([ends_costs(space_ends(space)), *blocks])
 
 
-def together(parts: Iterable[Costs]) -> Costs:
+def add_costs(parts: Iterable[Costs]) -> Costs:
     """One after the other."""
     every = list(parts)
     return Costs(
@@ -102,7 +102,7 @@ def ends_costs(ends: Ends) -> Costs:
     with torch.device("meta"):
         first = count(RawStem(Stem(space, blank, blank)), torch.empty(1, size, size, channels, dtype=torch.uint8))
         head = count(Head(space), torch.empty(1, last.outputs, side, side))
-    both = together([first, head])
+    both = add_costs([first, head])
     return replace(both, file_bytes=both.file_bytes + FILE_BYTES + CLASS_BYTES * classes)
 
 
@@ -145,7 +145,7 @@ def count(part: nn.Module, example: Tensor) -> Costs:
     with FlopCounterMode(display=False) as counter, Trace() as trace:
         result = part(example)
     weights = {memory_of(value) for value in (*part.parameters(), *part.buffers())}
-    steps = varying(trace.steps, weights)
+    steps = image_dependent(trace.steps, weights)
     return Costs(
         parameters=sum(value.numel() for value in part.parameters()),
         flops=counter.get_total_flops(),
@@ -154,7 +154,7 @@ def count(part: nn.Module, example: Tensor) -> Costs:
     )
 
 
-def varying(steps: Iterable[Step], constants: set[int]) -> list[Step]:
+def image_dependent(steps: Iterable[Step], constants: set[int]) -> list[Step]:
     """The steps that depend on the image; what the others compute is a constant of the file."""
     kept = []
     for step in steps:
@@ -175,7 +175,7 @@ def is_node(step: Step) -> bool:
     return "batch_norm" not in str(step.operator)
 
 
-def by_elements(step: Step) -> bool:
+def is_elementwise(step: Step) -> bool:
     return torch.Tag.pointwise in step.operator.tags or "batch_norm" in str(step.operator)
 
 
@@ -187,7 +187,7 @@ def peak_bytes(steps: list[Step], example: Tensor, results: tuple[Tensor, ...], 
     sizes = {memory_of(example): example.nbytes}
     spans = {memory_of(example): (0, ends.get(memory_of(example), 0))}
     for now, step in enumerate(steps):
-        free = [memory_of(value) for value in step.inputs if by_elements(step) and ends[memory_of(value)] == now]
+        free = [memory_of(value) for value in step.inputs if is_elementwise(step) and ends[memory_of(value)] == now]
         for value in step.outputs:
             key = memory_of(value)
             if key in place or key not in ends:

@@ -101,12 +101,12 @@ def convolution(inputs: int, outputs: int, kernel: int, stride: int = 1, groups:
     ]
 
 
-def skip(block: Block, layer: Layer) -> nn.Module:
+def build_identity(block: Block, layer: Layer) -> nn.Module:
     assert layer.keeps_shape, f"{block} cannot map {layer}"
     return nn.Identity()
 
 
-FAMILIES: dict[str, Callable[[Block, Layer], nn.Module]] = {"mb": MBConv, "res": Residual, "identity": skip}
+FAMILIES: dict[str, Callable[[Block, Layer], nn.Module]] = {"mb": MBConv, "res": Residual, "identity": build_identity}
 """How each family of block names is built."""
 
 

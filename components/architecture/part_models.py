@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from components.architecture.network import Stem, build_block, seeded
 from components.architecture.part_modules import Empty, Head, RawStem, SideBySide
-from components.architecture.parts import EMPTY, HEAD, STEM, part_name, parts, wherever_legal
+from components.architecture.parts import EMPTY, HEAD, STEM, part_name, parts, repeat_block
 from components.architecture.space import (
     IDENTITY,
     Architecture,
@@ -125,7 +125,7 @@ def int8_parts(exported: dict[str, onnx.ModelProto], space: Space, export: Expor
     """Each cut out of a quantised network, one network a block; between the parts are uint8 tensors."""
     layers, cut = tuple(str(layer) for layer in space.layers), {EMPTY: exported[EMPTY]}
     for block in space.blocks:
-        architecture = wherever_legal(space, block)
+        architecture = repeat_block(space, block)
         whole = onnx.shape_inference.infer_shapes(whole_model(exported, space, export, architecture))
         cutter = onnx.utils.Extractor(whole)
         before = [whole.graph.input[0].name]

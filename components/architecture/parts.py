@@ -22,10 +22,10 @@ def part_name(block: str, shape: str) -> str:
 
 def full_architecture(space: Space) -> Architecture:
     """The reference network: the first block that computes something, everywhere."""
-    return wherever_legal(space, IDENTITY)
+    return repeat_block(space, IDENTITY)
 
 
-def wherever_legal(space: Space, block: str) -> Architecture:
+def repeat_block(space: Space, block: str) -> Architecture:
     """The block in all layers; where it cannot be, or is the identity, the first that computes something."""
     legal = [[name for name in candidates(space, layer) if name != IDENTITY] for layer in range(len(space.layers))]
     return tuple(block if block in names else names[0] for names in legal)

@@ -114,15 +114,15 @@ class LatencyTerm:
 
 def enas(space: Space, world: World, settings: ArchitectureSettings, seed: int) -> Iterator[PoolUpdate]:
     """Pham et al.: a controller by REINFORCE and weights trained on what it draws, in turns."""
-    return with_path_weights(Paths.sample, 0.0, space, world, settings, seed)
+    return search_with_path_weights(Paths.sample, 0.0, space, world, settings, seed)
 
 
 def proxyless(space: Space, world: World, settings: ArchitectureSettings, seed: int) -> Iterator[PoolUpdate]:
     """Cai et al., with REINFORCE for the accuracy and the analytic gradient for the latency."""
-    return with_path_weights(Paths.sample_any, settings.latency_weight, space, world, settings, seed)
+    return search_with_path_weights(Paths.sample_any, settings.latency_weight, space, world, settings, seed)
 
 
-def with_path_weights(
+def search_with_path_weights(
     trained_on: Callable[[Paths, int, np.random.Generator], Pool],
     weight: float,
     space: Space,

@@ -37,9 +37,9 @@ from components.architecture.search import (
     World,
     best_first,
     evaluate_all,
-    judged,
-    known,
+    make_candidate,
     mean_and_error,
+    required,
 )
 from components.architecture.space import Architecture, Space, candidates, canonical, format_architecture
 from components.settings.architecture import Architecture as ArchitectureSettings
@@ -96,7 +96,7 @@ def agreement(
     for half, past in enumerate(halves):
         mine = {c: ones[half::2] for c, ones in scored.items() if len(ones) > 1}
         past += [one for ones in mine.values() for one in ones]
-        said.append([known(c.potential) for c in potential(space, budget, mine, past)] if mine else [])
+        said.append([required(c.potential) for c in potential(space, budget, mine, past)] if mine else [])
     return rank_correlation(*said)
 
 
@@ -141,7 +141,7 @@ def mean_potential(
     scores: Sequence[Scored],
 ) -> list[Candidate]:
     """The paper's: the mean score of the candidate's completions, with its standard error."""
-    return [judged(c, ones, *mean_and_error([one.score for one in ones])) for c, ones in scored.items()]
+    return [make_candidate(c, ones, *mean_and_error([one.score for one in ones])) for c, ones in scored.items()]
 
 
 def additive_potential(
@@ -158,7 +158,7 @@ def additive_potential(
     """
     model = fit_additive(space, scores)
     ends = best_ends(budget, model)
-    return [judged(c, ones, *model.predict(finish(c, budget, ends))) for c, ones in scored.items()]
+    return [make_candidate(c, ones, *model.predict(finish(c, budget, ends))) for c, ones in scored.items()]
 
 
 POTENTIALS: dict[str, Potential] = {"mean": mean_potential, "additive": additive_potential}

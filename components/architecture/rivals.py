@@ -95,17 +95,17 @@ class Rule:
 
 def random(space: Space, world: World, settings: ArchitectureSettings, seed: int) -> Iterator[PoolUpdate]:
     """The control: networks drawn uniformly under the limit."""
-    return uniformly_trained(Rule(), space, world, settings, seed)
+    return search_uniformly_trained(Rule(), space, world, settings, seed)
 
 
 def evolution(space: Space, world: World, settings: ArchitectureSettings, seed: int) -> Iterator[PoolUpdate]:
     """SPOS: generations bred from the best networks so far."""
-    return uniformly_trained(Rule(breed=of_the_best), space, world, settings, seed)
+    return search_uniformly_trained(Rule(breed=breed_from_best), space, world, settings, seed)
 
 
 def aging_evolution(space: Space, world: World, settings: ArchitectureSettings, seed: int) -> Iterator[PoolUpdate]:
     """Real et al., Algorithm 1: with each child the oldest network dies, however good."""
-    return uniformly_trained(Rule(breed=of_the_young, steady=True), space, world, settings, seed)
+    return search_uniformly_trained(Rule(breed=breed_from_young, steady=True), space, world, settings, seed)
 
 
 def ridge(space: Space, world: World, settings: ArchitectureSettings, seed: int) -> Iterator[PoolUpdate]:
@@ -113,10 +113,10 @@ def ridge(space: Space, world: World, settings: ArchitectureSettings, seed: int)
     the verified score (mean), or by what the model, fitted to all scores, says of them (additive)."""
     additive, verdict = POTENTIALS["additive"], POTENTIALS[settings.potential]
     rule = Rule(finalists=best_expected, potential=additive, verdict=verdict)
-    return uniformly_trained(rule, space, world, settings, seed)
+    return search_uniformly_trained(rule, space, world, settings, seed)
 
 
-def uniformly_trained(
+def search_uniformly_trained(
     rule: Rule, space: Space, world: World, settings: ArchitectureSettings, seed: int
 ) -> Iterator[PoolUpdate]:
     """One record a stage: the pool is the best so far, the dropped are those it outdoes and those over the limit."""
@@ -184,7 +184,7 @@ def explore(
             size = min(size, 1 if rule.steady else settings.population)
             children = rule.breed(budget.space, settings, known, rng)
         admitted: list[Architecture] = []
-        bred, uniform = islice(children, PATIENCE * size), islice(drawn(budget, rng), PATIENCE * size)
+        bred, uniform = islice(children, PATIENCE * size), islice(draw_networks(budget, rng), PATIENCE * size)
         for child in chain(bred, uniform):
             form = canonical(budget.space, child)
             if budget.spare(child) < 0:
@@ -200,7 +200,7 @@ def explore(
     return tuple(fresh), tuple(over.values())
 
 
-def drawn(budget: Budget, rng: np.random.Generator) -> Iterator[Architecture]:
+def draw_networks(budget: Budget, rng: np.random.Generator) -> Iterator[Architecture]:
     """Networks uniform among those within the limit, without end."""
     while True:
         (noise,) = gumbel(rng, 1, budget.space)
@@ -210,7 +210,7 @@ def drawn(budget: Budget, rng: np.random.Generator) -> Iterator[Architecture]:
 # Children
 
 
-def of_the_best(
+def breed_from_best(
     space: Space, settings: ArchitectureSettings, scores: Sequence[Scored], rng: np.random.Generator
 ) -> Iterator[Architecture]:
     """SPOS: half are mutants of one of the best (each layer redrawn with a small probability), half crosses of two."""
@@ -223,12 +223,12 @@ def of_the_best(
         else:
             redrawn = rng.random(len(mother)) < settings.mutation
             yield tuple(
-                drawn_from(candidates(space, layer), rng) if redrawn[layer] else block
+                draw_block(candidates(space, layer), rng) if redrawn[layer] else block
                 for layer, block in enumerate(mother)
             )
 
 
-def of_the_young(
+def breed_from_young(
     space: Space, settings: ArchitectureSettings, scores: Sequence[Scored], rng: np.random.Generator
 ) -> Iterator[Architecture]:
     """Aging evolution: the best of a few of the last scored, with another block in one layer; none where no layer has
@@ -242,8 +242,8 @@ def of_the_young(
         layer = int(rng.integers(len(space.layers)))
         blocks = [block for block in candidates(space, layer) if block != parent.architecture[layer]]
         if blocks:
-            yield (*parent.architecture[:layer], drawn_from(blocks, rng), *parent.architecture[layer + 1 :])
+            yield (*parent.architecture[:layer], draw_block(blocks, rng), *parent.architecture[layer + 1 :])
 
 
-def drawn_from(blocks: Sequence[str], rng: np.random.Generator) -> str:
+def draw_block(blocks: Sequence[str], rng: np.random.Generator) -> str:
     return blocks[int(rng.integers(len(blocks)))]

@@ -95,7 +95,7 @@ def evaluate_all(
 
 def best_first(judged: Sequence[Candidate], size: int) -> tuple[tuple[Candidate, ...], tuple[Candidate, ...]]:
     """The pool, and the others with their rank as the reason."""
-    ranked = sorted(judged, key=lambda c: (-known(c.potential), known(c.latency), c.architecture))
+    ranked = sorted(judged, key=lambda c: (-required(c.potential), required(c.latency), c.architecture))
     outdone = tuple(
         Candidate(**(vars(c) | {"dropped": f"rank {rank} of {len(ranked)}"}))
         for rank, c in enumerate(ranked[size:], start=size + 1)
@@ -111,7 +111,7 @@ def best_scored(space: Space, scores: Sequence[Scored], count: int) -> list[Arch
     return list(first.values())[:count]
 
 
-def known(number: float | None) -> float:
+def required(number: float | None) -> float:
     assert number is not None
     return number
 
@@ -137,7 +137,7 @@ def mean_and_error(values: Sequence[float]) -> tuple[float, float | None]:
     return float(np.mean(values)), error
 
 
-def judged(
+def make_candidate(
     architecture: Architecture, ones: Sequence[Scored], potential: float, standard_error: float | None
 ) -> Candidate:
     return Candidate(

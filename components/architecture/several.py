@@ -18,7 +18,7 @@ from components.architecture.space import Space
 from components.architecture.strategies import search
 from components.settings.architecture import Architecture
 
-NOBODY: Pool = ((),)
+UNIFORM_PATHS: Pool = ((),)
 """The pool of uniform paths."""
 
 
@@ -35,7 +35,7 @@ def search_all(space: Space, world: World, settings: Architecture, seed: int) ->
         return
     shared = SharedTraining(world)
     searches = [
-        shared.noted(index, search(space, shared.world_of(index), one, seed)) for index, one in enumerate(alone)
+        shared.record_pools(index, search(space, shared.world_of(index), one, seed)) for index, one in enumerate(alone)
     ]
     yield from zip(*searches, strict=True)
 
@@ -49,7 +49,7 @@ class SharedTraining:
     """Each search's, after its last stage."""
     done: list[tuple[int, Pool]] = field(default_factory=list)
 
-    def noted(self, index: int, updates: Iterator[PoolUpdate]) -> Iterator[PoolUpdate]:
+    def record_pools(self, index: int, updates: Iterator[PoolUpdate]) -> Iterator[PoolUpdate]:
         """The records; each pool is known before the next search's record is asked for."""
         for update in updates:
             self.pools[index] = tuple(c.architecture for c in update.pool)
@@ -61,8 +61,10 @@ class SharedTraining:
     def train_stage(self, index: int, calls: Iterator[int], stage: int, pool: Pool) -> None:
         turn = next(calls)
         if turn == len(self.done):
-            assert pool in (NOBODY, self.pools.get(index)), "the settings refuse strategies that train on other paths"
-            members = NOBODY if pool == NOBODY else tuple(dict.fromkeys(chain(*self.pools.values())))
+            assert pool in (UNIFORM_PATHS, self.pools.get(index)), (
+                "the settings refuse strategies that train on other paths"
+            )
+            members = UNIFORM_PATHS if pool == UNIFORM_PATHS else tuple(dict.fromkeys(chain(*self.pools.values())))
             self.world.train_stage(stage, members)
             self.done.append((stage, members))
         assert self.done[turn][0] == stage

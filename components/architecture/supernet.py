@@ -110,7 +110,7 @@ def build_supernet(space: Space, mean: tuple[float, ...], std: tuple[float, ...]
 
 
 @torch.no_grad()
-def through(
+def run_blocks(
     blocks: Sequence[nn.Module], x: Sequence[Activations], v: Sequence[Activations]
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Chunks of both kinds of images through blocks, whose batch-norm statistics are re-estimated on x.
@@ -145,9 +145,9 @@ def score_group(
         supernet = deepcopy(supernet).to(device)
     with one_thread():
         beginning = [supernet.stem, *supernet.blocks(architectures[0][:settled])]
-        behind = through(beginning, chunks(recalibration.to(device)), chunks(images.to(device)))
+        behind = run_blocks(beginning, chunks(recalibration.to(device)), chunks(images.to(device)))
         endings = [supernet.blocks(a[settled:], settled) for a in architectures]
-        return [score_from(supernet, through(ending, *behind)[1], labels, metric) for ending in endings]
+        return [score_from(supernet, run_blocks(ending, *behind)[1], labels, metric) for ending in endings]
 
 
 @torch.no_grad()
@@ -238,7 +238,7 @@ class SharedWeights:
         """The scores of many sub-networks, in groups side by side; the same numbers as one after the other."""
         settled, slice_ = max(0, stage - 1), self.val_slice(stage)
         shown = (self.recalibration_images(), self.val_images[slice_], self.val_labels[slice_])
-        groups, places = grouped(architectures, settled), devices or (self.device,)
+        groups, places = group_by_beginning(architectures, settled), devices or (self.device,)
         calls = [
             (self.supernet, *shown, group, settled, self.settings.metric, places[index % len(places)])
             for index, group in enumerate(groups)
@@ -278,7 +278,7 @@ def chunks(images: Images) -> list[Images]:
     return list(images.tensor_split(max(1, len(images) // CHUNK)))
 
 
-def grouped(architectures: Sequence[Architecture], settled: int) -> list[tuple[Architecture, ...]]:
+def group_by_beginning(architectures: Sequence[Architecture], settled: int) -> list[tuple[Architecture, ...]]:
     """Different networks in groups that begin with the same `settled` blocks, none of more than GROUP."""
     alike: dict[Architecture, list[Architecture]] = {}
     for architecture in dict.fromkeys(architectures):

@@ -126,7 +126,7 @@ def time_models(
     rounds = ceil(settings.repeats / BURST)
     for _ in progress(range(rounds), rounds, f"rounds of {len(models)} {what}"):
         take_turns(runs, turns)
-    while disturbed(turns) and time.monotonic() < until:
+    while is_disturbed(turns) and time.monotonic() < until:
         take_turns(runs, turns)
     return turns
 
@@ -168,7 +168,7 @@ def quiet_pace(turns: Iterable[Turn]) -> float:
     return float(np.percentile([turn.reference_ms for turn in turns], 10))
 
 
-def disturbed(turns: Turns) -> bool:
+def is_disturbed(turns: Turns) -> bool:
     """Whether a model has yet to meet a quiet machine in a quarter of its turns."""
     reference_ms = quiet_pace(chain(*turns.values()))
     return any(slowness(quietest(these, reference_ms), reference_ms).max() > DISTURBED for these in turns.values())
