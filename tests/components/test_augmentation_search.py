@@ -256,9 +256,9 @@ def test_alignment_finds_what_was_done_to_val() -> None:
     assert np.mean([trunk.rewards[policy.elements.index(Element("Invert"))] for trunk in trunks]) > 0.5
 
 
-def agreement(request: TargetGradient) -> float:
-    """Cosine of what the halves of val ask for."""
-    first, second = (flat(half) for half in request.halves)
+def agreement(target: TargetGradient) -> float:
+    """Cosine of the target gradients of the halves of val."""
+    first, second = (flat(half) for half in target.halves)
     return float(first @ second / np.sqrt((first @ first) * (second @ second)))
 
 
@@ -268,10 +268,10 @@ def test_halves_of_val_agree_where_val_is_another_distribution_alone() -> None:
     alike = [replace(here, val=bars(200, seed)).target_gradient(state, seed) for seed in range(1, 7)]
     inverted = Split(images=255 - here.val.images, labels=here.val.labels)
     moved = replace(here, val=inverted).target_gradient(state, 0)
-    assert np.mean([agreement(request) for request in alike]) < 0.3
+    assert np.mean([agreement(target) for target in alike]) < 0.3
     assert agreement(moved) > 0.7
     assert moved.train_loss < 0.7 * moved.val_loss
-    assert all(request.train_loss > 0.8 * request.val_loss for request in alike)
+    assert all(target.train_loss > 0.8 * target.val_loss for target in alike)
 
 
 def test_one_image_of_val_has_no_halves_and_the_search_says_so() -> None:
@@ -281,8 +281,8 @@ def test_one_image_of_val_has_no_halves_and_the_search_says_so() -> None:
         here.target_gradient(here.warm_up(), 0)
 
 
-def test_val_asks_with_training_images_that_no_pull_of_the_trunk_has_seen() -> None:
-    """Of 160 images a pull sees 40, val's 80 ask with 80: whoever changes the others changes nothing."""
+def test_the_target_uses_training_images_that_no_training_gradient_of_the_trunk_uses() -> None:
+    """Of 160 images a training gradient uses 40, and the target uses 80 with 80 of val: the others do not matter."""
     here = world(probe_images=40, **ALIGNED)
     state, (order, _) = here.warm_up(), here.order(0)
     images = here.train.images.copy()

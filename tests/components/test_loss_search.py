@@ -503,14 +503,14 @@ def test_lq_likelihood_turns_less_than_log_likelihood_and_counts_hopeless_images
     logits = torch.tensor([[0.0, 6.0], [1.0, 0.0]]).requires_grad_()  # hopeless, nearly right
     labels = torch.tensor([0, 0])
 
-    def pull(kind: str) -> float:
+    def ratio(kind: str) -> float:
         (gradient,) = torch.autograd.grad(SMOOTH[kind](logits, labels), logits)
         return float(gradient[0, 0] / gradient[1, 0])
 
-    assert pull("accuracy") < 0.02 < pull("lq_likelihood") < 0.1 < pull("log_likelihood")
+    assert ratio("accuracy") < 0.02 < ratio("lq_likelihood") < 0.1 < ratio("log_likelihood")
 
 
-def test_val_asks_for_the_gradient_of_the_smooth_metric_by_the_classifier_on_either_half() -> None:
+def test_the_target_is_the_gradient_of_the_smooth_metric_by_the_classifier_on_either_half() -> None:
     made, state = world(**ALIGNED | {"metric": "lq_likelihood"})
     images, labels = split_tensors(made.val)
     for half, target in zip((slice(0, None, 2), slice(1, None, 2)), made.target_gradient(state, 0).halves, strict=True):
@@ -519,15 +519,17 @@ def test_val_asks_for_the_gradient_of_the_smooth_metric_by_the_classifier_on_eit
         torch.testing.assert_close(target[CLASSIFIER], network.classifier.weight.grad, rtol=1e-4, atol=1e-6)
 
 
-def test_a_pull_is_the_direction_of_the_classifiers_step_on_the_images_of_the_trunk() -> None:
+def test_a_training_gradient_is_the_direction_of_the_classifiers_step_on_the_images_of_the_trunk() -> None:
     made, state = world(**ALIGNED)  # as many probe images as training images: all of them, cropped
     later = made.train_copy(state, None, 0, 0)
-    pulls = [made.training_gradient(where, sample, trunk, 0)[CLASSIFIER] for where, sample, trunk in (
+    gradients = [made.training_gradient(where, sample, trunk, 0)[CLASSIFIER] for where, sample, trunk in (
         (state, None, 0), (state, (0.0,) * 2 * KNOTS, 0), (state, SAMPLE, 0), (state, None, 1), (later, None, 0),
     )]  # fmt: skip
-    assert all(pull.norm().item() == pytest.approx(1, rel=1e-5) for pull in pulls)
-    torch.testing.assert_close(pulls[0], pulls[1], rtol=1e-4, atol=1e-6)
-    assert all(not torch.allclose(pulls[0], other, atol=1e-4) for other in pulls[2:]), "nothing is remembered too long"
+    assert all(gradient.norm().item() == pytest.approx(1, rel=1e-5) for gradient in gradients)
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-4, atol=1e-6)
+    assert all(not torch.allclose(gradients[0], other, atol=1e-4) for other in gradients[2:]), (
+        "nothing is remembered too long"
+    )
 
 
 AUGMENTED: list[int] = []
@@ -538,16 +540,18 @@ def counted(images: UInt8[Tensor, "b c h w"], rng: torch.Generator) -> UInt8[Ten
     return images
 
 
-def test_all_samples_of_a_trunk_share_what_the_plain_pull_computed_in_workers_too() -> None:
+def test_all_samples_of_a_trunk_share_what_the_plain_gradient_computed_in_workers_too() -> None:
     AUGMENTED.clear()
     made, state = world(**ALIGNED)
     made = replace(made, augment=counted)
     made.training_gradient(state, None, 0, 0)
     there, same = pickle.loads(pickle.dumps((made, state)))
-    pulls = [each.training_gradient(where, SAMPLE, 0, 1)[CLASSIFIER] for each, where in ((made, state), (there, same))]
+    gradients = [
+        each.training_gradient(where, SAMPLE, 0, 1)[CLASSIFIER] for each, where in ((made, state), (there, same))
+    ]
     assert AUGMENTED == [128]
     fresh = replace(made, augment=unchanged).training_gradient(state, SAMPLE, 0, 1)[CLASSIFIER]
-    assert all(torch.equal(pull, fresh) for pull in pulls)
+    assert all(torch.equal(gradient, fresh) for gradient in gradients)
     made.training_gradient(state, SAMPLE, 1, 0)
     assert AUGMENTED == [128, 128]
 

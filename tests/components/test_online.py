@@ -354,26 +354,26 @@ def rising(state: State, sample: int | None, trunk: int, copy: int) -> State:
     return {"model.w": state["model.w"] + 1}
 
 
-def pulling(state: State, sample: int | None, trunk: int, copy: int) -> State:
-    """Kind k pulls a plane's vector k steps round a circle; without a sample nothing pulls."""
+def gradient_of_kind(state: State, sample: int | None, trunk: int, copy: int) -> State:
+    """The gradient of kind k points k steps round a circle in a plane; without a sample it is zero."""
     angle = 0.0 if sample is None else 2 * math.pi * (sample - PLANTED) / KINDS
     size = 0.0 if sample is None else 1.0 + sample
     return {"model.w": size * torch.tensor([math.cos(angle), math.sin(angle)], dtype=torch.float64)}
 
 
-def asking(size: float) -> TargetGradient:
-    """Both halves for the first axis."""
+def target_along_first(size: float) -> TargetGradient:
+    """The target of both halves, along the first axis."""
     up = {"model.w": torch.tensor([size, 0.0], dtype=torch.float64)}
     return TargetGradient(halves=(up, up))
 
 
-def aligned(**changes: Any) -> list[Trunk[int]]:
-    """Val rises along the first axis, where the planted kind pulls."""
-    return aligned_to(3.0, **changes)
+def search_aligned(**changes: Any) -> list[Trunk[int]]:
+    """Val rises along the first axis, where the planted kind points."""
+    return search_with_target(3.0, **changes)
 
 
-def aligned_to(size: float, **changes: Any) -> list[Trunk[int]]:
-    """Val asks for so much along the first axis."""
+def search_with_target(size: float, **changes: Any) -> list[Trunk[int]]:
+    """The target has this length along the first axis."""
     chosen = settings(trunks=4, reward="alignment", controller="bandit", controller_lr=2.0, warmup_trunks=0, **changes)
     origin = {"model.w": torch.zeros(2, dtype=torch.float64), "momentum.w": torch.zeros(2, dtype=torch.float64)}
     return list(
@@ -382,17 +382,17 @@ def aligned_to(size: float, **changes: Any) -> list[Trunk[int]]:
             origin,
             train=rising,
             score=lambda state: state["model.w"][0].item(),
-            target_gradient=lambda state, trunk: asking(size),
-            training_gradient=pulling,
+            target_gradient=lambda state, trunk: target_along_first(size),
+            training_gradient=gradient_of_kind,
             settings=chosen,
             seed=0,
         )
     )
 
 
-def test_alignment_is_the_cosine_with_vals_slope_whatever_the_strength_of_the_pull() -> None:
+def test_alignment_is_the_cosine_with_vals_slope_whatever_the_length_of_the_gradient() -> None:
     expected = [math.cos(2 * math.pi * (kind - PLANTED) / KINDS) for kind in range(KINDS)]
-    trunks = aligned()
+    trunks = search_aligned()
     assert all(np.allclose(trunk.rewards, expected) for trunk in trunks)
     assert all(trunk.best == PLANTED for trunk in trunks)
     assert planted_mass(trunks) > 2
@@ -400,8 +400,8 @@ def test_alignment_is_the_cosine_with_vals_slope_whatever_the_strength_of_the_pu
 
 
 def test_under_alignment_one_model_trains_and_no_sample_touches_it() -> None:
-    assert [trunk.score for trunk in aligned()] == [1.0, 2.0, 3.0, 4.0]
-    assert aligned(copies=2) == aligned(copies=8)
+    assert [trunk.score for trunk in search_aligned()] == [1.0, 2.0, 3.0, 4.0]
+    assert search_aligned(copies=2) == search_aligned(copies=8)
 
 
 def test_a_sample_that_adds_nothing_has_alignment_zero() -> None:
@@ -413,7 +413,7 @@ def test_a_sample_that_adds_nothing_has_alignment_zero() -> None:
         range(KINDS),
         0,
         training_gradient=flat,
-        target_gradient=lambda *_: asking(1.0),
+        target_gradient=lambda *_: target_along_first(1.0),
         parallel=sequential,
     )
     assert rewards == pytest.approx([math.sqrt(0.5) if kind == PLANTED else 0.0 for kind in range(KINDS)])
@@ -422,15 +422,15 @@ def test_a_sample_that_adds_nothing_has_alignment_zero() -> None:
 
 def test_a_gradient_that_is_not_finite_costs_the_sample_its_trunk_and_no_other() -> None:
     def broken(state: State, sample: int | None, trunk: int, copy: int) -> State:
-        pulled = pulling(state, sample, trunk, copy)
-        return {"model.w": pulled["model.w"] * math.nan} if sample == 3 else pulled
+        gradient = gradient_of_kind(state, sample, trunk, copy)
+        return {"model.w": gradient["model.w"] * math.nan} if sample == 3 else gradient
 
     rewards, _, faults = alignments(
         {"model.w": torch.zeros(2)},
         range(KINDS),
         0,
         training_gradient=broken,
-        target_gradient=lambda *_: asking(1.0),
+        target_gradient=lambda *_: target_along_first(1.0),
         parallel=sequential,
     )
     assert faults == {3: "its gradient is not finite"}
@@ -448,13 +448,13 @@ def test_inner_products_are_those_of_all_parameters_however_many_are_taken_at_a_
     assert np.isnan(gram[:, 1]).all()
 
 
-def test_where_val_asks_for_nothing_finite_no_sample_can_be_blamed_and_the_reason_is_said() -> None:
+def test_where_the_target_is_not_finite_no_sample_can_be_blamed_and_the_reason_is_said() -> None:
     with pytest.raises(ValueError, match="the gradient on val or on plain training images is not finite"):
-        list(aligned_to(math.nan))
+        list(search_with_target(math.nan))
 
 
-def test_where_val_asks_for_nothing_every_reward_is_zero_and_theta_stays() -> None:
-    for trunk in aligned_to(0.0):
+def test_where_the_target_is_zero_every_reward_is_zero_and_theta_stays() -> None:
+    for trunk in search_with_target(0.0):
         assert set(trunk.rewards) == {0.0}
         assert not trunk.theta.any()
 
