@@ -30,7 +30,7 @@ Keep = Callable[[Trunk[S]], State]
 """What the stage needs of a trunk's state when all trunks are done."""
 
 CONTROLLER = "controller."
-NOT_IN_JSON = {"state", "theta", "answers"}
+NOT_IN_JSON = {"state", "theta", "gradient_gram"}
 """Written elsewhere or, the answers, of no use once the controller has read it."""
 
 

@@ -17,7 +17,7 @@ from components.augmentation.policy import Pairs
 from components.augmentation.search import PairsWorld, search_augmentation
 from components.data.store import Split
 from components.online.engine import Trunk, search
-from components.online.rewards import Request, flat
+from components.online.rewards import TargetGradient, flat
 from components.settings.augmentation import Augmentation
 from components.settings.online import Online
 from components.settings.recipe import Recipe
@@ -256,7 +256,7 @@ def test_alignment_finds_what_was_done_to_val() -> None:
     assert np.mean([trunk.rewards[policy.elements.index(Element("Invert"))] for trunk in trunks]) > 0.5
 
 
-def agreement(request: Request) -> float:
+def agreement(request: TargetGradient) -> float:
     """Cosine of what the halves of val ask for."""
     first, second = (flat(half) for half in request.halves)
     return float(first @ second / np.sqrt((first @ first) * (second @ second)))
@@ -264,10 +264,10 @@ def agreement(request: Request) -> float:
 
 def test_halves_of_val_agree_where_val_is_another_distribution_alone() -> None:
     here = replace(world(head_start=1024, **ALIGNED), train=bars(400, 0))
-    state = here.begin()
-    alike = [replace(here, val=bars(200, seed)).ask(state, seed) for seed in range(1, 7)]
+    state = here.warm_up()
+    alike = [replace(here, val=bars(200, seed)).target_gradient(state, seed) for seed in range(1, 7)]
     inverted = Split(images=255 - here.val.images, labels=here.val.labels)
-    moved = replace(here, val=inverted).ask(state, 0)
+    moved = replace(here, val=inverted).target_gradient(state, 0)
     assert np.mean([agreement(request) for request in alike]) < 0.3
     assert agreement(moved) > 0.7
     assert moved.train_loss < 0.7 * moved.val_loss
@@ -278,19 +278,19 @@ def test_one_image_of_val_has_no_halves_and_the_search_says_so() -> None:
     here = world(**ALIGNED)
     here = replace(here, val=here.val.at(slice(1)))
     with pytest.raises(ValueError, match="val has one image; reward alignment compares two halves"):
-        here.ask(here.begin(), 0)
+        here.target_gradient(here.warm_up(), 0)
 
 
 def test_val_asks_with_training_images_that_no_pull_of_the_trunk_has_seen() -> None:
     """Of 160 images a pull sees 40, val's 80 ask with 80: whoever changes the others changes nothing."""
     here = world(probe_images=40, **ALIGNED)
-    state, (order, _) = here.begin(), here.order(0)
+    state, (order, _) = here.warm_up(), here.order(0)
     images = here.train.images.copy()
     images[order[:80]] = 0
     other = replace(here, train=Split(images=images, labels=here.train.labels))
-    one, two = here.ask(state, 0), other.ask(state, 0)
+    one, two = here.target_gradient(state, 0), other.target_gradient(state, 0)
     assert all(same(left, right) for left, right in zip(one.halves, two.halves, strict=True))
-    assert not same(here.pull(state, None, 0, 0), other.pull(state, None, 0, 0))
+    assert not same(here.training_gradient(state, None, 0, 0), other.training_gradient(state, None, 0, 0))
 
 
 def test_alignment_leaves_the_network_as_training_without_augmentation_would() -> None:
@@ -298,7 +298,7 @@ def test_alignment_leaves_the_network_as_training_without_augmentation_would() -
     assert same(ours[-1].state, theirs[-1].state)
     assert ours[-1].rewards != theirs[-1].rewards
     here = world(**ALIGNED)
-    state = here.begin()
+    state = here.warm_up()
     for trunk in range(here.settings.online.trunks):
         state = here.train_copy(state, None, trunk, 0)
     assert same(ours[-1].state, state)
@@ -312,10 +312,10 @@ def test_identity_adds_nothing_and_has_reward_0() -> None:
 
 def test_a_sample_whose_gradient_fails_is_recorded_and_the_search_goes_on() -> None:
     class Failing(PairsWorld):
-        def pull(self, state: State, sample: Any, trunk: int, copy: int) -> State:
+        def training_gradient(self, state: State, sample: Any, trunk: int, copy: int) -> State:
             if copy == 5 and sample is not None:
                 raise Diverged("the loss is nan")
-            return super().pull(state, sample, trunk, copy)
+            return super().training_gradient(state, sample, trunk, copy)
 
     here = world(trunks=3, **ALIGNED)
     failing = Failing(**{field.name: getattr(here, field.name) for field in fields(here)})

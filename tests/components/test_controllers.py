@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float64
 
 from components.augmentation.distribution import first_distribution
-from components.online.controllers import RIDGE, Answers, Bandit, Distribution, Matching, Reinforce, nonnegative
+from components.online.controllers import RIDGE, Bandit, Distribution, GradientGram, Matching, Reinforce, nonnegative
 from components.online.rewards import cosines
 from components.settings.augmentation import Augmentation
 from components.settings.online import Online
@@ -115,7 +115,7 @@ def test_what_is_alike_by_the_prior_is_learned_together() -> None:
     assert moved.theta[row["Rotate 10"]] > moved.theta[row["Rotate 30"]] > 0 > moved.theta[row["ShearX 0.1"]]
 
 
-Trunk = tuple[Float64[np.ndarray, " n"], Answers]
+Trunk = tuple[Float64[np.ndarray, " n"], GradientGram]
 
 
 def directions(
@@ -125,15 +125,15 @@ def directions(
     its own that cancels in their mean. `room`: the share of val's loss that training is rid of."""
     halves = [*asked, noise], [*asked, -noise]
     every = np.array([*([*row, 0.0] for row in rows), *halves], dtype=np.float64)
-    answers = Answers(gram=every @ every.T, train_loss=(1 - room) * val_loss, val_loss=val_loss)
-    return cosines(answers), answers
+    gradient_gram = GradientGram(products=every @ every.T, train_loss=(1 - room) * val_loss, val_loss=val_loss)
+    return cosines(gradient_gram), gradient_gram
 
 
 def matched(*trunks: Trunk) -> Float64[np.ndarray, " n"]:
     controller, distribution = Matching(rate=1.0), Choice(theta=np.zeros(len(trunks[0][0])))
-    for rewards, answers in trunks:
-        controller, _ = controller.update(distribution, range(len(rewards)), rewards, answers)
-    return controller.shares(places=2)
+    for rewards, gradient_gram in trunks:
+        controller, _ = controller.update(distribution, range(len(rewards)), rewards, gradient_gram)
+    return controller.shares(slots=2)
 
 
 def test_matching_gives_a_direction_its_share_whether_one_sample_or_three_point_along_it() -> None:
@@ -192,13 +192,13 @@ def test_a_trunk_counts_by_the_length_of_what_val_asks_for_in_it() -> None:
 
 
 def test_a_sample_lost_in_a_trunk_counts_in_the_others() -> None:
-    rewards, answers = directions([1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], asked=[1.0, 1.0])
+    rewards, gradient_gram = directions([1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], asked=[1.0, 1.0])
     lost = rewards.copy()
     lost[0] = np.nan
-    gram = answers.gram.copy()
+    gram = gradient_gram.products.copy()
     gram[0], gram[:, 0] = np.nan, np.nan
-    broken = replace(answers, gram=gram)
-    assert matched((rewards, answers), (lost, broken)) == pytest.approx(matched((rewards, answers)))
+    broken = replace(gradient_gram, products=gram)
+    assert matched((rewards, gradient_gram), (lost, broken)) == pytest.approx(matched((rewards, gradient_gram)))
 
 
 def test_nothing_that_points_along_is_no_mixture() -> None:

@@ -17,7 +17,7 @@ from jaxtyping import Float64
 from components.online.averaging import broadcast, mean_state
 from components.online.controllers import CONTROLLERS
 from components.online.engine import Trunk, attempt, search
-from components.online.rewards import BLOCK, Request, alignments, gram_of, judge, leave_one_out
+from components.online.rewards import BLOCK, TargetGradient, alignments, inner_products, judge, leave_one_out
 from components.settings.online import Online
 from components.streams import stream
 from components.training.loop import Diverged, State
@@ -57,7 +57,7 @@ class Choice:
         return replace(self, theta=theta)
 
     @property
-    def places(self) -> int:
+    def slots(self) -> int:
         return 2
 
     def toward(self, shares: Float64[np.ndarray, " n"], rate: float) -> "Choice":
@@ -361,10 +361,10 @@ def pulling(state: State, sample: int | None, trunk: int, copy: int) -> State:
     return {"model.w": size * torch.tensor([math.cos(angle), math.sin(angle)], dtype=torch.float64)}
 
 
-def asking(size: float) -> Request:
+def asking(size: float) -> TargetGradient:
     """Both halves for the first axis."""
     up = {"model.w": torch.tensor([size, 0.0], dtype=torch.float64)}
-    return Request(halves=(up, up))
+    return TargetGradient(halves=(up, up))
 
 
 def aligned(**changes: Any) -> list[Trunk[int]]:
@@ -382,8 +382,8 @@ def aligned_to(size: float, **changes: Any) -> list[Trunk[int]]:
             origin,
             train=rising,
             score=lambda state: state["model.w"][0].item(),
-            ask=lambda state, trunk: asking(size),
-            pull=pulling,
+            target_gradient=lambda state, trunk: asking(size),
+            training_gradient=pulling,
             settings=chosen,
             seed=0,
         )
@@ -409,7 +409,12 @@ def test_a_sample_that_adds_nothing_has_alignment_zero() -> None:
         return {"model.w": torch.full((2,), float(sample == PLANTED), dtype=torch.float64)}
 
     rewards, _, faults = alignments(
-        {"model.w": torch.zeros(2)}, range(KINDS), 0, pull=flat, ask=lambda *_: asking(1.0), parallel=sequential
+        {"model.w": torch.zeros(2)},
+        range(KINDS),
+        0,
+        training_gradient=flat,
+        target_gradient=lambda *_: asking(1.0),
+        parallel=sequential,
     )
     assert rewards == pytest.approx([math.sqrt(0.5) if kind == PLANTED else 0.0 for kind in range(KINDS)])
     assert faults == {}
@@ -421,7 +426,12 @@ def test_a_gradient_that_is_not_finite_costs_the_sample_its_trunk_and_no_other()
         return {"model.w": pulled["model.w"] * math.nan} if sample == 3 else pulled
 
     rewards, _, faults = alignments(
-        {"model.w": torch.zeros(2)}, range(KINDS), 0, pull=broken, ask=lambda *_: asking(1.0), parallel=sequential
+        {"model.w": torch.zeros(2)},
+        range(KINDS),
+        0,
+        training_gradient=broken,
+        target_gradient=lambda *_: asking(1.0),
+        parallel=sequential,
     )
     assert faults == {3: "its gradient is not finite"}
     assert np.flatnonzero(~np.isfinite(rewards)).tolist() == [3]
@@ -430,7 +440,7 @@ def test_a_gradient_that_is_not_finite_costs_the_sample_its_trunk_and_no_other()
 def test_inner_products_are_those_of_all_parameters_however_many_are_taken_at_a_time() -> None:
     rng = np.random.default_rng(0)
     rows = rng.standard_normal((5, 2 * BLOCK + 7)).astype(np.float32)
-    gram = gram_of([rows[0], None, rows[1]], rows[2], [rows[3], rows[4]])
+    gram = inner_products([rows[0], None, rows[1]], rows[2], [rows[3], rows[4]])
     every = np.stack([rows[0] - rows[2].astype(np.float64), rows[1] - rows[2].astype(np.float64), rows[3], rows[4]])
     kept = [0, 2, 3, 4]
     assert gram[np.ix_(kept, kept)] == pytest.approx(every @ every.T)
@@ -449,7 +459,9 @@ def test_where_val_asks_for_nothing_every_reward_is_zero_and_theta_stays() -> No
         assert not trunk.theta.any()
 
 
-@pytest.mark.parametrize(("reward", "needed"), [("alignment", "ask and pull"), ("linear_probe", "probe")])
+@pytest.mark.parametrize(
+    ("reward", "needed"), [("alignment", "target_gradient and training_gradient"), ("linear_probe", "probe")]
+)
 def test_a_reward_without_what_it_needs_is_refused(reward: Any, needed: str) -> None:
     chosen = settings(trunks=4, reward=reward, controller="bandit")
 
