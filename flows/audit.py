@@ -12,15 +12,17 @@ if __name__ == "__main__":
     commands.parse("audit")  # before the libraries: help waits for none of them
 
 import re
-import sys
+from collections.abc import Sequence
 
 from flows.checkout import versions
 from flows.lineage.records import Records
 from flows.lineage.reproduce import reproduce
-from flows.lineage.tree import to_html, to_text
+from flows.lineage.tree import to_text
 from flows.lineage.walk import Finding, Step
-from flows.release.registry import RegistryError, registry
+from flows.release.registry import registry
+from flows.report.page import lineage_page
 from flows.runtime import signals
+from flows.runtime.exits import ends_in_a_sentence
 from flows.tracking import connection, models, runs
 
 
@@ -54,22 +56,14 @@ def keep(records: Records, tree: Step) -> None:
     run = records.tags.get("gate.run")
     if run:
         with connection.tolerated("lineage.html"):
-            runs.log_text(run, to_html(tree), "lineage.html")
+            runs.log_text(run, lineage_page(tree), "lineage.html")
 
 
-def main(arguments: list[str] | None = None) -> int:
+@ends_in_a_sentence
+def main(arguments: Sequence[str] | None = None) -> int:
     chosen = commands.parse("audit", arguments)
     signals.heed_signals()  # else SIGTERM leaves the temporary checkout behind
-    try:
-        tree, bad = audit(chosen.model, again=chosen.reproduce)
-    except ValueError as mistake:
-        print(f"error: {mistake}", file=sys.stderr)
-        return 2
-    except RegistryError as failed:
-        print(f"error: {failed}", file=sys.stderr)
-        return 1
-    except signals.Terminated:
-        return 143
+    tree, bad = audit(chosen.model, again=chosen.reproduce)
     print("\n".join(to_text(tree)))
     checks = sum(1 for _ in tree.all_findings())
     print(f"{checks} checks, {len(bad)} failed" if bad else f"{checks} checks: everything is as recorded")

@@ -10,7 +10,6 @@ if __name__ == "__main__":
     commands.parse("classify")  # before the libraries: help waits for none of them
 
 import json
-import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterable, Sequence
@@ -23,14 +22,15 @@ from components.data.images import decode, to_array
 from components.data.records import Refused
 from components.shipping.export import read_metadata
 from flows.checkout.settings import load_params
-from flows.release.registry import CHAMPION, RegistryError, registry
+from flows.release.registry import CHAMPION, registry
+from flows.runtime.exits import Failure, ends_in_a_sentence
 from flows.tracking import models
 
 SECONDS = 30.0
 """How long an answer may take."""
 
 
-class NoAnswer(RuntimeError):
+class NoAnswer(Failure):
     """The server is not there, or does not answer with probabilities."""
 
 
@@ -68,21 +68,15 @@ def classify(url: str, files: Sequence[Path], model: bytes) -> list[tuple[str, f
     return [(names[row.argmax()], float(row.max())) for row in probabilities]
 
 
-def main(arguments: list[str] | None = None) -> int:
+@ends_in_a_sentence
+def main(arguments: Sequence[str] | None = None) -> int:
     chosen = commands.parse("classify", arguments)
-    try:
-        name = load_params().publish.model
-        with registry():
-            champion = models.load_by_alias(name, CHAMPION)
-        if champion is None:
-            raise ValueError(f"{name} has no champion; `python -m flows.publish` makes one")
-        answers = classify(chosen.url, chosen.images, champion.model)
-    except ValueError as mistake:
-        print(f"error: {mistake}", file=sys.stderr)
-        return 2
-    except (NoAnswer, RegistryError) as failed:
-        print(f"error: {failed}", file=sys.stderr)
-        return 1
+    name = load_params().publish.model
+    with registry():
+        champion = models.load_by_alias(name, CHAMPION)
+    if champion is None:
+        raise ValueError(f"{name} has no champion; `python -m flows.publish` makes one")
+    answers = classify(chosen.url, chosen.images, champion.model)
     for file, (label, probability) in zip(chosen.images, answers, strict=True):
         print(f"{file}  {label}  {probability:.1%}")
     return 0

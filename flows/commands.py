@@ -16,7 +16,7 @@ from flows.checkout import paths
 from flows.checkout.roster import ROSTER
 from flows.runtime import environment
 
-SERVED_AT = "http://127.0.0.1:5001"
+MODEL_SERVED_AT = "http://127.0.0.1:5001"
 """Where docs/production.md serves the champion."""
 WIDTH = 78
 """Columns of a description."""
@@ -88,7 +88,7 @@ def of_audit(parser: Parser) -> None:
 
 def of_classify(parser: Parser) -> None:
     parser.add_argument("images", nargs="+", type=Path, help="image files of any common format")
-    parser.add_argument("--url", default=SERVED_AT, help="of `mlflow models serve` (default: %(default)s)")
+    parser.add_argument("--url", default=MODEL_SERVED_AT, help="of `mlflow models serve` (default: %(default)s)")
 
 
 COMMANDS: Mapping[str, Command] = {

@@ -12,6 +12,8 @@ if __name__ == "__main__":
 
 import signal
 import subprocess
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from uuid import UUID
 
@@ -21,9 +23,10 @@ from prefect.states import Completed, Failed
 
 from flows.checkout import files, paths
 from flows.checkout.settings import load_params
-from flows.release.registry import CHAMPION, RegistryError
+from flows.release.registry import CHAMPION
 from flows.retrain import REASON, end_stale_flows, stamps
 from flows.runtime import processes, signals
+from flows.runtime.exits import ends_in_a_sentence
 from flows.schedule import artifacts, workspace
 from flows.schedule.notify import notify
 from flows.schedule.trigger import Decision
@@ -83,10 +86,12 @@ def ask(checkout: Path, folder: Path) -> Decision:
     """The workspace's own code looks at the source. Raises ValueError with its sentence."""
     done = subprocess.run(
         workspace.python("-m", "flows.deploy"),
-        cwd=folder, env=workspace.environment(checkout), stdout=subprocess.PIPE, text=True, check=False,
+        cwd=folder, env=workspace.environment(checkout), capture_output=True, text=True, check=False,
     )  # fmt: skip
-    said = (done.stdout.strip().splitlines() or [""])[-1]
-    if done.returncode not in (0, 3):
+    print(done.stderr, end="", file=sys.stderr)
+    decided = done.returncode in (0, 3)
+    said = ((done.stdout if decided else done.stderr).strip().splitlines() or [""])[-1]
+    if not decided:
         raise ValueError(said.removeprefix("error: ") or f"the poll ended with {done.returncode}")
     return Decision(train=done.returncode == 0, reason=said)
 
@@ -130,22 +135,14 @@ def champion(model: str) -> Served | None:
         raise ValueError(f"the MLflow registry cannot be asked ({error}); see MLFLOW_TRACKING_URI") from None
 
 
-def main(arguments: list[str] | None = None) -> int:
+@ends_in_a_sentence
+def main(arguments: Sequence[str] | None = None) -> int:
     """In the workspace: print the decision's reason; 0 train, 3 do not, 2 the source cannot be used, 1 the registry."""
     commands.parse("deploy", arguments)
     from flows.schedule.trigger import decide
 
     signals.heed_signals()  # else SIGTERM leaves the images behind that were read
-    try:
-        decision = decide(load_params())
-    except (ValueError, OSError) as mistake:
-        print(f"error: {mistake}")
-        return 2
-    except RegistryError as failed:
-        print(f"error: {failed}")
-        return 1
-    except signals.Terminated:
-        return 143
+    decision = decide(load_params())
     print(decision.reason)
     return 0 if decision.train else 3
 

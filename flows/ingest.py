@@ -12,12 +12,9 @@ if __name__ == "__main__":
 
 import contextlib
 import shutil
-import sys
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-
-from filelock import FileLock, Timeout
 
 from components.data.batch import require_batch
 from components.data.intake import take_in
@@ -38,8 +35,10 @@ from components.data.validation import Report
 from components.progress import Progress, unwatched
 from components.settings.params import Params
 from flows.checkout import commits, files, paths, versions
+from flows.checkout.locks import held
 from flows.checkout.readiness import require_data_ready
 from flows.checkout.settings import load_params
+from flows.runtime.exits import ends_in_a_sentence, refuse
 from flows.runtime.terminal import watched
 
 LOCK = Path(".dvc/tmp/ingest.lock")
@@ -87,7 +86,7 @@ def ingest(params: Params, progress: Progress = unwatched, anew: Collection[str]
     Raises ValueError, with nothing changed, when the source cannot be used or another ingest is at it; VersionsError
     when DVC cannot take or push what is in place then.
     """
-    with alone():
+    with held(LOCK, ValueError("another ingest is running in this folder; wait for it, or stop it there")):
         require_data_ready(params)
         before, classes, first = recorded(), known_classes(), not paths.RAW.exists()
         source = open_source(params.data)
@@ -186,18 +185,6 @@ def replacing_raw() -> Iterator[Path]:
         shutil.rmtree(new, ignore_errors=True)
 
 
-@contextlib.contextmanager
-def alone() -> Iterator[None]:
-    """One ingest at a time in one checkout."""
-    LOCK.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        held = FileLock(LOCK).acquire(timeout=0)
-    except Timeout:
-        raise ValueError("another ingest is running in this folder; wait for it, or stop it there") from None
-    with held:
-        yield
-
-
 def swap(new: Path, folder: Path, old: Path) -> None:
     """Put `new` in the place of `folder`: two renames, between which a kill leaves the data whole in `old`."""
     if folder.exists():
@@ -217,17 +204,14 @@ def recover(folder: Path, old: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def main(arguments: list[str] | None = None) -> int:
+@ends_in_a_sentence
+def main(arguments: Sequence[str] | None = None) -> int:
     chosen = commands.parse("ingest", arguments)
     try:
         with watched() as tracker:
             report = ingest(load_params(chosen.params), tracker.progress, chosen.split_anew)
-    except (ValueError, OSError) as mistake:
-        print(f"error: {mistake}", file=sys.stderr)
-        return 2
     except KeyboardInterrupt:
-        print("error: interrupted; the data are whole, old or new: the same command again finishes", file=sys.stderr)
-        return 130
+        return refuse(130, "interrupted; the data are whole, old or new: the same command again finishes")
     print(report.sentence())
     return 0
 

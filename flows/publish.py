@@ -16,13 +16,13 @@ if __name__ == "__main__":
 import getpass
 import json
 import logging
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from typing import Any
 
 from components.settings.params import Params
+from components.settings.variants import BASELINE, SEARCHED
 from flows.checkout import commits, files, paths, pipeline, versions
 from flows.checkout.files import read_json
 from flows.checkout.settings import load_params
@@ -33,6 +33,7 @@ from flows.release.judge import METRICS, MODEL
 from flows.release.registry import CHALLENGER, CHAMPION, RegistryError
 from flows.report import charts, findings, headline, notes, page
 from flows.report.findings import Findings
+from flows.runtime.exits import ends_in_a_sentence, refuse
 from flows.tracking import connection, models, runs
 
 ARCHIVED = (paths.PARAMS, versions.PIPELINE, versions.LOCK, *paths.DATA.values())
@@ -168,15 +169,15 @@ def keep_charts(made: page.Made, run: str) -> None:
 
 def summary(params: Params, published: Published) -> str:
     """What a person wants to know at the end of a run, and where to look further."""
-    metrics, latency = json.loads(judge.read_result(METRICS)), read_json(paths.EVALUATE / "latency.json")
-    searched, baseline, measured = metrics["searched"], metrics["baseline"], latency["searched"]
+    metrics, latency = json.loads(judge.read_result(METRICS)), read_json(paths.MEASURED)
+    searched, baseline, measured = metrics[SEARCHED], metrics[BASELINE], latency[SEARCHED]
     name, report = params.publish.model, published.report
     alias = CHALLENGER if published.outcome == "refused" else CHAMPION
     lines = [
         f"model     {name} version {published.version} {published.outcome}: models:/{name}@{alias}",
         f"accuracy  searched {searched['accuracy']:.2%} ({searched['accuracy_low']:.2%} to "
         f"{searched['accuracy_high']:.2%}), baseline {baseline['accuracy']:.2%}, on {metrics['images']} test images",
-        f"latency   measured {measured['p50_ms']:.3f} ms, predicted {measured['predicted_ms']:.3f} ms, "
+        f"latency   measured {measured['quiet_ms']:.3f} ms, predicted {measured['predicted_ms']:.3f} ms, "
         f"budget {params.architecture.budget:.3f} ms",
         *quantisation_lines(searched, measured),
         *[f"gate      {'passed' if check.passed else 'REFUSED'}: {check}" for check in report.checks],
@@ -198,26 +199,16 @@ def quantisation_lines(searched: dict[str, Any], measured: dict[str, Any]) -> li
     if "agreement" not in searched:
         return []
     return [
-        f"int8      float accuracy {searched['float_accuracy']:.2%}, float latency {measured['float_p50_ms']:.3f} ms, "
-        f"the same class on {searched['agreement']:.2%} of the images"
+        f"int8      float accuracy {searched['float_accuracy']:.2%}, float latency {measured['float_quiet_ms']:.3f} "
+        f"ms, the same class on {searched['agreement']:.2%} of the images"
     ]
 
 
-def main(arguments: list[str] | None = None) -> int:
+@ends_in_a_sentence
+def main(arguments: Sequence[str] | None = None) -> int:
     chosen = commands.parse("publish", arguments)
-    try:
-        params = load_params()
-        return (
-            go_back(params, chosen.by or person(), chosen.reason)
-            if chosen.command == "rollback"
-            else go_forward(params)
-        )
-    except ValueError as mistake:
-        print(f"error: {mistake}", file=sys.stderr)
-        return 2
-    except RegistryError as failed:
-        print(f"error: {failed}", file=sys.stderr)
-        return 1
+    params = load_params()
+    return go_back(params, chosen.by or person(), chosen.reason) if chosen.command == "rollback" else go_forward(params)
 
 
 def go_forward(params: Params) -> int:
@@ -232,12 +223,11 @@ def go_back(params: Params, who: str, why: str) -> int:
     try:
         done = registry.roll_back(name, who, why)
     except KeyboardInterrupt:
-        print(
-            f"error: interrupted; see which version models:/{name}@{CHAMPION} is before you repeat it: done twice, it "
-            f"goes back two",
-            file=sys.stderr,
+        return refuse(
+            130,
+            f"interrupted; see which version models:/{name}@{CHAMPION} is before you repeat it: done twice, it goes "
+            "back two",
         )
-        return 130
     print(f"champion  {name} version {done.restored}, back in service: models:/{name}@{CHAMPION}")
     print(f"withdrawn version {done.withdrawn}, by {who}: {why or 'no reason given'}")
     renew_report(params)

@@ -9,11 +9,9 @@ from flows import commands
 if __name__ == "__main__":
     commands.parse("retrain")  # before the libraries: help waits for none of them
 
-import contextlib
 import os
-import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from functools import wraps
@@ -21,7 +19,6 @@ from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 import httpx
-from filelock import FileLock, Timeout
 from prefect import State, flow, get_client, tags, task
 from prefect.artifacts import create_link_artifact, create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
@@ -35,6 +32,7 @@ from prefect.utilities.urls import url_for
 from components.settings.params import Params
 from flows import ingest, publish
 from flows.checkout import commits, files, paths, pipeline, versions
+from flows.checkout.locks import held
 from flows.checkout.roster import SEARCHES
 from flows.checkout.settings import load_params
 from flows.release import decision, judge
@@ -43,6 +41,7 @@ from flows.release.registry import RegistryError
 from flows.report import findings
 from flows.runtime import handover, processes, progress, signals, terminal
 from flows.runtime.board import Board, watching
+from flows.runtime.exits import Failure, ends_in_a_sentence, refuse
 from flows.schedule.artifacts import Artifacts, tolerated
 from flows.schedule.notify import notify
 from flows.schedule.readiness import require_ready
@@ -67,7 +66,7 @@ STAMP = "line."
 """Begins a Prefect tag that says which process runs a flow."""
 
 
-class StageFailed(RuntimeError):
+class StageFailed(Failure):
     """A stage ended with an error; it said why."""
 
     def __init__(self, code: int, sentence: str) -> None:
@@ -75,6 +74,13 @@ class StageFailed(RuntimeError):
         self.code = code
 
 
+class Busy(Failure):
+    """Another retrain runs in this folder."""
+
+    code = 5
+
+
+BUSY = "another retrain is running in this folder; wait for it, or stop it with Ctrl-C there"
 EXPECTED = (ValueError, OSError, StageFailed, RegistryError)
 """What may go wrong without a bug in the line."""
 
@@ -283,33 +289,18 @@ def lineage() -> dict[str, str]:
     )
 
 
-@contextlib.contextmanager
-def alone() -> Iterator[None]:
-    """One retrain at a time in one checkout."""
-    LOCK.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(LOCK, timeout=0):
-        yield
-
-
-def main(arguments: list[str] | None = None) -> int:
+@ends_in_a_sentence
+def main(arguments: Sequence[str] | None = None) -> int:
     commands.parse("retrain", arguments)
     signals.heed_signals()  # Prefect would die of SIGTERM, and leave its server
     try:
         params = load_params()
-        with alone(), processes.guarded(), tags(params.publish.model, *stamps()):
+        with held(LOCK, Busy(BUSY)), processes.guarded(), tags(params.publish.model, *stamps()):
             require_ready(params)
             stage_run.settle()
             published = retrain(params)
-    except Timeout:
-        return refuse(5, "another retrain is running in this folder; wait for it, or stop it with Ctrl-C there")
-    except StageFailed as failed:
-        return refuse(failed.code, str(failed))
-    except RegistryError as failed:
-        return refuse(1, str(failed))
-    except (ValueError, OSError) as mistake:
-        return refuse(2, str(mistake))
     except RuntimeError as failed:
-        if not str(failed).startswith(tuple(UNREACHABLE)):
+        if isinstance(failed, Failure) or not str(failed).startswith(tuple(UNREACHABLE)):
             raise
         return refuse(1, without_prefect(str(failed)))
     except httpx.HTTPError as failed:  # its server is there, and does not let us in, or went away meanwhile
@@ -326,11 +317,6 @@ def without_prefect(said: str) -> str:
     """Prefect's server is not there: the first sentence that Prefect says, and what to do."""
     (remedy,) = [remedy for beginning, remedy in UNREACHABLE.items() if said.startswith(beginning)]
     return f"Prefect cannot be used ({said.splitlines()[0].split('. ')[0].rstrip('.')}); {remedy}"
-
-
-def refuse(code: int, sentence: str) -> int:
-    print(f"error: {sentence}", file=sys.stderr)
-    return code
 
 
 if __name__ == "__main__":

@@ -9,13 +9,14 @@ if __name__ == "__main__":
     commands.parse("settings")  # before the libraries: help waits for none of them
 
 import os
-import sys
+from collections.abc import Sequence
 from itertools import count
 from pathlib import Path
 
 from flows.checkout import paths, settings
 from flows.checkout.files import write_bytes, write_text
 from flows.checkout.settings import SettingsError
+from flows.runtime.exits import ends_in_a_sentence
 
 PRESETS = Path(__file__).parent / "presets"
 
@@ -52,13 +53,10 @@ def keep(path: Path) -> Path:
     return kept
 
 
-def main(arguments: list[str] | None = None) -> int:
+@ends_in_a_sentence
+def main(arguments: Sequence[str] | None = None) -> int:
     chosen = commands.parse("settings", arguments)
-    try:
-        kept = apply(chosen.preset, force=chosen.force)
-    except SettingsError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    kept = apply(chosen.preset, force=chosen.force)
     before = f"; what it held is in {kept}" if kept else ""
     print(f"{paths.PARAMS} now holds the {chosen.preset} preset{before}")
     return 0

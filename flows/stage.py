@@ -21,15 +21,15 @@ from importlib.metadata import version
 from operator import attrgetter
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from components.settings.params import Params
 from components.settings.require import require
 from flows.checkout import commits, files, ownership, paths, pipeline
+from flows.checkout.locks import held
 from flows.checkout.roster import ROSTER
 from flows.checkout.settings import load_params
 from flows.report import notes
 from flows.runtime import cost, processes, signals
+from flows.runtime.exits import Failure, refuse
 from flows.runtime.handover import PARENT_RUN, PREFECT_IDS, REPORT
 from flows.runtime.observer import Observer
 from flows.runtime.progress import Watched
@@ -51,8 +51,10 @@ OWN = re.compile(r"[0-9a-f]{64}-")
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-class InputsChanged(RuntimeError):
+class InputsChanged(Failure):
     """A dependency is no longer what it was when the stage started."""
+
+    code = 4
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -68,7 +70,7 @@ def main(arguments: list[str] | None = None) -> int:
     except ValueError as mistake:
         return fail(2, f"{chosen.word}: {mistake}")
     except InputsChanged as changed:
-        return fail(4, f"{chosen.word}: {changed}")
+        return fail(changed.code, f"{chosen.word}: {changed}")
     except FloatingPointError as diverged:
         cure = "lower train.recipe.learning_rate, or raise train.recipe.warmup"
         return fail(2, f"{chosen.word}: {diverged}; {cure}")
@@ -86,10 +88,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 def fail(code: int, sentence: str) -> int:
     """Say the sentence, leave it for the flow, and hand the exit code on."""
-    print(f"error: {sentence}", file=sys.stderr)
     if report := os.environ.get(REPORT):
         files.write_json(Path(report), {"code": code, "sentence": sentence})
-    return code
+    return refuse(code, sentence)
 
 
 def run_stage(word: str, variant: str | None) -> None:
@@ -137,18 +138,15 @@ def checkpoint_folder(name: str, key: str) -> Iterator[Path]:
     """
     place = paths.CHECKPOINTS / name
     own = f"{key}-{'-'.join(version(library) for library in ('torch', 'numpy'))}"
-    paths.CHECKPOINTS.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(place.with_suffix(".lock"), timeout=0):
-            for stale in place.glob("*"):
-                if stale.name != own and OWN.match(stale.name):
-                    shutil.rmtree(stale)
-            yield place / own
-            shutil.rmtree(place / own, ignore_errors=True)
-            with suppress(OSError):  # there is none, or somebody keeps something in it
-                place.rmdir()
-    except Timeout:
-        raise ValueError("another process is running this stage in this folder; wait for it to end") from None
+    busy = ValueError("another process is running this stage in this folder; wait for it to end")
+    with held(place.with_suffix(".lock"), busy):
+        for stale in place.glob("*"):
+            if stale.name != own and OWN.match(stale.name):
+                shutil.rmtree(stale)
+        yield place / own
+        shutil.rmtree(place / own, ignore_errors=True)
+        with suppress(OSError):  # there is none, or somebody keeps something in it
+            place.rmdir()
 
 
 def compute(word: str, variant: str | None, params: Params, observe: Observer, checkpoint: Path) -> None:

@@ -23,6 +23,7 @@ AAAI 2017), so that val may have wrong labels too.
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import cast
 
 import numpy as np
@@ -33,9 +34,9 @@ from torch import Tensor, nn
 
 from components.loss.family import Member, decode
 from components.loss.probe import STACK_SIZE, probe_data, probe_scores
-from components.online.engine import Trunk
+from components.online.engine import Play, Trunk, probe_samples
 from components.online.gaussian import Gaussian, Sample
-from components.online.rewards import Faults, Probe, TargetGradient, Vector
+from components.online.rewards import Faults, TargetGradient, Vector
 from components.online.world import SCORE_BATCH, Treatment, World, score_tensors
 from components.settings.loss import Loss
 from components.settings.online import Online
@@ -133,9 +134,11 @@ class LossWorld(World):
         moved = self.plain().augment(images, torch_rng(rng))
         return features_of(network_on(self.devices, self.make), state, moved), labels
 
-    @property
-    def probe(self) -> Probe:
-        return self.linear_probe
+    def play(self) -> Play:
+        """Return the function that runs a trunk of the settings' reward, which may also be `linear_probe` here."""
+        if self.online.reward == "linear_probe":
+            return partial(probe_samples, train=self.train_copy, probe=self.linear_probe)
+        return super().play()
 
     def linear_probe(
         self, state: State, samples: Sequence[Sample], trunk: int, parallel: Parallel

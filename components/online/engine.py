@@ -7,14 +7,13 @@ Lin et al., "Online Hyper-parameter Learning for Auto-Augmentation Strategy", IC
     s_n      what copy n drew from p_theta             R_n  reward of copy n, from its performance on val
     w        the model: a `State`, with momentum       A_n  advantage of copy n: (R_n - baseline) / std(R)
 
-The caller passes functions: `train` trains one copy for one trunk, `score` measures a model on val by the settings'
-metric. Every random number is drawn from (seed, trunk, copy), never from the worker that a copy happens to run on, so
-the records do not depend on `parallel`.
+The caller passes functions: `play` runs one trunk of the settings' reward, `score` measures a model on val by the
+settings' metric. Every random number is drawn from (seed, trunk, copy), never from the worker that a copy happens to
+run on, so the records do not depend on `parallel`.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -65,11 +64,8 @@ def search(
     distribution: Distribution[S],
     state: State,
     *,
-    train: Train,
+    play: "Play",
     score: Score,
-    target_gradient: TargetGradientAt | None = None,
-    training_gradient: TrainingGradientAt | None = None,
-    probe: Probe | None = None,
     settings: Online,
     seed: int,
     parallel: Parallel = sequential,
@@ -83,8 +79,8 @@ def search(
     Unlike Algorithm 1, the next trunk may start from the mean of the copies instead of the best one, and a reward may
     be a copy's contribution to that mean, or come from the gradients of one model (`alignment`) or from classifiers on
     its features (`linear_probe`). Theta does not move during `warmup_trunks` (the controller learns), after
-    `learn_until`, or when all rewards tie. The reward `alignment` needs `target_gradient` and `training_gradient`, the
-    reward `linear_probe` needs `probe`. Raises `ValueError` when no copy survives a trunk.
+    `learn_until`, or when all rewards tie. `play` runs a trunk of the reward: `race_copies`, `align_gradients` or
+    `probe_samples`, with the world's functions bound. Raises `ValueError` when no copy survives a trunk.
     """
     controller = first_controller(settings)
     if after is not None:
@@ -93,7 +89,6 @@ def search(
             distribution.at(after.theta),
             on_device_of(state, after.state),
         )
-    play = round_for(settings, train, score, target_gradient, training_gradient, probe)
     for index in range(0 if after is None else after.index + 1, settings.trunks):
         played = play(distribution, state, index, settings=settings, seed=seed, parallel=parallel)
         samples, rewards, state = played.samples, played.rewards, played.state
@@ -147,32 +142,8 @@ class Round(Generic[S]):
     gradient_gram: GradientGram | None = None
 
 
-NEEDED = {"alignment": ("target_gradient", "training_gradient"), "linear_probe": ("probe",)}
-
-
-def round_for(
-    settings: Online,
-    train: Train,
-    score: Score,
-    target_gradient: TargetGradientAt | None,
-    training_gradient: TrainingGradientAt | None,
-    probe: Probe | None,
-) -> Callable[..., Round[Any]]:
-    """Return the function that runs a trunk under the settings' reward; raises ValueError if an argument is missing."""
-    parts = {"target_gradient": target_gradient, "training_gradient": training_gradient, "probe": probe}
-    needed = NEEDED.get(settings.reward, ())
-    if missing := " and ".join(name for name in needed if parts[name] is None):
-        raise ValueError(f"reward {settings.reward} needs {missing}; give search that, or use leave_one_out")
-    if settings.reward == "alignment":
-        assert target_gradient is not None
-        assert training_gradient is not None
-        return partial(
-            align_gradients, train=train, target_gradient=target_gradient, training_gradient=training_gradient
-        )
-    if settings.reward == "linear_probe":
-        assert probe is not None
-        return partial(probe_samples, train=train, probe=probe)
-    return partial(race_copies, train=train, score=score)
+Play = Callable[..., Round[Any]]
+"""Runs one trunk of a reward: (distribution, state, index, settings=, seed=, parallel=) -> `Round`."""
 
 
 def race_copies(

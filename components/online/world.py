@@ -6,6 +6,7 @@ A subclass says in `treatment` how a sample changes training; everything else is
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar, cast
 
 import numpy as np
@@ -15,8 +16,8 @@ from torch import Tensor, nn
 
 from components.data.store import Split
 from components.online.controllers import Distribution
-from components.online.engine import Trunk, search
-from components.online.rewards import Probe, TargetGradient
+from components.online.engine import Play, Trunk, align_gradients, race_copies, search
+from components.online.rewards import TargetGradient
 from components.settings.online import Online
 from components.settings.recipe import Recipe
 from components.settings.require import require
@@ -82,10 +83,18 @@ class World(ABC):
     def treatment(self, sample: Any, state: State, trunk: int, copy: int) -> Treatment:
         """Return how a copy that starts the trunk from the state trains under the sample."""
 
-    @property
-    def probe(self) -> Probe | None:
-        """The function that scores samples on one model's features; None where a sample changes the features."""
-        return None
+    def play(self) -> Play:
+        """Return the function that runs a trunk of the settings' reward; raises ValueError if the world has none."""
+        reward = self.online.reward
+        require(reward != "linear_probe", "reward linear_probe is the loss search's; use alignment or leave_one_out")
+        if reward == "alignment":
+            return partial(
+                align_gradients,
+                train=self.train_copy,
+                target_gradient=self.target_gradient,
+                training_gradient=self.training_gradient,
+            )
+        return partial(race_copies, train=self.train_copy, score=self.score)
 
     def plain(self) -> Treatment:
         """Return the treatment of plain training, without what is searched."""
@@ -102,11 +111,8 @@ class World(ABC):
         yield from search(
             distribution,
             self.warm_up() if after is None else initial_state(network_on(self.devices, self.make)),
-            train=self.train_copy,
+            play=self.play(),
             score=self.score,
-            target_gradient=self.target_gradient,
-            training_gradient=self.training_gradient,
-            probe=self.probe,
             settings=self.online,
             seed=self.seed,
             parallel=parallel,

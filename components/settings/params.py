@@ -23,6 +23,7 @@ from components.settings.require import require
 from components.settings.retrain import Retrain
 from components.settings.space import SearchSpace
 from components.settings.train import Train
+from components.settings.variants import VARIANTS
 
 T = TypeVar("T")
 
@@ -85,7 +86,7 @@ class Params:
                 f"{name}.online.head_start is {start} images, less than a batch ({recipe.batch_size}); use 0 or more",
             )
         budgets = len(self.architecture.budgets)
-        known = ("searched", "baseline", *(f"budget_{number}" for number in range(2, budgets + 1)))
+        known = (*VARIANTS, *(f"budget_{number}" for number in range(2, budgets + 1)))
         for name in self.train.variants:
             require(
                 name in known,

@@ -4,13 +4,14 @@ from dataclasses import dataclass
 
 from components.settings.recipe import Recipe
 from components.settings.require import require
+from components.settings.variants import VARIANTS
 
 
 @dataclass(frozen=True, kw_only=True)
 class Train:
     """Settings of the final training of the searched network and the baseline, on train and val together."""
 
-    variants: tuple[str, ...] = ("searched", "baseline")
+    variants: tuple[str, ...] = VARIANTS
     """What is trained: `searched`, `baseline`, and the networks of further budgets in `architecture.latency_ms` that
     are named here (`budget_2` is the second's) and in `evaluate.budgets`."""
     epochs: int
@@ -20,7 +21,7 @@ class Train:
     recipe: Recipe
 
     def __post_init__(self) -> None:
-        for name in ("searched", "baseline"):
+        for name in VARIANTS:
             require(name in self.variants, f"train.variants lacks {name}, which `evaluate` compares; add it")
         require(len(set(self.variants)) == len(self.variants), "train.variants names a variant twice; name each once")
         require(self.epochs >= 1, f"train.epochs is {self.epochs}; use at least 1")

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from components.settings.variants import SEARCHED
+
 PARAMS = Path("params.yaml")
 RAW = Path("data/raw")
 RAW_DVC = Path("data/raw.dvc")
@@ -20,15 +22,30 @@ TEST = PREPARED / "test"
 CLASSES = PREPARED / "classes.json"
 STATISTICS = PREPARED / "statistics.json"
 RESULTS = Path("results")
-LATENCY = RESULTS / "latency"
+LATENCY_TABLE = RESULTS / "latency" / "table.json"
 ARCHITECTURE = RESULTS / "architecture"
+FOUND_ARCHITECTURE = ARCHITECTURE / "architecture.json"
+POOL = ARCHITECTURE / "pool.csv"
+SCORES = ARCHITECTURE / "scores.csv"
 AUGMENTATION = RESULTS / "augmentation"
+FOUND_AUGMENTATION = AUGMENTATION / "augmentation.json"
+AUGMENTATION_TRUNKS = AUGMENTATION / "trunks.csv"
+DISTRIBUTION = AUGMENTATION / "distribution.csv"
 LOSS = RESULTS / "loss"
+FOUND_LOSS = LOSS / "loss.json"
+LOSS_TRUNKS = LOSS / "trunks.csv"
 TRAINED = RESULTS / "train"
-MODEL = TRAINED / "searched" / "model.onnx"
+WEIGHTS, FLOAT, SHIPPED, CURVE = "weights.safetensors", "float.onnx", "model.onnx", "epochs.csv"
+"""What a training leaves in `TRAINED / variant`."""
+MODEL = TRAINED / SEARCHED / SHIPPED
 """What ships."""
 EVALUATE = RESULTS / "evaluate"
+METRICS = EVALUATE / "metrics.json"
+MEASURED = EVALUATE / "latency.json"
+PER_CLASS = EVALUATE / "per_class.csv"
+PREDICTIONS = EVALUATE / "predictions.csv"
 BUDGET = RESULTS / "budget"
+"""<variant>/: the same four files of a further budget's model."""
 DECISION = RESULTS / "publish" / "decision.json"
 """What the gate last decided here."""
 REPORT = RESULTS / "report.html"

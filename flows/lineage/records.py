@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from components.settings.variants import SEARCHED
 from flows.checkout import commits, files, paths, pipeline, versions
 from flows.lineage import walk
 from flows.lineage.walk import Finding, StageRun, Step
@@ -16,7 +17,7 @@ from flows.tracking import connection, models, runs
 
 PREFIX = "archived."
 """Tags of a model version: the sha256 of every file that its decision's run keeps."""
-STAGE = "train@searched"
+STAGE = f"train@{SEARCHED}"
 """Writes the model."""
 UNREADABLE = (KeyError, TypeError, AttributeError, ValueError, yaml.YAMLError)
 """What a record that somebody edited makes its reader raise."""

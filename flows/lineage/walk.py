@@ -60,6 +60,10 @@ class Step:
         for source in self.sources:
             yield from source.all_findings()
 
+    def sound(self) -> bool:
+        """Whether the step's own checks found nothing."""
+        return all(finding.verdict == "ok" for finding in self.findings)
+
     def whole(self) -> bool:
         return all(finding.verdict == "ok" for finding in self.all_findings())
 

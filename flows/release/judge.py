@@ -13,6 +13,7 @@ from jaxtyping import Bool
 from components.architecture.timing import Measurement, measure_model
 from components.data.store import CONTENTS, Split, open_split, read_classes, read_contents
 from components.settings.params import Params
+from components.settings.variants import BASELINE, SEARCHED
 from components.shipping.evaluation import onnx_logits
 from components.shipping.export import read_metadata
 from components.shipping.quantisation import QUANTIZE
@@ -24,8 +25,8 @@ from flows.release.registry import CHAMPION
 from flows.tracking import models
 
 MODEL = paths.MODEL
-BASELINE = paths.TRAINED / "baseline" / "model.onnx"
-METRICS = paths.EVALUATE / "metrics.json"
+BESIDE = paths.TRAINED / BASELINE / paths.SHIPPED
+METRICS = paths.METRICS
 STALE = 0.005
 """How far a recorded accuracy may be from the one measured again on another machine (ours)."""
 LISTED = 10
@@ -78,7 +79,7 @@ def judge(params: Params, measure: Callable[[bytes, Params], Measurement] = meas
     reference = (
         Reference(name=f"champion version {champion.version}", model=champion.model, ships=True)
         if champion
-        else Reference(name="the baseline, which decides nothing,", model=read_result(BASELINE), ships=False)
+        else Reference(name="the baseline, which decides nothing,", model=read_result(BESIDE), ships=False)
     )
     report = compare(reference, right, test, names, params)
     time = quietest(lambda: measure(model, params), params)
@@ -140,7 +141,7 @@ def require_size(model: bytes, test: Split) -> None:
 
 def require_fresh(metrics: dict[str, Any], md5: str, accuracy: float) -> None:
     """Refuse records of another model or another test split."""
-    recorded, lock = metrics["searched"]["accuracy"], pipeline.locked_stage("evaluate")
+    recorded, lock = metrics[SEARCHED]["accuracy"], pipeline.locked_stage("evaluate")
     read = pipeline.hashes(lock, "deps").get(MODEL.as_posix(), md5) if lock else md5
     if read != md5:
         raise ValueError(
@@ -156,7 +157,7 @@ def require_fresh(metrics: dict[str, Any], md5: str, accuracy: float) -> None:
 
 def recorded(metrics: dict[str, Any], name: str) -> float:
     """What `evaluate` found for the searched model; nan, which no gate passes, if it did not look."""
-    return float(metrics["searched"].get(name, math.nan))
+    return float(metrics[SEARCHED].get(name, math.nan))
 
 
 def quantisation_checks(

@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from filelock import FileLock, Timeout
-
 from flows.checkout import files
+from flows.checkout.locks import held
+from flows.runtime.exits import Failure
 from flows.tracking import connection, models
 
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
@@ -25,7 +25,7 @@ PATIENCE = 300.0
 """Seconds that a decision waits for another one (ours): each takes a few."""
 
 
-class RegistryError(RuntimeError):
+class RegistryError(Failure):
     """MLflow cannot be used, or gives back another model than it was given."""
 
 
@@ -55,13 +55,8 @@ def alone() -> Iterator[None]:
     if file is None:
         yield
         return
-    place = file.with_suffix(".publish.lock")
-    place.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        held = FileLock(place).acquire(timeout=PATIENCE)
-    except Timeout:
-        raise RegistryError("another model is being decided on; wait for that retrain, or stop it there") from None
-    with held:
+    busy = RegistryError("another model is being decided on; wait for that retrain, or stop it there")
+    with held(file.with_suffix(".publish.lock"), busy, PATIENCE):
         yield
 
 

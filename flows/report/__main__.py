@@ -5,20 +5,18 @@ from flows import commands
 if __name__ == "__main__":
     commands.parse("report")  # before the libraries: help waits for none of them
 
-import sys
+from collections.abc import Sequence
 
 from flows.checkout.settings import load_params
 from flows.report.page import make, write
+from flows.runtime.exits import ends_in_a_sentence
 
 
-def main(arguments: list[str] | None = None) -> int:
+@ends_in_a_sentence
+def main(arguments: Sequence[str] | None = None) -> int:
     commands.parse("report", arguments)
-    try:
-        params = load_params()
-        print(write(params, make(params)))
-    except (ValueError, OSError) as mistake:
-        print(f"error: {mistake}", file=sys.stderr)
-        return 2
+    params = load_params()
+    print(write(params, make(params)))
     return 0
 
 

@@ -11,6 +11,7 @@ from components.architecture.space import IDENTITY, Space, blocks_of, parse_arch
 from components.charts import score_against_latency
 from components.data.store import read_classes
 from components.settings.params import Params
+from components.settings.variants import VARIANTS
 from flows.checkout import paths
 from flows.checkout.files import read_json
 from flows.report import figures, searched
@@ -26,7 +27,7 @@ LISTED = 60
 
 def method(params: Params) -> Iterator[Part]:
     yield from searched.kept("architecture")
-    settings, found = params.architecture, read_json(paths.ARCHITECTURE / "architecture.json")
+    settings, found = params.architecture, read_json(paths.FOUND_ARCHITECTURE)
     yield Note(
         text=f"Strategy {found['strategy']}: {counted(found['evaluations'], 'evaluation')} with shared weights, under "
         f"{milliseconds(found['latency_ms'])} less {settings.margin:.0%} margin."
@@ -42,9 +43,9 @@ def candidates(params: Params) -> Iterator[Part]:
             score=float(row["score"]),
             latency=float(row["latency_ms"]),
         )
-        for row in read_rows(paths.ARCHITECTURE / "scores.csv")
+        for row in read_rows(paths.SCORES)
     ]
-    budgets = read_json(paths.ARCHITECTURE / "architecture.json")["budgets"]
+    budgets = read_json(paths.FOUND_ARCHITECTURE)["budgets"]
     chosen = {blocks_of(entry["architecture"]) for entry in budgets}
     last = last_scores(every)
     step = -(-len(last) // DRAWN)
@@ -72,11 +73,7 @@ def points(some: list[Scored]) -> list[tuple[float, float]]:
 
 
 def pool(params: Params) -> Iterator[Part]:
-    rows = [
-        row
-        for row in read_rows(paths.ARCHITECTURE / "pool.csv")
-        if float(row["budget_ms"]) == params.architecture.budget
-    ]
+    rows = [row for row in read_rows(paths.POOL) if float(row["budget_ms"]) == params.architecture.budget]
     judged = [judged_of(row) for row in rows if row["potential"]]
     yield Figure(
         svg=figures.pool_by_stage(judged, params.architecture.metric),
@@ -119,7 +116,7 @@ def pool_row(row: Row) -> list[str]:
 def chains(params: Params) -> Iterator[Part]:
     """The block chosen for each layer, a chain for each budget."""
     space = space_of(params.architecture, read_classes(paths.CLASSES))
-    for entry in read_json(paths.ARCHITECTURE / "architecture.json")["budgets"]:
+    for entry in read_json(paths.FOUND_ARCHITECTURE)["budgets"]:
         caption = chain_caption(entry, params.architecture.metric)
         yield Chain(links=list(links(space, entry["architecture"])), caption=caption)
 
@@ -153,7 +150,7 @@ def budget_row(variant: str) -> list[str]:
         variant,
         percent(own["accuracy"]),
         interval(own),
-        milliseconds(time["p50_ms"]),
+        milliseconds(time["quiet_ms"]),
         milliseconds(time["predicted_ms"]),
         milliseconds(times["limit_ms"]),
     ]
@@ -182,10 +179,10 @@ def meaning(name: str) -> str:
 
 def latency(params: Params) -> Iterator[Part]:
     """Predicted against measured, of the calibration's networks and of those that were trained."""
-    table = LatencyTable.from_json(read_json(paths.LATENCY / "table.json"))
-    measured = read_json(paths.EVALUATE / "latency.json")
+    table = LatencyTable.from_json(read_json(paths.LATENCY_TABLE))
+    measured = read_json(paths.MEASURED)
     calibration = [(table.line(whole.sum_ms), whole.entry.ms) for whole in table.wholes]
-    named = {name: (measured[name]["predicted_ms"], measured[name]["p50_ms"]) for name in ("searched", "baseline")}
+    named = {name: (measured[name]["predicted_ms"], measured[name]["quiet_ms"]) for name in VARIANTS}
     off = {name: own / predicted - 1 for name, (predicted, own) in named.items()}
     yield Figure(
         svg=figures.predicted_against_measured(calibration, named),

@@ -32,7 +32,7 @@ def method(params: Params) -> Iterator[Part]:
 
 
 def distribution(params: Params) -> Iterator[Part]:
-    rows = read_rows(paths.AUGMENTATION / "distribution.csv")
+    rows = read_rows(paths.DISTRIBUTION)
     first = first_distribution(params.augmentation)
     names, shares = operation_shares(rows, policy_of(first).operation_shares())
     last = sorted(zip(names, shares[:, -1], strict=True), key=lambda pair: -pair[1])[:3]
@@ -64,7 +64,7 @@ def shares_of(rows: list[Row]) -> dict[str, float]:
 
 
 def pairs(params: Params) -> Iterator[Part]:
-    found = read_json(paths.AUGMENTATION / "augmentation.json")
+    found = read_json(paths.FOUND_AUGMENTATION)
     yield Table(
         header=["first", "second", "probability"],
         rows=[[one["first"], one["second"], f"{one['probability']:.2%}"] for one in found["pairs"][:LISTED]],
@@ -75,11 +75,11 @@ def pairs(params: Params) -> Iterator[Part]:
 
 
 def rewards(params: Params) -> Iterator[Part]:
-    yield from searched.rewards(read_rows(paths.AUGMENTATION / "trunks.csv"), params.augmentation.online)
+    yield from searched.rewards(read_rows(paths.AUGMENTATION_TRUNKS), params.augmentation.online)
 
 
 def strip(params: Params) -> Iterator[Part]:
-    policy = Policy.from_json(read_json(paths.AUGMENTATION / "augmentation.json"))
+    policy = Policy.from_json(read_json(paths.FOUND_AUGMENTATION))
     names, train = read_classes(paths.CLASSES).names, open_split(paths.TRAIN)
     yield Pictures(
         rows=list(augmented(policy, examples(train), names, params.seed)),

@@ -9,6 +9,7 @@ from sklearn.metrics import confusion_matrix
 
 from components.data.store import open_split, read_classes
 from components.settings.params import Params
+from components.settings.variants import BASELINE, SEARCHED
 from flows.checkout import paths
 from flows.report import figures
 from flows.report.images import picture
@@ -20,9 +21,9 @@ CONFUSIONS = 10
 
 
 def per_class(params: Params) -> Iterator[Part]:
-    rows = read_rows(paths.EVALUATE / "per_class.csv")
-    baseline = {row["name"]: row for row in rows if row["variant"] == "baseline"}
-    own = sorted((row for row in rows if row["variant"] == "searched"), key=lambda row: float(row["recall"] or "nan"))
+    rows = read_rows(paths.PER_CLASS)
+    baseline = {row["name"]: row for row in rows if row["variant"] == BASELINE}
+    own = sorted((row for row in rows if row["variant"] == SEARCHED), key=lambda row: float(row["recall"] or "nan"))
     worst = own[0]
     table = [
         [
@@ -49,7 +50,7 @@ def share(text: str) -> str:
 
 def confusion(params: Params) -> Iterator[Part]:
     names = read_classes(paths.CLASSES).names
-    matrix = counts(read_rows(paths.EVALUATE / "predictions.csv"), names)
+    matrix = counts(read_rows(paths.PREDICTIONS), names)
     wrong = int(matrix.sum() - np.trace(matrix))
     yield Figure(
         svg=figures.confusion(matrix.astype(float), names),
@@ -62,7 +63,7 @@ def confusion(params: Params) -> Iterator[Part]:
 
 
 def counts(rows: Sequence[Row], names: Sequence[str]) -> Int64[np.ndarray, "k k"]:
-    actual, predicted = ([row[column] for row in rows] for column in ("actual", "searched"))
+    actual, predicted = ([row[column] for row in rows] for column in ("actual", SEARCHED))
     matrix: Int64[np.ndarray, "k k"] = confusion_matrix(actual, predicted, labels=list(names))
     return matrix
 
@@ -75,11 +76,11 @@ def most_common(matrix: Int64[np.ndarray, "k k"], names: Sequence[str]) -> list[
 
 
 def mistakes(params: Params) -> Iterator[Part]:
-    rows = read_rows(paths.EVALUATE / "predictions.csv")
+    rows = read_rows(paths.PREDICTIONS)
     if "searched_confidence" not in rows[0]:
         yield Note(text="Confidences were not recorded; `dvc repro evaluate` records them.")
         return
-    wrong = [(place, row) for place, row in enumerate(rows) if row["searched"] != row["actual"]]
+    wrong = [(place, row) for place, row in enumerate(rows) if row[SEARCHED] != row["actual"]]
     wrong.sort(key=lambda one: -float(one[1]["searched_confidence"]))
     if not wrong:
         yield Note(text="There is no mistake to show.")
@@ -94,7 +95,7 @@ def mistakes(params: Params) -> Iterator[Part]:
 def shown(wrong: Sequence[tuple[int, Row]]) -> Iterator[Picture]:
     images = open_split(paths.TEST).images
     for place, row in wrong:
-        said, actual, sure = row["searched"], row["actual"], float(row["searched_confidence"])
+        said, actual, sure = row[SEARCHED], row["actual"], float(row["searched_confidence"])
         yield picture(images[place], f"{said} instead of {actual}", f"says {said} ({sure:.0%}), is {actual}")
 
 

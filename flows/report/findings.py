@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from components.settings.params import Params
+from components.settings.variants import BASELINE, SEARCHED, VARIANTS
 from flows.checkout import paths
 from flows.checkout.files import read_json
 from flows.release import gate
@@ -49,8 +50,8 @@ def read(
         version=version,
         outcome=outcome,
         report=report,
-        metrics=read_json(paths.EVALUATE / "metrics.json"),
-        latency=read_json(paths.EVALUATE / "latency.json"),
+        metrics=read_json(paths.METRICS),
+        latency=read_json(paths.MEASURED),
         budget_ms=params.architecture.budget,
         spent=spent,
     )
@@ -60,10 +61,10 @@ def charted(found: Findings) -> dict[str, float]:
     """`headline/<name>`, to compare retrains by."""
     searches = searches_cost(found.spent)
     values = {
-        "accuracy": found.metrics["searched"]["accuracy"],
-        "accuracy_baseline": found.metrics["baseline"]["accuracy"],
+        "accuracy": found.metrics[SEARCHED]["accuracy"],
+        "accuracy_baseline": found.metrics[BASELINE]["accuracy"],
         "accuracy_champion": champion_accuracy(found),
-        "latency_ms": found.latency["searched"]["p50_ms"],
+        "latency_ms": found.latency[SEARCHED]["quiet_ms"],
         "latency_budget_ms": found.budget_ms,
         "search_core_minutes": searches,
         "search_trainings": trainings(found),
@@ -85,8 +86,8 @@ def trainings(found: Findings) -> float | None:
 
 def headline(found: Findings) -> str:
     """Two lines: the result beside what it must be read beside; the gate's verdict and why, and the cost."""
-    accuracy, other = (percent(found.metrics[name]["accuracy"]) for name in ("searched", "baseline"))
-    time = milliseconds(found.latency["searched"]["p50_ms"])
+    accuracy, other = (percent(found.metrics[name]["accuracy"]) for name in VARIANTS)
+    time = milliseconds(found.latency[SEARCHED]["quiet_ms"])
     return "\n\n".join(
         [
             f"**Version {found.version} {found.outcome}: accuracy {accuracy}**, baseline {other}"
@@ -143,7 +144,7 @@ def result_table(found: Findings) -> str:
     """The networks beside each other."""
     head = ["| network | accuracy | 95% interval | latency | predicted |", "| --- | --- | --- | --- | --- |"]
     rows = [
-        f"| {name} | {percent(own['accuracy'])} | {interval(own)} | {milliseconds(time['p50_ms'])} | "
+        f"| {name} | {percent(own['accuracy'])} | {interval(own)} | {milliseconds(time['quiet_ms'])} | "
         f"{milliseconds(time['predicted_ms'])} |"
         for name, own, time in networks(found)
     ]
@@ -151,7 +152,7 @@ def result_table(found: Findings) -> str:
 
 
 def networks(found: Findings) -> Iterator[tuple[str, Mapping[str, float], Mapping[str, float]]]:
-    for name in ("searched", "baseline"):
+    for name in VARIANTS:
         yield name, found.metrics[name], found.latency[name]
 
 
@@ -172,7 +173,7 @@ def tags(report: GateReport) -> dict[str, str]:
     refused = [check.name for check in report.checks if not check.passed]
     return {
         "accuracy": gate.shown(report.score.right / report.score.images) if report.score else "unknown",
-        "latency_ms": values["latency_p50_ms"],
+        "latency_ms": values["latency_quiet_ms"],
         "gate": verdict(report),
         "gate.against": report.against,
         "gate.device": report.device,

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from components.settings.params import Params
+from components.settings.variants import BASELINE, SEARCHED, VARIANTS
 from components.shipping.comparison import Paired, mcnemar, pair
 from components.shipping.evaluation import wilson_interval
 from flows.checkout import files, paths, pipeline
@@ -20,7 +21,7 @@ from flows.report.parts import Fact, Facts, Figure, Maker, Note, Part, Table
 from flows.report.reading import counted, interval, milliseconds, percent, read_rows
 from flows.tracking import connection, models, runs
 
-TRAINING = "train@baseline"
+TRAINING = f"train@{BASELINE}"
 """What a training without any search costs."""
 Scores = Mapping[str, float]
 INTERVAL = ("accuracy", "accuracy_low", "accuracy_high")
@@ -32,7 +33,7 @@ REMEDIES = {
     "mcnemar_p": "look at the mistakes below; more epochs, more trunks or more images may help",
     "loss_bound": "the test split may be too small to show that nothing is lost: add test images, or raise gate.margin",
     "class_p": "look at that class in the table below: its images may be wrongly labelled, or unlike those before",
-    "latency_p50_ms": "raise architecture.margin, or measure anew on a quiet machine: `python -m flows.publish`",
+    "latency_quiet_ms": "raise architecture.margin, or measure anew on a quiet machine: `python -m flows.publish`",
     "latency_p99_ms": "measure anew on a quiet machine: `python -m flows.publish`; or raise gate.p99",
     "file_bytes": "raise architecture.max_file_bytes, or offer cheaper blocks",
     "parity": "torch and ONNX Runtime disagree: report it, this model must not ship",
@@ -45,8 +46,8 @@ REMEDIES = {
 
 
 def key_numbers(params: Params) -> Iterator[Part]:
-    metrics, latency = read_json(paths.EVALUATE / "metrics.json"), read_json(paths.EVALUATE / "latency.json")
-    searched, time, budget = metrics["searched"], latency["searched"], params.architecture.budget
+    metrics, latency = read_json(paths.METRICS), read_json(paths.MEASURED)
+    searched, time, budget = metrics[SEARCHED], latency[SEARCHED], params.architecture.budget
     spent = costs()
     yield Facts(
         facts=[
@@ -57,9 +58,10 @@ def key_numbers(params: Params) -> Iterator[Part]:
             ),
             Fact(
                 name="latency",
-                value=milliseconds(time["p50_ms"]),
+                value=milliseconds(time["quiet_ms"]),
                 beside=f"budget {milliseconds(budget)}, predicted {milliseconds(time['predicted_ms'])}; baseline "
-                f"{milliseconds(latency['baseline']['p50_ms'])}",
+                f"{milliseconds(latency[BASELINE]['quiet_ms'])}; of all runs, disturbed ones included, p50 "
+                f"{milliseconds(time['p50_ms'])} and p99 {milliseconds(time['p99_ms'])}",
             ),
             searches_fact(spent),
             verdict_fact(judged()),
@@ -100,9 +102,9 @@ def verdict_fact(decision: Mapping[str, Any] | None) -> Fact:
 
 def accuracy(params: Params) -> Iterator[Part]:
     """Accuracies with their intervals, and whether the searches' gain may be chance."""
-    metrics, decision = read_json(paths.EVALUATE / "metrics.json"), judged()
+    metrics, decision = read_json(paths.METRICS), judged()
     champion, note = champion_of(decision)
-    every = {name: metrics[name] for name in ("searched", "baseline")} | champion
+    every = {name: metrics[name] for name in VARIANTS} | champion
     found = answers()
     if found.lost > found.won and mcnemar(found) < CHANCE:
         yield Note(text="The searches did not pay on these data: the baseline is better, beyond chance.", loud=True)
@@ -135,8 +137,8 @@ def champion_of(decision: Mapping[str, Any] | None) -> tuple[dict[str, Scores], 
 
 def answers() -> Paired:
     """The searched network beside the baseline, image by image."""
-    rows = read_rows(paths.EVALUATE / "predictions.csv")
-    searched, baseline = (np.array([row[name] == row["actual"] for row in rows]) for name in ("searched", "baseline"))
+    rows = read_rows(paths.PREDICTIONS)
+    searched, baseline = (np.array([row[name] == row["actual"] for row in rows]) for name in VARIANTS)
     return pair(searched, baseline)
 
 

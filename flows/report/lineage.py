@@ -7,12 +7,13 @@ from typing import Any
 import yaml
 
 from components.settings.params import Params
+from components.settings.variants import SEARCHED
 from flows.checkout import commits, files, paths, pipeline, versions
 from flows.lineage import walk
 from flows.lineage.walk import Finding, StageRun, Step
 from flows.report.parts import Maker, Part, Tree
 
-STAGE = "train@searched"
+STAGE = f"train@{SEARCHED}"
 """Writes the model."""
 
 

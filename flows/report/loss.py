@@ -21,7 +21,7 @@ def method(params: Params) -> Iterator[Part]:
 
 
 def curves(params: Params) -> Iterator[Part]:
-    found = read_loss(paths.LOSS / "loss.json")
+    found = read_loss(paths.FOUND_LOSS)
     yield Figure(
         svg=figures.styled(lambda: loss_curves(found)),
         label="the found t and tau, and those of cross-entropy, AM-softmax, ArcFace and focal loss",
@@ -37,7 +37,7 @@ def curves(params: Params) -> Iterator[Part]:
 
 
 def mean(params: Params) -> Iterator[Part]:
-    trunks = grouped(read_rows(paths.LOSS / "trunks.csv"), lambda row: int(row["trunk"]))
+    trunks = grouped(read_rows(paths.LOSS_TRUNKS), lambda row: int(row["trunk"]))
     columns = [[float(rows[0][f"theta_{k}"]) for k in range(size(rows[0]))] for rows in trunks.values()]
     theta = np.array(columns).T
     moved = float(np.linalg.norm(theta[:, -1]))
@@ -64,7 +64,7 @@ def component_names(settings: Loss, count: int) -> list[str]:
 
 
 def rewards(params: Params) -> Iterator[Part]:
-    yield from searched.rewards(read_rows(paths.LOSS / "trunks.csv"), params.loss.online)
+    yield from searched.rewards(read_rows(paths.LOSS_TRUNKS), params.loss.online)
 
 
 MAKERS: dict[str, Maker] = {

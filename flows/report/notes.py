@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from components.settings.variants import VARIANTS
 from flows.checkout import paths
 from flows.checkout.files import read_json
 from flows.checkout.roster import ROSTER, word_of
@@ -55,7 +56,7 @@ def prepared(_: str) -> str:
 def measured(_: str) -> str:
     from components.architecture.latency import LatencyTable  # torch must not start before the stage has set it up
 
-    table = LatencyTable.from_json(read_json(paths.LATENCY / "table.json"))
+    table = LatencyTable.from_json(read_json(paths.LATENCY_TABLE))
     off = sum(abs(table.line(whole.sum_ms) / whole.entry.ms - 1) for whole in table.wholes) / len(table.wholes)
     return (
         f"{counted(len(table.entries), 'part')} measured; {counted(len(table.wholes), 'whole network')} predicted to "
@@ -68,20 +69,20 @@ def chosen(_: str) -> str:
     return "; ".join(
         f"For {milliseconds(one['latency_ms'])}: `{chain(one['architecture'])}`, predicted "
         f"{milliseconds(one['predicted_latency_ms'])}, {one['parameters']:,} parameters"
-        for one in read_json(paths.ARCHITECTURE / "architecture.json")["budgets"]
+        for one in read_json(paths.FOUND_ARCHITECTURE)["budgets"]
     )
 
 
 def policy(_: str) -> str:
-    shares = read_json(paths.AUGMENTATION / "augmentation.json")["operations"]
+    shares = read_json(paths.FOUND_AUGMENTATION)["operations"]
     most = sorted(shares, key=lambda one: -float(one["share"]))[:NAMED]
     named = ", ".join(f"{one['operation']} {one['share']:.1%}" for one in most)
-    last = rewards(read_rows(paths.AUGMENTATION / "trunks.csv"))
+    last = rewards(read_rows(paths.AUGMENTATION_TRUNKS))
     return f"Most drawn of {len(shares)} operations: {named}. {last}"
 
 
 def loss(_: str) -> str:
-    rows = read_rows(paths.LOSS / "trunks.csv")
+    rows = read_rows(paths.LOSS_TRUNKS)
     theta = [float(value) for key, value in rows[-1].items() if key.startswith("theta_")]
     away = sum(value**2 for value in theta) ** 0.5
     return f"{away:.3g} away from cross-entropy. {rewards(rows)}"
@@ -98,25 +99,25 @@ def rewards(rows: list[Row]) -> str:
 
 
 def trained(variant: str) -> str:
-    rows = read_rows(paths.TRAINED / variant / "epochs.csv")
-    size = (paths.TRAINED / variant / "model.onnx").stat().st_size
+    rows = read_rows(paths.TRAINED / variant / paths.CURVE)
+    size = (paths.TRAINED / variant / paths.SHIPPED).stat().st_size
     return f"Loss {float(rows[-1]['loss']):.4g} after {counted(len(rows), 'epoch')}; the file has {size:,} bytes"
 
 
 def evaluated(_: str) -> str:
-    metrics, latency = read_json(paths.EVALUATE / "metrics.json"), read_json(paths.EVALUATE / "latency.json")
-    return "; ".join(reached(name, metrics, latency) for name in ("searched", "baseline"))
+    metrics, latency = read_json(paths.METRICS), read_json(paths.MEASURED)
+    return "; ".join(reached(name, metrics, latency) for name in VARIANTS)
 
 
 def budget(variant: str) -> str:
     folder = paths.BUDGET / variant
-    metrics, latency = read_json(folder / "metrics.json"), read_json(folder / "latency.json")
+    metrics, latency = read_json(folder / paths.METRICS.name), read_json(folder / paths.MEASURED.name)
     return f"{reached(variant, metrics, latency)}, limit {milliseconds(latency['limit_ms'])}"
 
 
 def reached(name: str, metrics: Mapping[str, Any], latency: Mapping[str, Any]) -> str:
     own = metrics[name]
-    return f"{name} {percent(own['accuracy'])} ({interval(own)}), {milliseconds(latency[name]['p50_ms'])}"
+    return f"{name} {percent(own['accuracy'])} ({interval(own)}), {milliseconds(latency[name]['quiet_ms'])}"
 
 
 FINDS: Mapping[str, Find] = {  # a stage that is not among them says what it does

@@ -10,8 +10,9 @@ from markupsafe import Markup, escape
 
 from components.settings.params import Params
 from flows.checkout import files, paths
+from flows.lineage.walk import Step
 from flows.report import architecture, augmentation, data, evaluation, headline, lineage, loss, training
-from flows.report.parts import Maker, Note, Part, Section
+from flows.report.parts import Maker, Note, Part, Section, Tree
 
 SECTIONS = (
     Section(
@@ -86,7 +87,7 @@ Made = list[tuple[Section, dict[str, list[Part]]]]
 
 def make(params: Params) -> Made:
     """Every part of the page, from what lies here. Raises ValueError if nothing was run yet."""
-    if not any(folder.exists() for folder in (paths.LATENCY, paths.EVALUATE, paths.STATISTICS)):
+    if not any(folder.exists() for folder in (paths.LATENCY_TABLE, paths.EVALUATE, paths.STATISTICS)):
         raise ValueError("there are no results to report on; run `dvc repro` or `python -m flows.retrain` first")
     return [
         (section, {what: attempted(what, maker, params) for what, maker in section.makers.items()})
@@ -96,11 +97,19 @@ def make(params: Params) -> Made:
 
 def write(params: Params, made: Made) -> Path:
     """Write results/report.html."""
-    files.write_text(paths.REPORT, render(params, made))
+    files.write_text(paths.REPORT, render(params.publish.model, f"{params.publish.model}: report", made))
     return paths.REPORT
 
 
-def render(params: Params, made: Made) -> str:
+def lineage_page(root: Step) -> str:
+    """A page of a walked lineage alone, as an audit keeps it."""
+    verdict = "everything is as recorded" if root.whole() else "not everything is as recorded"
+    tree = Tree(root=root, caption=f"{sum(1 for _ in root.all_findings())} checks: {verdict}.")
+    alone = Section(anchor="lineage", title="Lineage", lead="Every file that the model was made of.", makers={})
+    return render(root.title, f"Lineage of {root.title}", [(alone, {"lineage": [tree]})])
+
+
+def render(heading: str, title: str, made: Made) -> str:
     """The page as text."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
@@ -111,7 +120,7 @@ def render(params: Params, made: Made) -> str:
     )
     environment.filters |= {"prose": prose, "inline": inline}
     sections = [(section, list(chain.from_iterable(parts.values()))) for section, parts in made]
-    return environment.get_template("page.html").render(title=params.publish.model, sections=sections)
+    return environment.get_template("page.html").render(heading=heading, title=title, sections=sections)
 
 
 def attempted(what: str, maker: Maker, params: Params) -> list[Part]:

@@ -12,7 +12,7 @@ from flows.report.reading import read_rows
 def curves(params: Params) -> Iterator[Part]:
     losses = {}
     for variant in params.train.variants:
-        rows = read_rows(paths.TRAINED / variant / "epochs.csv")
+        rows = read_rows(paths.TRAINED / variant / paths.CURVE)
         losses[variant] = [int(row["epoch"]) for row in rows], [float(row["loss"]) for row in rows]
     yield Figure(
         svg=figures.training_curves(losses),

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
-from filelock import FileLock, Timeout
 
 from components.settings.params import Params
 from flows.checkout import commits, paths, pipeline, versions
+from flows.checkout.locks import held
 from flows.checkout.roster import SEARCHES
 from flows.checkout.settings import load_params
 from flows.tracking import connection
@@ -51,11 +51,9 @@ def beside(checkout: Path) -> Path:
 @contextmanager
 def occupied(workspace: Path) -> Iterator[None]:
     """One deployment at a time. Raises ValueError."""
-    try:
-        with FileLock(workspace.with_name(f".{workspace.name}.lock"), timeout=0):
-            yield
-    except Timeout:
-        raise ValueError(f"another retrain is running in {workspace.name}; this one is left out") from None
+    busy = ValueError(f"another retrain is running in {workspace.name}; this one is left out")
+    with held(workspace.with_name(f".{workspace.name}.lock"), busy):
+        yield
 
 
 def prepare(checkout: Path, workspace: Path, revision: str) -> str:

@@ -28,7 +28,8 @@ from flows.runtime.devices import devices_of
 from flows.runtime.observer import Observer
 from flows.runtime.workers import joblib_parallel
 
-OUTPUTS = ("architecture.json", "pool.csv", "scores.csv", "pareto.csv", "pareto.svg")
+FRONT, FRONT_CHART = paths.ARCHITECTURE / "pareto.csv", paths.ARCHITECTURE / "pareto.svg"
+OUTPUTS = (paths.FOUND_ARCHITECTURE, paths.POOL, paths.SCORES, FRONT, FRONT_CHART)
 
 Found = dict[float, PoolUpdate]
 """Budget -> the last record of its search; the choice is the first of its pool."""
@@ -63,15 +64,15 @@ def run(params: Reads, observe: Observer, checkpoint: Path) -> None:
         for budget, update in zip(settings.budgets, last, strict=True):
             observe.metrics(pool_metrics(update, metrics_folder(params, budget)), step=update.stage)
             rows += list(pool_rows(update, budget))
-    files.write_csv(paths.ARCHITECTURE / "pool.csv", rows)
+    files.write_csv(paths.POOL, rows)
     write(params, space, table, dict(zip(settings.budgets, last, strict=True)))
-    for name in OUTPUTS:
-        observe.file(paths.ARCHITECTURE / name)
+    for file in OUTPUTS:
+        observe.file(file)
 
 
 def table_of(params: Reads) -> LatencyTable:
     """The measured table; warns if it speaks of another machine than this one."""
-    table, here = LatencyTable.from_json(files.read_json(paths.LATENCY / "table.json")), device_of(params.latency)
+    table, here = LatencyTable.from_json(files.read_json(paths.LATENCY_TABLE)), device_of(params.latency)
     if table.device != here:
         warnings.warn(
             f"the latency table was measured on {table.device}, this machine is {here}; the network will fit the "
@@ -97,13 +98,13 @@ def shared_weights(params: Reads, space: Space, statistics: Statistics) -> Share
 def write(params: Reads, space: Space, table: LatencyTable, found: Found) -> None:
     """What the searches found, budget by budget, and the front of all that was scored."""
     entries = [entry(params, space, table, budget, update) for budget, update in found.items()]
-    files.write_json(paths.ARCHITECTURE / "architecture.json", entries[0] | {"budgets": entries})
+    files.write_json(paths.FOUND_ARCHITECTURE, entries[0] | {"budgets": entries})
     scores = [(budget, one) for budget, update in found.items() for one in update.scores]
-    files.write_csv(paths.ARCHITECTURE / "scores.csv", [score_row(one, budget) for budget, one in scores])
+    files.write_csv(paths.SCORES, [score_row(one, budget) for budget, one in scores])
     chosen = {budget: update.pool[0].architecture for budget, update in found.items()}
     every = [one for _, one in scores]
     best = front(every)
-    files.write_csv(paths.ARCHITECTURE / "pareto.csv", [pareto_row(one, chosen) for one in best])
+    files.write_csv(FRONT, [pareto_row(one, chosen) for one in best])
     chart = score_against_latency(
         [(one.latency, one.score) for one in last_scores(every)],
         [(one.latency, one.score) for one in best],
@@ -111,7 +112,7 @@ def write(params: Reads, space: Space, table: LatencyTable, found: Found) -> Non
         list(chosen),
         params.architecture.metric,
     )
-    files.write_text(paths.ARCHITECTURE / "pareto.svg", chart)
+    files.write_text(FRONT_CHART, chart)
 
 
 def entry(params: Reads, space: Space, table: LatencyTable, budget: float, update: PoolUpdate) -> dict[str, object]:

@@ -43,7 +43,7 @@ def run(params: Reads, observe: Observer, checkpoint: Path) -> None:
     """Write the policy, every trunk reward of every copy, and the distribution after every trunk."""
     devices = devices_of(params.device)
     classes, statistics = read_classes(paths.CLASSES), read_statistics(paths.STATISTICS)
-    found = files.read_json(paths.ARCHITECTURE / "architecture.json")["architecture"]
+    found = files.read_json(paths.FOUND_ARCHITECTURE)["architecture"]
     network = partial(make_network, params.space, classes, statistics, found, params.seed)
     settings = params.augmentation
     distribution = first_distribution(settings)
@@ -66,11 +66,11 @@ def run(params: Reads, observe: Observer, checkpoint: Path) -> None:
         copies += list(copy_rows(distribution, trunk, settings))
         shares += list(share_rows(distribution, trunk.index))
         observe.metrics(trunk_metrics(distribution, trunk, settings), step=trunk.index)
-    files.write_json(paths.AUGMENTATION / "augmentation.json", policy_of(distribution).to_json())
-    files.write_csv(paths.AUGMENTATION / "trunks.csv", copies)
-    files.write_csv(paths.AUGMENTATION / "distribution.csv", shares)
-    for name in ("augmentation.json", "trunks.csv", "distribution.csv"):
-        observe.file(paths.AUGMENTATION / name)
+    files.write_json(paths.FOUND_AUGMENTATION, policy_of(distribution).to_json())
+    files.write_csv(paths.AUGMENTATION_TRUNKS, copies)
+    files.write_csv(paths.DISTRIBUTION, shares)
+    for file in (paths.FOUND_AUGMENTATION, paths.AUGMENTATION_TRUNKS, paths.DISTRIBUTION):
+        observe.file(file)
 
 
 def copy_rows(distribution: FactoredPairs, trunk: Trunk[Pairs], settings: Augmentation) -> Iterator[dict[str, object]]:
@@ -101,7 +101,7 @@ def trunk_metrics(distribution: FactoredPairs, trunk: Trunk[Pairs], settings: Au
     named = zip(reward_names(distribution, trunk, settings), trunk.rewards, strict=True)
     return {
         "augmentation/score": trunk.score,
-        "augmentation/dose": PLACES * (1 - shares.get("Identity", 0.0)),
+        "augmentation/strength": PLACES * (1 - shares.get("Identity", 0.0)),
         "augmentation/entropy_bits": policy.entropy(),
         "augmentation/reward/best": trunk.rewards[trunk.best],
         "augmentation/reward/mean": float(np.nanmean(trunk.rewards)),

@@ -20,14 +20,13 @@ from components.data.store import Classes, Split, Statistics, open_split, read_c
 from components.settings.evaluate import Evaluate
 from components.settings.latency import Latency
 from components.settings.space import SearchSpace
+from components.settings.variants import VARIANTS
 from components.shipping.evaluation import agreement, onnx_logits, per_class, wilson_interval
 from components.shipping.export import read_metadata
 from components.training.inference import predict, split_tensors
 from components.training.metrics import log_likelihood
 from flows.checkout import files, paths
 from flows.runtime.observer import Observer
-
-VARIANTS = ("searched", "baseline")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,17 +48,17 @@ def evaluate(params: Reads, observe: Observer, variants: Sequence[str], limit_ms
     """Write accuracy with its interval, the per-class table, every prediction with its confidence, and the measured
     latency beside the limit that the models were searched for."""
     classes, test = read_classes(paths.CLASSES), open_split(paths.TEST)
-    table = LatencyTable.from_json(files.read_json(paths.LATENCY / "table.json"))
+    table = LatencyTable.from_json(files.read_json(paths.LATENCY_TABLE))
     metrics: dict[str, object] = {"images": len(test.labels)}
     latency: dict[str, Any] = {"limit_ms": limit_ms}
     rows: list[dict[str, object]] = []
     predictions: dict[str, list[object]] = {"actual": [classes.names[label] for label in test.labels]}
     for variant in observe.progress(variants, len(variants), "evaluate"):
-        model, exact = (read(variant, name) for name in ("model.onnx", "float.onnx"))
+        model, exact = (read(variant, name) for name in (paths.SHIPPED, paths.FLOAT))
         logits = onnx_logits(model, test.images)
         exact_logits = logits if exact == model else onnx_logits(exact, test.images)
         predicted = logits.argmax(axis=1)
-        weights = read(variant, "weights.safetensors")
+        weights = read(variant, paths.WEIGHTS)
         figures = scores(logits, test.labels) | {"parity": parity(params, classes, exact, weights, test, exact_logits)}
         predicted_ms = table.predict(
             parse_architecture(space_of(params.space, classes), read_metadata(model)["architecture"])
@@ -72,7 +71,7 @@ def evaluate(params: Reads, observe: Observer, variants: Sequence[str], limit_ms
         rows += [{"variant": variant} | vars(row) for row in per_class(predicted, test.labels, classes.names)]
         predictions[variant] = [classes.names[label] for label in predicted]
         predictions[f"{variant}_confidence"] = softmax(logits, axis=1).max(axis=1).tolist()
-        shown = figures | {"latency_ms": latency[variant]["p50_ms"], "limit_ms": limit_ms}
+        shown = figures | {"latency_ms": latency[variant]["quiet_ms"], "limit_ms": limit_ms}
         observe.metrics({f"evaluate/{variant}/{key}": value for key, value in shown.items()})
     write(observe, folder, metrics, latency, rows, predictions)
 
@@ -91,12 +90,12 @@ def write(
     predictions: dict[str, list[object]],
 ) -> None:
     columns = zip(*predictions.values(), strict=True)
-    files.write_json(folder / "metrics.json", metrics)
-    files.write_json(folder / "latency.json", latency)
-    files.write_csv(folder / "per_class.csv", rows)
-    files.write_csv(folder / "predictions.csv", [dict(zip(predictions, row, strict=True)) for row in columns])
-    for name in ("metrics.json", "latency.json", "per_class.csv", "predictions.csv"):
-        observe.file(folder / name)
+    files.write_json(folder / paths.METRICS.name, metrics)
+    files.write_json(folder / paths.MEASURED.name, latency)
+    files.write_csv(folder / paths.PER_CLASS.name, rows)
+    files.write_csv(folder / paths.PREDICTIONS.name, [dict(zip(predictions, row, strict=True)) for row in columns])
+    for file in (paths.METRICS, paths.MEASURED, paths.PER_CLASS, paths.PREDICTIONS):
+        observe.file(folder / file.name)
 
 
 def scores(logits: Float[np.ndarray, "n k"], labels: Int64[np.ndarray, " n"]) -> dict[str, float]:
@@ -134,4 +133,4 @@ def parity(
 def measured(params: Reads, model: bytes) -> dict[str, object]:
     """The file's latency on this machine."""
     time = measure_model(model, params.latency, repeats=params.evaluate.repeats)
-    return {"p50_ms": time.p50_ms, "p99_ms": time.p99_ms, "clock": time.clock}
+    return {"quiet_ms": time.quiet_ms, "p50_ms": time.p50_ms, "p99_ms": time.p99_ms, "clock": time.clock}

@@ -32,5 +32,5 @@ def run(params: Reads, observe: Observer) -> None:
         calibration = {"ms": whole.entry.ms, "predicted_ms": predicted, "error": predicted / whole.entry.ms - 1}
         observe.metrics({f"latency/calibration/{name}": value for name, value in calibration.items()}, step=place)
     observe.metrics({"latency/overhead_ms": table.overhead_ms, "latency/slope": table.slope})
-    files.write_json(paths.LATENCY / "table.json", table.to_json())
-    observe.file(paths.LATENCY / "table.json")
+    files.write_json(paths.LATENCY_TABLE, table.to_json())
+    observe.file(paths.LATENCY_TABLE)

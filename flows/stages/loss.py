@@ -27,6 +27,7 @@ from flows.runtime.devices import devices_of
 from flows.runtime.observer import Observer
 from flows.runtime.workers import joblib_parallel
 
+CURVES, CURVES_CHART = paths.LOSS / "curves.csv", paths.LOSS / "curves.svg"
 SCALED_AT = 8
 """States along the search that the artifact's scale is measured at."""
 
@@ -55,24 +56,24 @@ def run(params: Reads, observe: Observer, checkpoint: Path) -> None:
         states += [scaled] if (scaled := keep(trunk)) else []
         observe.metrics(trunk_metrics(trunk), step=trunk.index)
     loss = world.found(trunk.theta, states)
-    files.write_json(paths.LOSS / "loss.json", loss.to_json())
-    files.write_csv(paths.LOSS / "trunks.csv", rows)
-    files.write_csv(paths.LOSS / "curves.csv", list(curve_rows(loss)))
-    files.write_text(paths.LOSS / "curves.svg", loss_curves(loss))
-    for name in ("loss.json", "trunks.csv", "curves.csv", "curves.svg"):
-        observe.file(paths.LOSS / name)
+    files.write_json(paths.FOUND_LOSS, loss.to_json())
+    files.write_csv(paths.LOSS_TRUNKS, rows)
+    files.write_csv(CURVES, list(curve_rows(loss)))
+    files.write_text(CURVES_CHART, loss_curves(loss))
+    for file in (paths.FOUND_LOSS, paths.LOSS_TRUNKS, CURVES, CURVES_CHART):
+        observe.file(file)
 
 
 def world_of(params: Reads) -> LossWorld:
     """The network and the augmentation that the searches before this one found."""
     devices = devices_of(params.device)
     classes, statistics = read_classes(paths.CLASSES), read_statistics(paths.STATISTICS)
-    found = files.read_json(paths.ARCHITECTURE / "architecture.json")["architecture"]
+    found = files.read_json(paths.FOUND_ARCHITECTURE)["architecture"]
     return LossWorld(
         make=partial(make_network, params.space, classes, statistics, found, params.seed),
         train=open_split(paths.TRAIN),
         val=open_split(paths.VAL),
-        augment=Policy.from_json(files.read_json(paths.AUGMENTATION / "augmentation.json")).augment(),
+        augment=Policy.from_json(files.read_json(paths.FOUND_AUGMENTATION)).augment(),
         settings=params.loss,
         recipe=params.recipe,
         seed=params.seed,

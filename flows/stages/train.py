@@ -21,6 +21,7 @@ from components.settings.export import Export
 from components.settings.require import require
 from components.settings.space import SearchSpace
 from components.settings.train import Train
+from components.settings.variants import BASELINE, SEARCHED
 from components.shipping.export import export_network
 from components.shipping.quantisation import convert
 from components.streams import stream
@@ -73,16 +74,14 @@ def run(params: Reads, observe: Observer, variant: str, checkpoint: Path) -> Non
     load_state(network, epoch.state)
     network.cpu()  # where it is exported
     folder = paths.TRAINED / variant
-    files.write_csv(folder / "epochs.csv", curve)
-    files.write_bytes(
-        folder / "weights.safetensors", save({k: v.contiguous() for k, v in network.state_dict().items()})
-    )
+    files.write_csv(folder / paths.CURVE, curve)
+    files.write_bytes(folder / paths.WEIGHTS, save({k: v.contiguous() for k, v in network.state_dict().items()}))
     exported = export_network(network, classes, recipe.architecture)
     shipped = convert(exported, calibration_images(params), params.export)
-    files.write_bytes(folder / "float.onnx", exported.SerializeToString(deterministic=True))
-    files.write_bytes(folder / "model.onnx", shipped.SerializeToString(deterministic=True))
-    observe.file(folder / "epochs.csv")
-    observe.file(folder / "model.onnx")
+    files.write_bytes(folder / paths.FLOAT, exported.SerializeToString(deterministic=True))
+    files.write_bytes(folder / paths.SHIPPED, shipped.SerializeToString(deterministic=True))
+    observe.file(folder / paths.CURVE)
+    observe.file(folder / paths.SHIPPED)
 
 
 def training_images() -> tuple[Tensor, Tensor]:
@@ -119,9 +118,9 @@ def recipe_of(params: Reads, classes: Classes, variant: str) -> Recipe:
 
 def searched(params: Reads, classes: Classes, number: int) -> Recipe:
     """What the three searches found; augmentation and loss on the network of the first budget."""
-    found = network_of(files.read_json(paths.ARCHITECTURE / "architecture.json")["budgets"], number)
-    policy = Policy.from_json(files.read_json(paths.AUGMENTATION / "augmentation.json"))
-    loss = read_loss(paths.LOSS / "loss.json").to(devices_of(params.device)[0])
+    found = network_of(files.read_json(paths.FOUND_ARCHITECTURE)["budgets"], number)
+    policy = Policy.from_json(files.read_json(paths.FOUND_AUGMENTATION))
+    loss = read_loss(paths.FOUND_LOSS).to(devices_of(params.device)[0])
     return Recipe(
         architecture=found["architecture"],
         augment=compose(base_augment(params.train.recipe), policy.augment()),
@@ -150,4 +149,4 @@ def baseline(params: Reads, classes: Classes, number: int) -> Recipe:
     )
 
 
-RECIPES = {"searched": searched, "baseline": baseline, "budget": searched}
+RECIPES = {SEARCHED: searched, BASELINE: baseline, "budget": searched}

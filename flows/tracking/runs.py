@@ -24,7 +24,7 @@ from flows.tracking.connection import ERRORS, NOTE, PASSWORD
 
 T = TypeVar("T")
 Status = Literal["FINISHED", "FAILED", "KILLED"]
-SERVED_AT = "http://127.0.0.1:5000"
+UI_AT = "http://127.0.0.1:5000"
 """mlflow/serve."""
 TRAINING_VIEW = "?workflowType=machine_learning"
 """Of an address in MLflow's UI: its pages for training, where a new browser begins with those for language models."""
@@ -116,7 +116,7 @@ def run_page(run_id: str, artifact: str = "") -> str:
 def address_of(page: str) -> str:
     """Where a browser sees a page of the UI: on the tracking server, or on the one that `mlflow/serve` starts."""
     uri = connection.tracking_uri()
-    server = PASSWORD.sub("//", uri).rstrip("/") if uri.startswith(("http://", "https://")) else SERVED_AT
+    server = PASSWORD.sub("//", uri).rstrip("/") if uri.startswith(("http://", "https://")) else UI_AT
     return f"{server}/{page}"
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import fields, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from components.augmentation.operations import Element
 from components.augmentation.policy import Pairs
 from components.augmentation.search import PairsWorld, search_augmentation
 from components.data.store import Split
-from components.online.engine import Trunk, search
+from components.online.engine import Trunk, race_copies, search
 from components.online.rewards import TargetGradient, flat
 from components.settings.augmentation import Augmentation
 from components.settings.online import Online
@@ -46,14 +47,18 @@ def planted(elements: tuple[Element, ...], seed: int) -> Callable[[State, Pairs,
     return train
 
 
+def model_weight(state: State) -> float:
+    return state["model.w"].item()
+
+
 def translation_mass(chosen: Augmentation, seed: int) -> float:
     """Share of translations in the distribution found, relative to uniform."""
     distribution = first_distribution(chosen)
     trunks = search(
         distribution,
         {"model.w": torch.zeros((), dtype=torch.float64)},
-        train=planted(distribution.elements, seed),
-        score=lambda state: state["model.w"].item(),
+        play=partial(race_copies, train=planted(distribution.elements, seed), score=model_weight),
+        score=model_weight,
         settings=chosen.online,
         seed=seed,
     )
@@ -323,3 +328,13 @@ def test_a_sample_whose_gradient_fails_is_recorded_and_the_search_goes_on() -> N
     assert [trunk.faults[5] for trunk in trunks] == ["the loss is nan"] * 3
     assert all(np.isfinite(np.delete(trunk.rewards, 5)).all() for trunk in trunks)
     assert np.isfinite(trunks[-1].theta).all()
+
+
+def test_the_loss_searchs_reward_is_refused() -> None:
+    class Other(PairsWorld):
+        @property
+        def online(self) -> Online:
+            return Online(trunks=4, images=8, reward="linear_probe", controller="bandit")
+
+    with pytest.raises(ValueError, match="reward linear_probe is the loss search's; use alignment or leave_one_out"):
+        Other(**vars(world())).play()

@@ -121,7 +121,7 @@ Trunk = tuple[Float64[np.ndarray, " n"], GradientGram]
 def directions(
     *rows: list[float], target: list[float], noise: float = 0.0, room: float = 0.0, val_loss: float = 1.0
 ) -> Trunk:
-    """Cosines and Gram matrix of samples that add these rows. The halves' targets have noise of this size, in a direction
+    """Cosines and Gram matrix of samples that add these rows. The halves' targets have such noise in a direction
     of its own, which cancels in their mean. `room`: the share of val's loss that training is rid of."""
     halves = [*target, noise], [*target, -noise]
     every = np.array([*([*row, 0.0] for row in rows), *halves], dtype=np.float64)
@@ -137,7 +137,7 @@ def matched(*trunks: Trunk) -> Float64[np.ndarray, " n"]:
 
 
 def test_matching_gives_a_direction_its_share_whether_one_sample_or_three_point_along_it() -> None:
-    """The target has two directions alike; the first has three samples. By rewards alone it would get three quarters."""
+    """The target has two equal directions; the first has three samples. By rewards alone it gets three quarters."""
     one = matched(directions([1, 0, 0], [0, 1, 0], [0, 0, 1], target=[1, 1, 0]))
     three = matched(directions([1, 0, 0], [1, 0, 0], [1, 0, 0], [0, 1, 0], target=[1, 1, 0]))
     assert one[:2] == pytest.approx([one[0]] * 2)

@@ -238,7 +238,7 @@ def test_a_finished_file_is_measured_as_it_ships() -> None:
     model = export_network(network, CLASSES, "|".join(ARCHITECTURE)).SerializeToString()
     times = measure_model(model, FAST, repeats=9)
     assert len(times.samples) == 9
-    assert 0 < times.p50_ms <= times.p99_ms
+    assert 0 < times.quiet_ms <= times.p50_ms <= times.p99_ms
     assert isinstance(times.device, Device)
     assert times.clock == "thread CPU"
 

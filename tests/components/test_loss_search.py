@@ -2,6 +2,7 @@
 
 import pickle
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from components.loss.search import (
     gradient_norms,
     start,
 )
-from components.online.engine import search
+from components.online.engine import race_copies, search
 from components.online.gaussian import Gaussian, Sample
 from components.settings.loss import Loss
 from components.settings.online import Online
@@ -107,7 +108,7 @@ def planted_distance(controller: str, reward: str, seed: int) -> tuple[float, fl
     trunks = search(
         gaussian,
         {"model.gain": torch.zeros(1, dtype=torch.float64)},
-        train=world.train,
+        play=partial(race_copies, train=world.train, score=world.score),
         score=world.score,
         settings=chosen,
         seed=seed,

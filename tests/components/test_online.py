@@ -6,6 +6,7 @@ A toy model is one number w; a sample says by how much a trunk raises it; val's 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -16,7 +17,7 @@ from jaxtyping import Float64
 
 from components.online.averaging import broadcast, mean_state
 from components.online.controllers import CONTROLLERS
-from components.online.engine import Trunk, attempt, search
+from components.online.engine import Trunk, align_gradients, attempt, race_copies, search
 from components.online.rewards import BLOCK, TargetGradient, alignments, inner_products, judge, leave_one_out
 from components.settings.online import Online
 from components.streams import stream
@@ -100,7 +101,7 @@ def toy(
         search(
             Choice(theta=np.zeros(KINDS)),
             start(),
-            train=train or Climb(seed=seed),
+            play=partial(race_copies, train=train or Climb(seed=seed), score=height),
             score=height,
             settings=settings(**changes),
             seed=seed,
@@ -151,7 +152,8 @@ def test_records_do_not_depend_on_the_order_in_which_copies_run() -> None:
         return [function(*each) for each in reversed(arguments)][::-1]
 
     shuffled = search(
-        Choice(theta=np.zeros(KINDS)), start(), train=Climb(), score=height, settings=settings(), seed=0,
+        Choice(theta=np.zeros(KINDS)), start(), play=partial(race_copies, train=Climb(), score=height), score=height,
+        settings=settings(), seed=0,
         parallel=backwards,
     )  # fmt: skip
     assert list(shuffled) == toy(0)
@@ -256,7 +258,8 @@ def test_lost_copies_are_recorded_and_excluded(
 ) -> None:
     trunks = list(
         search(
-            Choice(theta=np.zeros(KINDS)), start(), train=lossy, score=nan_above(1e6),
+            Choice(theta=np.zeros(KINDS)), start(), play=partial(race_copies, train=lossy, score=nan_above(1e6)),
+            score=nan_above(1e6),
             settings=settings(trunks=10, reward=reward, broadcast=rule), seed=0,
         )
     )  # fmt: skip
@@ -380,10 +383,13 @@ def search_with_target(size: float, **changes: Any) -> list[Trunk[int]]:
         search(
             Choice(theta=np.zeros(KINDS)),
             origin,
-            train=rising,
+            play=partial(
+                align_gradients,
+                train=rising,
+                target_gradient=lambda state, trunk: target_along_first(size),
+                training_gradient=gradient_of_kind,
+            ),
             score=lambda state: state["model.w"][0].item(),
-            target_gradient=lambda state, trunk: target_along_first(size),
-            training_gradient=gradient_of_kind,
             settings=chosen,
             seed=0,
         )
@@ -457,16 +463,3 @@ def test_where_the_target_is_zero_every_reward_is_zero_and_theta_stays() -> None
     for trunk in search_with_target(0.0):
         assert set(trunk.rewards) == {0.0}
         assert not trunk.theta.any()
-
-
-@pytest.mark.parametrize(
-    ("reward", "needed"), [("alignment", "target_gradient and training_gradient"), ("linear_probe", "probe")]
-)
-def test_a_reward_without_what_it_needs_is_refused(reward: Any, needed: str) -> None:
-    chosen = settings(trunks=4, reward=reward, controller="bandit")
-
-    def trained(state: State, sample: int | None, trunk: int, copy: int) -> State:
-        raise AssertionError("a copy was trained")
-
-    with pytest.raises(ValueError, match=f"reward {reward} needs {needed}"):
-        next(iter(search(Choice(theta=np.zeros(KINDS)), start(), train=trained, score=height, settings=chosen, seed=0)))

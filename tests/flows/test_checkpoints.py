@@ -19,7 +19,7 @@ from components.architecture.space import default_architecture, format_architect
 from components.augmentation.distribution import first_distribution, policy_of
 from components.data.store import Classes, Statistics, write_classes, write_split, write_statistics
 from components.online.controllers import CONTROLLERS
-from components.online.engine import Trunk, search
+from components.online.engine import Trunk, race_copies, search
 from components.settings.params import Params
 from components.training.loop import Diverged, State
 from flows.checkout import files, paths
@@ -52,7 +52,8 @@ def unlucky(state: State, sample: int, trunk: int, copy: int) -> State:
 
 def whole(folder: Path, controller: str = "reinforce", keep: Callable[[Trunk[int]], State] = nothing) -> Iterator[Any]:
     online = settings(trunks=8, controller=controller)
-    toy = partial(search, Choice(theta=np.zeros(KINDS)), start(), train=unlucky, score=height, settings=online, seed=2)
+    play = partial(race_copies, train=unlucky, score=height)
+    toy = partial(search, Choice(theta=np.zeros(KINDS)), start(), play=play, score=height, settings=online, seed=2)
     return resumed(toy, folder, online, keep)
 
 
@@ -160,9 +161,9 @@ def begin_with_noise() -> Params:
     for folder, count in ((paths.TRAIN, 96), (paths.VAL, 40)):
         write_split(folder, rng.integers(0, 256, (count, 8, 8, 1), dtype=np.uint8), rng.integers(0, 3, count))
     network = format_architecture(default_architecture(space_of(params.architecture, classes)))
-    files.write_json(paths.ARCHITECTURE / "architecture.json", {"architecture": network})
+    files.write_json(paths.FOUND_ARCHITECTURE, {"architecture": network})
     policy = policy_of(first_distribution(params.augmentation)).to_json()
-    files.write_json(paths.AUGMENTATION / "augmentation.json", policy)
+    files.write_json(paths.FOUND_AUGMENTATION, policy)
     return params
 
 

@@ -6,8 +6,9 @@ from typing import Any
 
 from flows.checkout import paths
 from flows.checkout.pipeline import Lock, stage_key
-from flows.lineage.tree import to_html, to_text
+from flows.lineage.tree import to_text
 from flows.lineage.walk import Finding, StageRun, Step, trace
+from flows.report.page import lineage_page
 
 MODEL = paths.MODEL.as_posix()
 SEARCHES = ("architecture", "loss")
@@ -125,7 +126,7 @@ def test_searches_that_were_kept_are_walked_in_the_version_that_ran_them() -> No
     assert [finding for step in (own, *earlier) for finding in step.all_findings() if finding.verdict != "ok"] == []
     root = Step(title="the model", sources=(own, *earlier))
     text = "\n".join(to_text(root))
-    assert "version 2, whose" in to_html(root)
+    assert "version 2, whose" in lineage_page(root)
     assert [text.count(f"data/raw images {number}:") for number in (1, 2, 3, 4)] == [0, 1, 0, 1]
     assert first.frozen() == ()
 

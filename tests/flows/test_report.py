@@ -144,7 +144,7 @@ def shown(workspace: Path) -> Page:
 
 def rendered() -> str:
     params = load_params()
-    return render(params, make(params))
+    return render(params.publish.model, "report", make(params))
 
 
 def parts(anchor: str, params: Params) -> list[Part]:
@@ -249,19 +249,19 @@ def test_the_headline_has_the_numbers_of_the_files(params: Params) -> None:
         metrics["baseline"]["accuracy"],
     ):
         assert f"{value:.2%}" in said["accuracy"]
-    for value in (times["searched"]["p50_ms"], times["searched"]["predicted_ms"], times["limit_ms"]):
+    for value in (times["searched"]["quiet_ms"], times["searched"]["predicted_ms"], times["limit_ms"]):
         assert f"{value:.3g} ms" in said["latency"]
     assert {row[0]: row[1] for row in tables(some)[0].rows} == {
         name: f"{metrics[name]['accuracy']:.2%}" for name in ("searched", "baseline")
     }
-    rows = read_rows(paths.EVALUATE / "predictions.csv")
+    rows = read_rows(paths.PREDICTIONS)
     alone = sum(row["searched"] == row["actual"] != row["baseline"] for row in rows)
     (figure,) = (part for part in some if isinstance(part, Figure))
     assert f"The searched network alone is right on {alone:,} image" in figure.caption
 
 
 def test_the_tables_of_classes_are_those_of_the_files(params: Params) -> None:
-    with (paths.EVALUATE / "per_class.csv").open() as file:
+    with (paths.PER_CLASS).open() as file:
         rows = [row for row in csv.DictReader(file) if row["variant"] == "searched"]
     recalls = {row["name"]: (row["images"], f"{float(row['recall']):.2%}") for row in rows}
     table = tables(parts("classes", params))[0]
@@ -275,7 +275,7 @@ def test_the_tables_of_classes_are_those_of_the_files(params: Params) -> None:
 
 def test_the_chain_has_the_chosen_block_of_every_layer(params: Params) -> None:
     (chain,) = (part for part in parts("architecture", params) if part.kind == "chain")
-    found = json.loads((paths.ARCHITECTURE / "architecture.json").read_text())["architecture"].split("|")
+    found = json.loads((paths.FOUND_ARCHITECTURE).read_text())["architecture"].split("|")
     assert [link.name for link in chain.links] == ["image", "stem", *found, "classifier"]
     assert [link.skipped for link in chain.links[2:-1]] == [block == "identity" for block in found]
     assert set(chain.meanings) == {"stem", *found, "classifier"}
@@ -299,8 +299,8 @@ def test_models_of_further_budgets_stand_beside_their_own_limits(params: Params)
 
 
 def test_the_distribution_starts_with_the_settings_and_ends_with_the_policy(params: Params) -> None:
-    policy = json.loads((paths.AUGMENTATION / "augmentation.json").read_text())
-    rows = read_rows(paths.AUGMENTATION / "distribution.csv")
+    policy = json.loads((paths.FOUND_AUGMENTATION).read_text())
+    rows = read_rows(paths.DISTRIBUTION)
     names, shares = augmentation_report.operation_shares(rows, {"Identity": 1.0})
     assert shares.shape == (len(names), 1 + params.augmentation.online.trunks)
     assert dict(zip(names, shares[:, -1].tolist(), strict=True)) == pytest.approx(
@@ -310,7 +310,7 @@ def test_the_distribution_starts_with_the_settings_and_ends_with_the_policy(para
 
 
 def test_the_mistakes_are_the_most_confident_ones_first_and_their_own_images(params: Params) -> None:
-    rows = read_rows(paths.EVALUATE / "predictions.csv")
+    rows = read_rows(paths.PREDICTIONS)
     wrong = [(place, row) for place, row in enumerate(rows) if row["searched"] != row["actual"]]
     assert wrong, "the test needs a network that errs"
     wrong.sort(key=lambda one: -float(one[1]["searched_confidence"]))
@@ -328,7 +328,7 @@ def decided(passed: bool, md5: str | None = None, champion: str | None = "4") ->
     own = md5 or files.md5_of(paths.MODEL.read_bytes())
     checks = (
         Check(name="accuracy", value=0.9, rule="at least", threshold=0.8),
-        Check(name="latency_p50_ms", value=0.5 if passed else 7.0, rule="at most", threshold=5.0),
+        Check(name="latency_quiet_ms", value=0.5 if passed else 7.0, rule="at most", threshold=5.0),
     )
     report = GateReport(
         md5=own, champion=champion, against="champion version 4 on 30 of 36 test images",
@@ -357,9 +357,9 @@ def test_a_refused_model_comes_with_the_reason_and_a_remedy(params: Params, no_d
     decided(passed=False)
     said = notes(parts("headline", params))
     assert (
-        "tiny version 5 is not in service, for the gate refused it: latency_p50_ms is 7, allowed is at most 5" in said
+        "tiny version 5 is not in service, for the gate refused it: latency_quiet_ms is 7, allowed is at most 5" in said
     )
-    assert "latency_p50_ms: raise architecture.margin" in said
+    assert "latency_quiet_ms: raise architecture.margin" in said
 
 
 def test_every_check_of_the_gate_has_a_remedy() -> None:
@@ -404,7 +404,7 @@ def test_results_of_different_runs_are_said_to_be(params: Params) -> None:
 
 def test_results_of_a_search_that_was_kept_are_none_of_another_run(params: Params) -> None:
     """Frozen on the images before: what it read then is not what `prepare` writes now."""
-    found, prepared = paths.LOSS / "loss.json", paths.CLASSES
+    found, prepared = paths.FOUND_LOSS, paths.CLASSES
     now, before = files.md5_of(prepared.read_bytes()), "0" * 32
     stages = {
         "prepare": locked({}, {prepared: now}),
@@ -440,7 +440,7 @@ def notes_of_lineage(params: Params) -> list[str]:
 
 
 def test_searches_that_do_not_pay_are_said_to(params: Params) -> None:
-    file = paths.EVALUATE / "predictions.csv"
+    file = paths.PREDICTIONS
     before, rows = file.read_bytes(), read_rows(file)
     files.write_csv(file, [row | {"baseline": row["actual"], "searched": "another"} for row in rows])
     said = notes(parts("headline", params))
@@ -454,11 +454,11 @@ def test_searches_that_do_not_pay_are_said_to(params: Params) -> None:
 @pytest.mark.parametrize(
     ("place", "anchor", "kept"),
     [
-        (paths.AUGMENTATION / "distribution.csv", "augmentation", Pictures),
+        (paths.DISTRIBUTION, "augmentation", Pictures),
         (paths.TRAIN / "images.npy", "augmentation", Figure),
-        (paths.LOSS / "loss.json", "loss", Figure),
-        (paths.ARCHITECTURE / "scores.csv", "architecture", Figure),
-        (paths.EVALUATE / "latency.json", "architecture", Figure),
+        (paths.FOUND_LOSS, "loss", Figure),
+        (paths.SCORES, "architecture", Figure),
+        (paths.MEASURED, "architecture", Figure),
         (paths.TEST / "images.npy", "classes", Table),
         (paths.VALIDATION, "data", Table),
     ],
@@ -475,7 +475,7 @@ def test_a_missing_file_is_one_sentence_and_the_rest_is_shown(
 
 @pytest.mark.parametrize("content", [b"", b"trunk,copy\n0,copy_0\n", b"\xff\xfe", b"trunk\n"])
 def test_a_damaged_file_is_one_sentence_and_the_rest_is_shown(params: Params, content: bytes) -> None:
-    file = paths.LOSS / "trunks.csv"
+    file = paths.LOSS_TRUNKS
     before = file.read_bytes()
     file.write_bytes(content)
     some = parts("loss", params)
@@ -506,7 +506,7 @@ def test_without_results_the_command_says_so_and_writes_nothing(
 
 
 def test_lost_copies_a_control_and_a_frozen_search_are_said(params: Params) -> None:
-    file = paths.AUGMENTATION / "trunks.csv"
+    file = paths.AUGMENTATION_TRUNKS
     before, rows = file.read_bytes(), read_rows(file)
     place = next(place for place, row in enumerate(rows) if row["best"] == "False")
     rows[place] |= {"reward": "nan", "fault": "its weights are no longer finite"}
@@ -530,7 +530,7 @@ def test_large_images_many_classes_and_long_searches_stay_within_the_bound(param
     """Noise compresses worst; 1,000 classes, 300 trunks of 128 copies, 3,000 candidates."""
     rng = np.random.default_rng(0)
     noise = rng.integers(0, 256, (augmentation_report.STRIP, 320, 320, 3), dtype=np.uint8)
-    policy = augmentation_report.Policy.from_json(files.read_json(paths.AUGMENTATION / "augmentation.json"))
+    policy = augmentation_report.Policy.from_json(files.read_json(paths.FOUND_AUGMENTATION))
     split = Split(images=noise, labels=np.arange(len(noise)))
     names = tuple(f"class {k}" for k in range(1000))
     strip = list(augmentation_report.augmented(policy, split, names, seed=1))
@@ -553,8 +553,8 @@ def test_large_images_many_classes_and_long_searches_stay_within_the_bound(param
 
 
 def test_of_very_many_networks_some_are_drawn(params: Params) -> None:
-    file = paths.ARCHITECTURE / "scores.csv"
-    before, row = file.read_bytes(), read_rows(paths.ARCHITECTURE / "scores.csv")[0]
+    file = paths.SCORES
+    before, row = file.read_bytes(), read_rows(paths.SCORES)[0]
     many = 2 * architecture_report.DRAWN + 1
     files.write_csv(file, [row | {"architecture": f"a|{k}", "latency_ms": 1 + k / many} for k in range(many)])
     figure = next(part for part in parts("architecture", params) if isinstance(part, Figure))
@@ -577,9 +577,9 @@ def test_examples_are_of_as_many_classes_as_there_are() -> None:
 def test_every_stage_says_in_a_sentence_what_it_decided(workspace: Path, caplog: pytest.LogCaptureFixture) -> None:
     with contextlib.chdir(workspace):
         said = {name: stage_notes.note(name, finished=True) for name in STAGES}
-        found = read_json(paths.ARCHITECTURE / "architecture.json")
-        most = max(read_json(paths.AUGMENTATION / "augmentation.json")["operations"], key=lambda one: one["share"])
-        metrics = read_json(paths.EVALUATE / "metrics.json")
+        found = read_json(paths.FOUND_ARCHITECTURE)
+        most = max(read_json(paths.FOUND_AUGMENTATION)["operations"], key=lambda one: one["share"])
+        metrics = read_json(paths.METRICS)
         loss_after = read_rows(paths.TRAINED / "baseline" / "epochs.csv")[-1]["loss"]
     assert caplog.records == []
     assert all(text.startswith("**") for text in said.values())

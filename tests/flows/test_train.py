@@ -27,10 +27,10 @@ def params(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
     params = replace(params, train=replace(params.train, epochs=1))
     statistics = read_statistics(paths.STATISTICS)
     write_statistics(paths.STATISTICS, replace(statistics, counts={"train": {"a": 60, "b": 30, "c": 6}}))
-    found = files.read_json(paths.ARCHITECTURE / "architecture.json")
-    files.write_json(paths.ARCHITECTURE / "architecture.json", found | {"budgets": [found]})
+    found = files.read_json(paths.FOUND_ARCHITECTURE)
+    files.write_json(paths.FOUND_ARCHITECTURE, found | {"budgets": [found]})
     bounded = decode(np.array([0.1] * 8 + [0.0, 0.7]), counts=np.array([60, 30, 6]))
-    files.write_json(paths.LOSS / "loss.json", bounded.to_json())
+    files.write_json(paths.FOUND_LOSS, bounded.to_json())
     return params
 
 

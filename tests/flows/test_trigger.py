@@ -199,7 +199,7 @@ def test_a_registry_that_cannot_be_used_is_one_sentence_and_exit_code_1(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:////dev/null/mlflow.db")
     monkeypatch.setattr(deploy, "load_params", lambda: params)
     assert deploy.main([]) == 1
-    assert capsys.readouterr().out.startswith("error: the MLflow registry cannot be used (")
+    assert "\nerror: the MLflow registry cannot be used (" in capsys.readouterr().err
 
 
 def test_without_a_last_version_everything_is_new(params: Params) -> None:
