@@ -30,7 +30,7 @@ class Additive:
     covariance: Float[np.ndarray, "p p"]
     level: float
     mean_row: Float[np.ndarray, " p"]
-    """Mean of the newest stage's rows; `level` is its mean too, so that predictions are for that stage's weights."""
+    """Mean row of the newest stage; `level` is that stage's mean target, so that predictions are for its weights."""
 
     def predict(self, architecture: Architecture) -> tuple[float, float]:
         """Return the expected score and its standard error (to first order)."""

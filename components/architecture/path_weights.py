@@ -113,12 +113,12 @@ class LatencyTerm:
 
 
 def enas(space: Space, world: World, settings: ArchitectureSettings, seed: int) -> Iterator[PoolUpdate]:
-    """ENAS (Pham et al.): train the controller by REINFORCE and the weights on what it draws, in turns."""
+    """Search by ENAS (Pham et al.): train the controller by REINFORCE and the weights on what it draws, in turns."""
     return search_with_path_weights(Paths.sample, 0.0, space, world, settings, seed)
 
 
 def proxyless(space: Space, world: World, settings: ArchitectureSettings, seed: int) -> Iterator[PoolUpdate]:
-    """ProxylessNAS (Cai et al.), with REINFORCE for the accuracy and the exact gradient for the latency."""
+    """Search by ProxylessNAS (Cai et al.), with REINFORCE for the accuracy and the exact gradient for the latency."""
     return search_with_path_weights(Paths.sample_any, settings.latency_weight, space, world, settings, seed)
 
 

@@ -94,17 +94,18 @@ class Rule:
 
 
 def random(space: Space, world: World, settings: ArchitectureSettings, seed: int) -> Iterator[PoolUpdate]:
-    """Random search, the control: draw networks uniformly under the limit."""
+    """Search at random, as the control: draw networks uniformly under the limit."""
     return search_uniformly_trained(Rule(), space, world, settings, seed)
 
 
 def evolution(space: Space, world: World, settings: ArchitectureSettings, seed: int) -> Iterator[PoolUpdate]:
-    """Evolution as in SPOS: breed generations from the best networks so far."""
+    """Search by evolution as in SPOS: breed generations from the best networks so far."""
     return search_uniformly_trained(Rule(breed=breed_from_best), space, world, settings, seed)
 
 
 def aging_evolution(space: Space, world: World, settings: ArchitectureSettings, seed: int) -> Iterator[PoolUpdate]:
-    """Aging evolution (Real et al., Algorithm 1): with each child the oldest network dies, however good it is."""
+    """Search by aging evolution (Real et al., Algorithm 1): with each child the oldest network dies, even a good
+    one."""
     return search_uniformly_trained(Rule(breed=breed_from_young, steady=True), space, world, settings, seed)
 
 

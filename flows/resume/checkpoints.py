@@ -31,7 +31,7 @@ Keep = Callable[[Trunk[S]], State]
 
 CONTROLLER = "controller."
 NOT_IN_JSON = {"state", "theta", "gradient_gram"}
-"""Written elsewhere or, the answers, of no use once the controller has read it."""
+"""Fields that are stored elsewhere or, like the gradients, not needed once the controller has read them."""
 
 
 class Search(Protocol[S]):
