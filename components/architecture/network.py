@@ -43,8 +43,7 @@ class Stem(nn.Module):
 
 
 class MBConv(nn.Module):
-    """Inverted bottleneck: expand 1x1, depthwise kxk, optional squeeze-excite, project 1x1; a shortcut if shapes
-    match."""
+    """Inverted bottleneck: 1x1 expansion, kxk depthwise, optional squeeze-excite, 1x1 projection, maybe a shortcut."""
 
     def __init__(self, block: Block, layer: Layer) -> None:
         super().__init__()

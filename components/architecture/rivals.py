@@ -104,8 +104,7 @@ def evolution(space: Space, world: World, settings: ArchitectureSettings, seed: 
 
 
 def aging_evolution(space: Space, world: World, settings: ArchitectureSettings, seed: int) -> Iterator[PoolUpdate]:
-    """Search by aging evolution (Real et al., Algorithm 1): with each child the oldest network dies, even a good
-    one."""
+    """Search by aging evolution (Real et al., Algorithm 1): with each child the oldest network dies, even if good."""
     return search_uniformly_trained(Rule(breed=breed_from_young, steady=True), space, world, settings, seed)
 
 

@@ -260,8 +260,7 @@ class SharedWeights:
         return [scores[a] for a in architectures]
 
     def val_slice(self, stage: int) -> Int64[Tensor, " s"]:
-        """Return the indices of the val images that a stage's networks are scored on; in the last stage, all of
-        them."""
+        """Return the indices of the val images that a stage's networks are scored on, all in the last stage."""
         count = len(self.val_images) if stage >= len(self.layers) else self.settings.score_images
         return torch.from_numpy(
             stream(self.seed, "supernet val slice", stage).permutation(len(self.val_images))[:count]

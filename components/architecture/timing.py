@@ -40,8 +40,7 @@ SETTLE, BURST = 3, 3
 """In its turn a model runs SETTLE times untimed, then BURST times timed, because a model in service stays in the caches
 (ours: without it, small networks measured in turns are a tenth to two thirds too slow)."""
 PAUSE_SECONDS = 0.05
-"""Seconds between rounds of turns: a neighbour on the same core (hyper-thread, other guest) comes and goes in
-seconds."""
+"""Seconds between rounds of turns, since a neighbour on the same core (hyper-thread, other guest) comes and goes."""
 DISTURBED = 1.1
 """Slowness from which a turn counts as disturbed (ours). Preemption does not change CPU time, but a neighbour on the
 core's other hyper-thread does: measured slowness is 1.0 or 1.3 to 1.6, and hardly anything between."""

@@ -37,8 +37,7 @@ LUMA = (19595, 38470, 7471)
 
 
 def to_bytes(values: Tensor) -> UInt8[Tensor, "..."]:
-    """Truncate numbers in 0..255 to uint8; by way of int16, since torch vectorises both steps but not the direct
-    one."""
+    """Truncate numbers in 0..255 to uint8 by way of int16: torch vectorises both steps, but not the direct one."""
     return values.to(torch.int16).to(torch.uint8)
 
 

@@ -243,8 +243,7 @@ def kind_of_text(words: bytes) -> Kind | None:
 
 
 def kind_of_tga(data: bytes) -> Kind | None:
-    """Return the kind of a TGA image, known by a plausible header or a mark at its end, since it has none at its
-    start."""
+    """Return the kind of a TGA image, which has no mark at its start: by a plausible header or the mark at its end."""
     likely = len(data) > 18 and data[1] in (0, 1) and data[2] in TGA_TYPES and data[16] in TGA_BITS
     if (likely and any(data[12:14]) and any(data[14:16])) or data[-18:].startswith(b"TRUEVISION-XFILE"):
         return Kind((), "a TGA image", CONVERT, Rule.UNSUPPORTED)

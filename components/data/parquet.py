@@ -23,8 +23,7 @@ from components.settings.require import require
 BATCH = 256
 """Number of rows in memory at a time."""
 SPLIT_WORD = re.compile(rf"(?<![a-z])(?:{'|'.join(OWN_SPLITS)})(?![a-z])")
-"""The name of a split with no letter beside it: in mnist_test.parquet and train-00000-of-00002.parquet, not in
-latest."""
+"""The name of a split without a letter beside it, as in mnist_test.parquet or train-00000-of-00002.parquet."""
 
 
 def open_parquet(data: Data) -> Source:

@@ -108,8 +108,7 @@ def construct(name: str, maker: type[Any], root: str | None, arguments: Mapping[
 
 
 def class_names(dataset: Any) -> tuple[str, ...] | None:
-    """Return the data set's class names (several names of a class are joined), or None if they tell no classes
-    apart."""
+    """Return the data set's class names (several names of a class joined), or None if they tell no classes apart."""
     stored = getattr(dataset, "classes", getattr(dataset, "categories", None))
     if not isinstance(stored, list | tuple) or not all(isinstance(name, str | tuple) for name in stored):
         return None

@@ -259,8 +259,7 @@ def decode(
 
 
 def class_margins(theta: Float64[np.ndarray, " p"], counts: Int64[np.ndarray, " k"]) -> tuple[float, list[float]]:
-    """Return a, and b log n_c minus its mean (which the softmax cancels); a class without images counts as one
-    image."""
+    """Return a, and b log n_c minus its mean, which the softmax cancels; a class without images counts as one."""
     a, b = theta[0].item(), CLASS_FACTOR * theta[1].item()
     logs = np.log(np.maximum(counts, 1))
     return a, (b * (logs - logs.mean())).tolist()
@@ -304,8 +303,7 @@ def angular(margin: int) -> Curve:
 
 
 def arc(margin: float) -> Curve:
-    """Return t of ArcFace, cos(theta + m). It falls between theta = pi - m and pi, where no member of the family
-    can."""
+    """Return t of ArcFace, cos(theta + m). It falls for theta from pi - m to pi, where no member of the family does."""
     return lambda x: np.cos(np.arccos(np.clip(x, -1, 1)) + margin)
 
 

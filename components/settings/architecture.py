@@ -40,8 +40,7 @@ class Architecture(SearchSpace):
     mutation: float = 0.1
     """`evolution`: probability that a mutant's layer is drawn anew (SPOS: 0.1)."""
     controller_lr: float = 0.3
-    """`enas`, `proxyless`: Adam's step for the path weights (ENAS: 3.5e-4, ProxylessNAS: 1e-3, in many thousands of
-    steps)."""
+    """`enas`, `proxyless`: Adam's step for the path weights (ENAS: 3.5e-4, ProxylessNAS: 1e-3, over many thousands)."""
     latency_weight: float = 1.0
     """`proxyless`: weight of the expected latency, as a share of the limit, in the loss (ours)."""
     pool: int = 5

@@ -19,8 +19,7 @@ class Data:
     val: float
     """Share of each class's images in val, which rewards are measured on."""
     test: float
-    """Share of each class's images in test, which only `evaluate` reads; unused if the source has its own test
-    split."""
+    """Share of each class's images in test, which only `evaluate` reads; unused if the source has its own test."""
     max_pixels: int = 50_000_000
     """Number of pixels above which an image is refused by its header, before it is decoded."""
 

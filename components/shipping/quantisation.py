@@ -27,8 +27,7 @@ from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 from components.settings.export import Export
 
 INTEGER = ("Conv", "Add", "Relu", "Mul")
-"""Operators that ONNX Runtime computes on uint8. A Relu vanishes, because 0 is its output's smallest representable
-value."""
+"""Operators that ONNX Runtime computes on uint8 (a Relu vanishes, because its output's smallest value is 0)."""
 BATCH = 32
 """Number of images that calibration runs at a time."""
 QUANTIZE = "quantize"
