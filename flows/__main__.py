@@ -1,4 +1,4 @@
-"""`python -m flows` lists the commands."""
+"""List the commands: `python -m flows`."""
 
 from flows.commands import listing
 

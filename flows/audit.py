@@ -1,15 +1,15 @@
-"""Is a registered model what its records say? `python -m flows.audit models:/NAME@champion [--reproduce]`.
+"""Check that a registered model matches its records: `python -m flows.audit models:/NAME@champion [--reproduce]`.
 
 From the file in the registry through train, loss, augmentation, architecture and latency to the images, every link is
-an md5 (flows/lineage). What can be reached is read and hashed again: the registry's file, the objects in DVC's cache
-or remote, the dvc.lock and params.yaml that the decision's run keeps, the code in git. `--reproduce` also computes the
-model anew, in a temporary checkout with nothing but the images and the recorded latencies, and compares its md5.
+an md5 (flows/lineage). Everything that can be reached is read and hashed again: the registry's file, the objects in
+DVC's cache or remote, the dvc.lock and params.yaml stored with the decision's run, the code in git. `--reproduce` also
+computes the model again, in a temporary checkout with only the images and the recorded latencies, and compares its md5.
 """
 
 from flows import commands
 
 if __name__ == "__main__":
-    commands.parse("audit")  # before the libraries: help waits for none of them
+    commands.parse("audit")  # before the slow imports, so that --help answers at once
 
 import re
 from collections.abc import Sequence
@@ -27,7 +27,10 @@ from flows.tracking import connection, models, runs
 
 
 def audit(uri: str, *, again: bool = False) -> tuple[Step, list[Finding]]:
-    """The tree and everything that is not as recorded. Raises ValueError if there is no such model, RegistryError."""
+    """Return the tree, and every finding that is not ok; with `again`, also compute the model again.
+
+    Raises ValueError if there is no such model, RegistryError if MLflow fails.
+    """
     with registry():
         name, version = resolve(uri)
         records = Records(name, int(version), versions.Objects())
@@ -40,7 +43,7 @@ def audit(uri: str, *, again: bool = False) -> tuple[Step, list[Finding]]:
 
 
 def resolve(uri: str) -> tuple[str, str]:
-    """`models:/NAME@ALIAS` or `models:/NAME/VERSION` -> (name, version)."""
+    """Turn `models:/NAME@ALIAS` or `models:/NAME/VERSION` into (name, version). Raises ValueError if it is neither."""
     found = re.fullmatch(r"models:/([^@/]+)(?:@([^@/]+)|/(\d+))", uri)
     if found is None:
         raise ValueError(f"{uri} names no model; write models:/NAME@champion or models:/NAME/3")
@@ -52,7 +55,7 @@ def resolve(uri: str) -> tuple[str, str]:
 
 
 def keep(records: Records, tree: Step) -> None:
-    """lineage.html beside the decision."""
+    """Store lineage.html with the decision's run."""
     run = records.tags.get("gate.run")
     if run:
         with connection.tolerated("lineage.html"):
@@ -62,7 +65,7 @@ def keep(records: Records, tree: Step) -> None:
 @ends_in_a_sentence
 def main(arguments: Sequence[str] | None = None) -> int:
     chosen = commands.parse("audit", arguments)
-    signals.heed_signals()  # else SIGTERM leaves the temporary checkout behind
+    signals.heed_signals()  # otherwise SIGTERM leaves the temporary checkout behind
     tree, bad = audit(chosen.model, again=chosen.reproduce)
     print("\n".join(to_text(tree)))
     checks = sum(1 for _ in tree.all_findings())

@@ -1,13 +1,13 @@
-"""What class is an image? `python -m flows.classify IMAGE ...` asks a champion that `mlflow models serve` serves.
+"""Classify images with a champion that `mlflow models serve` serves: `python -m flows.classify IMAGE ...`.
 
-The server takes and gives numbers; an image becomes numbers as `prepare` made them for the training, and the names of
-the classes are in the registered file.
+The server takes and returns numbers. An image becomes numbers as in `prepare`, and the names of the classes come from
+the registered file.
 """
 
 from flows import commands
 
 if __name__ == "__main__":
-    commands.parse("classify")  # before the libraries: help waits for none of them
+    commands.parse("classify")  # before the slow imports, so that --help answers at once
 
 import json
 import urllib.error
@@ -27,15 +27,15 @@ from flows.runtime.exits import Failure, ends_in_a_sentence
 from flows.tracking import models
 
 SECONDS = 30.0
-"""How long an answer may take."""
+"""Seconds to wait for an answer."""
 
 
 class NoAnswer(Failure):
-    """The server is not there, or does not answer with probabilities."""
+    """The server cannot be reached, or does not answer with probabilities."""
 
 
 def ask(url: str, images: UInt8[np.ndarray, "n h w c"]) -> Float[np.ndarray, "n k"]:
-    """Probabilities, from MLflow's scoring server."""
+    """Return the probabilities from MLflow's scoring server. Raises NoAnswer if it gives none."""
     body = json.dumps({"inputs": {"images": images.tolist()}}).encode()
     request = urllib.request.Request(f"{url}/invocations", body, {"Content-Type": "application/json"})
     try:
@@ -47,7 +47,7 @@ def ask(url: str, images: UInt8[np.ndarray, "n h w c"]) -> Float[np.ndarray, "n 
 
 
 def read_images(files: Iterable[Path], size: int, channels: int) -> UInt8[np.ndarray, "n h w c"]:
-    """Image files as the network takes them."""
+    """Read image files in the form that the network takes. Raises ValueError if one is no image."""
     arrays = []
     for file in files:
         try:
@@ -58,7 +58,7 @@ def read_images(files: Iterable[Path], size: int, channels: int) -> UInt8[np.nda
 
 
 def classify(url: str, files: Sequence[Path], model: bytes) -> list[tuple[str, float]]:
-    """Class name and its probability, one an image; `model`: the registered file that is served."""
+    """Return the class name and its probability for each image; `model` is the registered file that is served."""
     noted = read_metadata(model)
     names = json.loads(noted["classes"])
     probabilities = ask(url, read_images(files, int(noted["size"]), int(noted["channels"])))

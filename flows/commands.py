@@ -1,7 +1,7 @@
-"""The command line: what every `python -m flows.<verb>` takes, and what it says of itself with --help.
+"""Define the command line: the arguments of every `python -m flows.<verb>`, and its text for --help.
 
-No library is imported here, and a verb asks for its arguments before it imports its own: help and a refused argument
-wait for neither torch nor MLflow nor Prefect.
+No library is imported here, and a verb parses its arguments before it imports its own libraries, so that --help and a
+refused argument do not wait for torch, MLflow or Prefect.
 """
 
 import argparse
@@ -17,29 +17,29 @@ from flows.checkout.roster import ROSTER
 from flows.runtime import environment
 
 MODEL_SERVED_AT = "http://127.0.0.1:5001"
-"""Where docs/production.md serves the champion."""
+"""Address at which docs/production.md serves the champion."""
 WIDTH = 78
-"""Columns of a description."""
+"""Width of a description, in columns."""
 INTERRUPTED = "\n  130  interrupted by Ctrl-C"
 
 Parser = argparse.ArgumentParser
 
 
 def nothing(parser: Parser) -> None:
-    """A verb without arguments."""
+    """Add no arguments."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Command:
-    """One verb, or one word below a verb."""
+    """A verb, or a word below a verb."""
 
     does: str
-    """The first sentence is what a list of the commands shows."""
+    """Description; a list of the commands shows its first sentence."""
     example: str
     codes: dict[int, str]
-    """Exit code -> when. An exit code 1 with a traceback is a bug of ours, in every verb."""
+    """Exit code -> when it is returned. Exit code 1 with a traceback is a bug of ours, in every verb."""
     settings: str = ""
-    """What in params.yaml it obeys."""
+    """The settings in params.yaml that it depends on."""
     arguments: Callable[[Parser], None] = nothing
 
     def epilog(self) -> str:
@@ -208,21 +208,21 @@ COMMANDS: Mapping[str, Command] = {
         settings="data, retrain.min_new_images, retrain.shift_alpha, publish.model, seed, threads",
     ),
 }
-"""`<verb>` or `<verb> <word>` -> what it is, in the order in which a person meets them."""
+"""`<verb>` or `<verb> <word>` -> its command, in the order in which a person needs them."""
 
 
 # ---------------------------------------------------------------- parsing
 
 
 class OneSentence(Parser):
-    """A refused argument is one sentence and exit code 2, as every other mistake is."""
+    """A parser that refuses an argument with one sentence and exit code 2, like every other mistake."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"error: {message}; see `{self.prog} --help`\n")
 
 
 def parser_of(verb: str) -> Parser:
-    """Of `python -m flows.<verb>`, with the words below it."""
+    """Return the parser of `python -m flows.<verb>`, with the words below it."""
     parser = OneSentence(prog=f"python -m flows.{verb}", **described(COMMANDS[verb]))
     COMMANDS[verb].arguments(parser)
     below = {name.split()[1]: command for name, command in COMMANDS.items() if name.startswith(f"{verb} ")}
@@ -243,8 +243,9 @@ def described(command: Command) -> dict[str, Any]:
 
 
 def parse(verb: str, arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """The arguments, of this process if none are given; ends the process for --help and for what it refuses, which is
-    also a Python without the libraries that the verb is about to import."""
+    """Parse the arguments (default: this process's).
+
+    Ends the process for --help, for a refused argument, and in a Python that lacks the line's libraries."""
     chosen = parser_of(verb).parse_args(arguments)
     environment.require_environment()
     environment.spare_loopback()
@@ -252,7 +253,7 @@ def parse(verb: str, arguments: Sequence[str] | None = None) -> argparse.Namespa
 
 
 def run(main: Callable[[], int]) -> NoReturn:
-    """A verb to its end: its exit code; 130 with one sentence where Ctrl-C came."""
+    """Run a verb and exit with its code, or with 130 and one sentence after Ctrl-C."""
     try:
         code = main()
     except KeyboardInterrupt:
@@ -262,7 +263,7 @@ def run(main: Callable[[], int]) -> NoReturn:
 
 
 def listing() -> str:
-    """Every command with its first sentence."""
+    """List every command with the first sentence of its description."""
     width = max(map(len, COMMANDS))
     lines = [f"  {name:<{width}}  {command.summary()}" for name, command in COMMANDS.items()]
     return "\n".join(("python -m flows.<verb>, each with --help:", *lines))

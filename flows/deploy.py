@@ -1,14 +1,13 @@
-"""The deployments of prefect.yaml: retrain on a schedule, and retrain when the source has changed enough.
+"""Define the deployments of prefect.yaml: retrain on a schedule, and retrain when the source has changed enough.
 
-Each works in the workspace (flows/schedule/workspace.py), where it runs `python -m flows.retrain` of committed code;
-Prefect knows that run as a flow run of its own, which tells of its own end. The reason is in this flow's end state and
-a tag of the MLflow run.
+Each runs `python -m flows.retrain` of committed code in the workspace (flows/schedule/workspace.py). For Prefect that
+is a separate flow run, which reports its own end. The reason is in this flow's end state and a tag of the MLflow run.
 """
 
 from flows import commands
 
 if __name__ == "__main__":
-    commands.parse("deploy")  # before the libraries: help waits for none of them
+    commands.parse("deploy")  # before the slow imports, so that --help answers at once
 
 import signal
 import subprocess
@@ -34,7 +33,7 @@ from flows.schedule.workspace import Served
 from flows.tracking import connection, models
 
 FLOW_ENDS = (signal.SIGTERM, signal.SIGKILL)
-"""How a flow that runs below this one is ended; it ends its stage as gently as there is time."""
+"""Signals that end the flow started by this one; the flow then ends its stage as gently as time allows."""
 CODES = commands.COMMANDS["retrain"].codes | {130: "interrupted", 143: "interrupted"}
 
 
@@ -42,7 +41,7 @@ CODES = commands.COMMANDS["retrain"].codes | {130: "interrupted", 143: "interrup
     name="retrain on schedule", persist_result=False, on_failure=[notify], on_crashed=[notify], on_cancellation=[notify]
 )
 def scheduled(revision: str = "HEAD", place: str | None = None) -> State:
-    """Retrain now. `revision`: what is checked out; `place`: the workspace, beside this checkout if not given."""
+    """Retrain now, at the git `revision`, in the workspace `place` (default: a folder beside this checkout)."""
     return attempt(revision, place, poll=False)
 
 
@@ -55,7 +54,7 @@ def watching(revision: str = "HEAD", place: str | None = None) -> State:
 
 
 def attempt(revision: str, place: str | None, *, poll: bool) -> State:
-    """The whole of both; every expected mistake is a Failed state with its sentence."""
+    """Do the work of both flows; every expected mistake becomes a Failed state with its sentence."""
     stamp()
     checkout = Path.cwd()
     folder = Path(place).absolute() if place else workspace.beside(checkout)
@@ -72,9 +71,10 @@ def attempt(revision: str, place: str | None, *, poll: bool) -> State:
 
 
 def stamp() -> None:
-    """Tell Prefect which process runs this flow, and end the runs whose processes were killed, as a later one will end
-    this if it is. Costs a warning where Prefect does not take it."""
-    if flow_run.id is None:  # a plain call
+    """Record in Prefect which process runs this flow, and mark the runs whose processes were killed as crashed.
+
+    If Prefect fails, there is only a warning."""
+    if flow_run.id is None:  # called as a plain function, not as a flow
         return
     with artifacts.tolerated("which process runs this flow"):
         with get_client(sync_client=True) as client:
@@ -83,7 +83,7 @@ def stamp() -> None:
 
 
 def ask(checkout: Path, folder: Path) -> Decision:
-    """The workspace's own code looks at the source. Raises ValueError with its sentence."""
+    """Let the workspace's own code decide about the source. Raises ValueError with its sentence if it fails."""
     done = subprocess.run(
         workspace.python("-m", "flows.deploy"),
         cwd=folder, env=workspace.environment(checkout), capture_output=True, text=True, check=False,
@@ -97,7 +97,7 @@ def ask(checkout: Path, folder: Path) -> Decision:
 
 
 def retrain_in(checkout: Path, folder: Path, reason: str) -> State:
-    """Run the flow there; what was promoted is committed and tagged."""
+    """Run the retrain in the workspace; commit and tag there what was promoted."""
     params = load_params(folder / paths.PARAMS)
     before = champion(params.publish.model)
     workspace.begin_from_last(folder, params, before)
@@ -114,8 +114,9 @@ def retrain_in(checkout: Path, folder: Path, reason: str) -> State:
 
 
 def recorded(folder: Path, model: str, before: Served | None, reason: str) -> State:
-    """After a good end the workspace holds the champion: commit and tag it, also where a run before was killed between
-    its promotion and this."""
+    """Commit and tag the champion, which is in the workspace after a successful retrain.
+
+    If an earlier run was killed after its promotion and before this, this run adds the missing tag."""
     after = champion(model)
     if after is None or after.md5 != files.md5_of((folder / paths.MODEL).read_bytes()):
         return Completed(message=f"another version was put into service meanwhile (because: {reason})")
@@ -127,7 +128,7 @@ def recorded(folder: Path, model: str, before: Served | None, reason: str) -> St
 
 
 def champion(model: str) -> Served | None:
-    """The version in service. Raises ValueError where the registry cannot be asked."""
+    """Return the version in service, or None. Raises ValueError if the registry cannot be reached."""
     try:
         number = models.alias_version(model, CHAMPION)
         return Served(number=number, md5=models.version_tags(model, number).get("md5")) if number else None
@@ -137,11 +138,14 @@ def champion(model: str) -> Served | None:
 
 @ends_in_a_sentence
 def main(arguments: Sequence[str] | None = None) -> int:
-    """In the workspace: print the decision's reason; 0 train, 3 do not, 2 the source cannot be used, 1 the registry."""
+    """Decide in the workspace and print the reason.
+
+    Exit codes: 0 to train, 3 not to, 2 if the source cannot be used, 1 if the registry cannot.
+    """
     commands.parse("deploy", arguments)
     from flows.schedule.trigger import decide
 
-    signals.heed_signals()  # else SIGTERM leaves the images behind that were read
+    signals.heed_signals()  # otherwise SIGTERM leaves the images behind that were read
     decision = decide(load_params())
     print(decision.reason)
     return 0 if decision.train else 3

@@ -1,14 +1,14 @@
-"""Ingest: source -> validated `data/raw`, and each image's split in `data/split.csv` -> a DVC data version.
+"""Ingest the source: validate it into `data/raw`, assign splits in `data/split.csv`, and make a DVC data version.
 
-The new folder is written beside the old one and takes its place whole; whatever stops an ingest before that leaves
-the old images as they were, and the record fits both, since it keeps the images that have left. An unchanged source
-gives the same bytes, hence no new data version.
+The new folder is written beside the old one and then replaces it at once; an ingest that is interrupted before that
+leaves the old images as they were. The record of the splits fits both, because it keeps images that have left. An
+unchanged source gives the same bytes, and so no new data version.
 """
 
 from flows import commands
 
 if __name__ == "__main__":
-    commands.parse("ingest")  # before the libraries: help waits for none of them
+    commands.parse("ingest")  # before the slow imports, so that --help answers at once
 
 import contextlib
 import shutil
@@ -50,7 +50,7 @@ ANEW = (
 
 @dataclass(frozen=True, kw_only=True)
 class IngestReport:
-    """How many images there are now and how many were turned away; data/raw/validation.json names each."""
+    """The numbers of images kept and turned away; data/raw/validation.json names each image."""
 
     classes: int
     images: int
@@ -61,12 +61,12 @@ class IngestReport:
     """(from, to) -> images that changed their split."""
 
     notes: tuple[str, ...] = ()
-    """What else was decided about the source."""
+    """Sentences about what else was decided about the source."""
     gone: tuple[str, ...] = ()
-    """Classes of the data version before that this one does not have."""
+    """Classes of the previous data version that this one does not have."""
 
     def sentence(self) -> str:
-        """What there is now, and a line for whatever a person might not expect."""
+        """Return a line with the numbers, and a line for everything that a person might not expect."""
         lines = [
             f"{self.images} images of {self.classes} classes in {paths.RAW}; {self.refused} refused, "
             f"{self.quarantined} quarantined, {self.duplicates} duplicates (each named in {paths.VALIDATION})",
@@ -79,12 +79,12 @@ class IngestReport:
 
 
 def ingest(params: Params, progress: Progress = unwatched, anew: Collection[str] = ()) -> IngestReport:
-    """Read the source anew and make it the current data version; pushed, when a DVC remote is configured.
+    """Read the source, make it the current data version, and push that if a DVC remote is configured.
 
-    `anew`: classes whose images are split as if none was recorded.
+    The images of the classes in `anew` are split as if no split were recorded for them.
 
-    Raises ValueError, with nothing changed, when the source cannot be used or another ingest is at it; VersionsError
-    when DVC cannot take or push what is in place then.
+    Raises ValueError, with nothing changed, if the source cannot be used or another ingest runs here; VersionsError if
+    DVC cannot add or push the new data, which are in place by then.
     """
     with held(LOCK, ValueError("another ingest is running in this folder; wait for it, or stop it there")):
         require_data_ready(params)
@@ -111,7 +111,7 @@ def ingest(params: Params, progress: Progress = unwatched, anew: Collection[str]
 
 
 def known_classes() -> tuple[str, ...]:
-    """Of the data version that lies here; none before the first, or where its report cannot be read."""
+    """Return the classes of the current data version; none before the first, or if its report cannot be read."""
     try:
         return tuple(files.read_json(paths.VALIDATION)["classes"])
     except (OSError, ValueError, KeyError, TypeError):
@@ -119,10 +119,10 @@ def known_classes() -> tuple[str, ...]:
 
 
 def recorded() -> Assignment | None:
-    """The split of every image so far: in the record that lies here, and in the version that DVC's file names.
+    """Return the recorded split of every image so far, from the record on disk and from the one in DVC's file.
 
-    The two differ where git brought another version of that file, by a merge for one. Raises ValueError where a record
-    cannot be read, VersionsError where one is missing: images would move.
+    The two differ if git brought another version of DVC's file, for example by a merge. Raises ValueError if a record
+    cannot be read, and VersionsError if it is missing, because images would then change their split.
     """
     here = read_assignment(paths.SPLIT) if paths.SPLIT.exists() else None
     if not paths.SPLIT_DVC.exists():
@@ -139,7 +139,7 @@ def recorded() -> Assignment | None:
 
 
 def push() -> None:
-    """Send the new data version to the remote. Raises VersionsError."""
+    """Send the new data version to the remote. Raises VersionsError if that fails."""
     pointers = paths.DATA.values()
     try:
         versions.push_data(*pointers)
@@ -153,7 +153,7 @@ def push() -> None:
 def split(
     report: Report, params: Params, before: Assignment | None = None, anew: Collection[str] = ()
 ) -> AssignmentResult:
-    """The split of every image. Raises ValueError if no model could be trained on them: better now than in an hour."""
+    """Assign a split to every image. Raises ValueError now, not in an hour, if no model could be trained on them."""
     if unknown := set(anew) - set(report.classes):
         raise ValueError(f"there is no class {min(unknown)!r} to split anew; use one of {', '.join(report.classes)}")
     images = [LabelledImage(entry.content, entry.label, entry.split) for entry in report.kept]
@@ -169,9 +169,9 @@ def split(
 
 @contextlib.contextmanager
 def replacing_raw() -> Iterator[Path]:
-    """An empty folder beside data/raw that takes its place when the block ends well, and vanishes when it does not.
+    """Yield an empty folder that replaces data/raw if the block succeeds, and is deleted if it raises.
 
-    A kill leaves at most `paths.INTERRUPTED` beside it, which the next call clears away. One process at a time.
+    A kill leaves at most the folders `paths.INTERRUPTED`, which the next call removes. Only one process may call this.
     """
     folder = paths.RAW
     new, old = paths.INTERRUPTED
@@ -186,7 +186,7 @@ def replacing_raw() -> Iterator[Path]:
 
 
 def swap(new: Path, folder: Path, old: Path) -> None:
-    """Put `new` in the place of `folder`: two renames, between which a kill leaves the data whole in `old`."""
+    """Replace `folder` by `new` with two renames; a kill between them leaves the data whole in `old`."""
     if folder.exists():
         folder.rename(old)
     try:
@@ -198,7 +198,7 @@ def swap(new: Path, folder: Path, old: Path) -> None:
 
 
 def recover(folder: Path, old: Path) -> None:
-    """Undo or finish a swap that was cut off."""
+    """Undo or complete a swap that was interrupted."""
     if old.exists() and not folder.exists():
         old.rename(folder)
     shutil.rmtree(old, ignore_errors=True)

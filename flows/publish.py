@@ -1,17 +1,16 @@
-"""The gate before the registry, publishing, and the way back: `python -m flows.publish [rollback]`.
+"""Judge, publish and roll back a model: `python -m flows.publish [rollback]`.
 
-The gate (flows/release/gate.py decides) measures the very file that would ship, here and now: its answers beside the
-champion's on the same test images, both computed from the registered or trained file, its latency on this machine (a
-recorded one may come from another machine, or from before a slower library), and reads what `evaluate` found for the
-parity with torch (of the float file, from which a quantised one is made: that one must be as accurate as the float
-file, up to the margin). Whatever it says, the model is registered once (by the md5 of its bytes) and becomes
-`challenger`; only a passed gate moves `champion`, after the registry has given back the same model through its alias.
+The gate (decided in flows/release/gate.py) measures the exact file that would ship: its answers against the champion's
+on the same test images, and its latency on this machine, since a recorded one may come from another machine or from
+before a slower library. The parity with torch is what `evaluate` found for the float file; a quantised file must be as
+accurate as its float file, up to the margin. In any case the model is registered once (by its md5) and becomes
+`challenger`; `champion` moves only if the gate passes and the registry has returned the same model through the alias.
 """
 
 from flows import commands
 
 if __name__ == "__main__":
-    commands.parse("publish")  # before the libraries: help waits for none of them
+    commands.parse("publish")  # before the slow imports, so that --help answers at once
 
 import getpass
 import json
@@ -37,19 +36,19 @@ from flows.runtime.exits import ends_in_a_sentence, refuse
 from flows.tracking import connection, models, runs
 
 ARCHIVED = (paths.PARAMS, versions.PIPELINE, versions.LOCK, *paths.DATA.values())
-"""What the run of a decision keeps, so that an auditor finds it when the checkout has moved on."""
+"""Files that are stored with the decision's run, so that an audit finds them after the checkout has changed."""
 
 PREFECT = "prefect.flow_run_url"
-"""Tag of a retrain's run: its page in Prefect, where that has a server that stays."""
+"""Tag of a retrain's run with its page in Prefect, if Prefect's server outlives the run."""
 
 LOG = logging.getLogger(__name__)
 
 
 def publish(params: Params, parent_run: str | None, report: GateReport) -> Published:
-    """Register the judged model once, as challenger; as champion if the gate let it through.
+    """Register the judged model once, as challenger, and as champion if it passed the gate.
 
-    `parent_run`: the MLflow run that the decision is kept with; None: a run of its own. Raises ValueError if the
-    file is not the one that was judged, RegistryError.
+    The decision is kept with the MLflow run `parent_run`, or with a new run if that is None. Raises ValueError if the
+    file is not the one that was judged, RegistryError if MLflow fails.
     """
     published = register(params, parent_run, report)
     try:
@@ -64,11 +63,11 @@ def publish(params: Params, parent_run: str | None, report: GateReport) -> Publi
 
 
 def register(params: Params, parent_run: str | None, report: GateReport) -> Published:
-    """What MLflow and the registry have to do with it."""
+    """Register the model in MLflow, and move the aliases."""
     model, name = judge.read_result(MODEL), params.publish.model
     if files.md5_of(model) != report.md5:
         raise ValueError(f"{MODEL} changed after the gate judged it; run the gate again")
-    if paths.PARAMS.exists() and load_params() != params:  # it is kept as what the model was made with
+    if paths.PARAMS.exists() and load_params() != params:  # the file is archived as the model's settings
         raise ValueError(f"{paths.PARAMS} changed while the line ran; run it again")
     proposed = candidate.candidate(model, params)
     with registry.registry(), registry.alone(), own_run(parent_run, params) as run:
@@ -91,13 +90,13 @@ def register(params: Params, parent_run: str | None, report: GateReport) -> Publ
 
 
 def record(run: str, name: str, number: str, report: GateReport) -> None:
-    """The decision on the run that it was made in."""
+    """Record the decision on its run."""
     runs.log_json(run, report.to_json(), "gate.json")
     runs.tag_run(run, {"model": name, "model.version": number, "gate": findings.verdict(report)})
 
 
 def describe(params: Params, published: Published) -> None:
-    """Numbers and words for whoever looks: on the decision's run, the model version and the registered model."""
+    """Add metrics and texts for readers to the decision's run, the model version and the registered model."""
     found = found_by(params, published)
     runs.log_metrics(published.run, findings.charted(found))
     runs.describe(published.run, run_note(found, published.run))
@@ -111,7 +110,10 @@ def found_by(params: Params, published: Published) -> Findings:
 
 
 def run_note(found: Findings, run: str, linked: Callable[[str], str] = str) -> str:
-    """Of the decision's run. `linked`: from a page of MLflow's UI to its address; inside the UI that is the same."""
+    """Return the text on the decision's run.
+
+    `linked` turns a page of MLflow's UI into its address; inside the UI the page itself is the address.
+    """
     links = {
         "Report": linked(runs.run_page(run, paths.REPORT.name)),
         f"{found.name} version {found.version}": linked(models.version_page(found.name, found.version)),
@@ -123,14 +125,14 @@ def run_note(found: Findings, run: str, linked: Callable[[str], str] = str) -> s
 
 
 def version_note(found: Findings, run: str) -> str:
-    """Of the model version: back to the run that judged it."""
+    """Return the text on the model version, with a link to the run that judged it."""
     links = {"The run that judged it": runs.run_page(run), "Report": runs.run_page(run, paths.REPORT.name)}
     return findings.version_note(found, links)
 
 
 @contextmanager
 def own_run(parent_run: str | None, params: Params) -> Iterator[str]:
-    """The given run, or a new one for as long as the block lasts."""
+    """Yield the given run, or a new one for the length of the block. Raises RegistryError if MLflow creates none."""
     if parent_run is not None:
         yield parent_run
         return
@@ -142,13 +144,13 @@ def own_run(parent_run: str | None, params: Params) -> Iterator[str]:
 
 
 def origin(run: str) -> dict[str, str]:
-    """Where an auditor begins: the code, the run of the decision, and the sha256 of each file archived there."""
+    """Return the tags where an audit begins: the code, the decision's run, and the sha256 of each file stored there."""
     archived = {f"archived.{file.as_posix()}": files.digest(file) for file in ARCHIVED if file.exists()}
     return commits.code_tags() | {"gate.run": run} | archived
 
 
 def keep_report(params: Params, run: str) -> None:
-    """Write results/report.html, and keep it with the decision's run; what is published stays so if that fails."""
+    """Write results/report.html and store it with the decision's run; the model stays published if that fails."""
     try:
         made = page.make(params)
         runs.archive(run, [page.write(params, made)])
@@ -158,7 +160,7 @@ def keep_report(params: Params, run: str) -> None:
 
 
 def keep_charts(made: page.Made, run: str) -> None:
-    """Every chart of the report with the run of the stage that it is about, else with the decision's."""
+    """Store every chart of the report with the run of its stage, or with the decision's if it has none."""
     for chart in charts.charts(made):
         with connection.tolerated(chart.name):
             lock = pipeline.locked_stage(chart.stage) if chart.stage else None
@@ -168,7 +170,7 @@ def keep_charts(made: page.Made, run: str) -> None:
 
 
 def summary(params: Params, published: Published) -> str:
-    """What a person wants to know at the end of a run, and where to look further."""
+    """Return the summary that is printed at the end of a run, with where to look further."""
     metrics, latency = json.loads(judge.read_result(METRICS)), read_json(paths.MEASURED)
     searched, baseline, measured = metrics[SEARCHED], metrics[BASELINE], latency[SEARCHED]
     name, report = params.publish.model, published.report
@@ -188,14 +190,14 @@ def summary(params: Params, published: Published) -> str:
 
 
 def look(run: str) -> str:
-    """The run's address, the server's if MLflow cannot be asked any more."""
+    """Return the run's address, or the server's if MLflow no longer answers."""
     with suppress(*connection.ERRORS):
         return runs.address_of(runs.run_page(run))
     return runs.address_of("")
 
 
 def quantisation_lines(searched: dict[str, Any], measured: dict[str, Any]) -> list[str]:
-    """What a quantised file gained and lost; nothing for a float one."""
+    """Return a line with the gains and losses of a quantised file; none for a float file."""
     if "agreement" not in searched:
         return []
     return [
@@ -235,7 +237,7 @@ def go_back(params: Params, who: str, why: str) -> int:
 
 
 def renew_report(params: Params) -> None:
-    """A report that lies here says which version is in service."""
+    """Write the report again if there is one, because it names the version in service."""
     if paths.REPORT.exists():
         try:
             page.write(params, page.make(params))
@@ -244,7 +246,7 @@ def renew_report(params: Params) -> None:
 
 
 def person() -> str:
-    """Who sits here. Raises ValueError where nobody has a name, as in some containers."""
+    """Return the user's name. Raises ValueError if there is none, as in some containers."""
     try:
         return commits.git("config", "user.name") or getpass.getuser()
     except (KeyError, OSError):

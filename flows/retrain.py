@@ -1,13 +1,13 @@
-"""The Prefect flow: ingest -> every stage of dvc.yaml, in DVC's order -> gate -> publish -> report.
+"""Run the whole line as a Prefect flow: ingest, every stage of dvc.yaml in DVC's order, gate, publish, report.
 
-Prefect decides when and how a stage runs, DVC whether it does: a task is one `dvc repro -s <stage>` in a process
-group of its own, and takes names and ids only.
+Prefect decides when and how a stage runs, DVC whether it runs: a task is one `dvc repro -s <stage>` in its own process
+group, and takes only names and ids.
 """
 
 from flows import commands
 
 if __name__ == "__main__":
-    commands.parse("retrain")  # before the libraries: help waits for none of them
+    commands.parse("retrain")  # before the slow imports, so that --help answers at once
 
 import os
 import tempfile
@@ -53,21 +53,21 @@ R = TypeVar("R")
 LOCK = Path(".dvc/tmp/retrain.lock")
 INGEST = "ingest"
 AFTER = GATE, PUBLISH, REPORT = "gate", "publish", "report"
-"""Steps of the line beside those of dvc.yaml."""
+"""Steps of the line after the stages of dvc.yaml."""
 REASON = "ASSEMBLY_LINE_REASON"
-"""Environment variable: why this retrain was started, where it was not a person."""
+"""Environment variable with the reason why this retrain was started, if no person started it."""
 UNREACHABLE = {
     "Failed to reach API": "start that server, or unset PREFECT_API_URL: a run then has a server of its own",
     "Timed out while attempting to connect": "try again when this machine is less busy, or give it more time: "
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS=300",
 }
-"""How Prefect begins to say that its server does not answer -> what to do."""
+"""Beginning of Prefect's message when its server does not answer -> what to do."""
 STAMP = "line."
-"""Begins a Prefect tag that says which process runs a flow."""
+"""Prefix of the Prefect tags that say which process runs a flow."""
 
 
 class StageFailed(Failure):
-    """A stage ended with an error; it said why."""
+    """A stage ended with an error; its sentence says why."""
 
     def __init__(self, code: int, sentence: str) -> None:
         super().__init__(sentence)
@@ -82,11 +82,11 @@ class Busy(Failure):
 
 BUSY = "another retrain is running in this folder; wait for it, or stop it with Ctrl-C there"
 EXPECTED = (ValueError, OSError, StageFailed, RegistryError)
-"""What may go wrong without a bug in the line."""
+"""Exceptions that may occur without a bug in the line."""
 
 
 def stated(step: Callable[P, R]) -> Callable[P, R]:
-    """An expected failure becomes a Failed state with its sentence; Prefect logs a traceback of whatever is raised."""
+    """Make an expected failure a Failed state with its sentence: Prefect would log a traceback of an exception."""
 
     @wraps(step)
     def run(*arguments: P.args, **named: P.kwargs) -> R:
@@ -99,7 +99,7 @@ def stated(step: Callable[P, R]) -> Callable[P, R]:
 
 
 def outcome(state: State) -> Any:
-    """What the task returned; raises what made it fail."""
+    """Return the task's result, or raise the exception that made it fail."""
     result = state.result(raise_on_failure=False)
     if isinstance(result, BaseException):
         raise result
@@ -109,7 +109,7 @@ def outcome(state: State) -> Any:
 @task(name="ingest", task_run_name="ingest", cache_policy=NO_CACHE, persist_result=False)
 @stated
 def ingest_data(params: Params, channel: Path) -> str:
-    """Source -> validated data/raw -> a DVC data version; returns its digest."""
+    """Ingest the source into a DVC data version and return its digest."""
     with progress.told(progress.Channel(channel)) as tracker:
         report = ingest.ingest(params, tracker.progress)
         tracker.metrics({"ingest/images": report.images})
@@ -120,7 +120,7 @@ def ingest_data(params: Params, channel: Path) -> str:
 @task(name="stage", task_run_name="{name}", cache_policy=NO_CACHE, persist_result=False)
 @stated
 def reproduce(name: str, parent_run: str | None, channel: Path) -> None:
-    """`dvc repro -s <stage>`; the stage logs to an MLflow run nested in the parent, and shows in the channel."""
+    """Run `dvc repro -s <stage>`; its MLflow run nests in the parent, and its progress goes to the channel."""
     if pipeline.unchanged(name):
         print(f"Stage '{name}' didn't change, skipping")  # as DVC would
         return
@@ -138,14 +138,14 @@ def reproduce(name: str, parent_run: str | None, channel: Path) -> None:
                 code = processes.run_group(command, environment, stdout=output)
         finally:
             if code != 0:
-                stage_run.settle()  # of what could not say that it was killed
+                stage_run.settle()  # ends the run of a stage that was killed and could not end it
         if code != 0:
             pipeline.restore(name)
             raise failure_of(name, report)
 
 
 def failure_of(name: str, report: Path) -> StageFailed:
-    """What the stage left in its report; a stage that was killed left none."""
+    """Return the failure that the stage wrote to its report, or a general one if it was killed and wrote none."""
     if not report.exists():
         return StageFailed(1, f"stage {name} failed; what it printed is above")
     said = files.read_json(report)
@@ -155,14 +155,14 @@ def failure_of(name: str, report: Path) -> StageFailed:
 @task(name="gate", task_run_name="gate", cache_policy=NO_CACHE, persist_result=False)
 @stated
 def decide(params: Params) -> GateReport:
-    """Every check with its value and threshold."""
+    """Judge the model: every check with its value and threshold."""
     return judge.judge(params)
 
 
 @task(name="publish", task_run_name="publish", cache_policy=NO_CACHE, persist_result=False)
 @stated
 def ship(params: Params, parent_run: str | None, report: GateReport) -> decision.Published:
-    """Register the model and, if the gate let it through, move the champion alias."""
+    """Register the model and, if it passed the gate, move the champion alias."""
     published = publish.publish(params, parent_run, report)
     with tolerated("the gate's checks"):
         create_markdown_artifact(
@@ -176,7 +176,7 @@ def ship(params: Params, parent_run: str | None, report: GateReport) -> decision
 @task(name="report", task_run_name="report", cache_policy=NO_CACHE, persist_result=False)
 @stated
 def tell(params: Params, published: decision.Published) -> None:
-    """Write the report, keep it with the run, and link it."""
+    """Write the report, store it with the run, and link it in Prefect."""
     publish.keep_report(params, published.run)
     with connection.tolerated("what Prefect shows of it"), tolerated("headline and report"):
         found = publish.found_by(params, published)
@@ -194,7 +194,7 @@ def tell(params: Params, published: decision.Published) -> None:
 
 
 def link_run(run: str | None) -> None:
-    """From Prefect's page of this flow to MLflow's of its run, while it goes on."""
+    """Add a link to the MLflow run to Prefect's page of this flow while it runs."""
     if run is None:
         return
     with connection.tolerated("where the run's page is"), tolerated("the link to the run"):
@@ -208,7 +208,7 @@ def link_run(run: str | None) -> None:
 
 
 def run_name() -> str:
-    """`<model> <local time>`, so that a list of runs says what and when."""
+    """Return `<model> <local time>`, so that a list of runs shows both."""
     return f"{flow_run.parameters['params'].publish.model} {datetime.now().astimezone():%Y-%m-%d %H:%M:%S}"
 
 
@@ -224,7 +224,7 @@ def run_name() -> str:
 )
 @stated
 def retrain(params: Params) -> decision.Published:
-    """Images in, a registered model out; every finished stage is kept, so an interrupted run goes on where it was."""
+    """Make a registered model from the images; finished stages are kept, so an interrupted run resumes after them."""
     end_stale_flows()
     with TagsContext(current_tags={params.publish.model}), runs.parent_run("retrain", lineage()) as parent:
         link_run(parent)
@@ -235,7 +235,7 @@ def retrain(params: Params) -> decision.Published:
 
 
 def every_step(params: Params, parent: str | None, stages: Sequence[str], board: Board) -> decision.Published:
-    """One after the other, each on the board."""
+    """Run all steps one after the other, and show each on the board."""
     with board.step(INGEST) as channel:
         digest = outcome(ingest_data(params, channel, return_state=True))
     runs.log_data(parent, params, digest)
@@ -256,7 +256,7 @@ def every_step(params: Params, parent: str | None, stages: Sequence[str], board:
 
 
 def end_stale_flows() -> None:
-    """Prefect believes a run for ever whose process was killed: say what became of it."""
+    """Mark runs whose process was killed as crashed, which Prefect itself would show as running forever."""
     with get_client(sync_client=True) as client:
         running = FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.RUNNING]))
         for run in client.read_flow_runs(flow_run_filter=FlowRunFilter(state=running)):
@@ -268,17 +268,17 @@ def end_stale_flows() -> None:
 
 
 def stage_tags(name: str) -> set[str]:
-    """To filter Prefect's task runs by."""
+    """Return the tags by which Prefect's task runs can be filtered."""
     return {"stage", "search"} if name in SEARCHES else {"stage"}
 
 
 def stamps() -> list[str]:
-    """Prefect's tags for a flow of this process."""
+    """Return Prefect's tags for a flow that this process runs."""
     return [f"{STAMP}{name}={value}" for name, value in processes.tags().items()]
 
 
 def lineage() -> dict[str, str]:
-    page = url_for("flow-run", flow_run.id)  # None where the server ends with the flow
+    page = url_for("flow-run", flow_run.id)  # None if the server ends with the flow
     return (
         ({publish.PREFECT: page} if page else {})
         | commits.code_tags()
@@ -303,7 +303,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(failed, Failure) or not str(failed).startswith(tuple(UNREACHABLE)):
             raise
         return refuse(1, without_prefect(str(failed)))
-    except httpx.HTTPError as failed:  # its server is there, and does not let us in, or went away meanwhile
+    except httpx.HTTPError as failed:  # Prefect's server refuses us, or has ended meanwhile
         said = connection.reason_of(failed)
         return refuse(1, f"Prefect cannot be used ({said}); see PREFECT_API_URL and PREFECT_API_AUTH_STRING")
     except KeyboardInterrupt as how:
@@ -314,7 +314,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def without_prefect(said: str) -> str:
-    """Prefect's server is not there: the first sentence that Prefect says, and what to do."""
+    """Return the sentence for a Prefect server that does not answer: Prefect's first sentence, and what to do."""
     (remedy,) = [remedy for beginning, remedy in UNREACHABLE.items() if said.startswith(beginning)]
     return f"Prefect cannot be used ({said.splitlines()[0].split('. ')[0].rstrip('.')}); {remedy}"
 

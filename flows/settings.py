@@ -1,12 +1,9 @@
-"""params.yaml into `components.settings.params.Params`, strictly; every mistake is one sentence that says what to do.
-
-python -m flows.settings apply digits|cifar10 [--force]
-"""
+"""Replace params.yaml by a preset: `python -m flows.settings apply digits|cifar10 [--force]`."""
 
 from flows import commands
 
 if __name__ == "__main__":
-    commands.parse("settings")  # before the libraries: help waits for none of them
+    commands.parse("settings")  # before the slow imports, so that --help answers at once
 
 import os
 from collections.abc import Sequence
@@ -22,14 +19,14 @@ PRESETS = Path(__file__).parent / "presets"
 
 
 def presets() -> dict[str, Path]:
-    """Name -> file, every preset there is."""
+    """Return name -> file of every preset."""
     return {file.stem: file for file in sorted(PRESETS.glob("*.yaml"))}
 
 
 def apply(name: str, *, force: bool = False, path: Path = paths.PARAMS) -> Path | None:
-    """Replace `path` by the whole preset; returns where a person's own edits are kept that it held, None without any.
+    """Replace `path` by the preset; return the copy of a person's edits that it held, or None if there were none.
 
-    SettingsError if there are such edits and `force` is not given, or if the file is a link: it would not be one after.
+    Raises SettingsError if there are such edits and `force` is not given, or if the file is a link or a folder.
     """
     known = presets()
     if name not in known:
@@ -46,7 +43,7 @@ def apply(name: str, *, force: bool = False, path: Path = paths.PARAMS) -> Path 
 
 
 def keep(path: Path) -> Path:
-    """Copy the file beside itself, under the first number that is free."""
+    """Copy the file beside itself, under the first free number, and return the copy."""
     free = next(number for number in count(1) if not os.path.lexists(f"{path}.{number}"))
     kept = path.with_name(f"{path.name}.{free}")
     write_bytes(kept, path.read_bytes())

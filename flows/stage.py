@@ -1,13 +1,13 @@
 """Run one stage of dvc.yaml: `python -m flows.stage <word> [variant]`.
 
-What every stage shares: settings checked first, its inputs hashed before and after, an MLflow run that always ends,
-one sentence and a documented exit code for a person's mistake.
+It does what all stages share: check the settings, hash the inputs before and after, keep an MLflow run that always
+ends, and turn a person's mistake into one sentence and a documented exit code.
 """
 
 from flows import commands
 
 if __name__ == "__main__":
-    commands.parse("stage")  # before the libraries: help waits for none of them
+    commands.parse("stage")  # before the slow imports, so that --help answers at once
 
 import errno
 import importlib
@@ -43,22 +43,22 @@ ENVIRONMENT = {
     "OMP_WAIT_POLICY": "passive",  # spinning threads starve a shared machine
     "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # without it CUDA refuses to be deterministic
 }
-"""What torch and CUDA read when they start, unless a person has set it; workers inherit it."""
+"""Environment variables for the start of torch and CUDA, unless a person has set them; workers inherit them."""
 
 
 OWN = re.compile(r"[0-9a-f]{64}-")
-"""How the names of checkpoints begin: with the stage's key."""
+"""Matches the beginning of a checkpoint's name, which is the stage's key."""
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class InputsChanged(Failure):
-    """A dependency is no longer what it was when the stage started."""
+    """A dependency has changed since the stage started."""
 
     code = 4
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the stage that the command line names; returns the exit code."""
+    """Run the stage that the command line names, and return the exit code."""
     chosen = commands.parse("stage", arguments)
     signals.heed_signals()
     try:
@@ -87,14 +87,17 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def fail(code: int, sentence: str) -> int:
-    """Say the sentence, leave it for the flow, and hand the exit code on."""
+    """Print the sentence, leave it for the flow, and return the exit code."""
     if report := os.environ.get(REPORT):
         files.write_json(Path(report), {"code": code, "sentence": sentence})
     return refuse(code, sentence)
 
 
 def run_stage(word: str, variant: str | None) -> None:
-    """Run a stage under an MLflow run of its own."""
+    """Run a stage in its own MLflow run.
+
+    Raises ValueError if its inputs cannot be used, InputsChanged if they changed while it ran.
+    """
     params = load_params()
     setting = ROSTER[word].variants
     known = attrgetter(setting)(params) if setting else (None,)
@@ -102,10 +105,10 @@ def run_stage(word: str, variant: str | None) -> None:
     require(variant in known, f"{variant or 'none'} is no variant of it; use {named}")
     name = f"{word}@{variant}" if variant else word
     if PREFECT_IDS not in os.environ:
-        commits.warn_of_git()  # a flow has said it already
-    ownership.require_own_outputs(name)  # of a stage that was started by hand: DVC removes them before
+        commits.warn_of_git()  # a flow has already warned
+    ownership.require_own_outputs(name)  # matters if a person started the stage: DVC has already removed the outputs
     before = pipeline.stage_inputs(name)
-    params = load_params()  # as they were hashed, or are by the end: an edit since the first reading is in both
+    params = load_params()  # again, after hashing: an edit since the first reading is then in the hash as well
     stage_run.settle()
     said = {connection.NOTE: notes.note(name, finished=False)}
     run = StageRun(name, parent_run_id=os.environ.get(PARENT_RUN), tags=lineage_tags(before) | said)
@@ -132,9 +135,10 @@ def run_stage(word: str, variant: str | None) -> None:
 
 @contextmanager
 def checkpoint_folder(name: str, key: str) -> Iterator[Path]:
-    """Where a stage leaves what it finished until all is done; what other inputs left there goes first.
+    """Yield the folder for a stage's checkpoint, which is deleted once the stage is done.
 
-    Other versions of torch and numpy are other inputs. Raises `ValueError` while another process runs the stage here.
+    Checkpoints of other inputs, which include the versions of torch and numpy, are deleted first. Raises `ValueError`
+    while another process runs the stage here.
     """
     place = paths.CHECKPOINTS / name
     own = f"{key}-{'-'.join(version(library) for library in ('torch', 'numpy'))}"
@@ -145,16 +149,16 @@ def checkpoint_folder(name: str, key: str) -> Iterator[Path]:
                 shutil.rmtree(stale)
         yield place / own
         shutil.rmtree(place / own, ignore_errors=True)
-        with suppress(OSError):  # there is none, or somebody keeps something in it
+        with suppress(OSError):  # the folder is missing, or a person keeps something in it
             place.rmdir()
 
 
 def compute(word: str, variant: str | None, params: Params, observe: Observer, checkpoint: Path) -> None:
-    """The stage's own work, with torch, where the stage uses it, set up the same everywhere."""
+    """Do the stage's own work; if it uses torch, set torch up in the same way for every stage."""
     for variable, value in ENVIRONMENT.items():
         os.environ.setdefault(variable, value)
     stage = importlib.import_module(f"flows.stages.{word}")
-    if "torch" in sys.modules:  # `prepare` does without: to load it takes two seconds
+    if "torch" in sys.modules:  # `prepare` does not need it, and loading it takes two seconds
         import torch
 
         from flows.runtime.devices import be_deterministic
@@ -166,7 +170,7 @@ def compute(word: str, variant: str | None, params: Params, observe: Observer, c
 
 
 def lineage_tags(inputs: pipeline.Lock) -> dict[str, str]:
-    """What an auditor follows: code, inputs and the flow that asked."""
+    """Return the tags that an audit follows: the code, the inputs, and the flow that started the stage."""
     flow_run, _, task_run = os.environ.get(PREFECT_IDS, "").partition(" ")
     tags = {
         "stage_key": pipeline.stage_key(inputs),

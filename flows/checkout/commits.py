@@ -1,11 +1,11 @@
-"""What git says: which code this is, and the files of a commit. The only caller of git."""
+"""Ask git which commit is checked out, and read files from a commit. No other module calls git."""
 
 import subprocess
 import sys
 from pathlib import Path
 
 UNKNOWN = "unknown"
-"""Where git was not asked, or did not answer: never a clean commit."""
+"""Stands for the commit and for `dirty` where git does not answer, so that neither reads as a clean commit."""
 
 
 class VersionsError(ValueError):
@@ -13,13 +13,13 @@ class VersionsError(ValueError):
 
 
 def blob(commit: str, path: str) -> bytes | None:
-    """A file as the commit has it, None if git has no such commit or file."""
+    """Return the content of a file at a commit, or None if git has no such commit or file."""
     done = subprocess.run(["git", "show", f"{commit}:{path}"], capture_output=True, check=False)
     return done.stdout if done.returncode == 0 else None
 
 
 def check_out(commit: str, folder: Path) -> None:
-    """The commit's files in another folder, a repository of its own; VersionsError if git cannot."""
+    """Clone the repository into `folder` and check the commit out there. Raises VersionsError if git cannot."""
     root = git("rev-parse", "--show-toplevel")
     if root is None:
         raise VersionsError("this folder is no git repository; a commit cannot be checked out of it")
@@ -31,14 +31,14 @@ def check_out(commit: str, folder: Path) -> None:
 
 
 def code_tags() -> dict[str, str]:
-    """Which code this is: the commit, and whether a tracked file differs from it; `unknown` where git does not say."""
+    """Return the tags that identify the code: the commit, and whether a tracked file differs from it, or `unknown`."""
     commit, status = git("rev-parse", "HEAD"), git("status", "--porcelain", "--untracked-files=no")
     dirty = UNKNOWN if commit is None or status is None else str(bool(status)).lower()
     return {"git.commit": commit or UNKNOWN, "git.dirty": dirty}
 
 
 def git_complaint() -> str | None:
-    """Why git does not say which code this is, in its own words; None where it does."""
+    """Return git's own explanation of why it cannot name the current commit, or None if it can."""
     try:
         done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
     except FileNotFoundError:
@@ -49,14 +49,14 @@ def git_complaint() -> str | None:
 
 
 def warn_of_git() -> None:
-    """Say once that git does not say which code this is, if it does not: the work goes on without."""
+    """Print a warning if git cannot name the current commit; the work continues without it."""
     if complaint := git_complaint():
         said = complaint.splitlines()[0]
         print(f"warning: git does not say which code this is ({said}); lineage will say `unknown`", file=sys.stderr)
 
 
 def git(*arguments: str) -> str | None:
-    """What git prints, None outside a repository, without git or without a commit."""
+    """Return what git prints, or None if git is missing or its command fails (no repository, no commit)."""
     try:
         done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)
     except FileNotFoundError:
@@ -65,7 +65,7 @@ def git(*arguments: str) -> str | None:
 
 
 def require_git(folder: Path, *arguments: str) -> str:
-    """What git prints in the folder; `VersionsError` with its own sentence when it fails."""
+    """Run git in `folder` and return what it prints. Raises VersionsError with git's message if it fails."""
     try:
         done = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=False)
     except FileNotFoundError:

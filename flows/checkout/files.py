@@ -1,4 +1,4 @@
-"""Reading and writing the small files that stages hand on: whole or not at all, the same bytes every time."""
+"""Read and write small files: each appears whole or not at all, and the same content gives the same bytes."""
 
 import csv
 import hashlib
@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 NOTHING: Mapping[str, Any] = {}
-"""What a file holds that a stage depends on, and that says nothing."""
+"""The content of a file that a stage depends on but that holds no value."""
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary file beside `path` that takes its place when the block ends well, and vanishes when it does not."""
+    """Yield a temporary file that replaces `path` if the block succeeds, and is deleted if it raises."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     os.close(handle)
@@ -34,7 +34,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def sweep(places: Iterable[Path]) -> None:
-    """Remove what a kill left of files that were being written to these places: what `replacing` calls them."""
+    """Delete the temporary files of `replacing` that a killed process left beside these paths."""
     for place in places:
         ours = re.compile(rf"\.{re.escape(place.name)}\.[a-z0-9_]{{8}}")
         for temporary in place.parent.glob(f".{place.name}.*"):
@@ -57,7 +57,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def json_bytes(value: Any) -> bytes:
-    """Keys sorted, floats exact, one trailing newline."""
+    """Return the value as JSON with sorted keys, exact floats and one trailing newline."""
     return (json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
@@ -66,7 +66,7 @@ def read_json(path: Path) -> Any:
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
-    """One line a row; the first row's keys are the header; floats by their shortest exact form."""
+    """Write one line per row. The first row's keys are the header; floats have their shortest exact form."""
     assert rows, f"no rows for {path}"
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
@@ -76,7 +76,7 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
 
 
 def digest(file: Path) -> str:
-    """sha256 of a file."""
+    """Return the sha256 of a file."""
     return sha256(file.read_bytes())
 
 
@@ -85,5 +85,5 @@ def sha256(content: bytes) -> str:
 
 
 def md5_of(content: bytes) -> str:
-    """DVC's hash of a file."""
+    """Return the md5, which is the hash that DVC uses for files."""
     return hashlib.md5(content, usedforsecurity=False).hexdigest()

@@ -1,4 +1,4 @@
-"""One process at a time: files that are held while somebody works."""
+"""File locks that let only one process at a time do a piece of work."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +11,7 @@ from filelock import FileLock, Timeout
 def held(place: Path, refusal: Exception, patience: float = 0.0) -> Iterator[None]:
     """Hold the file within the block; raise the refusal if another process holds it for longer than `patience` seconds.
 
-    The file stays: to remove it while somebody waits for it would let two in.
+    The lock file is never removed: removing it while another process waits for it would let two processes in.
     """
     place.parent.mkdir(parents=True, exist_ok=True)
     try:

@@ -1,7 +1,7 @@
-"""Nothing that the line did not write is deleted, moved or overwritten: what lies in its places is looked at first.
+"""Check, before anything is written, that only the line's own files would be deleted, moved or overwritten.
 
-Its own are what DVC's cache holds (so nothing is lost), what an ingest or a stage left behind that was interrupted, and
-what a stage wrote that was started by hand: `begin` and `finish` keep account of it, below DVC's temporary folder.
+The line's own files are those in DVC's cache (they cannot be lost), those that an interrupted ingest or stage left
+behind, and those that a stage wrote when it was started by hand: `begin` and `finish` record these in LEDGER.
 """
 
 from collections.abc import Mapping
@@ -12,12 +12,12 @@ from flows.checkout import paths, pipeline
 from flows.checkout.files import read_json, write_json
 
 LEDGER = Path(".dvc/tmp/written")
-"""<stage>.json: path -> md5 of what the stage last wrote here; null while it runs, and after it was interrupted."""
+"""Holds <stage>.json: path -> md5 of what the stage last wrote, or null while it runs or after an interruption."""
 ELSEWHERE = "to keep large data on another disk, make it a folder and move DVC's cache there: `dvc cache dir PATH`"
 
 
 def require_no_link(place: Path) -> None:
-    """Raise ValueError where the place, or a folder of the checkout above it, is a symbolic link: DVC follows none."""
+    """Raise ValueError if the place or a folder of the checkout above it is a symbolic link: DVC follows none."""
     for one in (*reversed(place.parents), place):
         if one.is_symlink():
             raise ValueError(f"{one} is a link to {one.readlink()}, and DVC keeps no data behind a link; {ELSEWHERE}")
@@ -26,7 +26,7 @@ def require_no_link(place: Path) -> None:
 
 
 def require_own_raw() -> None:
-    """Raise ValueError where data/raw holds what neither an ingest nor DVC wrote."""
+    """Raise ValueError if data/raw holds a file that neither an ingest nor DVC wrote."""
     require_no_link(paths.RAW)
     if paths.RAW.exists() and not paths.RAW.is_dir():
         raise ValueError(f"{paths.RAW} is no folder; move it away: an ingest writes its images there")
@@ -42,12 +42,12 @@ def require_own_raw() -> None:
 
 
 def named(files: list[Path]) -> str:
-    """The first one, and how many more."""
+    """Return the first file's name and how many more there are."""
     return str(files[0]) + (f" and {len(files) - 1} more" if len(files) > 1 else "")
 
 
 def require_apart(source: str | None) -> None:
-    """Raise ValueError where the source lies in a folder that the line writes, or around one."""
+    """Raise ValueError if the source lies inside a folder that the line writes to, or contains one."""
     if source is None:
         return
     given = Path(source).resolve()
@@ -66,7 +66,7 @@ def require_apart(source: str | None) -> None:
 
 
 def require_own_outputs(*names: str) -> None:
-    """Raise ValueError where one of these stages, or any, would overwrite what is neither DVC's nor a stage's."""
+    """Raise ValueError if one of the stages (any stage if none is named) would overwrite a person's files."""
     for name, unsaved in pipeline.unsaved_outputs(*names).items():
         if lost := [path for path, md5 in unsaved if not is_accounted(name, path, md5)]:
             raise ValueError(
@@ -76,7 +76,7 @@ def require_own_outputs(*names: str) -> None:
 
 
 def is_accounted(name: str, path: Path, md5: str) -> bool:
-    """Whether the stage itself left the file: by its md5, or, where it was interrupted, whatever lies there."""
+    """Whether the stage wrote the file: its md5 is in the ledger, or the stage was interrupted (then any file is)."""
     place = LEDGER / f"{name}.json"
     if not place.exists():
         return False
@@ -85,11 +85,11 @@ def is_accounted(name: str, path: Path, md5: str) -> bool:
 
 
 def begin(name: str) -> None:
-    """A stage is about to write."""
+    """Record that the stage is about to write its outputs."""
     write_json(LEDGER / f"{name}.json", None)
 
 
 def finish(name: str) -> None:
-    """It has written all."""
+    """Record the md5 of everything that the stage has written."""
     written = {path.as_posix(): md5 for path, md5 in pipeline.unsaved_outputs(name)[name]}
     write_json(LEDGER / f"{name}.json", written)

@@ -1,4 +1,4 @@
-"""Where everything lies, relative to the repository's root: the one list of paths."""
+"""List the paths of all files and folders, relative to the repository's root."""
 
 from pathlib import Path
 
@@ -8,12 +8,12 @@ PARAMS = Path("params.yaml")
 RAW = Path("data/raw")
 RAW_DVC = Path("data/raw.dvc")
 INTERRUPTED = (RAW.with_name(".raw.new"), RAW.with_name(".raw.old"))
-"""What an ingest writes, and what it replaces, until one takes the other's place."""
+"""The folder that an ingest writes, and the old images that it replaces, until the new folder takes their place."""
 SPLIT = Path("data/split.csv")
-"""The split of every image that ever arrived."""
+"""The split that each image was assigned to, for every image that ever arrived."""
 SPLIT_DVC = Path("data/split.csv.dvc")
 DATA = {RAW: RAW_DVC, SPLIT: SPLIT_DVC}
-"""What an ingest writes -> where DVC says which version of it is the current one."""
+"""What an ingest writes -> the DVC file that holds the hash of its current version."""
 VALIDATION = RAW / "validation.json"
 PREPARED = Path("data/prepared")
 TRAIN = PREPARED / "train"
@@ -36,23 +36,23 @@ FOUND_LOSS = LOSS / "loss.json"
 LOSS_TRUNKS = LOSS / "trunks.csv"
 TRAINED = RESULTS / "train"
 WEIGHTS, FLOAT, SHIPPED, CURVE = "weights.safetensors", "float.onnx", "model.onnx", "epochs.csv"
-"""What a training leaves in `TRAINED / variant`."""
+"""The files that a training writes to `TRAINED / variant`."""
 MODEL = TRAINED / SEARCHED / SHIPPED
-"""What ships."""
+"""The model file that ships."""
 EVALUATE = RESULTS / "evaluate"
 METRICS = EVALUATE / "metrics.json"
 MEASURED = EVALUATE / "latency.json"
 PER_CLASS = EVALUATE / "per_class.csv"
 PREDICTIONS = EVALUATE / "predictions.csv"
 BUDGET = RESULTS / "budget"
-"""<variant>/: the same four files of a further budget's model."""
+"""Holds <variant>/ with the same four files for the model of each further budget."""
 DECISION = RESULTS / "publish" / "decision.json"
-"""What the gate last decided here."""
+"""The gate's last decision in this folder."""
 REPORT = RESULTS / "report.html"
 STORE = Path("mlflow/store")
 SPOOL = Path("mlflow/spool")
-"""Records that MLflow has not taken yet."""
+"""Holds the records that MLflow has not accepted yet."""
 UNFINISHED = Path(".dvc/tmp/retrain.unfinished")
-"""There while a deployment retrains here, and after one that did not come to an end."""
+"""Exists while a deployment retrains here, and remains if that retrain did not complete."""
 CHECKPOINTS = Path("checkpoints")
-"""<stage>/<stage key>/: what a search that was interrupted goes on from; empty when nothing was."""
+"""Holds <stage>/<stage key>/, from which an interrupted stage resumes; empty if no stage was interrupted."""

@@ -1,4 +1,4 @@
-"""What DVC knows of the stages of dvc.yaml: their order, what each would be given now, what it wrote."""
+"""Ask DVC about the stages of dvc.yaml: their order, their current inputs, and their outputs."""
 
 import hashlib
 import json
@@ -14,11 +14,11 @@ from flows.checkout.commits import VersionsError
 from flows.checkout.versions import LOCK, PIPELINE
 
 Lock = Mapping[str, Any]
-"""A stage's entry in dvc.lock: cmd, deps, params and, once it has run, outs."""
+"""A stage's entry in dvc.lock: cmd, deps, params and, after it has run, outs."""
 
 
 def stage_order() -> list[str]:
-    """The pipeline's stages in the order in which `dvc repro` runs them."""
+    """Return the pipeline's stages in the order in which `dvc repro` runs them."""
     from dvc.repo.reproduce import collect_stages, get_active_graph, plan_repro
     from dvc.stage import PipelineStage
 
@@ -28,8 +28,9 @@ def stage_order() -> list[str]:
 
 
 def unchanged(name: str) -> bool:
-    """Whether `dvc repro` would skip the stage; asked here, since a process for each answer takes a second. False too
-    while another DVC holds the folder: `dvc repro` can wait."""
+    """Whether `dvc repro` would skip the stage, asked in this process because starting DVC takes a second.
+
+    False while another DVC process has locked the folder: `dvc repro` waits for that lock."""
     from dvc.lock import LockError
 
     with versions.opened() as repo:
@@ -41,15 +42,16 @@ def unchanged(name: str) -> bool:
 
 
 def restore(name: str) -> None:
-    """What dvc.lock says that the stage wrote, as far as DVC's cache has it: DVC removed it before the run that failed.
-    Nothing where there is no such entry, or where another DVC holds the folder."""
+    """Restore a stage's last outputs from DVC's cache, because DVC removed them before the run that failed.
+
+    Does nothing if dvc.lock has no entry for the stage, or while another DVC process has locked the folder."""
     if locked_stage(name) is not None:
         with suppress(VersionsError), versions.opened() as repo:
             repo.checkout(targets=[name], force=True, allow_missing=True)
 
 
 def stage_inputs(name: str) -> Lock:
-    """What a stage would be given now, hashed now: command, dependencies and parameters, as dvc.lock would say it."""
+    """Return the stage's current command, dependencies (hashed now) and parameters in the format of dvc.lock."""
     from dvc.stage.serialize import to_single_stage_lockfile
 
     with versions.opened() as repo:
@@ -61,22 +63,24 @@ def stage_inputs(name: str) -> Lock:
 
 
 def output_paths(name: str) -> list[Path]:
-    """What the stage writes."""
+    """Return the stage's output paths."""
     with versions.opened() as repo:
         return [Path(out.def_path) for out in repo.stage.load_one(name=name).outs]
 
 
 def unsaved_outputs(*names: str) -> dict[str, list[tuple[Path, str]]]:
-    """Stage, of those given or of all -> path and md5 of every file in its outputs that DVC's cache does not hold:
-    what a run would lose."""
+    """Return stage -> path and md5 of each output file that is not in DVC's cache, which a run of it would lose.
+
+    `names` are the stages to look at; all stages if none is given."""
     with versions.opened() as repo:
         stages = {stage.addressing: stage for stage in repo.index.stages if stage.cmd}  # read once: the lock is long
         return {name: [one for out in stages[name].outs for one in unsaved(out)] for name in names or stages}
 
 
 def unsaved(out: Any) -> list[tuple[Path, str]]:
-    """The same of one output (`dvc.output.Output`), a file or a folder; none where it is what dvc.lock says, which a
-    stage wrote, whatever became of the cache."""
+    """Return path and md5 of each file of one `dvc.output.Output` (a file or folder) that is not in DVC's cache.
+
+    Returns none if the output matches dvc.lock: then a stage wrote it, even if the cache no longer holds it."""
     from dvc_data.hashfile.build import build
 
     if not out.exists:
@@ -90,18 +94,18 @@ def unsaved(out: Any) -> list[tuple[Path, str]]:
 
 
 def output_hashes(name: str) -> dict[str, str]:
-    """Path -> md5 of what the stage has written, as dvc.lock will say it."""
+    """Return path -> md5 of the stage's outputs on disk, as dvc.lock will record them."""
     with versions.opened() as repo:
         return {out.def_path: out.get_hash().value for out in repo.stage.load_one(name=name).outs}
 
 
 def frozen_stages(pipeline: Mapping[str, Any]) -> set[str]:
-    """Of dvc.yaml's stages those that DVC neither runs nor finds out of date."""
+    """Return the frozen stages of a dvc.yaml, which DVC never runs and never reports as out of date."""
     return {name for name, stage in pipeline.get("stages", {}).items() if stage.get("frozen")}
 
 
 def locked_stage(name: str) -> Lock | None:
-    """The stage's entry in dvc.lock, None before its first run."""
+    """Return the stage's entry in dvc.lock, or None before its first run."""
     if not LOCK.exists():
         return None
     lock: Lock | None = yaml.safe_load(LOCK.read_text())["stages"].get(name)
@@ -109,28 +113,28 @@ def locked_stage(name: str) -> Lock | None:
 
 
 def stage_key(lock: Lock) -> str:
-    """sha256 over command, dependency hashes and parameters: two runs with one key had the same inputs."""
+    """Return a sha256 of command, dependency hashes and parameters: runs with equal keys had equal inputs."""
     inputs = {part: lock.get(part) for part in ("cmd", "deps", "params")}
     return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
 
 
 def hashes(lock: Lock, part: str) -> dict[str, str]:
-    """Path -> md5 of a stage's `deps` or `outs`."""
+    """Return path -> md5 of a stage's `deps` or `outs`."""
     return {entry["path"]: entry["md5"] for entry in lock.get(part, [])}
 
 
 def written(stages: Mapping[str, Lock]) -> dict[str, str]:
-    """Path -> md5 of what the stages of a dvc.lock have written."""
+    """Return path -> md5 of all outputs of the stages in a dvc.lock."""
     return {path: md5 for lock in stages.values() for path, md5 in hashes(lock, "outs").items()}
 
 
 def changed(before: Lock, after: Lock) -> list[str]:
-    """Paths and parameters that are not what they were."""
+    """Return the dependencies whose hash differs, and `params.yaml` if a parameter differs."""
     old, new = hashes(before, "deps"), hashes(after, "deps")
     paths = [path for path in sorted(old.keys() | new.keys()) if old.get(path) != new.get(path)]
     return paths if before.get("params") == after.get("params") else [*paths, "params.yaml"]
 
 
 def lock_digest() -> str | None:
-    """sha256 of dvc.lock, None before the first stage ran."""
+    """Return the sha256 of dvc.lock, or None before the first stage ran."""
     return files.digest(LOCK) if LOCK.exists() else None

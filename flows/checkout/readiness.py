@@ -1,4 +1,4 @@
-"""What an ingest needs, asked before the first image is read."""
+"""Check what an ingest needs before it reads the first image."""
 
 import os
 import shutil
@@ -15,14 +15,16 @@ from components.settings.require import require
 from flows.checkout import commits, ownership, paths, versions
 
 ROOM = 150 << 20
-"""Bytes that a run writes beside images (ours): results, models, MLflow's records. As much again is DVC's copy."""
+"""Bytes that a run writes besides images (our estimate): results, models, MLflow's records. DVC copies them once."""
 LOOK = 1.0
-"""Seconds that the size of a source may take to find; of a larger one, what was seen by then counts."""
+"""Seconds for measuring the size of a source; for a larger source, only the files seen by then are counted."""
 GIGABYTE = 1 << 30
 
 
 def require_data_ready(params: Params) -> None:
-    """The places that an ingest writes to, what DVC and git say of them, the source's place, and the room for it."""
+    """Check that an ingest can write its folders, that DVC and git allow it, and that the disk has enough room.
+
+    Raises ValueError (VersionsError is one) on the first problem."""
     commits.warn_of_git()
     for pointer in paths.DATA.values():
         if pointer.exists():
@@ -36,7 +38,7 @@ def require_data_ready(params: Params) -> None:
 
 
 def require_room(params: Params) -> None:
-    """Raise ValueError where the disks of the checkout and of DVC's cache cannot hold what the line will write."""
+    """Raise ValueError if the disks of the checkout and of DVC's cache cannot hold what the line will write."""
     count, size = size_of(Path(params.data.path)) if params.data.path else (0, 0)
     needed = size + count * 3 * params.data.size**2 + ROOM
     disks: dict[int, list[Path]] = defaultdict(list)
@@ -53,7 +55,7 @@ def require_room(params: Params) -> None:
 
 
 def size_of(source: Path) -> tuple[int, int]:
-    """Images and bytes below a file or folder, as far as one can count in `LOOK` seconds."""
+    """Return the number of images and bytes below a file or folder, counted for at most `LOOK` seconds."""
     count = size = 0
     end = time.monotonic() + LOOK
     for file in files_below(source):

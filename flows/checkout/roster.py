@@ -1,4 +1,4 @@
-"""The stages of dvc.yaml, one row each: what commands, progress, MLflow's notes and the report know of them.
+"""Describe each stage of dvc.yaml in one row of a table, for the commands, progress, MLflow's notes and the report.
 
 A new stage is its file in flows/stages, its entry in dvc.yaml, its row here, its settings and its tests.
 """
@@ -17,31 +17,31 @@ def widest(before: float, value: float) -> float:
 
 @dataclass(frozen=True)
 class Figure:
-    """A metric that says how a stage does, in words."""
+    """The metric that shows how well a stage is doing, and the words to show it in."""
 
     metric: str
-    """Regular expression of its name."""
+    """Regular expression that matches the metric's name."""
     words: str
     keep: Callable[[float, float], float] = latest
-    """(what was shown, the new value) -> what is shown."""
+    """Combines the value shown so far with the new value into the value to show."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """One row."""
+    """The properties of one stage."""
 
     does: str
-    """What MLflow says of every run of it (Markdown); what a run decided is added by flows/report/notes.py."""
+    """The description of its runs in MLflow (Markdown); flows/report/notes.py adds what the run decided."""
     variants: str | None = None
-    """The setting that names its variants, such as `train.variants`; None: it has none."""
+    """The setting that lists its variants, such as `train.variants`; None if it has none."""
     resumes: bool = False
-    """Whether it goes on where it was killed: `run` gets a folder for what it has finished."""
+    """Whether it resumes after a kill: its `run` gets a folder in which it keeps what it has finished."""
     searches: bool = False
-    """Whether it is one of the searches, whose results `retrain.search: reuse` keeps."""
+    """Whether it is a search, whose results `retrain.search: reuse` keeps."""
     figure: Figure | None = None
-    """What is shown while it runs."""
+    """The metric that is shown while it runs."""
     section: str | None = None
-    """Anchor of the section of the report whose charts are about it."""
+    """Anchor of the report's section that holds its charts."""
 
 
 BEST_REWARD = "best reward {:.3f}"
@@ -105,5 +105,5 @@ FIGURES = (INGEST, *(stage.figure for stage in ROSTER.values() if stage.figure))
 
 
 def word_of(name: str) -> str:
-    """`train` of the stage `train@searched`."""
+    """Return the stage's name without its variant: `train` for `train@searched`."""
     return name.partition("@")[0]

@@ -1,4 +1,4 @@
-"""params.yaml into `Params`, strictly; every mistake is one sentence that says what to do."""
+"""Read params.yaml strictly into `Params`; every mistake becomes one sentence that says what to do."""
 
 import dataclasses
 import json
@@ -20,12 +20,12 @@ EXPONENT = re.compile(r"([+-]?\d+)(\.\d*)?e([+-]?)(\d+)", re.IGNORECASE)
 """A number that YAML 1.1 (PyYAML) reads as text unless it has both a point and a signed exponent."""
 
 CONFLICT = ("<<<<<<< ", "=======", ">>>>>>> ")
-"""How the lines begin with which git marks what it could not merge."""
+"""Beginnings of the lines that git writes around a merge conflict."""
 
 Key = tuple[str | int, ...]
 
 KINDS = ("float", "tuple[float, ...]")
-"""What pydantic adds to the key of a setting that is a number or a list of numbers."""
+"""Parts that pydantic adds to the key of a setting that may be a number or a list of numbers."""
 
 
 class SettingsError(ValueError):
@@ -33,7 +33,7 @@ class SettingsError(ValueError):
 
 
 class StrictLoader(yaml.SafeLoader):
-    """YAML whose mappings must not name a key twice: the later one would win silently."""
+    """A YAML loader that refuses a key given twice in a mapping, where PyYAML would silently use the later one."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
@@ -45,7 +45,7 @@ class StrictLoader(yaml.SafeLoader):
 
 
 def load_params(path: Path = paths.PARAMS) -> Params:
-    """The whole file, validated; SettingsError on the first mistake, before anything else happens."""
+    """Read and validate the whole file. Raises SettingsError for the first mistake."""
     values = read_yaml(path)
     for key, value in leaves(values):
         require_json_value(path, key, value)
@@ -60,7 +60,7 @@ def load_params(path: Path = paths.PARAMS) -> Params:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """The file's mapping; SettingsError if there is no file, no YAML in it, or no mapping."""
+    """Return the file's mapping. Raises SettingsError if the file is missing, is not YAML, or holds no mapping."""
     try:
         text = path.read_text(encoding="utf-8")
         for number, line in enumerate(text.splitlines(), start=1):
@@ -106,24 +106,27 @@ def require_json_value(path: Path, key: Key, value: Any) -> None:
 
 
 def require_model_name(path: Path, name: str) -> None:
-    """A name that MLflow's registry takes everywhere (no / : or .), checked before the hours of work and not after."""
+    """Raise SettingsError, before hours of work, unless MLflow's registry accepts the name everywhere (no / : or .)."""
     if not re.fullmatch(r"\w[\w -]*", name):
         raise SettingsError(f"{path}: publish.model is {name!r}; use letters, digits, spaces and _ - only")
 
 
 def dotted(key: Key) -> str:
-    """`architecture.stages[0][2]`."""
+    """Return the key as a person writes it: `architecture.stages[0][2]`."""
     text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in key)
     return text.removeprefix(".")
 
 
 def precedence(error: ErrorDetails) -> tuple[bool, bool]:
-    """A misspelt key is also a missing one, and a list with a wrong entry also no number: the former say more."""
+    """Return a sort key that puts the most helpful of pydantic's errors first.
+
+    A misspelt key is also reported as a missing one, and a list with a wrong entry also as "not a number".
+    """
     return error["type"] != "unexpected_keyword_argument", isinstance(error["input"], list)
 
 
 def sentence(error: ErrorDetails) -> str:
-    """What is wrong and what to do, from one pydantic error."""
+    """Turn one pydantic error into a sentence that says what is wrong and what to do."""
     key = tuple(part for part in error["loc"] if part not in KINDS)
     return SENTENCES.get(error["type"], say_other)(dotted(key), error)
 
@@ -171,7 +174,7 @@ def say_too_long(key: str, error: ErrorDetails) -> str:
 
 
 def say_impossible(key: str, error: ErrorDetails) -> str:
-    """A class of `components.settings.params` refused a value; it may not know the section it stands in."""
+    """Say why a class of `components.settings.params` refused a value, and add the section if it does not name it."""
     message = str(error["ctx"]["error"])
     return message if not key or message.startswith(key) else f"{key}.{message}"
 
@@ -193,17 +196,17 @@ SENTENCES: Mapping[str, Callable[[str, ErrorDetails], str]] = {
     "too_long": say_too_long,
     "value_error": say_impossible,
 }
-"""pydantic's error type -> the sentence for a person."""
+"""pydantic's error type -> the function that writes the sentence for a person."""
 
 
 def shown(value: Any) -> str:
-    """A value as a person wrote it, near enough; shortened."""
+    """Return a value about as a person wrote it, shortened to 60 characters."""
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def section_at(key: Key) -> type[Any]:
-    """The dataclass that the mapping at `key` is read into."""
+    """Return the dataclass that the mapping at `key` is read into."""
     section: type[Any] = Params
     for name in key:
         section = get_type_hints(section)[str(name)]

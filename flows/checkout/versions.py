@@ -1,4 +1,4 @@
-"""What DVC does for the line: commands, data versions, its cache and remotes, and what it asks of the folder.
+"""Call DVC: run its commands, version the data, reach its cache and remotes, and check that it can use the folder.
 
 Only this module and `pipeline` call DVC.
 """
@@ -26,11 +26,11 @@ HINTS = (
     "Generating lock file", "Updating lock file", "Use `dvc push`",
     "To track the changes with git", "git add ", "To enable auto staging", "dvc config core.autostage",
 )  # fmt: skip
-"""How the lines begin that DVC repeats after every stage, of what a person does once a run, if at all."""
+"""Beginnings of the hints that DVC prints after every stage, although a person needs them once a run at most."""
 LINKS = ["reflink", "hardlink", "copy"]
-"""How files come out of DVC's cache, unless a person has set it."""
+"""How DVC brings files out of its cache, the preferred way first, unless a person has configured it."""
 RELAYED = 2.0
-"""Seconds in which the last lines are printed, if something still holds the descriptor."""
+"""Seconds to wait for the last lines of output if some process still holds the descriptor."""
 REMEDIES = {
     LOCK.name: "restore it with git, or remove it: what DVC's cache holds is not computed again",
     PIPELINE.name: "restore it with git: `git checkout HEAD dvc.yaml`",
@@ -41,17 +41,17 @@ REMEDIES = {
     "overlapping with": "remove the one that is not dvc.yaml's or an ingest's: `dvc remove` and its .dvc file",
     "git-ignored": "take the line that ignores it out of .gitignore",
 }
-"""Words of DVC's complaint -> what to do; the first that fits."""
+"""Words in DVC's error message -> what to do about it; the first match counts."""
 
 
 def dvc(*arguments: str) -> list[str]:
-    """The command line of this environment's DVC, whatever PATH says."""
+    """Return the command line of the DVC in this Python environment, whatever PATH says."""
     return [sys.executable, "-m", "dvc", *arguments]
 
 
 @contextmanager
 def without_hints() -> Iterator[int]:
-    """A file descriptor for DVC's output; all that is written there is printed, but blank lines and hints."""
+    """Yield a file descriptor for DVC's output; everything written to it is printed except blank lines and hints."""
     reader, writer = os.pipe()
 
     def relay() -> None:
@@ -70,12 +70,12 @@ def without_hints() -> Iterator[int]:
 
 
 def stage_environment() -> dict[str, str]:
-    """The environment in which `python` of a stage's command is this one."""
+    """Return environment variables in which `python` in a stage's command means this interpreter."""
     return os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"}
 
 
 def run_dvc(*arguments: str) -> str:
-    """Run DVC to its end and return what it printed; `VersionsError` with its own last line when it fails."""
+    """Run DVC and return what it printed. Raises VersionsError with DVC's error line if it fails."""
     done = subprocess.run(dvc(*arguments), capture_output=True, text=True, env=stage_environment(), check=False)
     if done.returncode != 0:
         lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or [done.stderr.strip()]
@@ -84,20 +84,20 @@ def run_dvc(*arguments: str) -> str:
 
 
 def add_data(*places: Path) -> None:
-    """Make them a new data version: their content hashes go into `<place>.dvc`, their bytes into DVC's cache."""
+    """Save a new data version: write the content hashes to `<place>.dvc` and the bytes to DVC's cache."""
     run_dvc("--quiet", "--wait-for-lock", "add", *map(str, places))
 
 
 def cache_of(folder: Path) -> Path:
-    """Where DVC keeps the objects of a checkout, as it is configured there."""
+    """Return the folder of DVC's cache, as configured in the checkout `folder`."""
     with opened(folder) as repo:
         return Path(repo.cache.local_cache_dir).resolve()
 
 
 def share_config(checkout: Path, folder: Path, cache: Path) -> None:
-    """Let DVC in another folder reach what it reaches in the checkout, and keep its objects in `cache`.
+    """Give DVC in `folder` the remotes of the checkout, and `cache` as its cache.
 
-    Remotes and everything in config.local, credentials included; paths mean what they mean in the checkout.
+    Copies the remotes and everything in config.local, credentials included; relative paths keep their meaning.
     """
     from dvc.config import Config
 
@@ -126,7 +126,7 @@ def has_remote() -> bool:
 
 
 def data_digest(pointer: Path) -> str:
-    """DVC's md5 of a data version. Raises VersionsError where a merge or an edit left no such file."""
+    """Return DVC's md5 of a data version. Raises VersionsError if a merge or an edit damaged the file."""
     try:
         return str(yaml.safe_load(pointer.read_text())["outs"][0]["md5"])
     except (yaml.YAMLError, UnicodeDecodeError, KeyError, IndexError, TypeError):
@@ -137,13 +137,15 @@ def data_digest(pointer: Path) -> str:
 
 
 def data_object(pointer: Path) -> bytes | None:
-    """What a data version of one file holds, from DVC's cache or the default remote; None if neither has it intact."""
+    """Return the content of a data version that is one file, from DVC's cache or the default remote.
+
+    Returns None if neither has it intact."""
     return Objects().intact(data_digest(pointer))
 
 
 @contextmanager
 def opened(folder: Path | None = None) -> Iterator[Any]:
-    """DVC's view of the folder, or of this one (`dvc.repo.Repo`); `VersionsError` where it cannot have one."""
+    """Yield DVC's `dvc.repo.Repo` for the folder (default: the current one). Raises VersionsError if DVC refuses."""
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
 
@@ -161,7 +163,7 @@ def first_line(error: Exception) -> str:
 
 
 class Objects:
-    """DVC's objects by md5: in its cache, else in the default remote."""
+    """Read DVC's objects by md5 from its cache or, if it is not there, from the default remote."""
 
     def __init__(self) -> None:
         from dvc.config import NoRemoteError
@@ -169,7 +171,7 @@ class Objects:
 
         with Repo() as repo:
             self.cache = Path(repo.cache.local.path).parents[1]
-            """What a DVC remote of another checkout may point at."""
+            """The cache folder, which another checkout can use as a DVC remote."""
             self._places = {"the DVC cache": repo.cache.local}
             with suppress(NoRemoteError):
                 self._places["the DVC remote"] = repo.cloud.get_remote_odb()
@@ -178,14 +180,14 @@ class Objects:
         return " or ".join(self._places)
 
     def read(self, md5: str) -> tuple[str, bytes] | None:
-        """Where the object lies and what it holds, unchecked; None if no place that can be reached has it."""
+        """Return where the object was found and its unchecked content, or None if no reachable place has it."""
         for place, objects in self._places.items():
             with suppress(OSError), objects.fs.open(objects.oid_to_path(md5), "rb") as file:
                 return place, bytes(file.read())
         return None
 
     def intact(self, md5: str) -> bytes | None:
-        """What the object holds; None where no place has it, or the first that has it holds other bytes."""
+        """Return the object's content, or None if no place has it or the first that has it holds other bytes."""
         held = self.read(md5)
         same = held is not None and hashlib.md5(held[1]).hexdigest() == md5.removesuffix(".dir")
         return held[1] if held is not None and same else None
@@ -194,13 +196,13 @@ class Objects:
 def require_repository(*places: Path) -> None:
     """Raise VersionsError unless DVC could add the places to this folder now, and keep what the stages write.
 
-    Asked as `dvc add` and `dvc repro` ask when the work is done: is this a repository, is each file of DVC's
-    well-formed, does no other data of DVC's overlap, does git keep none of it itself, can the cache be written?
+    Checks what `dvc add` and `dvc repro` check after the work: this is a repository, each of DVC's files is
+    well-formed, no other data of DVC overlaps, git tracks none of the places, and the cache can be written.
     """
     with opened() as repo:
         try:
             _ = repo.scm
-        except Exception as error:  # DVC's, or of the library below it
+        except Exception as error:  # raised by DVC or by its git library
             raise VersionsError(f"{first_line(error)}; {REMEDIES['not a git repository']}") from None
         with standing({place.parent for place in places}):
             require_addable(repo, places)
@@ -215,7 +217,7 @@ def require_repository(*places: Path) -> None:
 
 
 def require_addable(repo: Any, places: Sequence[Path]) -> None:
-    """What `dvc add` asks before it takes them."""
+    """Make the checks that `dvc add` makes before it adds the places."""
     from dvc.repo.add import get_or_create_stage, translate_graph_error
 
     stages = [get_or_create_stage(repo, str(place)).stage for place in places]
@@ -225,7 +227,7 @@ def require_addable(repo: Any, places: Sequence[Path]) -> None:
 
 @contextmanager
 def standing(folders: Iterable[Path]) -> Iterator[None]:
-    """The folders are there within the block: DVC says nothing of data in a folder that is not."""
+    """Create missing folders for the length of the block: DVC does not check data in a folder that is missing."""
     made = [folder for folder in folders if not folder.exists()]
     for folder in made:
         folder.mkdir()
@@ -237,8 +239,9 @@ def standing(folders: Iterable[Path]) -> Iterator[None]:
 
 
 def require_writable(folder: Path) -> None:
-    """Raise VersionsError unless files can be made in the folder, or where it would be; tried, since for root every
-    folder looks so."""
+    """Raise VersionsError unless a file can be created in the folder, or in its nearest parent if it is missing.
+
+    Tries it, because for root every folder looks writable."""
     place = next(one for one in (folder, *folder.absolute().parents) if one.exists())
     try:
         with tempfile.TemporaryFile(dir=place):

@@ -1,1 +1,1 @@
-"""From a model back to the images."""
+"""Trace a model back to the images that it was made from."""

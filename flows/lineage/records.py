@@ -1,4 +1,4 @@
-"""Where the walk looks things up: MLflow's runs, DVC's objects, git's commits."""
+"""Read the records that a walk through a lineage needs: MLflow's runs, DVC's objects, git's commits."""
 
 import json
 from collections.abc import Collection, Iterator, Mapping
@@ -16,15 +16,15 @@ from flows.release.registry import NONE
 from flows.tracking import connection, models, runs
 
 PREFIX = "archived."
-"""Tags of a model version: the sha256 of every file that its decision's run keeps."""
+"""Prefix of a model version's tags that hold the sha256 of every file stored with its decision's run."""
 STAGE = f"train@{SEARCHED}"
-"""Writes the model."""
+"""The stage that writes the model."""
 UNREADABLE = (KeyError, TypeError, AttributeError, ValueError, yaml.YAMLError)
-"""What a record that somebody edited makes its reader raise."""
+"""Exceptions that reading a record raises if somebody has edited it."""
 
 
 class Records:
-    """Everything that is kept of a model version: MLflow's records, DVC's objects, git's blobs."""
+    """All records of a model version: MLflow's records, DVC's objects, git's blobs."""
 
     def __init__(self, name: str, version: int, objects: versions.Objects) -> None:
         self.name, self.version, self.objects = name, version, objects
@@ -34,16 +34,16 @@ class Records:
     # ------------------------------------------------------------ the version itself
 
     def root(self) -> Step:
-        """The model and its whole history."""
+        """Return the model and its whole history."""
         history = walk.trace(paths.MODEL.as_posix(), self.tags.get("md5", NONE), self)
         return Step(title=self.title, findings=(self.registered_file(), *self.kept()), sources=tuple(history))
 
     def kept(self) -> tuple[Finding, ...]:
-        """The version's settings, locks and code."""
+        """Check the version's settings, locks and code."""
         return (*self.archived_files(), self.commit())
 
     def registered_file(self) -> Finding:
-        """The file that the registry gives a user."""
+        """Check the file that the registry returns to a user."""
         subject, noted = "the registry's file", self.tags.get("md5", NONE)
         try:
             found = files.md5_of(models.load_version(self.name, str(self.version)).model)
@@ -52,7 +52,7 @@ class Records:
         return compared(subject, found, noted)
 
     def archived_files(self) -> Iterator[Finding]:
-        """The settings and locks that were kept with the decision."""
+        """Check the settings and locks that were stored with the decision."""
         names = [key.removeprefix(PREFIX) for key in sorted(self.tags) if key.startswith(PREFIX)]
         for name in {versions.LOCK.as_posix(), paths.PARAMS.as_posix(), *names}:
             subject, content = f"the archived {name}", self.archived(name)
@@ -71,7 +71,7 @@ class Records:
 
     @cache  # noqa: B019 - as long-lived as an audit
     def archived(self, name: str) -> bytes | None:
-        """A file as the run of the decision keeps it."""
+        """Return the content of a file stored with the decision's run, or None."""
         run = self.tags.get("gate.run")
         return runs.artifact(run, Path(name).name) if run else None
 
@@ -79,7 +79,7 @@ class Records:
 
     @cached_property
     def lock(self) -> Mapping[str, Any]:
-        """Stages of the archived dvc.lock that can be read."""
+        """The stages of the archived dvc.lock whose entries can be read."""
         found = mapping(self.archived(versions.LOCK.as_posix())).get("stages")
         return {name: lock for name, lock in found.items() if readable(lock)} if isinstance(found, Mapping) else {}
 
@@ -95,14 +95,14 @@ class Records:
 
     @cache  # noqa: B019
     def maker(self, path: str, md5: str) -> StageRun | None:
-        """The run that the lock means, else the newest that wrote these bytes."""
+        """Return the run whose inputs are those in the lock, else the newest that wrote these bytes."""
         found = [stage_run(run) for run in runs.finished_runs(f"dvc.out.{path}", md5)]
         meant = [run for run in found if pipeline.stage_key(self.lock.get(run.name, {})) == run.key]
         return next(iter([*meant, *found]), None)
 
     @cache  # noqa: B019
     def stored(self, path: str, md5: str) -> Finding:
-        """A file, or a folder with every file in it."""
+        """Check that DVC holds a file, or a folder with every file in it."""
         if not md5.endswith(".dir"):
             return self.stored_file(path, md5)
         folder = self.objects.read(md5)
@@ -139,7 +139,7 @@ class Records:
         return Finding(verdict="ok", subject=path, said=f"md5 {md5}, in git at commit {commit[:12]}")
 
     def data(self, path: str, md5: str) -> tuple[Finding, ...]:
-        """The version of the data as DVC's file beside it and, of the images, the run's input name it."""
+        """Compare the data's md5 with the archived .dvc file and, for the images, with the run's recorded input."""
         place = paths.DATA[Path(path)]
         pointer = mapping(self.archived(place.as_posix()))
         noted = pipeline.hashes(pointer, "outs") if readable(pointer) else {}
@@ -155,12 +155,12 @@ class Records:
             return ()
 
     def origin(self, stage: str) -> "Records | None":
-        """By the archived dvc.yamls and dvc.locks of the versions before this one, the newest first."""
+        """Search the archived dvc.yaml and dvc.lock of each earlier version, the newest first."""
         own = self.lock.get(stage)
         return next((one for one in self.before() if stage not in one.frozen() and one.lock.get(stage) == own), None)
 
     def before(self) -> "Iterator[Records]":
-        """Of each version before this one, the newest first."""
+        """Yield the records of each earlier version, the newest first."""
         for number in sorted(models.version_numbers(self.name), reverse=True):
             if number < self.version:
                 yield Records(self.name, number, self.objects)
@@ -177,7 +177,7 @@ def differs(path: str, place: str, found: str, wanted: str) -> Finding:
 
 
 def mapping(content: bytes | None) -> Mapping[str, Any]:
-    """YAML's mapping; an empty one for anything else."""
+    """Parse YAML and return its mapping, or an empty one if it is anything else."""
     try:
         value = yaml.safe_load(content or b"")
     except yaml.YAMLError:
@@ -186,7 +186,7 @@ def mapping(content: bytes | None) -> Mapping[str, Any]:
 
 
 def readable(lock: Any) -> bool:
-    """Whether it lists hashes as DVC does."""
+    """Whether the entry lists hashes in DVC's format."""
     try:
         return isinstance(lock, Mapping) and all(len(pipeline.hashes(lock, part)) >= 0 for part in ("deps", "outs"))
     except UNREADABLE:

@@ -1,4 +1,4 @@
-"""Compute a registered model anew, in a temporary folder, and compare its bytes."""
+"""Compute a registered model again in a temporary folder, and compare its bytes."""
 
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -12,11 +12,11 @@ from flows.release.registry import NONE
 from flows.runtime import processes
 
 MEASURED = ("latency",)
-"""What a reproduction is given beside the images, their splits and kept searches: no machine measures times twice."""
+"""Stages whose recorded results are reused, because measured times can never be reproduced exactly."""
 
 
 def reproduce(records: Records) -> Finding:
-    """Compute the model anew from the commit, the archived settings, the images and the recorded latencies."""
+    """Compute the model again from the commit, the archived settings, the images and the recorded latencies."""
     wanted = records.tags.get("md5", NONE)
     with processes.guarded(), tempfile.TemporaryDirectory(prefix="reproduce-") as folder:
         checkout = Path(folder) / "checkout"
@@ -38,7 +38,7 @@ def reproduce(records: Records) -> Finding:
 
 
 def pull(checkout: Path, cache: Path, targets: Sequence[str]) -> None:
-    """What is not computed anew, from this checkout's cache or, if that no longer has it, the checkout's own remote."""
+    """Fetch what is not computed again, from this checkout's cache or, if that no longer has it, from its remote."""
     run_in(checkout, "remote", "add", "--local", "here", str(cache.resolve()))
     try:
         run_in(checkout, "pull", "--remote", "here", *targets)
@@ -47,14 +47,14 @@ def pull(checkout: Path, cache: Path, targets: Sequence[str]) -> None:
 
 
 def run_in(folder: Path, *arguments: str) -> None:
-    """DVC in another checkout, whose stages log to a store of their own; whatever ends us ends them."""
+    """Run DVC in another checkout, whose stages log to their own store; they end if this process ends."""
     own = {"MLFLOW_TRACKING_URI": f"sqlite:///{(folder / paths.STORE / 'mlflow.db').as_posix()}"}
     if processes.run_group(versions.dvc(*arguments), versions.stage_environment() | own, folder) != 0:
         raise commits.VersionsError(f"`dvc {' '.join(arguments)}` failed in {folder.name}; what it printed is above")
 
 
 def first_difference(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
-    """The earliest stage whose outputs are other bytes now."""
+    """Name the earliest stage whose outputs differ."""
     for name, lock in before.items():
         own, now = pipeline.hashes(lock, "outs"), pipeline.hashes(after.get(name, lock), "outs")
         if off := sorted(path for path in own if now.get(path) != own[path]):

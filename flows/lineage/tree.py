@@ -1,4 +1,4 @@
-"""A walked lineage as text; flows/report/page.py draws it as a page."""
+"""Write a lineage as text; flows/report/page.py draws it as a page."""
 
 from collections.abc import Iterator
 
@@ -6,7 +6,7 @@ from flows.lineage.walk import Step
 
 
 def to_text(step: Step, prefix: str = "", branch: str = "") -> Iterator[str]:
-    """The tree, a line a step and a line for whatever is not right."""
+    """Yield the tree's lines: one for each step, and one for each finding that is not ok."""
     yield f"{prefix}{branch}{step.title}: {summary(step)}"
     below = prefix + {"": "", "├─ ": "│  ", "└─ ": "   "}[branch]
     for finding in step.findings:

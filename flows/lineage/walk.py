@@ -1,11 +1,11 @@
-"""From a model back to the images, by content hash alone: the walk, and how it is shown.
+"""Walk from a model back to the images that it was made from, by content hashes alone.
 
 Every stage run in MLflow carries the md5 of what it read (`dvc.dep.<path>`) and wrote (`dvc.out.<path>`). The walk goes
-from a file to the run that wrote it, to the files that this run read, and so on; a stage that DVC skipped left no run
-of its own, and needs none: the run that once wrote the same bytes is found the same way.
+from a file to the run that wrote it, to the files that this run read, and so on. A stage that DVC skipped has no run of
+its own and needs none: the earlier run that wrote the same bytes is found in the same way.
 
-A search that was kept (its stage is frozen) is an earlier version's: what it read is not what the stages before it
-write now. So that version's history belongs to the model's, from there on.
+A search that was kept (its stage is frozen) belongs to an earlier model version: its inputs are not what the stages
+before it write now. From that search on, the earlier version's history continues the model's.
 """
 
 from collections.abc import Collection, Iterator, Mapping
@@ -22,7 +22,7 @@ MARKS: Mapping[Verdict, str] = {"ok": "ok", "mismatch": "MISMATCH", "gap": "GAP"
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """One thing that was checked."""
+    """The result of one check."""
 
     verdict: Verdict
     subject: str
@@ -34,20 +34,20 @@ class Finding:
 
 @dataclass(frozen=True, kw_only=True)
 class StageRun:
-    """What MLflow knows of a finished stage run."""
+    """A finished stage run, as MLflow records it."""
 
     run: str
     name: str
     key: str
     commit: str
     deps: Mapping[str, str]
-    """Path -> md5."""
+    """Path -> md5 of the files that it read."""
     outs: Mapping[str, str]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """One node of the tree; a step that was met before is named again without its findings."""
+    """One node of the tree; a step that occurs again is only named, without its findings."""
 
     title: str
     run: str | None = None
@@ -61,7 +61,7 @@ class Step:
             yield from source.all_findings()
 
     def sound(self) -> bool:
-        """Whether the step's own checks found nothing."""
+        """Whether all of the step's own checks are ok."""
         return all(finding.verdict == "ok" for finding in self.findings)
 
     def whole(self) -> bool:
@@ -69,50 +69,50 @@ class Step:
 
 
 class Evidence(Protocol):
-    """Where the walk looks things up."""
+    """The records that a walk reads, of one model version."""
 
     def maker(self, path: str, md5: str) -> StageRun | None:
-        """The finished run that wrote the file."""
+        """Return the finished run that wrote the file, or None."""
 
     def locked(self, stage: str) -> Lock | None:
-        """The stage in the archived dvc.lock."""
+        """Return the stage's entry in the archived dvc.lock, or None."""
 
     def settings(self) -> Mapping[str, Any] | None:
-        """The archived params.yaml."""
+        """Return the archived params.yaml, or None."""
 
     def order(self) -> list[str]:
-        """Stages in the order in which they ran, as far as it is known."""
+        """Return the stages in the order in which they ran, as far as it is known."""
 
     def stored(self, path: str, md5: str) -> Finding:
-        """Whether DVC's cache or remote holds the bytes."""
+        """Check that DVC's cache or remote holds the bytes."""
 
     def code(self, commit: str, path: str, md5: str) -> Finding:
-        """Whether git holds the bytes."""
+        """Check that git holds the bytes."""
 
     def data(self, path: str, md5: str) -> tuple[Finding, ...]:
-        """What else is recorded of the version of the data (`paths.DATA`)."""
+        """Check the other records of this version of the data (`paths.DATA`)."""
 
     def frozen(self) -> Collection[str]:
-        """Stages that were not to run, as the archived dvc.yaml says."""
+        """Return the stages that are frozen in the archived dvc.yaml."""
 
     def origin(self, stage: str) -> "Evidence | None":
-        """Of the newest version before this one that ran a frozen stage as this one's dvc.lock has it."""
+        """Return the records of the newest earlier version that ran the frozen stage with the same dvc.lock entry."""
 
     @property
     def version(self) -> int: ...
 
     @property
     def title(self) -> str:
-        """The version in words."""
+        """The model's name and version, in words."""
 
     def kept(self) -> tuple[Finding, ...]:
-        """What is kept of the version as a whole."""
+        """Check what is kept of the version as a whole."""
 
 
 def trace(path: str, md5: str, evidence: Evidence) -> Iterator[Step]:
-    """The file's whole history, then those of the earlier versions that it goes on in, the latest first.
+    """Yield the file's whole history, then its continuation in earlier versions, the latest first.
 
-    An earlier version is walked once, when all that leads to it is known.
+    Each earlier version is walked once, after all paths that lead to it are known.
     """
     walk = Walk(evidence)
     yield walk.step(path, md5)
@@ -131,24 +131,24 @@ def trace(path: str, md5: str, evidence: Evidence) -> Iterator[Step]:
 
 @dataclass(frozen=True, kw_only=True)
 class End:
-    """A file that a later version has of an earlier one, and with it the file's history."""
+    """A file that a later version took over from an earlier one, in whose history the walk continues."""
 
     path: str
     md5: str
     evidence: Evidence
-    """Of the version whose search wrote it."""
+    """The records of the version whose search wrote the file."""
 
 
 @dataclass(frozen=True)
 class Walk:
-    """A walk that meets every run once, and notes what it leaves to walks through earlier versions."""
+    """A walk through one version that visits every run once, and collects the ends where earlier versions continue."""
 
     evidence: Evidence
     seen: set[str] = field(default_factory=set)
     ends: list[End] = field(default_factory=list)
 
     def step(self, path: str, md5: str) -> Step:
-        """The run that wrote the file, and everything before it."""
+        """Return the run that wrote the file, with everything before it."""
         run = self.evidence.maker(path, md5)
         if run is None:
             missing = Finding(verdict="gap", subject=path, said=f"no finished run in MLflow wrote it with md5 {md5}")
@@ -166,7 +166,10 @@ class Walk:
         return Step(title=run.name, run=run.run, findings=findings, sources=tuple(self.sources(run)))
 
     def kept(self, stage: str, path: str, md5: str) -> Step | None:
-        """A frozen stage whose results are an earlier version's, which is walked later; None if they are this one's."""
+        """Return the step of a frozen stage whose results come from an earlier version, which is walked later.
+
+        Returns None if the results are this version's own.
+        """
         stored, origin = self.evidence.stored(path, md5), self.evidence.origin(stage)
         if origin is not None:
             self.ends.append(End(path=path, md5=md5, evidence=origin))
@@ -178,13 +181,13 @@ class Walk:
         return Step(title=stage, findings=(Finding(verdict="gap", subject=f"{stage} in dvc.lock", said=said), stored))
 
     def outdated(self, stage: str) -> bool:
-        """Whether the stages before it wrote something else since."""
+        """Whether the stages before it have written other outputs since it ran."""
         locks = {name: self.evidence.locked(name) or {} for name in self.evidence.order()}
         now = written(locks)
         return any(now.get(path, md5) != md5 for path, md5 in hashes(locks.get(stage, {}), "deps").items())
 
     def sources(self, run: StageRun) -> Iterator[Step]:
-        """A step for every run whose outputs were read, the latest first, and the data."""
+        """Yield a step for every run whose outputs were read, the latest first, then one for each data version."""
         makers: dict[str, tuple[str, str, str]] = {}  # run -> its name, and a file of it that was read
         for path, md5 in run.deps.items():
             if not is_code(path) and path not in DATA:
@@ -200,12 +203,12 @@ class Walk:
 
 
 def is_code(path: str) -> bool:
-    """Code is in git, as the files were from which searches once started; everything else is in DVC."""
+    """Whether a file is stored in git: code, and the former start files of searches. All else is stored in DVC."""
     return path.endswith((".py", "_start.json"))
 
 
 def against_lock(run: StageRun, lock: Lock | None, settings: Mapping[str, Any] | None) -> Iterator[Finding]:
-    """The archived dvc.lock and params.yaml say the same of the stage as its run."""
+    """Check that the archived dvc.lock and params.yaml agree with the stage's run."""
     subject = f"{run.name} in dvc.lock"
     if lock is None:
         yield Finding(verdict="gap", subject=subject, said="the archived file does not have the stage")
@@ -224,7 +227,7 @@ def against_lock(run: StageRun, lock: Lock | None, settings: Mapping[str, Any] |
 
 
 def against_settings(stage: str, lock: Lock, settings: Mapping[str, Any]) -> Iterator[Finding]:
-    """The parameters that the lock names have the values that the archived params.yaml gives them."""
+    """Check that the parameters in the lock have the values in the archived params.yaml."""
     locked = lock.get("params", {}).get(paths.PARAMS.as_posix(), {})
     off = [key for key, value in locked.items() if value_at(settings, key) != value]
     for key in off:
@@ -235,7 +238,7 @@ def against_settings(stage: str, lock: Lock, settings: Mapping[str, Any]) -> Ite
 
 
 def value_at(settings: Mapping[str, Any], key: str) -> Any:
-    """`loss.knots` of nested settings; None if it is not there."""
+    """Return the value at a key such as `loss.knots` in nested settings, or None if it is missing."""
     value: Any = settings
     for name in key.split("."):
         value = value.get(name) if isinstance(value, Mapping) else None

@@ -1,1 +1,1 @@
-"""What may ship: the gate, what it measures, its decision, and the registry's aliases."""
+"""Decide which model ships: the gate, what it measures, its decision, and the registry's aliases."""

@@ -1,4 +1,4 @@
-"""The file as it goes into the registry, and as it comes out again."""
+"""Prepare the model file for the registry, and check that the registry returns the same file."""
 
 from importlib.metadata import PackageNotFoundError, version
 
@@ -19,7 +19,7 @@ COMPARED = 64
 
 
 def through_the_alias(model: bytes, params: Params) -> tuple[gate.Check, ...]:
-    """What a user of the challenger's alias loads now, beside the file that was judged."""
+    """Compare the model that the challenger's alias loads now with the file that was judged."""
     images = judge.test_images().images[:COMPARED]
     loaded = models.load_by_alias(params.publish.model, CHALLENGER)
     logits = onnx_logits(model, images, threads=params.threads)
@@ -35,12 +35,12 @@ def candidate(model: bytes, params: Params) -> models.Candidate:
 
 
 def requirements() -> tuple[str, ...]:
-    """What runs the model, pinned to what it was checked with."""
+    """Return the packages that run the model, pinned to the versions that it was checked with."""
     return tuple(f"{name}=={version(name)}" for name in ("numpy", "onnx", runtime_package()))
 
 
 def runtime_package() -> str:
-    """The name under which ONNX Runtime is installed here."""
+    """Return the name of the installed ONNX Runtime package."""
     try:
         version("onnxruntime-gpu")
     except PackageNotFoundError:

@@ -1,4 +1,4 @@
-"""What the gate last decided in this folder, as a file: results/publish/decision.json, for the report."""
+"""Keep the gate's last decision in results/publish/decision.json, which the report reads."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -12,7 +12,7 @@ Outcome = Literal["published", "already champion", "refused"]
 
 @dataclass(frozen=True, kw_only=True)
 class Published:
-    """How it ended; `version` is the model's own version in the registry, `run` keeps the decision."""
+    """The result of publishing: `version` is the model's version in the registry, `run` the run with the decision."""
 
     version: str
     outcome: Outcome
@@ -21,13 +21,16 @@ class Published:
 
 
 def keep(report: GateReport, model: str, version: str, outcome: str) -> None:
-    """`model` and `version` are the registry's. Where a champion was judged again, what was decided of it stays."""
+    """Write the decision to disk; `model` and `version` are their names in the registry.
+
+    If the model is already champion (the report has no checks), the earlier decision on it stays.
+    """
     if report.checks or decided(report.md5) is None:
         write_json(paths.DECISION, report.to_json() | {"model": model, "version": version, "outcome": outcome})
 
 
 def decided(md5: str) -> dict[str, Any] | None:
-    """The decision on the file with this md5; None if there is none, or the last one was on another file."""
+    """Return the decision on the file with this md5, or None if the last decision was on another file."""
     if not paths.DECISION.exists():
         return None
     decision: dict[str, Any] = read_json(paths.DECISION)

@@ -1,6 +1,6 @@
-"""The gate's decisions: from what was measured to checks, and from checks to a verdict. Reads and writes nothing.
+"""Turn measurements into checks, and checks into the gate's verdict. This module reads and writes no files.
 
-lost, won   as in components/shipping/comparison.py: images that the reference alone, or the model alone, gets right
+lost, won   as in components/shipping/comparison.py: images that only the reference, or only the model, gets right
 """
 
 import math
@@ -18,25 +18,25 @@ from components.shipping.comparison import ClassLoss, Paired, chance, class_loss
 
 Rule = Literal["at least", "at most", "is"]
 NAMED = 3
-"""Classes that a check's detail names."""
+"""Largest number of classes that a check's detail names."""
 DIGITS = 12
-"""Of a share of images; more are rounding."""
+"""Decimal digits of a share of images; further digits are rounding errors."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    """One thing the gate looks at."""
+    """One check of the gate: a value, a threshold, and the rule that relates them."""
 
     name: str
     value: float | str
     rule: Rule
     threshold: float | str
     detail: str = ""
-    """What the value was found in."""
+    """What the value was computed from."""
 
     @property
     def passed(self) -> bool:
-        """Also False if the value is not a number."""
+        """Whether the value keeps the rule; False if the value is nan."""
         return RULES[self.rule](self.value, self.threshold)
 
     def __str__(self) -> str:
@@ -56,14 +56,14 @@ def shown(value: float | str) -> str:
 
 
 def brief(value: float | str) -> str:
-    """For tables: a hash by its first digits."""
+    """Format a value for a table; a hash is cut to its first digits."""
     text = shown(value)
     return f"{text[:8]}…" if re.fullmatch(r"[0-9a-f]{32}", text) else text
 
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
-    """How often a model was right."""
+    """The number of images that a model classified correctly, and the number of all images."""
 
     right: int
     images: int
@@ -71,24 +71,24 @@ class Score:
 
 @dataclass(frozen=True, kw_only=True)
 class GateReport:
-    """What the gate found; nothing to decide (no checks) if the model is the champion already."""
+    """The gate's findings; `checks` is empty if the model is the champion already and there is nothing to decide."""
 
     md5: str
-    """Of the file that was judged."""
+    """md5 of the file that was judged."""
     against: str
-    """What it is compared with, on which images."""
+    """What the model is compared with, and on which images."""
     reference: Score | None = None
-    """Of what it is compared with, on those images; None if nothing is."""
+    """The reference's score on those images; None if there is no comparison."""
     score: Score | None = None
-    """Of the model, on all test images; None if nothing was judged."""
+    """The model's score on all test images; None if it was not judged."""
     champion: str | None
-    """The champion's version, None before the first."""
+    """The champion's version, or None if there is no champion yet."""
     added: tuple[str, ...] = ()
-    """Classes that the reference does not know: it cannot be compared there."""
+    """Classes that the reference does not know, on which it cannot be compared."""
     removed: tuple[str, ...] = ()
     """Classes of the reference that the data no longer has."""
     device: str = ""
-    """What the latency was measured on, the provider verified."""
+    """The device on which the latency was measured; its provider is verified."""
     checks: tuple[Check, ...]
 
     @property
@@ -96,7 +96,7 @@ class GateReport:
         return all(check.passed for check in self.checks)
 
     def verdict(self) -> str:
-        """In a few words."""
+        """Return the verdict in a few words."""
         if not self.checks:
             return "the champion already"
         return f"{sum(check.passed for check in self.checks)} of {len(self.checks)} checks passed"
@@ -109,7 +109,7 @@ class GateReport:
         return asdict(self) | {"checks": checks, "passed": self.passed}
 
     def to_markdown(self) -> str:
-        """A table for people."""
+        """Return the checks as a Markdown table."""
         if not self.checks:
             return "The champion already: nothing to decide."
         rows = [
@@ -122,12 +122,12 @@ class GateReport:
 
 
 def finite(values: dict[str, Any]) -> dict[str, Any]:
-    """JSON knows no nan: a value that could not be measured is its name."""
+    """Replace nan and infinity by their names, because JSON cannot hold them."""
     return {key: str(v) if isinstance(v, float) and not math.isfinite(v) else v for key, v in values.items()}
 
 
 def exact(share: float) -> float:
-    """Without the rounding of 0.8 - 0.7, which is above 0.1: what is at its limit passes."""
+    """Remove rounding errors, so that a value at its limit passes: 0.8 - 0.7 in floats is not 0.1."""
     return round(share, DIGITS)
 
 
@@ -138,7 +138,10 @@ def accuracy_checks(
     settings: Gate,
     rng: np.random.Generator,
 ) -> tuple[Check, ...]:
-    """Not worse than the champion: in all, beyond chance, on any class. `actual`: each image's class name."""
+    """Check that the model is not worse than the reference: in total, beyond chance, and on each class.
+
+    `actual` holds each image's class name.
+    """
     paired = pair(right, reference)
     threshold = exact(float(reference.mean()) - settings.margin)
     accuracy = Check(name="accuracy", value=exact(float(right.mean())), rule="at least", threshold=threshold)
@@ -148,7 +151,10 @@ def accuracy_checks(
 
 
 def class_check(losses: Sequence[ClassLoss], settings: Gate) -> Check:
-    """Refused if the loss of a class cannot be chance among so many classes. `losses`: the clearest first."""
+    """Refuse the model if the loss on a class is too large for chance, given the number of classes.
+
+    `losses` is sorted, the most significant first.
+    """
     worse = [loss for loss in losses if loss.p < settings.class_alpha] or losses[:1]
     named = "; ".join(f"class {loss.name}: {loss.paired}" for loss in worse[:NAMED])
     more = f"; and {len(worse) - NAMED} more classes" if len(worse) > NAMED else ""
@@ -164,10 +170,10 @@ def class_check(losses: Sequence[ClassLoss], settings: Gate) -> Check:
 
 
 def chance_checks(said: np.ndarray, actual: np.ndarray, settings: Gate) -> tuple[Check, ...]:
-    """The model has learnt something: on all test images its answers agree with the classes more than by chance.
+    """Check that the model's answers on all test images agree with the classes more often than by chance.
 
-    All that is asked of the accuracy of the first model of a name: it replaces nobody, so it need not be better than a
-    baseline that does not ship. `said`, `actual`: each image's class name.
+    The first model of a name passes on accuracy with this alone: it replaces no other, so it need not be better than a
+    baseline that does not ship. `said` holds the class name that the model gave each image, `actual` the true one.
     """
     if settings.alpha == 0:
         return ()
@@ -179,13 +185,13 @@ def chance_checks(said: np.ndarray, actual: np.ndarray, settings: Gate) -> tuple
 
 
 def mcnemar_check(paired: Paired, settings: Gate, rng: np.random.Generator) -> Check:
-    """Refused if the loss cannot be chance."""
+    """Refuse the model if its loss is too large for chance."""
     value = mcnemar(paired)
     return Check(name="mcnemar_p", value=value, rule="at least", threshold=settings.alpha, detail=str(paired))
 
 
 def bootstrap_check(paired: Paired, settings: Gate, rng: np.random.Generator) -> Check:
-    """Refused unless the loss is shown to stay within the margin."""
+    """Refuse the model unless the bootstrap shows that its loss stays within the margin."""
     value = loss_bound(paired, settings.alpha, rng)
     return Check(name="loss_bound", value=value, rule="at most", threshold=settings.margin, detail=str(paired))
 
@@ -197,7 +203,7 @@ TESTS: Mapping[str, Callable[[Paired, Gate, np.random.Generator], Check]] = {
 
 
 def latency_checks(measured: Measurement, budget_ms: float, settings: Gate) -> tuple[Check, ...]:
-    """Median and tail of a warm session."""
+    """Check the median and the tail of the latency in a warm session."""
     tail = settings.p99 * budget_ms
     return (
         Check(name="latency_quiet_ms", value=measured.quiet_ms, rule="at most", threshold=budget_ms),
@@ -206,23 +212,23 @@ def latency_checks(measured: Measurement, budget_ms: float, settings: Gate) -> t
 
 
 def size_checks(count: int, limit: int | None) -> tuple[Check, ...]:
-    """Bytes of the file that ships."""
+    """Check the size of the file that ships, in bytes."""
     return () if limit is None else (Check(name="file_bytes", value=count, rule="at most", threshold=limit),)
 
 
 def parity_check(difference: float, settings: Gate) -> Check:
-    """Torch and ONNX Runtime."""
+    """Check the difference between Torch's and ONNX Runtime's results."""
     return Check(name="parity", value=difference, rule="at most", threshold=settings.parity)
 
 
 def quantisation_check(accuracy: float, float_accuracy: float, settings: Gate) -> Check:
-    """A quantised file beside the float file it was made from: the baseline, quantised too, cannot tell."""
+    """Compare a quantised file with its own float file: the baseline is quantised too, so it cannot show a loss."""
     threshold = exact(float_accuracy - settings.margin)
     return Check(name="quantisation", value=exact(accuracy), rule="at least", threshold=threshold)
 
 
 def withdrawal_checks(withdrawn: str | None) -> tuple[Check, ...]:
-    """A model that a person took back does not come back by itself; `withdrawn`: when that was, None: never."""
+    """Refuse a model that a person rolled back; `withdrawn` is the time of the rollback, None if there was none."""
     if withdrawn is None:
         return ()
     detail = "delete the version's tag rollback.at in MLflow to have it judged again"
@@ -232,7 +238,7 @@ def withdrawal_checks(withdrawn: str | None) -> tuple[Check, ...]:
 def registry_checks(
     judged: str, loaded: str, logits: Float[np.ndarray, "n k"], loaded_logits: Float[np.ndarray, "n k"] | None
 ) -> tuple[Check, ...]:
-    """What users load through the alias is the file that was judged: its md5, and what it computes."""
+    """Check by md5 and by logits that the file which users load through the alias is the one that was judged."""
     same_shape = loaded_logits is not None and loaded_logits.shape == logits.shape
     difference = float(np.abs(loaded_logits - logits).max()) if same_shape else math.nan
     return (

@@ -1,4 +1,4 @@
-"""What the gate measures: the very file that would ship, here and now, beside the model in service."""
+"""Measure, for the gate, the exact file that would ship, and compare it with the model in service."""
 
 import json
 import math
@@ -28,25 +28,25 @@ MODEL = paths.MODEL
 BESIDE = paths.TRAINED / BASELINE / paths.SHIPPED
 METRICS = paths.METRICS
 STALE = 0.005
-"""How far a recorded accuracy may be from the one measured again on another machine (ours)."""
+"""Largest difference between a recorded accuracy and one measured again on another machine (our choice)."""
 LISTED = 10
-"""Class names that a sentence holds; gate.json has them all."""
+"""Largest number of class names in a sentence; gate.json has them all."""
 ATTEMPTS = 3
-"""Times that a latency is measured which is too long."""
+"""Number of measurements after which a latency that is too long counts."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reference:
-    """What a new model is compared with."""
+    """The model that a new model is compared with."""
 
     name: str
     model: bytes
     ships: bool
-    """Whether it is in service: the first model of a name is shown beside the baseline, and need not be better."""
+    """Whether it is in service. The first model of a name is only shown beside the baseline and need not be better."""
 
 
 def quietest(measure: Callable[[], Measurement], params: Params) -> Measurement:
-    """A latency that passes, else the last one: other work on the machine can lengthen a tail, and shorten none."""
+    """Measure until a latency passes, ATTEMPTS times at most: other work on the machine can only lengthen it."""
     for _ in range(ATTEMPTS):
         time = measure()
         if all(check.passed for check in gate.latency_checks(time, params.architecture.budget, params.gate)):
@@ -55,12 +55,12 @@ def quietest(measure: Callable[[], Measurement], params: Params) -> Measurement:
 
 
 def measured_here(model: bytes, params: Params) -> Measurement:
-    """The file's latency in a warm session on this machine; its provider is verified."""
+    """Measure the file's latency in a warm session on this machine; its provider is verified."""
     return measure_model(model, params.latency, params.evaluate.repeats)
 
 
 def judge(params: Params, measure: Callable[[bytes, Params], Measurement] = measured_here) -> GateReport:
-    """Judge the searched model. Raises ValueError if results are missing or stale, RegistryError."""
+    """Judge the searched model. Raises ValueError if results are missing or stale, RegistryError if MLflow fails."""
     model, metrics = read_result(MODEL), json.loads(read_result(METRICS))
     md5 = files.md5_of(model)
     with registry.registry():
@@ -105,7 +105,7 @@ def judge(params: Params, measure: Callable[[bytes, Params], Measurement] = meas
 
 
 def read_result(path: Path) -> bytes:
-    """A file that the stages write."""
+    """Return the content of a file that a stage writes. Raises ValueError if it is missing."""
     try:
         return path.read_bytes()
     except FileNotFoundError:
@@ -113,7 +113,7 @@ def read_result(path: Path) -> bytes:
 
 
 def test_images() -> Split:
-    """The test split, as `prepare` left it."""
+    """Open the test split that `prepare` wrote. Raises ValueError if it is missing."""
     try:
         return open_split(paths.TEST)
     except FileNotFoundError:
@@ -121,26 +121,26 @@ def test_images() -> Split:
 
 
 def named(model: bytes, test: Split, names: tuple[str, ...], threads: int) -> np.ndarray:
-    """The class name that the model gives each test image; its own class list may differ from the data's."""
+    """Return the class name that the model gives each test image; its class list may differ from the data's."""
     own = np.array(classes_of(model) or names)
     said: np.ndarray = own[onnx_logits(model, test.images, threads=threads).argmax(axis=1)]
     return said
 
 
 def classes_of(model: bytes) -> tuple[str, ...]:
-    """The class names that the file carries, none if it carries none."""
+    """Return the class names in the file's metadata, or an empty tuple if it has none."""
     return tuple(json.loads(read_metadata(model).get("classes", "[]")))
 
 
 def require_size(model: bytes, test: Split) -> None:
-    """Refuse a model that was trained before the images changed their size."""
+    """Raise ValueError if the model was trained on images of another size."""
     size, given = size_of(model), test.images.shape[1:]
     if size is not None and size != given:
         raise ValueError(f"{MODEL} takes images of {shown(size)}, {paths.TEST} has {shown(given)}; run `dvc repro`")
 
 
 def require_fresh(metrics: dict[str, Any], md5: str, accuracy: float) -> None:
-    """Refuse records of another model or another test split."""
+    """Raise ValueError if the recorded metrics belong to another model or another test split."""
     recorded, lock = metrics[SEARCHED]["accuracy"], pipeline.locked_stage("evaluate")
     read = pipeline.hashes(lock, "deps").get(MODEL.as_posix(), md5) if lock else md5
     if read != md5:
@@ -156,14 +156,14 @@ def require_fresh(metrics: dict[str, Any], md5: str, accuracy: float) -> None:
 
 
 def recorded(metrics: dict[str, Any], name: str) -> float:
-    """What `evaluate` found for the searched model; nan, which no gate passes, if it did not look."""
+    """Return what `evaluate` measured for the searched model, or nan, which passes no check, if it did not."""
     return float(metrics[SEARCHED].get(name, math.nan))
 
 
 def quantisation_checks(
     model: bytes, metrics: dict[str, Any], accuracy: float, params: Params
 ) -> tuple[gate.Check, ...]:
-    """Only a quantised file has a float one to be compared with."""
+    """Return the check of a quantised file against its float file; none if the file is not quantised."""
     if QUANTIZE not in read_metadata(model):
         return ()
     return (gate.quantisation_check(accuracy, recorded(metrics, "float_accuracy"), params.gate),)
@@ -171,7 +171,7 @@ def quantisation_checks(
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """The model beside a reference."""
+    """The comparison of the model with a reference."""
 
     against: str
     reference: gate.Score
@@ -183,7 +183,10 @@ class Comparison:
 def compare(
     reference: Reference, right: Bool[np.ndarray, " n"], test: Split, names: tuple[str, ...], params: Params
 ) -> Comparison:
-    """Model and reference on the test images of the classes that both know; `right`: the model's answers."""
+    """Compare model and reference on the test images whose classes both know.
+
+    `right` says for each test image whether the model's answer is correct. Raises ValueError if they share no images.
+    """
     size = size_of(reference.model)
     if size is not None and size != test.images.shape[1:]:
         raise ValueError(
@@ -220,9 +223,9 @@ def compare(
 
 
 def unseen_by(reference: Reference, count: int) -> tuple[Bool[np.ndarray, " n"], str]:
-    """Which of the `count` test images the reference was not trained on, and a remark where that is not all of them.
+    """Return which of the `count` test images the reference was not trained on, and a remark if these are not all.
 
-    Where no record is left of it, all are: that can only make it look better, and the new model's task harder.
+    Without a record of its training, all images count: that can only favour the reference over the new model.
     """
     every: Bool[np.ndarray, " n"] = np.ones(count, dtype=bool)
     if not reference.ships:
@@ -236,13 +239,13 @@ def unseen_by(reference: Reference, count: int) -> tuple[Bool[np.ndarray, " n"],
 
 
 def listed(classes: tuple[str, ...]) -> str:
-    """The first few names."""
+    """Return the first few class names and how many more there are."""
     more = f" and {len(classes) - LISTED} more" if len(classes) > LISTED else ""
     return ", ".join(classes[:LISTED]) + more
 
 
 def size_of(model: bytes) -> tuple[int, int, int] | None:
-    """(height, width, channels) of the images that the file takes, None if it does not say."""
+    """Return (height, width, channels) of the images that the file takes, or None if its metadata does not say."""
     noted = read_metadata(model)
     if not {"size", "channels"} <= noted.keys():
         return None

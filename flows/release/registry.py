@@ -1,8 +1,8 @@
-"""Which version of the model is in service, and the way back: the aliases `champion`, `challenger` and `previous`.
+"""Promote a model version and roll it back, by the aliases `champion`, `challenger` and `previous`.
 
 MLflow moves one alias in one transaction. `champion` is therefore moved by one call, after everything else that a
-promotion or a rollback records: a process that dies anywhere leaves the champion that was there, and the same command
-again does the rest. `previous` is a view: the champion's tag `champion.after` says what was in service before it.
+promotion or a rollback records: if the process dies earlier, the old champion stays, and repeating the command
+completes the rest. `previous` is derived: the champion's tag `champion.after` says what was in service before it.
 """
 
 from collections.abc import Iterator
@@ -17,21 +17,21 @@ from flows.tracking import connection, models
 
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
 AFTER, SINCE = "champion.after", "champion.since"
-"""Tags of a version that became champion: the version before it, and when."""
+"""Tags of a version that became champion: the champion before it, and the time."""
 WITHDRAWN = "rollback.at"
-"""Tag of a version that was rolled back; the gate lets no such model through again."""
+"""Tag of a version that was rolled back, which the gate refuses from then on."""
 NONE = "none"
 PATIENCE = 300.0
-"""Seconds that a decision waits for another one (ours): each takes a few."""
+"""Seconds that a decision waits for another one (our choice); each takes a few."""
 
 
 class RegistryError(Failure):
-    """MLflow cannot be used, or gives back another model than it was given."""
+    """MLflow cannot be used, or returns a model that differs from the registered one."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rollback:
-    """What was done."""
+    """A rollback: the version that was taken out of service, and the one that was put back."""
 
     withdrawn: str
     restored: str
@@ -39,7 +39,7 @@ class Rollback:
 
 @contextmanager
 def registry() -> Iterator[None]:
-    """Turn every way in which MLflow fails into one sentence."""
+    """Turn every error of MLflow into a RegistryError with one sentence."""
     try:
         yield
     except connection.ERRORS as error:
@@ -49,8 +49,9 @@ def registry() -> Iterator[None]:
 
 @contextmanager
 def alone() -> Iterator[None]:
-    """One decision at a time on a store in a file, where the checkout's retrain and the deployments' meet; a server's
-    aliases are read again before they move."""
+    """Allow one decision at a time on a SQLite store, which the checkout and its deployments share.
+
+    There is no lock for a server; its aliases are read again before they move."""
     file = connection.database()
     if file is None:
         yield
@@ -73,13 +74,16 @@ def promote(name: str, version: str, before: str | None) -> None:
 
 
 def withdrawn_at(name: str, md5: str) -> str | None:
-    """When a version with this file was rolled back, None if none was."""
+    """Return when a version with this file was rolled back, or None if none was."""
     version = models.find_version(name, md5)
     return models.version_tags(name, version).get(WITHDRAWN) if version else None
 
 
 def roll_back(name: str, who: str, why: str) -> Rollback:
-    """Put the champion's predecessor back into service. Raises ValueError if there is none, RegistryError."""
+    """Put the champion's predecessor back into service.
+
+    Raises ValueError if there is none, RegistryError if MLflow fails or the predecessor's file is damaged.
+    """
     with registry():
         champion = models.alias_version(name, CHAMPION)
         if champion is None:
@@ -91,13 +95,13 @@ def roll_back(name: str, who: str, why: str) -> Rollback:
         record = {"rollback.to": target, "rollback.by": who, "rollback.reason": why or NONE, WITHDRAWN: now()}
         models.tag_version(name, champion, record)
         models.move_alias(name, CHAMPION, target)
-        with connection.tolerated("the alias previous"):  # a view: repeated for its sake, this takes back one more
+        with connection.tolerated("the alias previous"):  # not an error: repeating the rollback would undo one more
             point_previous(name, target)
         return Rollback(withdrawn=champion, restored=target)
 
 
 def predecessor(name: str, version: str) -> str | None:
-    """The last champion before the version that was not rolled back itself; `previous` may be set by hand."""
+    """Return the last champion before `version` that was not rolled back, or the alias `previous` if set by hand."""
     set_by_hand = models.alias_version(name, PREVIOUS)
     if version == models.alias_version(name, CHAMPION) and set_by_hand not in (None, version):
         return set_by_hand
@@ -110,7 +114,7 @@ def predecessor(name: str, version: str) -> str | None:
 
 
 def point_previous(name: str, champion: str) -> None:
-    """Let `previous` follow a champion that came back."""
+    """Point `previous` at the predecessor of a champion that was put back into service."""
     models.drop_alias(name, PREVIOUS)
     before = predecessor(name, champion)
     if before is not None:
@@ -118,7 +122,7 @@ def point_previous(name: str, champion: str) -> None:
 
 
 def require_intact(shipped: models.Shipped) -> None:
-    """Nothing is compared with, or put back into service, that is not what was registered."""
+    """Raise RegistryError unless the file that the registry returned is the one that was registered."""
     found = files.md5_of(shipped.model)
     if found != shipped.md5:
         raise RegistryError(

@@ -1,6 +1,6 @@
-"""Which images a registered model was trained on: it is judged on none of them, although they may be test images now.
+"""Find the images that a registered model was trained on, because it must not be judged on them.
 
-A change of data.val or data.test moves images out of train, and a split of the source's own may come or go.
+They may be test images now: a change of data.val or data.test, or of the source's own split, moves images.
 """
 
 import io
@@ -15,9 +15,10 @@ READ = (paths.TRAIN, paths.VAL)
 
 
 def trained_on(md5: str) -> set[bytes] | None:
-    """The content hashes, from what the run that wrote the model's file read; None where no record of it is left.
+    """Return the content hashes of the images that the model with this md5 was trained on.
 
-    `md5`: of the model's file. Raises one of `tracking.ERRORS`.
+    They come from the inputs of the run that wrote the model's file. Returns None if these are no longer recorded or
+    stored. Raises one of `connection.ERRORS`.
     """
     run = runs.find_run(f"dvc.out.{paths.MODEL.as_posix()}", md5)
     if run is None:
@@ -30,7 +31,10 @@ def trained_on(md5: str) -> set[bytes] | None:
 
 
 def contents_of(objects: versions.Objects, folder: str) -> list[bytes] | None:
-    """The content hashes of a split. `folder`: DVC's md5 of it; None if its bytes are gone, or have no hashes."""
+    """Return the content hashes of a split, or None if DVC no longer has it or it holds no hashes.
+
+    `folder` is DVC's md5 of the split.
+    """
     listing = objects.intact(folder) if folder else None
     md5 = next((entry["md5"] for entry in json.loads(listing or b"[]") if entry["relpath"] == CONTENTS), None)
     contents = objects.intact(md5) if md5 else None

@@ -1,1 +1,1 @@
-"""What was found, in words and charts: results/report.html, MLflow and Prefect."""
+"""Present what was found in words and charts: in results/report.html, MLflow and Prefect."""

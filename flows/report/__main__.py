@@ -1,9 +1,9 @@
-"""`python -m flows.report`: write results/report.html from what lies in this folder."""
+"""Write results/report.html from the results in this folder: `python -m flows.report`."""
 
 from flows import commands
 
 if __name__ == "__main__":
-    commands.parse("report")  # before the libraries: help waits for none of them
+    commands.parse("report")  # before the slow imports, so that --help answers at once
 
 from collections.abc import Sequence
 

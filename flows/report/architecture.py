@@ -1,4 +1,4 @@
-"""The architecture search: every network scored, what the pool was at each stage, what was chosen, and its latency."""
+"""Make the section on the architecture search: networks scored, the pool at each stage, the choice, its latency."""
 
 import math
 from collections.abc import Iterator
@@ -20,9 +20,9 @@ from flows.report.parts import Chain, Figure, Link, Maker, Note, Part, Table
 from flows.report.reading import Row, chain, counted, interval, milliseconds, number, percent, read_rows
 
 DRAWN = 2000
-"""Networks in the chart of scores."""
+"""Largest number of networks in the chart of scores."""
 LISTED = 60
-"""Rows of the pool's table."""
+"""Largest number of rows in the pool's table."""
 
 
 def method(params: Params) -> Iterator[Part]:
@@ -35,7 +35,7 @@ def method(params: Params) -> Iterator[Part]:
 
 
 def candidates(params: Params) -> Iterator[Part]:
-    """Score against latency of every network scored."""
+    """Show score against latency for every network that was scored."""
     every = [
         Scored(
             stage=int(row["stage"]),
@@ -114,7 +114,7 @@ def pool_row(row: Row) -> list[str]:
 
 
 def chains(params: Params) -> Iterator[Part]:
-    """The block chosen for each layer, a chain for each budget."""
+    """Show the block chosen for each layer, in one chain for each budget."""
     space = space_of(params.architecture, read_classes(paths.CLASSES))
     for entry in read_json(paths.FOUND_ARCHITECTURE)["budgets"]:
         caption = chain_caption(entry, params.architecture.metric)
@@ -130,7 +130,7 @@ def chain_caption(entry: dict[str, Any], metric: str) -> str:
 
 
 def further_budgets(params: Params) -> Iterator[Part]:
-    """What the models of further budgets reach."""
+    """Show the results of the models of further budgets."""
     if params.evaluate.budgets:
         yield Table(
             header=["model", "accuracy", "95% interval", "latency", "predicted", "budget"],
@@ -169,7 +169,7 @@ def links(space: Space, text: str) -> Iterator[Link]:
 
 
 def meaning(name: str) -> str:
-    """What the block's name says, in words."""
+    """Describe a block, given by its name, in words."""
     block = parse_block(name)
     if block.family == "mb":
         squeeze = ", squeeze-and-excitation" if block.squeeze else ""
@@ -178,7 +178,7 @@ def meaning(name: str) -> str:
 
 
 def latency(params: Params) -> Iterator[Part]:
-    """Predicted against measured, of the calibration's networks and of those that were trained."""
+    """Show predicted against measured latency, for the calibration's networks and for the trained ones."""
     table = LatencyTable.from_json(read_json(paths.LATENCY_TABLE))
     measured = read_json(paths.MEASURED)
     calibration = [(table.line(whole.sum_ms), whole.entry.ms) for whole in table.wholes]

@@ -1,4 +1,4 @@
-"""The augmentation search: what the policy became, what was rewarded, what it does to real images."""
+"""Make the section on the augmentation search: the policy by trunk, its rewards, and its effect on real images."""
 
 from collections.abc import Iterator
 
@@ -19,9 +19,9 @@ from flows.report.parts import Figure, Maker, Note, Part, Picture, Pictures, Tab
 from flows.report.reading import Row, grouped, read_rows
 
 STRIP, DRAWS = 8, 4
-"""Real images, and what the policy makes of each."""
+"""Number of real images shown, and of draws of the policy for each."""
 LISTED = 8
-"""Pairs named in the table."""
+"""Number of pairs in the table."""
 
 
 def method(params: Params) -> Iterator[Part]:
@@ -47,7 +47,7 @@ def distribution(params: Params) -> Iterator[Part]:
 def operation_shares(
     rows: list[Row], start: dict[str, float]
 ) -> tuple[list[str], Float[np.ndarray, "names trunks_and_start"]]:
-    """Of every trunk, the start first; operations by their last share."""
+    """Return the operations, sorted by their last share, and their shares at the start and after every trunk."""
     trunks = grouped(rows, lambda row: int(row["trunk"]))
     columns = [start, *(shares_of(own) for _, own in sorted(trunks.items()))]
     names = sorted(columns[-1], key=lambda name: -columns[-1][name])
@@ -55,7 +55,7 @@ def operation_shares(
 
 
 def shares_of(rows: list[Row]) -> dict[str, float]:
-    """Mean over the two places; an element is `<operation> <magnitude>`."""
+    """Return each operation's share, averaged over the two places; an element is `<operation> <magnitude>`."""
     shares: dict[str, float] = {}
     for row in rows:
         operation = row["element"].split(" ")[0]
@@ -88,7 +88,7 @@ def strip(params: Params) -> Iterator[Part]:
 
 
 def examples(train: Split) -> Split:
-    """The first image of each class, of the first classes; more of a class where there are fewer of these."""
+    """Return the first image of each of the first STRIP classes, and further images if there are fewer classes."""
     labels = np.asarray(train.labels)
     first = np.unique(labels, return_index=True)[1]
     rest = np.setdiff1d(np.arange(min(len(labels), STRIP + len(first))), first)
@@ -96,7 +96,7 @@ def examples(train: Split) -> Split:
 
 
 def augmented(policy: Policy, chosen: Split, names: tuple[str, ...], seed: int) -> Iterator[list[Picture]]:
-    """The images themselves, then a row for every draw."""
+    """Yield a row of the images themselves, then a row for every draw of the policy."""
     images, labels = split_tensors(chosen)
     said = [names[label] for label in labels.tolist()]
     yield [picture(image, f"training image of {name}", name) for image, name in zip(chosen.images, said, strict=True)]

@@ -1,4 +1,4 @@
-"""The report's charts as files of their own, for MLflow's artifact browser."""
+"""Turn the report's charts into separate files for MLflow's artifact browser."""
 
 from base64 import b64decode
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from flows.report.parts import Figure, Part, Pictures
 
 
 def stage_of(section: str) -> str | None:
-    """The stage that a section's charts are about, of several variants the one that ships; None: the whole line."""
+    """Return the stage that a section's charts are about (the variant that ships), or None for the whole line."""
     for word, stage in ROSTER.items():
         if stage.section == section:
             return f"{word}@{SEARCHED}" if stage.variants else word
@@ -21,7 +21,7 @@ def stage_of(section: str) -> str | None:
 
 @dataclass(frozen=True, kw_only=True)
 class Chart:
-    """`stage`: what it is about, None: the whole line. `name`: of a file in the folder `charts`."""
+    """A chart's file: `stage` is None if it is about the whole line, `name` is its path in the folder `charts`."""
 
     stage: str | None
     name: str
@@ -29,7 +29,7 @@ class Chart:
 
 
 def charts(made: Made) -> Iterator[Chart]:
-    """Figures as SVG; rows of images as one PNG where they need no words."""
+    """Yield figures as SVG, and rows of images that need no words as one PNG."""
     for section, parts in made:
         for what, own in parts.items():
             name = what.removeprefix("the ").replace(" ", "_")
@@ -40,7 +40,7 @@ def charts(made: Made) -> Iterator[Chart]:
 
 
 def as_file(part: Part) -> tuple[str, bytes] | None:
-    """Ending and content; None for what is no picture by itself."""
+    """Return the file's ending and content, or None if the part is no picture by itself."""
     if isinstance(part, Figure):
         return "svg", part.svg.encode()
     if isinstance(part, Pictures) and len(part.rows) > 1:

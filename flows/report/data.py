@@ -1,4 +1,4 @@
-"""The data version: how many images of each class, and what validation turned away."""
+"""Make the section on the data version: the images of each class, and what validation turned away."""
 
 from collections.abc import Iterator
 from itertools import islice
@@ -11,7 +11,7 @@ from flows.report.parts import Maker, Note, Part, Table
 from flows.report.reading import counted, folded
 
 LISTED = 20
-"""Images that are named with the reason why they were turned away."""
+"""Largest number of images that are listed with the reason why they were turned away."""
 
 
 def version(params: Params) -> Iterator[Part]:

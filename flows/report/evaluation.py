@@ -1,4 +1,4 @@
-"""The searched network on the test split: class by class, and its most confident mistakes."""
+"""Make the section on the searched network's classes and most confident mistakes in the test split."""
 
 from collections.abc import Iterator, Sequence
 from itertools import islice

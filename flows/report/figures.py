@@ -1,7 +1,7 @@
-"""The report's charts, by matplotlib, as SVG text.
+"""Draw the report's charts with matplotlib, as SVG text.
 
-Colours are matplotlib's own; page.py turns them into colours that follow the reader's light or dark page. Points and
-cells beyond what a browser draws at ease become pixels inside the SVG.
+Colours are matplotlib's own; page.py turns them into colours that follow the reader's light or dark page. If there are
+more points or cells than a browser draws easily, they become pixels inside the SVG.
 """
 
 import warnings
@@ -21,21 +21,21 @@ from components.charts import FIXED, svg
 
 OPEN: Any = {"axes.spines.top": False, "axes.spines.right": False}
 STYLE: Any = FIXED | OPEN | {"legend.frameon": False, "font.size": 9, "text.parse_math": False}
-"""No markup in texts: a class may be called $x$."""
+"""Style of all charts. Texts are not parsed as markup, because a class may be called $x$."""
 POINTS, CELLS = 1500, 1200
-"""More of them are drawn as pixels."""
+"""Numbers of points and of cells above which they are drawn as pixels."""
 NAMED = 40
-"""Classes whose names fit beside a matrix."""
+"""Largest number of classes whose names fit beside a matrix."""
 WRITTEN = 16
-"""Classes whose counts fit into its cells."""
+"""Largest number of classes whose counts fit into its cells."""
 DECADES = 30
-"""Ratio of the largest to the smallest loss from which they are drawn by their logarithms."""
+"""Ratio of the largest to the smallest loss above which the axis is logarithmic."""
 LONGEST = 24
-"""Letters of a name in a chart."""
+"""Largest number of letters of a name in a chart."""
 
 
 def drawn(draw: Callable[[Figure], None], width: float, height: float) -> str:
-    """What `draw` does to a figure of so many inches."""
+    """Let `draw` draw on a new figure of this size in inches, and return it as SVG."""
     with matplotlib.rc_context(STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph")  # the browser has fonts for what matplotlib has none
         figure = Figure(figsize=(width, height), layout="constrained", dpi=150)
@@ -44,13 +44,13 @@ def drawn(draw: Callable[[Figure], None], width: float, height: float) -> str:
 
 
 def styled(chart: Callable[[], str]) -> str:
-    """A chart of components, its axes like those of these."""
+    """Draw a chart of components with the axes of the charts in this module."""
     with matplotlib.rc_context(OPEN):
         return chart()
 
 
 def short(name: str) -> str:
-    """A name that a chart has room for, without what XML forbids."""
+    """Shorten a name to fit into a chart, and replace letters that XML forbids."""
     clean = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in name)
     return clean if len(clean) <= LONGEST else clean[: LONGEST - 1] + "…"
 
@@ -64,7 +64,7 @@ def by_trunk(axes: Axes, what: str = "trunk") -> None:
 
 
 def intervals(values: Mapping[str, tuple[float, float, float]]) -> str:
-    """Name -> (accuracy, low, high), one line each."""
+    """Draw one line for each network; `values` maps its name to (accuracy, low, high)."""
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
@@ -87,7 +87,7 @@ def intervals(values: Mapping[str, tuple[float, float, float]]) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Rewards:
-    """Of all copies (or elements) of all trunks; index i of each is one of them."""
+    """The rewards of all copies (or elements) of all trunks; index i of each sequence belongs to one of them."""
 
     trunks: Sequence[int]
     rewards: Sequence[float]
@@ -95,7 +95,7 @@ class Rewards:
 
 
 def rewards_by_trunk(rewards: Rewards, progress: Mapping[int, float], measured: str) -> str:
-    """Every reward, each trunk's best marked; beside it what was `measured` of the model after each trunk."""
+    """Draw every reward with each trunk's best marked, and beside it the model's `measured` score after each trunk."""
 
     def draw(figure: Figure) -> None:
         left, right = figure.subplots(1, 2)
@@ -114,9 +114,9 @@ def rewards_by_trunk(rewards: Rewards, progress: Mapping[int, float], measured: 
 
 
 def shares_by_trunk(names: Sequence[str], shares: Float[np.ndarray, "names start_and_trunks"]) -> str:
-    """A row a name, a column for the start and each trunk, and at its end the last share.
+    """Draw a row for each name, with a column for the start and each trunk, and the last share at its end.
 
-    Colours are of the square root: small shares show.
+    Colours follow the square root of the share, so that small shares are visible.
     """
 
     def draw(figure: Figure) -> None:
@@ -134,7 +134,7 @@ def shares_by_trunk(names: Sequence[str], shares: Float[np.ndarray, "names start
 
 
 def mean_by_trunk(names: Sequence[str], mean: Float[np.ndarray, "names trunks"]) -> str:
-    """A row a component of the Gaussian's mean; 0 is cross-entropy."""
+    """Draw a row for each component of the Gaussian's mean, where 0 is cross-entropy."""
     reach = float(np.abs(mean).max()) or 1.0
 
     def draw(figure: Figure) -> None:
@@ -149,7 +149,7 @@ def mean_by_trunk(names: Sequence[str], mean: Float[np.ndarray, "names trunks"])
 def heat_map(
     figure: Figure, axes: Axes, values: Float[np.ndarray, "r c"], norm: Normalize, colours: str, first: int, of: str
 ) -> None:
-    """Rows from the top, columns numbered from `first`, each cell centred on its number."""
+    """Draw a matrix with rows from the top and columns numbered from `first`, each cell centred on its number."""
     rows, columns = values.shape
     mesh = axes.pcolormesh(
         np.arange(first, first + columns + 1) - 0.5,
@@ -157,7 +157,7 @@ def heat_map(
         values,
         norm=norm,
         cmap=colours,
-        edgecolors="face",  # else the page shows between cells
+        edgecolors="face",  # otherwise the page shows between cells
         linewidth=0.3,
         rasterized=values.size > CELLS,
     )
@@ -173,7 +173,7 @@ def heat_map(
 
 @dataclass(frozen=True, kw_only=True)
 class Judged:
-    """A (partial) model of a stage; `error` is nan where it is not known."""
+    """A (partial) model that a stage of the search judged; `error` is nan if it is not known."""
 
     stage: int
     potential: float
@@ -182,7 +182,7 @@ class Judged:
 
 
 def pool_by_stage(judged: Sequence[Judged], metric: str) -> str:
-    """What each stage expected of its candidates: those that it kept, and those that it dropped."""
+    """Draw the score that each stage expected of its candidates, those that it kept and those that it dropped."""
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
@@ -205,7 +205,7 @@ def pool_by_stage(judged: Sequence[Judged], metric: str) -> str:
 def predicted_against_measured(
     calibration: Sequence[tuple[float, float]], named: Mapping[str, tuple[float, float]]
 ) -> str:
-    """(predicted, measured) milliseconds of the networks of the calibration and of the trained ones."""
+    """Draw (predicted, measured) milliseconds of the calibration's networks and of the trained ones."""
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
@@ -229,7 +229,7 @@ def predicted_against_measured(
 
 
 def training_curves(losses: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> str:
-    """Variant -> (epochs, loss)."""
+    """Draw the training losses; `losses` maps each variant to (epochs, loss)."""
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
@@ -248,7 +248,7 @@ def training_curves(losses: Mapping[str, tuple[Sequence[float], Sequence[float]]
 
 
 def confusion(matrix: Float[np.ndarray, "k k"], names: Sequence[str]) -> str:
-    """Counts; rows the actual class, columns the predicted one. Colours are shares of the row."""
+    """Draw the counts of actual (rows) and predicted classes (columns), coloured by their share of the row."""
     count = len(names)
 
     def draw(figure: Figure) -> None:

@@ -1,4 +1,4 @@
-"""What a retrain found, in numbers that MLflow charts run by run and in words (Markdown) for MLflow and Prefect."""
+"""Summarise a retrain: as metrics for MLflow's charts, and as Markdown for MLflow and Prefect."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -21,30 +21,30 @@ Use `models:/{name}@champion`: an ONNX file that takes raw `uint8` images `[n, h
 `logits` and `probabilities`; class names are in its metadata. `@challenger` was judged last, `@previous` was champion
 before; `python -m flows.publish rollback` puts it back. Every file that went through the gate is a version, whether it
 passed (tag `gate`) or not, with its accuracy and latency (milliseconds) as tags."""
-"""What the registry says of a model."""
+"""The description of a registered model."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Findings:
-    """Of the model that the gate judged."""
+    """The results of the model that the gate judged."""
 
     name: str
     version: str
     outcome: Outcome
     report: GateReport
     metrics: Mapping[str, Any]
-    """results/evaluate/metrics.json."""
+    """Content of results/evaluate/metrics.json."""
     latency: Mapping[str, Any]
-    """results/evaluate/latency.json."""
+    """Content of results/evaluate/latency.json."""
     budget_ms: float
     spent: Mapping[str, float | None]
-    """Search, and the baseline's training -> core-minutes, None where that was not recorded."""
+    """Each search and the baseline's training -> core-minutes, or None if they were not recorded."""
 
 
 def read(
     params: Params, report: GateReport, version: str, outcome: Outcome, spent: Mapping[str, float | None]
 ) -> Findings:
-    """What `evaluate` left, beside the decision."""
+    """Combine the results of `evaluate` with the decision."""
     return Findings(
         name=params.publish.model,
         version=version,
@@ -58,7 +58,7 @@ def read(
 
 
 def charted(found: Findings) -> dict[str, float]:
-    """`headline/<name>`, to compare retrains by."""
+    """Return the metrics `headline/<name>`, by which retrains are compared."""
     searches = searches_cost(found.spent)
     values = {
         "accuracy": found.metrics[SEARCHED]["accuracy"],
@@ -73,19 +73,19 @@ def charted(found: Findings) -> dict[str, float]:
 
 
 def champion_accuracy(found: Findings) -> float | None:
-    """Of the one in service on the same images; None if there is none."""
+    """Return the champion's accuracy on the same images, or None if there is no champion."""
     reference = found.report.reference
     return reference.right / reference.images if reference and found.report.champion else None
 
 
 def trainings(found: Findings) -> float | None:
-    """What the searches cost, as a multiple of one training; None where either was not recorded."""
+    """Return the searches' cost as a multiple of one training, or None if either was not recorded."""
     searches, training = searches_cost(found.spent), found.spent[TRAINING]
     return None if searches is None or not training else searches / training
 
 
 def headline(found: Findings) -> str:
-    """Two lines: the result beside what it must be read beside; the gate's verdict and why, and the cost."""
+    """Return two lines: the result with what to compare it with; the gate's verdict with reasons, and the cost."""
     accuracy, other = (percent(found.metrics[name]["accuracy"]) for name in VARIANTS)
     time = milliseconds(found.latency[SEARCHED]["quiet_ms"])
     return "\n\n".join(
@@ -98,13 +98,13 @@ def headline(found: Findings) -> str:
 
 
 def champion(found: Findings) -> str:
-    """How accurate the one in service is, if there is one."""
+    """Return the words on the champion's accuracy, or an empty text if there is no champion."""
     accuracy = champion_accuracy(found)
     return "" if accuracy is None else f", champion {percent(accuracy)}"
 
 
 def judgement(report: GateReport) -> str:
-    """What the gate said and why."""
+    """Return a sentence with the gate's verdict and its reasons."""
     if not report.checks:
         return "This file was the champion already: there was nothing to decide."
     failed = [str(check) for check in report.checks if not check.passed]
@@ -122,16 +122,19 @@ def cost(found: Findings) -> str:
 
 
 def run_note(found: Findings, links: Mapping[str, str], stages: Mapping[str, tuple[str, str]]) -> str:
-    """The decision's run: MLflow folds all but the first lines, so what a person needs comes first.
+    """Return the text on the decision's run; the essentials come first, because MLflow folds all but the first lines.
 
-    `stages`: name -> executed or cached, and the address of the run that made the results.
+    `stages` maps each name to "executed" or "cached" and the address of the run that made its results.
     """
     parts = [headline(found), listed(links), result_table(found), stage_table(stages), found.report.to_markdown()]
     return "\n\n".join(part for part in parts if part)
 
 
 def version_note(found: Findings, links: Mapping[str, str]) -> str:
-    """The model version: the decision, where it was made, how to use the file. Lists show its first line as it is."""
+    """Return the text on the model version: the decision, where it was made, and how to use the file.
+
+    Its first line has no markup, because MLflow's lists show it as plain text.
+    """
     use = f"Use: `mlflow.onnx.load_model('models:/{found.name}/{found.version}')`, or `python -m flows.classify`."
     return "\n\n".join([headline(found).replace("**", ""), listed(links), use, found.report.to_markdown()])
 
@@ -141,7 +144,7 @@ def listed(links: Mapping[str, str]) -> str:
 
 
 def result_table(found: Findings) -> str:
-    """The networks beside each other."""
+    """Return a table that compares the networks."""
     head = ["| network | accuracy | 95% interval | latency | predicted |", "| --- | --- | --- | --- | --- |"]
     rows = [
         f"| {name} | {percent(own['accuracy'])} | {interval(own)} | {milliseconds(time['quiet_ms'])} | "
@@ -157,7 +160,7 @@ def networks(found: Findings) -> Iterator[tuple[str, Mapping[str, float], Mappin
 
 
 def stage_table(stages: Mapping[str, tuple[str, str]]) -> str:
-    """What each stage decided; empty if none is known."""
+    """Return a table of what each stage decided, or an empty text if no stage is known."""
     head = ["| stage | | found |", "| --- | --- | --- |"]
     rows = [f"| [{name}]({address}) | {how} | {notes.found(name)} |" for name, (how, address) in stages.items()]
     return "\n".join(["What each stage decided:", "", *head, *rows]) if rows else ""
@@ -168,7 +171,7 @@ def verdict(report: GateReport) -> str:
 
 
 def tags(report: GateReport) -> dict[str, str]:
-    """Of the model version: what a list of versions shows."""
+    """Return the tags of the model version, which MLflow's list of versions shows."""
     values = {check.name: gate.shown(check.value) for check in report.checks}
     refused = [check.name for check in report.checks if not check.passed]
     return {

@@ -1,4 +1,4 @@
-"""What the line found, whether to trust it, and what to do next."""
+"""Make the report's first section: what was found, whether to trust it, and what to do next."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -22,11 +22,11 @@ from flows.report.reading import counted, interval, milliseconds, percent, read_
 from flows.tracking import connection, models, runs
 
 TRAINING = f"train@{BASELINE}"
-"""What a training without any search costs."""
+"""The stage whose cost is that of a training without any search."""
 Scores = Mapping[str, float]
 INTERVAL = ("accuracy", "accuracy_low", "accuracy_high")
 CHANCE = 0.05
-"""Below it a difference is called more than chance."""
+"""Largest p-value at which a difference is called more than chance."""
 REMEDIES = {
     "accuracy": "look at the mistakes below; more epochs, more trunks or more images may help",
     "chance_p": "the model learnt nothing: look at the training's curves, and at whether the labels are right",
@@ -42,7 +42,7 @@ REMEDIES = {
     "registry_logits": "the registry gave back another model: look at its storage",
     "rolled_back": "somebody took this very file back: delete its version's tag rollback.at to have it judged again",
 }
-"""Check of the gate -> what to do when it refuses."""
+"""Check of the gate -> what to do if the model fails it."""
 
 
 def key_numbers(params: Params) -> Iterator[Part]:
@@ -71,7 +71,7 @@ def key_numbers(params: Params) -> Iterator[Part]:
 
 
 def doubts(params: Params) -> Iterator[Part]:
-    """Whether the numbers are of one run."""
+    """Warn if the results may come from different runs."""
     differing = list(dict.fromkeys(one.subject for one in trace(Workspace()).all_findings() if one.verdict != "ok"))
     if differing:
         which = (
@@ -85,7 +85,7 @@ def doubts(params: Params) -> Iterator[Part]:
 
 
 def judged() -> dict[str, Any] | None:
-    """What the gate decided on the model that lies here; None if it has not."""
+    """Return the gate's decision on the model in this folder, or None if there is none."""
     return decided(files.md5_of(paths.MODEL.read_bytes()))
 
 
@@ -101,7 +101,7 @@ def verdict_fact(decision: Mapping[str, Any] | None) -> Fact:
 
 
 def accuracy(params: Params) -> Iterator[Part]:
-    """Accuracies with their intervals, and whether the searches' gain may be chance."""
+    """Show the accuracies with their intervals, and whether the searches' gain may be chance."""
     metrics, decision = read_json(paths.METRICS), judged()
     champion, note = champion_of(decision)
     every = {name: metrics[name] for name in VARIANTS} | champion
@@ -121,7 +121,7 @@ def accuracy(params: Params) -> Iterator[Part]:
 
 
 def champion_of(decision: Mapping[str, Any] | None) -> tuple[dict[str, Scores], str]:
-    """The champion that the model was compared with, and a sentence on it."""
+    """Return the scores of the champion that the model was compared with, and a sentence about it."""
     if decision is None:
         return {}, "The gate has not judged this model, so it was not compared with a champion."
     if not decision["checks"]:
@@ -136,14 +136,14 @@ def champion_of(decision: Mapping[str, Any] | None) -> tuple[dict[str, Scores], 
 
 
 def answers() -> Paired:
-    """The searched network beside the baseline, image by image."""
+    """Compare the searched network with the baseline, image by image."""
     rows = read_rows(paths.PREDICTIONS)
     searched, baseline = (np.array([row[name] == row["actual"] for row in rows]) for name in VARIANTS)
     return pair(searched, baseline)
 
 
 def gain(found: Paired) -> str:
-    """Whether it may be chance: McNemar, exact, one-sided."""
+    """Say whether the difference may be chance, by McNemar's exact one-sided test."""
     better = found.won >= found.lost
     p = mcnemar(Paired(images=found.images, lost=found.won, won=found.lost) if better else found)
     return (
@@ -157,7 +157,7 @@ def gain(found: Paired) -> str:
 
 
 def costs() -> dict[str, float | None]:
-    """Stage -> core-minutes; None where MLflow was not told, or cannot be asked."""
+    """Return stage -> core-minutes, with None if MLflow has no record or cannot be reached."""
     found: dict[str, float | None] = dict.fromkeys((*SEARCHES, TRAINING))
     with suppress(*connection.ERRORS):
         for name in found:
@@ -167,7 +167,7 @@ def costs() -> dict[str, float | None]:
 
 
 def searches_cost(spent: Mapping[str, float | None]) -> float | None:
-    """Core-minutes of all searches; None if one was not recorded."""
+    """Return the core-minutes of all searches, or None if one was not recorded."""
     each = [spent[name] for name in SEARCHES]
     return None if None in each else sum(minutes or 0.0 for minutes in each)
 
@@ -181,7 +181,7 @@ def searches_fact(spent: Mapping[str, float | None]) -> Fact:
 
 
 def cost_of_stages(spent: Mapping[str, float | None]) -> Iterator[Table]:
-    """Nothing if nothing is known."""
+    """Yield a table of the stages' costs, or nothing if none is known."""
     missing = [name for name, minutes in spent.items() if minutes is None]
     if len(missing) == len(spent):
         return
@@ -205,7 +205,7 @@ def cost_of_stages(spent: Mapping[str, float | None]) -> Iterator[Table]:
 
 
 def verdict(params: Params) -> Iterator[Part]:
-    """What was decided and why, and what to do."""
+    """Say what the gate decided, why, and what to do."""
     decision = judged()
     if decision is None:
         yield Note(
@@ -226,7 +226,7 @@ def verdict(params: Params) -> Iterator[Part]:
 
 
 def in_service_instead(decision: Mapping[str, Any]) -> str:
-    """Which version is, and since when; nothing if it is this one, or if MLflow cannot be asked."""
+    """Say which other version is in service; empty if it is this one or MLflow cannot be reached."""
     name, version = decision["model"], decision["version"]
     with suppress(*connection.ERRORS):
         serving = models.alias_version(name, registry.CHAMPION)

@@ -1,4 +1,4 @@
-"""Images inside the page: small PNG files as data URIs."""
+"""Embed images in the page as small PNG files in data URIs."""
 
 from base64 import b64encode
 from collections.abc import Sequence
@@ -12,13 +12,13 @@ from components.data.images import encode_png
 from flows.report.parts import Picture
 
 SIDE = 96
-"""Pixels to which larger images are scaled down: the file stays small, and two fit beside each other on a phone."""
+"""Pixels to which larger images are scaled down, so that the file stays small and two fit side by side on a phone."""
 GAP = 4
 """Pixels between the images of a sheet."""
 
 
 def picture(image: UInt8[np.ndarray, "h w c"], label: str, below: str = "") -> Picture:
-    """`c` is 1 or 3."""
+    """Turn an image of 1 or 3 channels into a picture of at most SIDE pixels a side."""
     pixels = np.asarray(image)
     shown = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
     shown.thumbnail((SIDE, SIDE))
@@ -26,7 +26,7 @@ def picture(image: UInt8[np.ndarray, "h w c"], label: str, below: str = "") -> P
 
 
 def sheet(rows: Sequence[Sequence[bytes]]) -> bytes:
-    """PNG files of one size, each scaled to SIDE, beside and below each other: a PNG file."""
+    """Join rows of PNG files of one size into one PNG file, each scaled to SIDE."""
     cell = SIDE + GAP
     size = (max(len(row) for row in rows) * cell - GAP, len(rows) * cell - GAP)
     whole = Image.new("RGB", size, "white")

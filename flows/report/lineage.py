@@ -1,4 +1,4 @@
-"""From the model back to the images, as dvc.lock says it, beside what lies here now."""
+"""Make the section on the lineage: the model's history in dvc.lock, checked against the files in this folder."""
 
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
@@ -14,15 +14,15 @@ from flows.lineage.walk import Finding, StageRun, Step
 from flows.report.parts import Maker, Part, Tree
 
 STAGE = f"train@{SEARCHED}"
-"""Writes the model."""
+"""The stage that writes the model."""
 
 
 class Workspace:
-    """`flows.lineage.Evidence` of this folder alone: no tracker is asked, no image is read, no other version known."""
+    """`flows.lineage.walk.Evidence` from this folder alone, without MLflow, the images, or other versions."""
 
     version = 0
     title = "an earlier version, which flows.audit looks for"
-    """What `earlier` and `origin` are called; the walk ends there."""
+    """Stands in the tree for an earlier version that a search was kept from; the walk ends there."""
 
     def __init__(self) -> None:
         text = versions.LOCK.read_text(encoding="utf-8")
@@ -85,7 +85,7 @@ class Workspace:
 
 
 def trace(evidence: Workspace) -> Step:
-    """The model's history as dvc.lock has it; KeyError if it does not have the model."""
+    """Return the model's history as dvc.lock records it. Raises KeyError if the model is not in dvc.lock."""
     return next(walk.trace(paths.MODEL.as_posix(), locked_md5(evidence), evidence))
 
 
@@ -109,7 +109,7 @@ def tree(params: Params) -> Iterator[Part]:
 
 
 def code() -> str:
-    """Which code lies here."""
+    """Name the commit of the code in this folder."""
     said = commits.code_tags()
     if said["git.commit"] == commits.UNKNOWN:
         return "unknown, since git does not say which commit this is"

@@ -1,4 +1,4 @@
-"""The loss search: the found curves beside known ones, where the Gaussian's mean went, the rewards."""
+"""Make the section on the loss search: the found curves beside known ones, the Gaussian's mean, the rewards."""
 
 from collections.abc import Iterator
 
@@ -49,12 +49,12 @@ def mean(params: Params) -> Iterator[Part]:
 
 
 def size(row: dict[str, str]) -> int:
-    """Components of theta."""
+    """Return the number of components of theta."""
     return sum(name.startswith("theta_") for name in row)
 
 
 def component_names(settings: Loss, count: int) -> list[str]:
-    """t's components first, then tau's, then the margins a and b."""
+    """Name the components: t's, then tau's, then the margins a and b. Raises ValueError if they are not `count`."""
     margins = ["margin a", "margin b"] if settings.class_margins else []
     half = (count - len(margins)) // 2
     names = [f"{part} {place}" for part in ("t", "τ") for place in range(half)] + margins

@@ -1,6 +1,6 @@
-"""What MLflow says of a stage's run in words (Markdown): what the stage does, and what it decided.
+"""Write the text (Markdown) on a stage's run in MLflow: what the stage does, and what it decided.
 
-Result files are read, nothing is computed anew; what a search tried is in the report and in the run's artifacts.
+It comes from result files alone; all that a search tried is in the report and in the run's artifacts.
 """
 
 import logging
@@ -14,25 +14,25 @@ from flows.checkout.roster import ROSTER, word_of
 from flows.report.reading import Row, chain, counted, interval, milliseconds, percent, read_rows
 
 NAMED = 3
-"""Operations of a policy that a sentence names."""
+"""Number of a policy's operations that a sentence names."""
 UNREADABLE = (OSError, LookupError, ValueError, TypeError, StopIteration)
-"""What reading a file raises that is not there, or not as this version writes it: words are no reason to fail."""
+"""Exceptions that reading a missing or damaged result file raises; a missing text must not fail the stage."""
 
 LOG = logging.getLogger(__name__)
 
 Find = Callable[[str], str]
-"""Variant, empty where there is none -> a sentence or two."""
+"""Returns a sentence or two for a variant, which is empty if the stage has none."""
 
 
 def note(name: str, *, finished: bool) -> str:
-    """Of a run of the stage `<word>` or `<word>@<variant>`; what it decided first, if it has."""
+    """Return the text on a run of the stage `<word>` or `<word>@<variant>`, with what it decided first."""
     does = ROSTER[word_of(name)].does
     decided = found(name) if finished else ""
     return f"**{decided}**\n\n{does}" if decided else does
 
 
 def found(name: str) -> str:
-    """What the stage decided, as its files say; nothing, with a warning, if they cannot be read."""
+    """Say what the stage decided, from its result files; empty, with a warning, if they cannot be read."""
     word, _, variant = name.partition("@")
     if word not in FINDS:
         return ""
@@ -54,7 +54,7 @@ def prepared(_: str) -> str:
 
 
 def measured(_: str) -> str:
-    from components.architecture.latency import LatencyTable  # torch must not start before the stage has set it up
+    from components.architecture.latency import LatencyTable  # loads torch, which the stage must configure first
 
     table = LatencyTable.from_json(read_json(paths.LATENCY_TABLE))
     off = sum(abs(table.line(whole.sum_ms) / whole.entry.ms - 1) for whole in table.wholes) / len(table.wholes)
@@ -65,7 +65,7 @@ def measured(_: str) -> str:
 
 
 def chosen(_: str) -> str:
-    """A clause for each budget."""
+    """Describe the network chosen for each budget."""
     return "; ".join(
         f"For {milliseconds(one['latency_ms'])}: `{chain(one['architecture'])}`, predicted "
         f"{milliseconds(one['predicted_latency_ms'])}, {one['parameters']:,} parameters"
@@ -89,7 +89,7 @@ def loss(_: str) -> str:
 
 
 def rewards(rows: list[Row]) -> str:
-    """Of the last trunk, and the model after it."""
+    """Describe the best reward of the last trunk, and the model's score after it."""
     last = rows[-1]
     best = next(row for row in reversed(rows) if row["best"] == "True")
     return (
@@ -120,7 +120,7 @@ def reached(name: str, metrics: Mapping[str, Any], latency: Mapping[str, Any]) -
     return f"{name} {percent(own['accuracy'])} ({interval(own)}), {milliseconds(latency[name]['quiet_ms'])}"
 
 
-FINDS: Mapping[str, Find] = {  # a stage that is not among them says what it does
+FINDS: Mapping[str, Find] = {  # a stage that is missing here is described only by what it does
     "prepare": prepared,
     "latency": measured,
     "architecture": chosen,

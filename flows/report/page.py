@@ -1,4 +1,4 @@
-"""The page: its sections in order, each part drawn by page.html, charts in colours that follow the reader's page."""
+"""Write the report's page: its sections in order, drawn by page.html; charts follow its light or dark colours."""
 
 import re
 from itertools import chain
@@ -76,17 +76,17 @@ COLOURS = {
     "#2ca02c": "var(--green)",
     "#9467bd": "var(--purple)",
 }
-"""Of matplotlib -> of the page."""
+"""matplotlib's colour -> the page's colour."""
 DAMAGED = (KeyError, ValueError, TypeError, IndexError, AttributeError)
-"""What reading a file raises that a person edited, or an older version wrote."""
+"""Exceptions that reading a result file raises if a person edited it or an older version wrote it."""
 
 
 Made = list[tuple[Section, dict[str, list[Part]]]]
-"""Each section with what its makers made, by what that shows."""
+"""Each section with the parts that its makers made, by what the parts show."""
 
 
 def make(params: Params) -> Made:
-    """Every part of the page, from what lies here. Raises ValueError if nothing was run yet."""
+    """Make every part of the page from the results in this folder. Raises ValueError if there are none yet."""
     if not any(folder.exists() for folder in (paths.LATENCY_TABLE, paths.EVALUATE, paths.STATISTICS)):
         raise ValueError("there are no results to report on; run `dvc repro` or `python -m flows.retrain` first")
     return [
@@ -102,7 +102,7 @@ def write(params: Params, made: Made) -> Path:
 
 
 def lineage_page(root: Step) -> str:
-    """A page of a walked lineage alone, as an audit keeps it."""
+    """Return a page that shows a lineage alone, which an audit keeps."""
     verdict = "everything is as recorded" if root.whole() else "not everything is as recorded"
     tree = Tree(root=root, caption=f"{sum(1 for _ in root.all_findings())} checks: {verdict}.")
     alone = Section(anchor="lineage", title="Lineage", lead="Every file that the model was made of.", makers={})
@@ -110,7 +110,7 @@ def lineage_page(root: Step) -> str:
 
 
 def render(heading: str, title: str, made: Made) -> str:
-    """The page as text."""
+    """Return the page as HTML."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -124,7 +124,7 @@ def render(heading: str, title: str, made: Made) -> str:
 
 
 def attempted(what: str, maker: Maker, params: Params) -> list[Part]:
-    """What the maker makes, or the sentence that says why it is not there."""
+    """Return the maker's parts or, if a file is missing or damaged, a note that says why they are not shown."""
     try:
         return list(maker(params))
     except FileNotFoundError as missing:
@@ -144,12 +144,12 @@ def writer_of(place: Path) -> str:
 
 
 def prose(text: str) -> Markup:
-    """Text in which `...` is code."""
+    """Return text as HTML in which `...` becomes code."""
     return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
 
 
 def inline(svg: str, name: str) -> Markup:
-    """An SVG file as an element of the page: without what only a file needs, its ids unlike any other figure's."""
+    """Turn an SVG file into an element of the page: drop what only a file needs, and make its ids unique."""
     root = ElementTree.fromstring(svg)
     referred = set(re.findall(r"(?:url\(#|href=\"#)([^)\"]+)", svg))
     for parent in list(root.iter()):
@@ -172,12 +172,12 @@ def inline(svg: str, name: str) -> Markup:
 
 
 def local(name: str) -> str:
-    """A name without its namespace: inside HTML there is only one."""
+    """Return a name without its namespace, because HTML has only one."""
     return name.rpartition("}")[2]
 
 
 def adapted(key: str, value: str, name: str) -> str:
-    """An attribute's value with this figure's ids and the page's colours."""
+    """Return an attribute's value with this figure's ids and the page's colours."""
     if key == "id":
         return f"{name}-{value}"
     if key == "href" and value.startswith("#"):

@@ -1,4 +1,4 @@
-"""What a section of the report is made of; page.html draws each kind."""
+"""Define the parts that make up a section of the report; page.html draws each kind."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ class Note:
 
 @dataclass(frozen=True, kw_only=True)
 class Fact:
-    """A number that matters, what it is, and what it must be read beside."""
+    """An important number, its name, and the numbers to compare it with."""
 
     name: str
     value: str
@@ -34,7 +34,7 @@ class Facts:
 
 @dataclass(frozen=True, kw_only=True)
 class Figure:
-    """`svg` as components.charts writes it; `label` is what somebody hears who does not see it."""
+    """A chart: `svg` as components.charts writes it; `label` is read aloud to readers who cannot see it."""
 
     kind: ClassVar[str] = "figure"
     svg: str
@@ -44,7 +44,7 @@ class Figure:
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """Cells as text, the first column a name; `fold`: what to click to see it, empty where it is seen at once."""
+    """A table of texts whose first column is a name; `fold` is the text to click to open it, empty if it is open."""
 
     kind: ClassVar[str] = "table"
     header: Sequence[str]
@@ -55,7 +55,7 @@ class Table:
 
 @dataclass(frozen=True, kw_only=True)
 class Picture:
-    """`address`: a data URI."""
+    """An image; `address` is a data URI."""
 
     address: str
     label: str
@@ -73,7 +73,7 @@ class Pictures:
 
 @dataclass(frozen=True, kw_only=True)
 class Link:
-    """One member of a chain; `skipped`: there, but nothing is computed in it."""
+    """One member of a chain; `skipped` if nothing is computed in it."""
 
     name: str
     detail: str
@@ -89,7 +89,7 @@ class Chain:
 
     @property
     def meanings(self) -> Mapping[str, str]:
-        """Of each name, once."""
+        """Name -> meaning, each name once."""
         return {link.name: link.meaning for link in self.links if link.meaning}
 
 
@@ -102,12 +102,15 @@ class Tree:
 
 Part = Note | Facts | Figure | Table | Pictures | Chain | Tree
 Maker = Callable[[Params], Iterator[Part]]
-"""Reads result files and makes parts; raises what reading raises where a file is missing or damaged."""
+"""Reads result files and makes parts; if a file is missing or damaged, raises what reading it raises."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Section:
-    """`makers`: what each shows -> how; what cannot be shown is said in one sentence, and the others are."""
+    """A section of the page; `makers` maps what is shown to the function that makes it.
+
+    If one maker fails, a sentence takes its place, and the other makers' parts are still shown.
+    """
 
     anchor: str
     title: str

@@ -1,4 +1,4 @@
-"""Result files as values, and numbers as text."""
+"""Read result files, and format numbers as text."""
 
 import csv
 from collections import defaultdict
@@ -12,11 +12,11 @@ Row = dict[str, str]
 K = TypeVar("K")
 
 MANY = 30
-"""Classes beyond which a table of them is folded."""
+"""Largest number of classes for which a table of them is open; larger ones are folded."""
 
 
 def read_rows(path: Path) -> list[Row]:
-    """The rows of a CSV file; ValueError if it has none."""
+    """Return the rows of a CSV file. Raises ValueError if it has none."""
     with path.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     if not rows:
@@ -25,7 +25,7 @@ def read_rows(path: Path) -> list[Row]:
 
 
 def grouped(rows: Iterable[Row], key: Callable[[Row], K]) -> dict[K, list[Row]]:
-    """Rows by key, keys in order of appearance."""
+    """Group rows by key, with the keys in order of appearance."""
     groups: dict[K, list[Row]] = defaultdict(list)
     for row in rows:
         groups[key(row)].append(row)
@@ -33,7 +33,7 @@ def grouped(rows: Iterable[Row], key: Callable[[Row], K]) -> dict[K, list[Row]]:
 
 
 def number(text: str) -> float | None:
-    """An empty cell is None."""
+    """Return the number in a cell, or None if the cell is empty."""
     return float(text) if text else None
 
 
@@ -42,25 +42,25 @@ def percent(share: float) -> str:
 
 
 def interval(scores: Mapping[str, float]) -> str:
-    """Of the accuracy, as `evaluate` writes it."""
+    """Format the interval of the accuracy in the scores that `evaluate` writes."""
     return f"{percent(scores['accuracy_low'])} to {percent(scores['accuracy_high'])}"
 
 
 def milliseconds(ms: float) -> str:
-    """Three significant digits, none in powers of ten."""
+    """Format milliseconds with three significant digits, never in powers of ten."""
     return f"{ms:.3g} ms" if ms >= 0.001 else f"{ms:.6f} ms"
 
 
 def chain(architecture: str) -> str:
-    """An architecture's text for people: `first → second`."""
+    """Format an architecture for people: `first → second`."""
     return " → ".join(blocks_of(architecture))
 
 
 def folded(classes: int) -> str:
-    """What to click to see a table of so many classes; empty where it is seen at once."""
+    """Return the text to click to open a table of so many classes, or an empty text if it is open."""
     return f"All {classes} classes" if classes > MANY else ""
 
 
 def counted(number: int, what: str, many: str = "") -> str:
-    """`1 image`, `1,200 images`."""
+    """Format a number with its noun: `1 image`, `1,200 images`."""
     return f"{number:,} {what if number == 1 else many or what + 's'}"

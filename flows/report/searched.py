@@ -1,4 +1,4 @@
-"""What the sections of the two online searches share."""
+"""Make the parts that the sections of the two online searches share."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -14,7 +14,7 @@ from flows.report.reading import Row, counted, number
 
 
 def kept(stage: str) -> Iterator[Note]:
-    """Whether the stage did not search this time."""
+    """Note that the stage did not search this time, if it is frozen."""
     pipeline = versions.PIPELINE
     stages: dict[str, Any] = yaml.safe_load(pipeline.read_text(encoding="utf-8"))["stages"] if pipeline.exists() else {}
     if stages.get(stage, {}).get("frozen"):
@@ -22,7 +22,7 @@ def kept(stage: str) -> Iterator[Note]:
 
 
 def how(online: Online) -> str:
-    """The engine's settings in a sentence."""
+    """Describe the engine's settings in a sentence."""
     copies = "" if online.one_model else f" {counted(online.copies, 'copy', 'copies')} of the network,"
     return (
         f"{counted(online.trunks, 'trunk')} of {counted(online.images, 'image')},{copies} reward {online.reward}, "
@@ -31,14 +31,14 @@ def how(online: Online) -> str:
 
 
 def control(online: Online) -> Note:
-    """The line runs one controller; a control is a line of its own."""
+    """Say whether this search is a control; a control needs a run of its own, as a run has only one controller."""
     if online.controller == "null":
         return Note(text="This is a control (controller null): nothing is learned, the rewards are what chance gives.")
     return Note(text="No control was run beside it: the line runs one controller; `controller: null` would be one.")
 
 
 def rewards(rows: Sequence[Row], online: Online) -> Iterator[Part]:
-    """Every reward of every trunk, the best marked, and the model's score after each."""
+    """Show every reward of every trunk, with the best marked, and the model's score after each trunk."""
     known = [row for row in rows if number(row["reward"]) is not None and row["reward"] != "nan"]
     every = Rewards(
         trunks=[int(row["trunk"]) for row in known],

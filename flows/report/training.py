@@ -1,4 +1,4 @@
-"""The final trainings."""
+"""Make the section on the final trainings."""
 
 from collections.abc import Iterator
 

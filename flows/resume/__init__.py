@@ -1,1 +1,1 @@
-"""What an interrupted search or training goes on from."""
+"""Keep checkpoints from which an interrupted search or training resumes."""

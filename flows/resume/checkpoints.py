@@ -1,10 +1,10 @@
-"""The trunks of a search on disk while it runs, so that a stage that is killed goes on where it was, to the same bytes.
+"""Write each trunk of a search to disk, so that a killed stage resumes after it and ends with the same bytes.
 
     <trunk>.json                the record, floats exact
-    <trunk>.kept.safetensors    what the stage needs of the trunk's state at its end, if anything
-    <trunk>.state.safetensors   of the last trunk only: the model and the controller's arrays
+    <trunk>.kept.safetensors    what the stage needs of the trunk's state when the search ends, if anything
+    <trunk>.state.safetensors   for the last trunk only: the model and the controller's arrays
 
-Each file appears whole; a trunk counts as finished once its record is there, which is written last.
+Each file appears whole. The record is written last, so a trunk with a record is complete.
 """
 
 import json
@@ -27,15 +27,15 @@ from flows.resume.states import file_of, write_state
 
 S = TypeVar("S")
 Keep = Callable[[Trunk[S]], State]
-"""What the stage needs of a trunk's state when all trunks are done."""
+"""Selects what the stage needs of a trunk's state when all trunks are done."""
 
 CONTROLLER = "controller."
 NOT_IN_JSON = {"state", "theta", "gradient_gram"}
-"""Fields that are stored elsewhere or, like the gradients, not needed once the controller has read them."""
+"""Fields of a trunk that the record leaves out: they are stored otherwise, or (the gradients) not needed any more."""
 
 
 class Search(Protocol[S]):
-    """A search that starts anew, or after a recorded trunk."""
+    """A search that starts from the beginning, or after a recorded trunk."""
 
     def __call__(self, *, after: Trunk[S] | None) -> Iterator[Trunk[S]]: ...
 
@@ -45,10 +45,10 @@ def nothing(trunk: Trunk[S]) -> State:
 
 
 def resumed(search: Search[S], folder: Path, settings: Online, keep: Keep[S] = nothing) -> Iterator[Trunk[S]]:
-    """Every trunk of a search: those that the folder holds, then the search's own, each written down before it is seen.
+    """Yield every trunk of a search: first those in the folder, then new ones, each written before it is yielded.
 
-    The state of a trunk read from the folder is what `keep` kept of it, of the last one everything. Raises `ValueError`
-    for a folder with a gap.
+    A trunk read from the folder has only the state that `keep` selected; the last one has its whole state. Raises
+    `ValueError` if a trunk is missing in between.
     """
     records = sorted(folder.glob("*.json"))
     require_whole(folder, records)
@@ -62,12 +62,12 @@ def resumed(search: Search[S], folder: Path, settings: Online, keep: Keep[S] = n
 
 
 def finished(folder: Path) -> int:
-    """Trunks that `resumed` reads and does not compute."""
+    """Return the number of trunks that `resumed` reads instead of computing them."""
     return len(list(folder.glob("*.json")))
 
 
 def require_whole(folder: Path, records: Sequence[Path]) -> None:
-    """All trunks from the first, and the state to go on from."""
+    """Raise ValueError unless all trunks from the first on are there, with the last one's state."""
     expected = [file_of(folder, index, "json") for index in range(len(records))]
     whole = list(records) == expected and (
         not records or file_of(folder, len(records) - 1, "state.safetensors").exists()
@@ -76,7 +76,7 @@ def require_whole(folder: Path, records: Sequence[Path]) -> None:
 
 
 def write_trunk(folder: Path, trunk: Trunk[S], kept: State) -> None:
-    """The record last; then the state of the trunk before is of no more use."""
+    """Write the trunk, its record last; then delete the state of the trunk before, which is not needed any more."""
     values = {field.name: getattr(trunk.controller, field.name) for field in fields(trunk.controller)}
     arrays = {name: value for name, value in values.items() if isinstance(value, np.ndarray)}
     record = {field.name: getattr(trunk, field.name) for field in fields(trunk) if field.name not in NOT_IN_JSON}
@@ -108,7 +108,7 @@ def restored(settings: Online, values: Mapping[str, Any]) -> Controller:
 
 
 def state_of(record: Path) -> State:
-    """Everything, or what was kept, or nothing."""
+    """Return the trunk's whole state if it is there, else what was kept of it, else nothing."""
     for kind in ("state.safetensors", "kept.safetensors"):
         if (file := record.with_suffix(f".{kind}")).exists():
             return load(file.read_bytes())
@@ -116,5 +116,5 @@ def state_of(record: Path) -> State:
 
 
 def tuples(value: Any) -> Any:
-    """JSON's lists as the tuples they were."""
+    """Turn JSON's lists back into tuples."""
     return tuple(tuples(each) for each in value) if isinstance(value, list) else value

@@ -1,7 +1,7 @@
-"""The final training on disk while it runs, so that a stage that is killed goes on at an epoch, to the same bytes.
+"""Write the final training to disk while it runs, so that a killed stage resumes at an epoch and gets the same bytes.
 
-One file, whole or not there: the weights that would ship (`ships.`), what training goes on from (`trained.`), the
-generator's state, and in its header the curve so far.
+It is one file, whole or missing: the weights that would ship (`ships.`), those that training continues with
+(`trained.`), the generator's state, and in its header the curve so far.
 """
 
 import json
@@ -21,19 +21,20 @@ from flows.checkout.files import write_bytes
 NAME = "training.safetensors"
 SHIPS, TRAINED, DRAWS = "ships.", "trained.", "draws"
 SHARE = 0.02
-"""Of the time, that writing may take (ours): a network that trains many epochs a second is not written after each."""
+"""Largest share of the time for writing (our choice): a network that trains many epochs per second is not written after
+each."""
 
 
 class Training(Protocol):
-    """A training that starts anew, or after an epoch."""
+    """A training that starts from the beginning, or after an epoch."""
 
     def __call__(self, *, after: Epoch | None) -> Iterator[Epoch]: ...
 
 
 def resumed_training(training: Training, folder: Path, share: float = SHARE) -> Iterator[Epoch]:
-    """Every epoch of a training: those that the folder holds, then the training's own, written down now and then.
+    """Yield every epoch of a training: first those in the folder, then new ones, which are written from time to time.
 
-    Of the epochs read from the folder only the last has tensors.
+    Of the epochs read from the folder, only the last has tensors.
     """
     done = read_epochs(folder / NAME)
     yield from done
@@ -48,7 +49,7 @@ def resumed_training(training: Training, folder: Path, share: float = SHARE) -> 
 
 
 def finished(folder: Path) -> int:
-    """Epochs that `resumed_training` reads and does not compute."""
+    """Return the number of epochs that `resumed_training` reads instead of computing them."""
     if not (folder / NAME).exists():
         return 0
     with safe_open(folder / NAME, framework="pt") as opened:

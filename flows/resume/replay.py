@@ -1,10 +1,10 @@
-"""A world of architecture search whose work is on disk: a search that is killed runs again, and is answered from there.
+"""Resume an architecture search by running it again, with the answers that it got before read from disk.
 
     <training>.json                 scores since that training: `<stage> <architecture>` -> accuracy
-    <training>.state.safetensors    of the last training only: the shared weights with their momentum
+    <training>.state.safetensors    for the last training only: the shared weights with their momentum
 
-A strategy's decisions follow from the world's answers, so that a strategy asked anew comes to where it was, whatever it
-is; only what nobody wrote down is computed. Each file appears whole.
+A strategy's decisions depend only on the world's answers, so with the same answers any strategy gets back to where it
+was; only answers that are not on disk are computed. Each file appears whole.
 """
 
 import json
@@ -24,7 +24,7 @@ from flows.resume.states import file_of, write_state
 
 
 class Weights(Protocol):
-    """What is trained."""
+    """The weights that are trained."""
 
     def state(self) -> State: ...
 
@@ -32,21 +32,22 @@ class Weights(Protocol):
 
 
 def replayed(world: World, weights: Weights, folder: Path) -> World:
-    """The world, which does nothing twice that the folder holds already."""
+    """Return the world with its answers read from the folder if they are there, and written to it if not."""
     record = Record(world, weights, folder)
     return replace(world, train_stage=record.train_stage, score=record.score, score_all=record.score_all)
 
 
 def finished(folder: Path) -> int:
-    """Stages of which nothing is left to be computed: those before the last that was scored, or fewer (strategies that
-    score on one slice of val)."""
+    """Return the number of stages that need no computation: those before the last one scored.
+
+    It is smaller for strategies that score on one slice of val."""
     kept = sorted(folder.glob("[0-9]*.json"))
     stages = [int(name.partition(" ")[0]) for name in read_json(kept[-1])] if kept else []
     return max(stages, default=1) - 1
 
 
 class Record:
-    """What was done since the search began, one training after the other."""
+    """The trainings and scores since the search began, one training after the other."""
 
     def __init__(self, world: World, weights: Weights, folder: Path) -> None:
         self.world, self.weights, self.folder = world, weights, folder
@@ -54,7 +55,7 @@ class Record:
         self.scores: dict[str, float] = {}
 
     def train_stage(self, stage: int, pool: Pool) -> None:
-        """Train, or take the weights that this training left, or none: later weights are there."""
+        """Train, or load the weights that this training left, or do nothing if weights of a later training exist."""
         self.training += 1
         newest = self.newest()
         if self.training > newest:
@@ -68,7 +69,7 @@ class Record:
         return self.score_all([architecture], stage)[0]
 
     def score_all(self, architectures: Sequence[Architecture], stage: int) -> list[float]:
-        """Raises ValueError if scores of weights that are gone were not written down."""
+        """Return the scores, computing those that are missing. Raises ValueError if the weights for them are gone."""
         names = [f"{stage} {format_architecture(a)}" for a in architectures]
         missing = {name: a for name, a in zip(names, architectures, strict=True) if name not in self.scores}
         if missing:
@@ -84,12 +85,12 @@ class Record:
         return [self.scores[name] for name in names]
 
     def newest(self) -> int:
-        """The last training whose weights are on disk; -1: none."""
+        """Return the number of the last training whose weights are on disk, or -1 if there are none."""
         kept = sorted(self.folder.glob("*.state.safetensors"))
         return int(kept[-1].name.partition(".")[0]) if kept else -1
 
     def keep_state(self) -> None:
-        """The weights before are of no more use then."""
+        """Write the weights, and delete those of earlier trainings, which are not needed any more."""
         write_state(self.file("state.safetensors"), self.weights.state())
         for before in set(self.folder.glob("*.state.safetensors")) - {self.file("state.safetensors")}:
             before.unlink()

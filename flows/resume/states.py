@@ -1,4 +1,4 @@
-"""Files of a checkpoint: numbered, written whole."""
+"""Write the numbered files of a checkpoint, each whole or not at all."""
 
 from pathlib import Path
 

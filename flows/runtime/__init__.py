@@ -1,1 +1,1 @@
-"""What any long work needs: progress, processes, workers, devices, signals."""
+"""Support long-running work: progress, processes, workers, devices, signals."""

@@ -1,8 +1,8 @@
-"""The line as a whole: which step runs, how far it is, what was found and how long it all still takes.
+"""Show the progress of the whole line: which step runs, how far it is, what it found, and the time left.
 
-The flow tells when a step begins and ends; in between, a thread reads the step's channel (runtime/progress.py). What
-the steps took here under the same settings says how long those ahead will take, once one of those works that may find
-nothing to do; without it the time left is that of the step alone.
+The flow says when a step begins and ends; in between, a thread reads the step's channel (runtime/progress.py). The time
+left for the steps ahead comes from their last run here under the same settings. It is shown only after a step that
+could have been skipped has begun to work, because until then the steps ahead may be skipped too.
 """
 
 import json
@@ -20,11 +20,11 @@ from flows.checkout.files import read_json, write_json
 from flows.runtime.progress import Clock, Loop, Snapshot, View, clock, received
 
 SECONDS = Path(".dvc/tmp/seconds.json")
-"""What the steps took here, and under which settings."""
+"""File with the seconds that the steps took here, and the settings that they ran under."""
 LOOK_EVERY = 0.5
-"""Seconds between two looks at the channel (ours)."""
+"""Seconds between two reads of the channel (our choice)."""
 PATIENCE = 5.0
-"""Seconds that whoever is told of the steps may take for the last news."""
+"""Seconds to wait at the end until the last state of the steps has been reported."""
 
 WAITING, RUNNING, DONE, UNCHANGED, FAILED = "waiting", "running", "done", "unchanged", "failed"
 INTERRUPTED = "interrupted"
@@ -33,30 +33,30 @@ ENDED = (DONE, UNCHANGED)
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """A stage of dvc.yaml, or what the flow does before and after them."""
+    """A stage of dvc.yaml, or a step of the flow before or after the stages."""
 
     name: str
     state: str = WAITING
     began: float | None = None
     took: float | None = None
-    """Seconds, once it has ended."""
+    """Seconds that it took; None until it has ended."""
     snapshot: Snapshot | None = None
-    """The last that the step said of itself; None: it did not run."""
+    """The step's last snapshot; None if it sent none."""
     figure: str = ""
-    """What was found, in words."""
+    """What it found, in words."""
 
     def seconds(self, now: float) -> float | None:
-        """So far; None: it has not begun."""
+        """Return the seconds that it has taken so far, or None if it has not begun."""
         return self.took if self.took is not None or self.began is None else now - self.began
 
 
 Steps = Sequence[Step]
 Tell = Callable[[Steps, float], None]
-"""(steps, now): called now and then in a thread of its own, and soon after a step began or ended."""
+"""Called with (steps, now) every LOOK_EVERY seconds, in a separate thread."""
 
 
 def nobody(steps: Steps, now: float) -> None:
-    """There is nobody to tell."""
+    """Do nothing: there is nobody to report to."""
 
 
 class Board:
@@ -69,14 +69,14 @@ class Board:
         self.view, self.channel, self.before, self.now = view, channel, before, now
         self.running: str | None = None
         self.may_skip, self.computing = False, False
-        """Whether the running step may do nothing; whether one that might have has begun to work."""
+        """Whether the running step may be skipped, and whether one that could have been skipped has begun to work."""
         self.lock = threading.Lock()
 
     @contextmanager
     def step(self, name: str, *, skips: bool = False) -> Iterator[Path]:
-        """A step begins and ends with the block; what it says of itself goes into the file that the block is given.
+        """Run a step for the length of the block; the step writes its snapshots to the file that is yielded.
 
-        `skips`: a step that says nothing did nothing.
+        With `skips`, a step that wrote no snapshot counts as unchanged.
         """
         self.channel.unlink(missing_ok=True)
         with self.lock:
@@ -106,18 +106,18 @@ class Board:
             self.show()
 
     def found(self, name: str, figure: str) -> None:
-        """What a step found that says nothing of itself."""
+        """Set what a step found that has no channel of its own."""
         with self.lock:
             self.steps[name] = replace(self.steps[name], figure=figure)
 
     def look(self) -> None:
-        """Read what the running step says, and show it."""
+        """Read the running step's snapshot, and show it if it is new."""
         with self.lock:
             if self.running and self.read():
                 self.show()
 
     def read(self) -> bool:
-        """Whether there was news."""
+        """Read the running step's snapshot; return whether it is new."""
         assert self.running
         step = self.steps[self.running]
         snapshot = received(self.channel)
@@ -141,7 +141,7 @@ class Board:
         return sum(step.state in ENDED for step in self.steps.values())
 
     def left(self, now: float) -> float | None:
-        """Seconds that the line still takes; None: one of the steps ahead never ran here, or all may yet be skipped."""
+        """Return the seconds left for the line, or None if a step ahead never ran here or all may be skipped."""
         if not self.computing:
             return None
         parts = [self.step_left(step, now) for step in self.steps.values() if step.state in (WAITING, RUNNING)]
@@ -149,7 +149,7 @@ class Board:
         return sum(known) if len(known) == len(parts) else None
 
     def step_left(self, step: Step, now: float) -> float | None:
-        """By what its loop says, else by what it took the last time."""
+        """Return the seconds left for a step, from its loop or else from its last run; None if neither is known."""
         if step.snapshot and step.snapshot.loops and (left := step.snapshot.loops[0].left) is not None:
             return max(0.0, left - (now - step.snapshot.at))
         took = self.before.seconds.get(step.name)
@@ -161,12 +161,12 @@ class Board:
 
 
 def resumed(step: Step) -> bool:
-    """Whether an earlier run did a part: what is left of a step says little of the whole."""
+    """Whether an earlier run did a part of the step; then its time here says little about the whole step."""
     return step.snapshot is not None and any(loop.resumed for loop in step.snapshot.loops)
 
 
 def sentence(step: Step) -> str:
-    """How a step ended, in a line."""
+    """Say in a line how a step ended."""
     if step.state == UNCHANGED:
         return f"{step.name} {step.state}"
     joint = "in" if step.state == DONE else "after"
@@ -177,7 +177,7 @@ def sentence(step: Step) -> str:
 
 
 class History:
-    """Seconds that each step took when it last ran here under these settings; kept in a file."""
+    """A file with the seconds that each step took when it last ran here under these settings."""
 
     def __init__(self, file: Path, settings: str) -> None:
         self.file, self.settings = file, settings
@@ -194,7 +194,7 @@ class History:
 
 
 def history(file: Path = SECONDS) -> History:
-    """Of this folder and its params.yaml."""
+    """Return the history for this folder and its params.yaml."""
     return History(file, files.digest(paths.PARAMS))
 
 
@@ -203,7 +203,7 @@ def history(file: Path = SECONDS) -> History:
 
 @contextmanager
 def watching(names: Iterable[str], view: View, tell: Tell = nobody) -> Iterator[Board]:
-    """A board whose running step is read, shown and told of until the block ends."""
+    """Yield a board; until the block ends, a thread reads the running step, shows it, and reports to `tell`."""
     ended = threading.Event()
     with tempfile.TemporaryDirectory(prefix="progress-") as folder:
         board = Board(names, view, Path(folder) / "progress.json", history())

@@ -1,4 +1,4 @@
-"""What a stage costs: CPU time of its process and of all that it starts here; a cluster's workers count elsewhere."""
+"""Measure the CPU time of a stage and of all processes that it starts here (not of a cluster's workers)."""
 
 import os
 from collections.abc import Iterator
@@ -10,12 +10,12 @@ import psutil
 from flows.runtime.observer import Recorder
 
 CORE_MINUTES, MINUTES = "usage/core_minutes", "usage/minutes"
-"""Metrics of a stage's run; a name that comes last, where MLflow sorts its charts."""
+"""Metrics of a stage's run; their names come last among MLflow's sorted charts."""
 
 
 @contextmanager
 def counted(observe: Recorder) -> Iterator[None]:
-    """Say at the end of the block, however it ends, what it took."""
+    """Record the cost of the block when it ends, however it ends."""
     began, spent = monotonic(), cpu_seconds()
     try:
         yield
@@ -25,7 +25,7 @@ def counted(observe: Recorder) -> Iterator[None]:
 
 
 def cpu_seconds() -> float:
-    """Of this process, of those that it waited for, and of the workers that are still there."""
+    """Return the CPU seconds of this process, of its ended children, and of the workers that still run."""
     own = os.times()
     return own.user + own.system + own.children_user + own.children_system + sum(workers_seconds())
 

@@ -1,4 +1,4 @@
-"""`device` in params.yaml as the torch devices that networks train on, and how they compute."""
+"""Turn the setting `device` into torch devices, and make torch deterministic."""
 
 from collections.abc import Callable
 
@@ -8,7 +8,7 @@ Devices = tuple[torch.device, ...]
 
 
 def devices_of(setting: str) -> Devices:
-    """What the setting means on this machine. Raises `ValueError` where it asks for what is not here."""
+    """Return the devices that the setting means on this machine. Raises `ValueError` if there are none."""
     return DEVICES[setting]()
 
 
@@ -17,7 +17,7 @@ def cpu() -> Devices:
 
 
 def cuda() -> Devices:
-    """All of them, in order."""
+    """Return all CUDA devices, in order. Raises `ValueError` if there are none."""
     count = torch.cuda.device_count()
     if count == 0:
         raise ValueError("device is cuda, but torch finds no CUDA device here; set device: cpu in params.yaml")
@@ -28,8 +28,9 @@ DEVICES: dict[str, Callable[[], Devices]] = {"cpu": cpu, "cuda": cuda}
 
 
 def be_deterministic(strict: bool) -> None:
-    """Deterministic algorithms only, in this process; without torch's filling of new memory, which costs time and
-    matters to nobody who writes before reading. (`use_deterministic_algorithms` does the same and imports Inductor: a
-    second in each process.)"""
+    """Allow only deterministic algorithms in this process if `strict`.
+
+    New memory is not filled: that costs time, and our code writes before it reads. (`use_deterministic_algorithms`
+    would do the same, but imports Inductor, which takes a second in each process.)"""
     torch.set_deterministic_debug_mode("error" if strict else "default")
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a module with properties

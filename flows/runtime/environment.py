@@ -1,4 +1,4 @@
-"""What every process of the line is given before it imports a library: the right Python, and loopback without a proxy.
+"""Check, before a library is imported, that this is the right Python, and keep proxies away from local addresses.
 
 Only the standard library is imported here.
 """
@@ -8,7 +8,7 @@ import sys
 from importlib.util import find_spec
 
 NEEDED = ("filelock", "pydantic", "torch")
-"""Libraries that tell the line's environment from another Python. (`mlflow` would not: a folder has that name.)"""
+"""Libraries that show that this is the line's environment. (`mlflow` would not: a folder has that name.)"""
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 PROXIES = ("http_proxy", "https_proxy", "all_proxy")
 
@@ -24,13 +24,13 @@ def require_environment() -> None:
 
 
 def refusal(what: str) -> int:
-    """Say it; returns the exit code."""
+    """Print the error and return the exit code."""
     print(f"error: {what}; activate that first, with `source .venv/bin/activate`", file=sys.stderr)
     return 2
 
 
 def spare_loopback() -> None:
-    """Let nothing that this process, or one below it, asks of its own machine go through a proxy.
+    """Exclude this machine's own addresses from the proxy settings of this process and its children.
 
     A proxy cannot reach the servers of this machine: Prefect's temporary one, MLflow's, the one that serves a model.
     """

@@ -1,4 +1,4 @@
-"""How a command ends: one sentence for a person, and a documented exit code.
+"""End a command with one sentence for a person and a documented exit code.
 
 Only the standard library is imported here.
 """
@@ -13,22 +13,22 @@ Main = Callable[[Sequence[str] | None], int]
 
 
 class Failure(RuntimeError):
-    """What ends a command with an exit code of its own; its text is the sentence that a person reads."""
+    """Ends a command with the exit code of its class; its text is the sentence that a person reads."""
 
     code = 1
 
 
 def refuse(code: int, sentence: str) -> int:
-    """Say what is wrong, and return the exit code."""
+    """Print what is wrong and return the exit code."""
     print(f"error: {sentence}", file=sys.stderr)
     return code
 
 
 def ends_in_a_sentence(main: Main) -> Callable[..., int]:
-    """The command's `main`, whose expected failures are a sentence and an exit code; a bug keeps its traceback.
+    """Decorate a command's `main` so that expected failures print a sentence; a bug keeps its traceback.
 
-    2: a person's mistake, or a file or disk that cannot be used. A `Failure` has its own code. 143: SIGTERM. Ctrl-C is
-    `commands.run`'s.
+    Exit codes: 2 for a person's mistake or an unusable file or disk, a `Failure`'s own code, 143 for SIGTERM. Ctrl-C is
+    handled by `commands.run`.
     """
 
     @wraps(main)

@@ -1,8 +1,8 @@
-"""What a flow hands a stage that it starts, in environment variables."""
+"""Name the environment variables that a flow sets for a stage that it starts."""
 
 REPORT = "ASSEMBLY_LINE_REPORT"
-"""Environment variable: the file in which a failing stage leaves its exit code and sentence for the flow."""
+"""The file in which a failing stage leaves its exit code and sentence for the flow."""
 PARENT_RUN = "ASSEMBLY_LINE_PARENT_RUN"
-"""Environment variable: the MLflow run of the flow that this stage is part of."""
+"""The id of the flow's MLflow run, in which the stage's run nests."""
 PREFECT_IDS = "ASSEMBLY_LINE_PREFECT"
-"""Environment variable: `<flow run id> <task run id>`."""
+"""The stage's Prefect ids: `<flow run id> <task run id>`."""

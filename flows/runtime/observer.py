@@ -1,4 +1,4 @@
-"""What a stage says while it works; null objects when nobody listens, so that stages have one path."""
+"""Define how a stage reports while it works, with an observer that ignores everything for when nobody listens."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -8,32 +8,34 @@ T = TypeVar("T")
 
 
 class Recorder(Protocol):
-    """The tracker's side of a stage. Its failure never fails a stage and never loses a record (files hold them)."""
+    """Records a stage's results. Its failure never fails the stage and never loses a record (files hold them)."""
 
     def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
-        """Named numbers of one step: one call a trunk, pool update or epoch."""
+        """Record the named numbers of one step, in one call for each trunk, pool update or epoch."""
         ...
 
     def tags(self, values: Mapping[str, str]) -> None:
-        """Words about the run."""
+        """Record words about the run."""
         ...
 
     def file(self, path: Path) -> None:
-        """A written file that belongs in the run's artifacts."""
+        """Add a written file to the run's artifacts."""
         ...
 
 
 class Observer(Recorder, Protocol):
-    """The tracker, and whoever waits for the stage."""
+    """A recorder that also shows the stage's progress to whoever waits for it."""
 
     def progress(self, items: Iterable[T], total: int, what: str, *, inner: bool = False, done: int = 0) -> Iterator[T]:
-        """Pass `items` on while showing how many of `total` are done; `inner`: below the bar of the loop around it;
-        `done`: so many, the first ones, were computed by an earlier run and are only read."""
+        """Yield `items` while showing how many of `total` are done.
+
+        `inner` shows the loop below the one around it. The first `done` items were computed by an earlier run and are
+        only read."""
         ...
 
 
 class Silent:
-    """An observer that keeps nothing: for tests and for stages run as functions."""
+    """An observer that keeps nothing, for tests and for stages that are called as functions."""
 
     def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
         pass

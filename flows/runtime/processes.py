@@ -1,8 +1,9 @@
-"""No process outlives the one it works for, and what a dead process left running is known by its passport.
+"""End every process when the process that it works for has ended, and identify processes across restarts.
 
-A killed process cleans up nothing, so the survivors do: a stage follows DVC, a worker follows its stage, and a guardian
-beside the flow ends whatever the flow had started (Prefect's temporary server, DVC, stages, workers), which it knows by
-a mark in their environment. (Linux's PR_SET_PDEATHSIG would not do: it tells of the end of the parent's *thread*.)
+A killed process cleans up nothing, so others do: a stage ends when DVC has ended, a worker when its stage has, and a
+guardian process beside the flow ends whatever the flow had started (Prefect's temporary server, DVC, stages, workers),
+which it finds by a mark in their environment. (Linux's PR_SET_PDEATHSIG does not help: it reports the end of the
+parent's *thread*.)
 """
 
 import os
@@ -21,20 +22,20 @@ from pathlib import Path
 import psutil
 
 FLOW = "ASSEMBLY_LINE_FLOW"
-"""Environment variable: the passport of the flow that a process works for."""
+"""Environment variable with the identity of the flow that a process works for; it is the mark on these processes."""
 LOOK_EVERY = 0.5
-"""Seconds between two looks at who is followed."""
+"""Seconds between two checks that a followed process is alive."""
 PATIENCE = 2.0
-"""Seconds that a process gets to end by itself, each time it is asked."""
+"""Seconds that a process gets to end by itself after each signal."""
 CLOCKS_DIFFER = 30.0
-"""Seconds that the start of one process may seem to move when the clock is set."""
+"""Seconds by which the start time of one process may seem to change when the clock is set."""
 
 
 # ---------------------------------------------------------------- following
 
 
 def alive(process: psutil.Process) -> bool:
-    """Whether it is still that process, and not only its entry in the process table."""
+    """Whether the process still runs: its number is not reused, and it is no zombie."""
     try:
         return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
@@ -42,7 +43,7 @@ def alive(process: psutil.Process) -> bool:
 
 
 def follow(leaders: Sequence[psutil.Process], end: Callable[[], None]) -> None:
-    """Call `end`, in a thread, as soon as one of the leaders is gone."""
+    """Start a thread that calls `end` as soon as one of the leaders has ended."""
 
     def watch() -> None:
         while all(alive(leader) for leader in leaders):
@@ -54,9 +55,9 @@ def follow(leaders: Sequence[psutil.Process], end: Callable[[], None]) -> None:
 
 
 def dvc_above() -> list[psutil.Process]:
-    """The processes between this one and the DVC that runs it, and DVC; none where a person runs the stage.
+    """Return the processes from this one's parent up to the DVC that runs it; none if a person runs the stage.
 
-    Raises `ProcessLookupError` if DVC is gone already.
+    Raises `ProcessLookupError` if DVC has already ended.
     """
     if "DVC_STAGE" not in os.environ:
         return []
@@ -76,7 +77,7 @@ def is_dvc(process: psutil.Process) -> bool:
 
 
 def end_myself() -> None:
-    """As SIGTERM would, so that everything on the way out runs; then, with all that this process started, by force."""
+    """End this process by SIGTERM, so that its clean-up runs; then kill it and all that it started."""
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(PATIENCE)
     for child in psutil.Process().children(recursive=True):
@@ -85,7 +86,7 @@ def end_myself() -> None:
 
 
 def serve_only(employer: int) -> None:
-    """In a worker process: end at once when the process that started it is gone."""
+    """Make this worker process end at once when the process that started it has ended."""
     if os.getppid() == employer:
         watch_employer(employer)
 
@@ -100,9 +101,9 @@ def watch_employer(employer: int) -> None:
 
 @contextmanager
 def guarded() -> Iterator[None]:
-    """Mark everything that this process starts in the block; nothing of it outlives this process, however it ends.
+    """Make sure that nothing that is started in the block outlives this process, however this process ends.
 
-    What the block starts may end with it or go on to the end of the process, as Prefect's temporary server does.
+    What the block starts may run on after the block, as Prefect's temporary server does.
     """
     above = os.environ.pop(FLOW, None)  # its guardian must not end ours
     guardian = subprocess.Popen(
@@ -119,11 +120,11 @@ def guarded() -> Iterator[None]:
 
 
 GUARDIANS: list[subprocess.Popen[bytes]] = []
-"""Kept for the pipe to each, which closes when this process ends: then it looks for what was left behind."""
+"""Keeps the pipe to each guardian open. It closes when this process ends, and then the guardian ends what is left."""
 
 
 def marked(mark: str) -> list[psutil.Process]:
-    """The living processes that a flow started, directly or not."""
+    """Return the living processes that a flow started, directly or indirectly."""
     return [process for process in psutil.process_iter() if mark_of(process) == mark and alive(process)]
 
 
@@ -136,7 +137,7 @@ def mark_of(process: psutil.Process) -> str | None:
 
 
 def end_marked(mark: str) -> None:
-    """Ask what a flow left behind to stop, then insist."""
+    """End the processes that a flow left behind: by SIGTERM, then by SIGKILL."""
     left = marked(mark)
     for process in left:
         signal_to(process, signal.SIGTERM)
@@ -158,7 +159,7 @@ def signal_to(process: psutil.Process, how: signal.Signals) -> None:
 
 
 def members(group: int) -> list[psutil.Process]:
-    """The living processes of a process group."""
+    """Return the living processes of a process group."""
     return [process for process in psutil.process_iter() if group_of(process) == group and alive(process)]
 
 
@@ -170,11 +171,11 @@ def group_of(process: psutil.Process) -> int | None:
 
 
 GENTLY = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
-"""As Ctrl-C would (DVC then releases its locks), as a shutdown would, by force."""
+"""Signals in order: as Ctrl-C (DVC then releases its locks), as a shutdown, by force."""
 
 
 def end_group(group: int, ways: Sequence[signal.Signals] = GENTLY, patience: float = PATIENCE) -> None:
-    """End every process of a group, in the next of the ways when `patience` seconds of one have passed."""
+    """End every process of a group, with the next signal of `ways` after each `patience` seconds."""
     for how in ways:
         deadline = time.monotonic() + patience
         with suppress(ProcessLookupError):
@@ -193,7 +194,7 @@ def run_group(
     patience: float = PATIENCE,
     stdout: int | None = None,
 ) -> int:
-    """Run a command in a process group of its own, of which nothing is left, whatever ends the command or us."""
+    """Run a command in its own process group and return its exit status; end the whole group however this ends."""
     process = subprocess.Popen(command, env=environment, cwd=folder, stdout=stdout, start_new_session=True)
     try:
         return process.wait()
@@ -208,7 +209,7 @@ def run_group(
 
 @cache
 def place() -> str:
-    """Where process numbers mean what they mean here: this boot and process namespace, or this start of the machine."""
+    """Identify the boot and process namespace (else the start of the machine) in which process numbers are unique."""
     boot, namespace = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
     if boot.exists() and namespace.exists():
         return f"{boot.read_text().strip()}.{namespace.stat().st_ino}"
@@ -217,26 +218,27 @@ def place() -> str:
 
 @cache
 def machine() -> str:
-    """A digest that stands for this machine, and says nothing of it; empty where it has no identity of its own. The
-    name is part of it: containers of one image have one machine-id, but names of their own."""
+    """Return a digest that identifies this machine without revealing it, or an empty text if it has no machine-id.
+
+    The host name is part of it, because containers of one image share a machine-id but have different names."""
     identity = Path("/etc/machine-id")
     own = identity.read_bytes().strip() if identity.exists() else b""
     return sha256(own + platform.node().encode()).hexdigest()[:16] if own else ""
 
 
 def passport() -> str:
-    """What tells this process from every other, here or elsewhere, now or later: `<place> <number> <start>`."""
+    """Return what identifies this process among all on any machine at any time: `<place> <number> <start>`."""
     own = psutil.Process()
     return f"{place()} {own.pid} {own.create_time():.2f}"
 
 
 def tags() -> Mapping[str, str]:
-    """What a run says of the process that does it."""
+    """Return the tags that identify the process of a run."""
     return {"process": passport()} | ({"process.machine": machine()} if machine() else {})
 
 
 def is_gone(said: Mapping[str, str]) -> bool:
-    """Whether the process with these tags has certainly ended: here, or before this machine last started."""
+    """Whether the process with these tags has certainly ended, here or before this machine last started."""
     if "process" not in said:
         return False
     where, number, start = said["process"].split(" ")

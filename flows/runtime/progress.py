@@ -1,14 +1,13 @@
-"""How far the work is, what it found so far, and how long it still takes.
+"""Track how far the work is, what it found so far, and how long it will still take.
 
-A loop is shown by passing its items through `Tracker.progress`; the tracker tells a view after each item, and a view is
-a terminal's bars, lines (flows/runtime/terminal.py) or a file:
+A loop is shown by passing its items through `Tracker.progress`. The tracker sends snapshots to a view: a terminal's
+bars, lines (flows/runtime/terminal.py) or a file:
 
-    a stage under the flow                its snapshot is in the file that CHANNEL names; the flow reads and shows it
+    a stage under the flow                writes it to the file that CHANNEL names; the flow reads and shows it
     a stage under `dvc repro`, `ingest`   shows it itself
 
-A file, because between the flow and its stage stand DVC and a shell, which pass no descriptor on; because it blocks no
-writer, whatever becomes of the reader; and because only the last snapshot counts. A stage that shows in a file prints
-nothing: who owns the channel, shows.
+It is a file because DVC and a shell stand between the flow and its stage and pass no descriptor on, because a file
+never blocks its writer, and because only the last snapshot counts. A stage that writes to the file prints no progress.
 """
 
 import json
@@ -29,9 +28,9 @@ T = TypeVar("T")
 Clock = Callable[[], float]
 
 CHANNEL = "ASSEMBLY_LINE_PROGRESS"
-"""Environment variable: the file that holds a stage's last snapshot while it runs."""
+"""Environment variable with the file that holds a stage's last snapshot while it runs."""
 EVERY = 0.2
-"""Seconds between two snapshots of one loop (ours), however many items it has: one takes 0.15 ms of CPU."""
+"""Seconds between two snapshots of one loop (our choice), however many items it has: one takes 0.15 ms of CPU."""
 OUTER, INNER = 0, 1
 
 
@@ -40,15 +39,15 @@ OUTER, INNER = 0, 1
 
 @dataclass(frozen=True, kw_only=True)
 class Loop:
-    """How far a loop is."""
+    """The state of a loop."""
 
     what: str
     total: int
     done: int = 0
     resumed: int = 0
-    """Of those done: by an earlier run."""
+    """How many of those done were done by an earlier run."""
     left: float | None = None
-    """Seconds, at the snapshot's time; None: no item was computed yet."""
+    """Seconds left at the snapshot's time; None if no item has been computed yet."""
     took: float = 0.0
     """Seconds since the loop began, at the snapshot's time."""
 
@@ -59,19 +58,19 @@ class Loop:
 
 @dataclass(frozen=True, kw_only=True)
 class Snapshot:
-    """The loops of a process at a time, the outer one first."""
+    """The loops of a process at one time, the outer one first."""
 
     at: float
-    """Seconds of `time.monotonic`, which all processes of a machine share."""
+    """Time in seconds of `time.monotonic`, which all processes of a machine share."""
     loops: tuple[Loop, ...] = ()
     figure: str = ""
     """What was found so far, in words."""
     line: Loop | None = None
-    """The loop over all steps of the line, where a flow shows a step of it."""
+    """The loop over all steps of the line, if a flow shows one of its steps."""
 
     @property
     def share(self) -> float:
-        """Of the outer loop, with what the inner one did of the next item."""
+        """The share of the outer loop that is done, including the inner loop's part of the next item."""
         if not self.loops:
             return 0.0
         outer, *inner = self.loops
@@ -79,12 +78,12 @@ class Snapshot:
 
 
 class View(Protocol):
-    """Who shows snapshots. What it cannot show, it drops."""
+    """Shows snapshots, and drops what it cannot show."""
 
     def show(self, snapshot: Snapshot) -> None: ...
 
     def say(self, line: str) -> None:
-        """A line that stays."""
+        """Print a line that stays."""
         ...
 
 
@@ -92,10 +91,10 @@ class View(Protocol):
 
 
 class Pace:
-    """Seconds that a loop still needs, by what its items took so far.
+    """Estimates the seconds that a loop still needs from the time that its items took so far.
 
-    The first item pays for the start (workers, head start, warm-up), so it counts only as long as it is alone; what an
-    earlier run did never counts. Between two items the estimate runs down, to zero at most.
+    The first item includes the start (workers, head start, warm-up), so it counts only until there is a second; items
+    of an earlier run never count. Between two items the estimate counts down, at most to zero.
     """
 
     def __init__(self, total: int, done: int, now: float) -> None:
@@ -103,18 +102,18 @@ class Pace:
         self.began = self.start = self.first = self.last = now
 
     def begin(self, now: float) -> None:
-        """Work begins now: what came before was only read."""
+        """Start the measurement: the items before now were only read."""
         self.start = self.last = now
 
     def advance(self, now: float) -> None:
-        """One more item is done."""
+        """Count one more item as done."""
         self.done += 1
         self.fresh += 1
         self.first = now if self.fresh == 1 else self.first
         self.last = now
 
     def left(self, now: float) -> float | None:
-        """None: no item was computed yet."""
+        """Return the seconds left, or None if no item has been computed yet."""
         if self.fresh == 0:
             return None
         each = self.first - self.start if self.fresh == 1 else (self.last - self.first) / (self.fresh - 1)
@@ -122,7 +121,7 @@ class Pace:
 
 
 def clock(seconds: float) -> str:
-    """`m:ss`, or `h:mm:ss`."""
+    """Format seconds as `m:ss`, or as `h:mm:ss`."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
@@ -132,20 +131,20 @@ def clock(seconds: float) -> str:
 
 
 class Tracker:
-    """The loops of this process and its key figure, told to a view."""
+    """Sends the loops of this process and its key figure to a view."""
 
     def __init__(self, view: View, now: Clock = time.monotonic) -> None:
         self.view, self.now = view, now
         self.loops: list[tuple[str, Pace, int]] = []
-        """(what, pace, done by an earlier run): the outer loop, and the inner one while it runs."""
+        """(what, pace, items done by an earlier run) of the outer loop, and of the inner one while it runs."""
         self.figure = ""
         self.best: dict[Figure, float] = {}
         self.told = [-math.inf, -math.inf]
-        """When each level was last told of."""
+        """When a snapshot of each level was last sent."""
         self.tell()
 
     def progress(self, items: Iterable[T], total: int, what: str, *, inner: bool = False, done: int = 0) -> Iterator[T]:
-        """See `Observer.progress`. The outer loop stays in sight until the next one, the inner one until its end."""
+        """Implement `Observer.progress`. The outer loop is shown until the next one, the inner one until it ends."""
         level = INNER if inner and self.loops else OUTER
         pace = Pace(total, min(done, total), self.now())
         own = (what, pace, pace.done)
@@ -164,7 +163,7 @@ class Tracker:
                 self.loops.remove(own)
 
     def metrics(self, values: Mapping[str, float]) -> None:
-        """Take the key figure from a step's metrics, if it is among them; the next snapshot shows it."""
+        """Update the key figure if it is among these metrics; the next snapshot shows it."""
         for name, value in values.items():
             for figure in FIGURES:
                 if math.isfinite(value) and re.fullmatch(figure.metric, name):
@@ -194,7 +193,7 @@ class Tracker:
 
 
 class Watched:
-    """An observer whose records go to the tracker and whose loops are shown."""
+    """An observer that passes records on to a recorder and shows loops with a tracker."""
 
     def __init__(self, recorder: Recorder, tracker: Tracker) -> None:
         self.recorder, self.tracker = recorder, tracker
@@ -217,13 +216,13 @@ class Watched:
 
 
 class Channel:
-    """A view that leaves the last snapshot in a file, whole at any time."""
+    """A view that keeps the last snapshot in a file, which is whole at any time."""
 
     def __init__(self, file: Path) -> None:
         self.file, self.draft = file, file.with_name(f".{file.name}")
 
     def show(self, snapshot: Snapshot) -> None:
-        with suppress(OSError):  # the flow is gone with its folder, or the disk is full: the work goes on
+        with suppress(OSError):  # the flow's folder is gone, or the disk is full; the work continues
             self.draft.write_text(json.dumps(asdict(snapshot)))
             os.replace(self.draft, self.file)
 
@@ -232,7 +231,7 @@ class Channel:
 
 
 def received(file: Path) -> Snapshot | None:
-    """The last snapshot that was left in the file; None: nobody did."""
+    """Return the last snapshot in the file, or None if there is none."""
     try:
         said = json.loads(file.read_text())
     except FileNotFoundError:
@@ -242,7 +241,7 @@ def received(file: Path) -> Snapshot | None:
 
 @contextmanager
 def told(view: View) -> Iterator[Tracker]:
-    """A tracker of this block, whose end is shown however it ends."""
+    """Yield a tracker for the block, and show its last state however the block ends."""
     tracker = Tracker(view)
     try:
         yield tracker

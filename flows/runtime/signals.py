@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM end a process in order."""
+"""Make Ctrl-C and SIGTERM end a process in an orderly way."""
 
 import signal
 from types import FrameType
@@ -9,12 +9,12 @@ class Terminated(KeyboardInterrupt):
 
 
 def heed_signals() -> None:
-    """Ctrl-C and SIGTERM end this process in order, also where it was started in the background, deaf to Ctrl-C."""
+    """Make Ctrl-C and SIGTERM raise in this process, even if it was started in the background, where Ctrl-C is off."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, terminate)
 
 
 def terminate(signum: int, frame: FrameType | None) -> None:
-    """Once: what runs on the way out is not interrupted again."""
+    """Raise Terminated once; later signals do not interrupt the clean-up."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     raise Terminated

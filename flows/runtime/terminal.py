@@ -1,8 +1,8 @@
-"""Progress on stderr: nested bars on a terminal, elsewhere a line now and then.
+"""Show progress on stderr: nested bars on a terminal, elsewhere a line from time to time.
 
-Everything else that the process and its children print goes through a pipe and appears above the bars (`Pipe`):
-Prefect's logger, DVC, a stage and its workers each know no more than their descriptors. The cursor is never hidden and
-no mode of the terminal is changed, so a kill at any moment leaves nothing to be restored.
+Everything else that the process and its children print goes through a pipe and appears above the bars (`Pipe`), since
+Prefect's logger, DVC, a stage and its workers only write to their descriptors. The cursor is never hidden and no mode
+of the terminal is changed, so a kill at any moment leaves nothing to be restored.
 """
 
 import os
@@ -21,11 +21,11 @@ from rich.text import Text
 from flows.runtime.progress import CHANNEL, Channel, Clock, Loop, Snapshot, Tracker, View, clock, told
 
 REFRESHES = 1.0
-"""A second (ours): to draw a bar takes 0.4 ms of CPU."""
+"""Redraws per second (our choice): drawing a bar takes 0.4 ms of CPU."""
 LINE_EVERY = 10.0
-"""Seconds between two lines of one loop, where there is no terminal (ours)."""
+"""Seconds between two lines of one loop if there is no terminal (our choice)."""
 PATIENCE = 1.0
-"""Seconds that what was printed last may take to appear."""
+"""Seconds to wait for the last printed lines to appear."""
 END = b"\0end of what goes above the bars"
 
 
@@ -33,8 +33,9 @@ END = b"\0end of what goes above the bars"
 
 
 class Lines:
-    """A line when an item of the outer loop is done, at most one in `every` seconds, and one at the loop's end, unless
-    a flow says how the step ended."""
+    """A view that prints lines: at most one in `every` seconds when an item of the outer loop is done.
+
+    A last line says that the loop has ended, unless a flow prints how the step ended."""
 
     def __init__(self, stream: TextIO, every: float = LINE_EVERY) -> None:
         self.stream, self.every = stream, every
@@ -54,12 +55,12 @@ class Lines:
             self.say(sentence(loop, snapshot.figure))
 
     def say(self, line: str) -> None:
-        with suppress(OSError, ValueError):  # nobody reads any more
+        with suppress(OSError, ValueError):  # the stream is closed
             print(line, file=self.stream, flush=True)
 
 
 def sentence(loop: Loop, figure: str) -> str:
-    """How far the loop is, in a line."""
+    """Say in a line how far the loop is."""
     parts = [f"{loop.what} {loop.done}/{loop.total}", figure]
     if loop.done >= loop.total:
         parts.append(f"in {clock(loop.took)}")
@@ -72,7 +73,7 @@ def sentence(loop: Loop, figure: str) -> str:
 
 
 class Left(ProgressColumn):
-    """The time left, running down between two snapshots."""
+    """The column with the time left, which counts down between two snapshots."""
 
     def __init__(self, now: Clock) -> None:
         super().__init__()
@@ -85,7 +86,7 @@ class Left(ProgressColumn):
 
 
 class Steady(Console):
-    """A terminal whose cursor stays in sight, whatever becomes of standard input and output."""
+    """A terminal that never hides its cursor, and whose size does not depend on standard input and output."""
 
     def show_cursor(self, show: bool = True) -> bool:
         return False
@@ -97,7 +98,7 @@ class Steady(Console):
 
 
 class Bars:
-    """A bar for every loop, each below the one that it is inside of."""
+    """A view that draws a bar for every loop, each below the loop that contains it."""
 
     def __init__(self, terminal: TextIO, now: Clock) -> None:
         self.console = Steady(file=terminal, force_terminal=True, force_interactive=True, highlight=False, emoji=False)
@@ -136,7 +137,7 @@ class Bars:
                 self.bars.remove_task(self.tasks.pop())
 
     def say(self, line: str) -> None:
-        """Above the bars."""
+        """Print the line above the bars."""
         with suppress(OSError):
             self.console.print(Text.from_ansi(line), soft_wrap=True)
 
@@ -149,7 +150,7 @@ class Bars:
 
 
 class Pipe:
-    """Descriptors of the terminal, replaced by a pipe whose lines are said above the bars."""
+    """Replaces the terminal's descriptors by a pipe, and prints the lines from the pipe above the bars."""
 
     def __init__(self, bars: Bars, streams: Sequence[TextIO]) -> None:
         self.bars, self.streams = bars, streams
@@ -162,7 +163,7 @@ class Pipe:
         threading.Thread(target=self.pump, daemon=True, name="above the bars").start()
 
     def pump(self) -> None:
-        """Until the last writer is gone: a worker may outlive the bars."""
+        """Print lines until the last writer is gone, because a worker may outlive the bars."""
         rest = b""
         while chunk := os.read(self.source, 1 << 16):
             *lines, rest = (rest + chunk).split(b"\n")
@@ -174,7 +175,7 @@ class Pipe:
                     self.ended.set()
 
     def close(self) -> None:
-        """Everything that was printed before is above the bars now."""
+        """Restore the descriptors, and wait until everything printed before is above the bars."""
         self.flush()
         for number, before in self.before:
             os.dup2(before, number)
@@ -198,11 +199,11 @@ def is_terminal(stream: TextIO) -> bool:
 
 @contextmanager
 def shown(now: Clock = time.monotonic) -> Iterator[View]:
-    """Bars on stderr, with all that is printed meanwhile above them; lines where it is no terminal."""
+    """Yield a view on stderr: bars with all other output above them or, if stderr is no terminal, lines."""
     if not is_terminal(sys.stderr):
         yield Lines(sys.stderr)
         return
-    # stays open: what a worker prints after the end has to go somewhere
+    # stays open for what a worker prints after the end
     bars = Bars(os.fdopen(os.dup(sys.stderr.fileno()), "w", encoding="utf-8"), now)
     pipe = Pipe(bars, [stream for stream in (sys.stdout, sys.stderr) if stream.isatty()])
     try:
@@ -214,7 +215,7 @@ def shown(now: Clock = time.monotonic) -> Iterator[View]:
 
 @contextmanager
 def watched() -> Iterator[Tracker]:
-    """How far this process is: shown by the flow above it, else here."""
+    """Yield a tracker of this process, shown by the flow that started it or, without a flow, on stderr."""
     if file := os.environ.get(CHANNEL):
         with told(Channel(Path(file))) as tracker:
             yield tracker

@@ -1,7 +1,7 @@
-"""Where the copies of a search run: here, in worker processes that stay for the next trunk, or on a cluster.
+"""Run the copies of a search here, in worker processes that stay for the next trunk, or on a cluster.
 
-Everything goes through joblib, but not through its own connectors to Ray and Dask: Ray's starts new processes in every
-trunk and cannot report copies as they finish, Dask's waits for ever when a worker is killed (joblib 1.6).
+Everything goes through joblib, but not through its own backends for Ray and Dask: Ray's starts new processes in every
+trunk and cannot report copies as they finish; Dask's waits forever if a worker is killed (joblib 1.6).
 """
 
 import importlib
@@ -29,17 +29,17 @@ from flows.runtime.observer import Observer
 R = TypeVar("R")
 Call = Callable[[], Any]
 Deaths = tuple[type[Exception], ...]
-"""What is raised where a worker was killed."""
+"""Exceptions that are raised if a worker was killed."""
 
 LOG = logging.getLogger(__name__)
 
 
 def joblib_parallel(settings: ParallelSettings, observe: Observer, what: str = "copies") -> Parallel:
-    """The setting as a `Parallel`. Results do not depend on it: everything random is seeded by trunk and copy.
+    """Make the `Parallel` for the setting. Results do not depend on it: all randomness is seeded by trunk and copy.
 
     Workers are reused from call to call and use one thread each; memory-mapped splits reach them as maps of the same
-    file, not as copies. Copies are shown as they finish, as `what`. One worker needs no process, whatever the backend.
-    Raises `ValueError` where the backend is an extra that is not installed.
+    file, not as copies. Finished copies are shown as progress, under the name `what`. With one worker no process is
+    started, whatever the backend. Raises `ValueError` if the backend is an extra that is not installed.
     """
     start = BACKENDS[settings.backend if settings.workers > 1 else "sequential"]
     return Copies(backend=start(settings.workers), workers=settings.workers, observe=observe, what=what)
@@ -47,17 +47,17 @@ def joblib_parallel(settings: ParallelSettings, observe: Observer, what: str = "
 
 @dataclass(frozen=True, kw_only=True)
 class Backend:
-    """A place to run copies."""
+    """A way to run copies."""
 
     joblib: Mapping[str, Any]
-    """What joblib is told beside the number of workers."""
+    """joblib's settings besides the number of workers."""
     deaths: Deaths = ()
-    """What joblib raises, for all copies, when a worker is killed."""
+    """Exceptions that joblib raises, for all copies, if a worker is killed."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Copies:
-    """A `Parallel` that outlives its workers: what a killed one left unfinished is run again, one at a time."""
+    """A `Parallel` that survives killed workers: copies that they left unfinished run again, one at a time."""
 
     backend: Backend
     workers: int
@@ -75,7 +75,7 @@ class Copies:
         return [results.get(index, WorkerDied()) for index in calls]
 
     def finish(self, function: Callable[..., R], calls: Mapping[int, tuple[Any, ...]]) -> dict[int, R]:
-        """The results by index; those that there were when a worker died."""
+        """Return the results by index; if a worker dies, those that were there by then."""
         results: dict[int, R] = {}
         strict = torch.are_deterministic_algorithms_enabled()
         with suppress(*self.backend.deaths), joblib.parallel_config(n_jobs=self.workers, **self.backend.joblib):
@@ -90,7 +90,10 @@ class Copies:
 def numbered(
     index: int, function: Callable[..., R], arguments: Iterable[Any], strict: bool, employer: int
 ) -> tuple[int, R]:
-    """The result, by a worker as strict as the process that asks (on CUDA the same bytes need it), and gone with it."""
+    """Compute one copy in a worker, and return its index with the result.
+
+    The worker is as strictly deterministic as its employer, which equal bytes on CUDA need, and ends with it.
+    """
     processes.serve_only(employer)
     be_deterministic(strict)
     return index, function(*arguments)
@@ -100,7 +103,7 @@ def numbered(
 
 
 class Cluster(joblib.parallel.ParallelBackendBase):
-    """joblib on anything that answers a call with a future; a call whose worker is killed has no result."""
+    """A joblib backend for anything that turns a call into a future; a call whose worker is killed has no result."""
 
     supports_retrieve_callback = True
 
@@ -128,12 +131,12 @@ def no_processes(workers: int) -> Backend:
 
 
 def loky(workers: int) -> Backend:
-    """Processes on this machine."""
+    """Run copies in processes on this machine."""
     return Backend(joblib={"backend": "loky", "inner_max_num_threads": 1}, deaths=(TerminatedWorkerError,))
 
 
 def ray(workers: int) -> Backend:
-    """The cluster at RAY_ADDRESS, or one on this machine that nobody else reaches and that ends with this process."""
+    """Run copies on the cluster at RAY_ADDRESS, or on a private one here that ends with this process."""
     if "RAY_ADDRESS" not in os.environ:
         for name, value in ALONE.items():
             os.environ.setdefault(name, value)
@@ -157,11 +160,11 @@ ALONE = {
     "RAY_AUTH_TOKEN": secrets.token_hex(32),
     "RAY_USAGE_STATS_ENABLED": "0",
 }
-"""Environment that Ray reads when it is imported: a cluster of our own, closed to others, that reports to nobody."""
+"""Environment variables that Ray reads when it is imported: they make a cluster private and turn off usage reports."""
 
 
 def start_ray(module: ModuleType, workers: int) -> None:
-    """Join or start a cluster, and keep our own answer to SIGTERM."""
+    """Join or start a cluster, and restore our own handler of SIGTERM, which Ray replaces."""
     where = {} if "RAY_ADDRESS" in os.environ else {"address": "local", "num_cpus": workers, "include_dashboard": False}
     answer = signal.getsignal(signal.SIGTERM)
     module.init(log_to_driver=False, logging_level=logging.ERROR, **where)
@@ -169,7 +172,7 @@ def start_ray(module: ModuleType, workers: int) -> None:
 
 
 def dask(workers: int) -> Backend:
-    """The cluster at DASK_SCHEDULER_ADDRESS, or one of processes on this machine that ends with this process."""
+    """Run copies on the cluster at DASK_SCHEDULER_ADDRESS, or on one here that ends with this process."""
     module = extra("dask", "distributed")
     try:
         client = module.Client.current()
@@ -180,9 +183,9 @@ def dask(workers: int) -> Backend:
 
 
 def dask_client(module: ModuleType, workers: int) -> Any:
-    """Where no address is given: bound to 127.0.0.1, closed to others by a certificate of its own, without a dashboard.
+    """Join the cluster at DASK_SCHEDULER_ADDRESS, or start one on 127.0.0.1 with its own certificate and no dashboard.
 
-    There a killed call is not tried again by Dask; a joined scheduler tries it as often as its own
+    The new cluster does not repeat a killed call; a joined scheduler repeats it as often as its own setting
     `distributed.scheduler.allowed-failures` says.
     """
     if address := os.environ.get("DASK_SCHEDULER_ADDRESS"):
@@ -199,7 +202,7 @@ BACKENDS: dict[str, Callable[[int], Backend]] = {"sequential": no_processes, "lo
 
 
 def extra(name: str, module: str | None = None) -> ModuleType:
-    """Import what is installed only where it is wanted."""
+    """Import an optional library. Raises `ValueError` if it is not installed."""
     try:
         return importlib.import_module(module or name)
     except ImportError:

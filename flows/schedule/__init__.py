@@ -1,1 +1,1 @@
-"""What deployments need: when to retrain, where, and whom to tell."""
+"""Support the deployments: decide when to retrain, prepare the folder for it, and report the outcome."""

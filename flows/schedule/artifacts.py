@@ -1,6 +1,6 @@
-"""The line in Prefect: one table of its steps, and a progress artifact of each that has a loop, which fill meanwhile.
+"""Show the line in Prefect: a table of its steps, and a progress artifact for each step that has a loop.
 
-Each is one artifact that is updated: a new version of it each time would cost the server a row and the person a list.
+Each artifact is updated in place: new versions would fill the server's database and the list that a person sees.
 """
 
 import json
@@ -21,16 +21,16 @@ from flows.runtime.board import DONE, Step, Steps
 from flows.tracking import connection
 
 EVERY = 15.0
-"""Seconds between two updates while a step runs (ours): two calls each, of the table and of the step."""
+"""Seconds between two updates while a step runs (our choice); each takes two calls, for the table and for the step."""
 ERRORS = (httpx.HTTPError, PrefectException, OSError)
-"""How a server fails."""
+"""Exceptions that mean Prefect's server failed."""
 
 LOG = logging.getLogger(__name__)
 
 
 @contextmanager
 def tolerated(what: str) -> Iterator[None]:
-    """Go on without Prefect: one line says what it does not show."""
+    """Turn an error of Prefect in the block into a warning that names what is not shown; the work continues."""
     try:
         yield
     except ERRORS as error:
@@ -42,8 +42,9 @@ def warn(what: str, error: Exception) -> None:
 
 
 class Artifacts:
-    """Tells Prefect of the steps: at once when one begins or ends, else once in EVERY seconds. Its failure costs a
-    warning, and the news that it was."""
+    """Reports the steps to Prefect: at once when one begins or ends, else every EVERY seconds.
+
+    If Prefect fails, there is one warning and the update is lost."""
 
     def __init__(self, every: float = EVERY) -> None:
         self.every = every
@@ -51,7 +52,7 @@ class Artifacts:
         self.due = 0.0
         self.table: UUID | None = None
         self.bars: dict[str, tuple[UUID, float]] = {}
-        """Step -> its progress artifact and what that says, percent."""
+        """Step -> its progress artifact, and the percentage that was last sent."""
         self.warned = False
 
     def __call__(self, steps: Steps, now: float) -> None:
@@ -70,7 +71,7 @@ class Artifacts:
         rows = [row(step, now) for step in steps]
         if self.table is None:
             created = create_table_artifact(rows, key="stages", description="The steps of the line")
-            self.table = cast(UUID, created)  # a coroutine in a coroutine only
+            self.table = cast(UUID, created)  # it would be a coroutine only inside a coroutine
         else:
             with get_client(sync_client=True) as client:
                 client.update_artifact(self.table, ArtifactUpdate(data=json.dumps(rows)))
@@ -93,14 +94,14 @@ class Artifacts:
 
 
 def said(step: Step) -> str:
-    """The step in a line."""
+    """Describe the step's progress in a line."""
     assert step.snapshot
     loop = step.snapshot.loops[0]
     return ", ".join(part for part in (f"{loop.what} {loop.done} of {loop.total}", step.figure) if part)
 
 
 def row(step: Step, now: float) -> dict[str, str]:
-    """The step in the table."""
+    """Return the step's row of the table."""
     loops = step.snapshot.loops if step.snapshot else ()
     seconds = step.seconds(now)
     return {

@@ -1,6 +1,6 @@
-"""What can fail at the end is asked at the beginning: before the first image is read, is everything usable?
+"""Check before the first image is read that everything the line will need can be used.
 
-Each check raises ValueError (VersionsError is one) with what is wrong and what to do; where all is well it is quick.
+Each check raises ValueError (VersionsError is one) with what is wrong and what to do; if all is well, it is quick.
 """
 
 import re
@@ -16,7 +16,9 @@ from flows.checkout import ownership, paths, readiness, versions
 
 
 def require_ready(params: Params) -> None:
-    """What an ingest needs, and what comes after it: the stages and their outputs, MLflow's registry, Prefect."""
+    """Check what the ingest and the steps after it need: the stages' outputs, MLflow's registry, Prefect.
+
+    Raises ValueError on the first problem."""
     readiness.require_data_ready(params)
     for place in (paths.PREPARED, paths.RESULTS, paths.CHECKPOINTS, paths.STORE, paths.SPOOL):
         ownership.require_no_link(place)
@@ -27,20 +29,20 @@ def require_ready(params: Params) -> None:
 
 
 def require_registry(model: str) -> None:
-    """Raise ValueError where MLflow cannot be asked, or has no registry that the gate could ask."""
-    from flows.tracking import readiness  # loads MLflow: seconds that an ingest does not pay
+    """Raise ValueError if MLflow cannot be reached, or has no registry that the gate could use."""
+    from flows.tracking import readiness  # loads MLflow, which takes seconds that an ingest alone does not need
 
     readiness.require_usable(model)
 
 
 def require_prefect() -> None:
-    """Raise ValueError where Prefect's own server, which a run starts without PREFECT_API_URL, could not start."""
+    """Raise ValueError if Prefect's own server, which a run starts without PREFECT_API_URL, could not start."""
     from prefect.settings import get_current_settings
 
     settings = get_current_settings()
     require_home(settings.home)
     if settings.api.url is not None:
-        return  # that server has its own database; the run says at once if it is not there
+        return  # that server has its own database; if it is down, the run fails at once
     address = settings.server.database.connection_url
     uri = address.get_secret_value() if address else f"sqlite+aiosqlite:///{settings.home}/prefect.db"
     database = Path(uri.partition("///")[2].partition("?")[0])
@@ -49,7 +51,7 @@ def require_prefect() -> None:
 
 
 def require_home(home: Path) -> None:
-    """Prefect's folder can be written to; tried, since for root every folder looks so."""
+    """Raise ValueError unless Prefect's folder is writable. Tries it, because for root every folder looks writable."""
     try:
         home.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=home):
@@ -62,13 +64,13 @@ def require_home(home: Path) -> None:
 
 
 def require_known_revision(database: Path) -> None:
-    """Prefect's database is of no later version than Prefect, which could not start on it and would not say why."""
+    """Raise ValueError if a later version of Prefect made the database: Prefect would fail on it and not say why."""
     try:
         with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
             found: Sequence[tuple[str]] = connection.execute("SELECT version_num FROM alembic_version").fetchall()
     except sqlite3.OperationalError as error:
         if "no such table" in str(error) or "locked" in str(error):
-            return  # new, or in use: Prefect makes it, or waits
+            return  # the database is new or in use: Prefect creates its tables, or waits
         raise ValueError(unusable(database, str(error))) from None
     except sqlite3.DatabaseError as error:
         raise ValueError(unusable(database, str(error))) from None
@@ -85,7 +87,7 @@ def unusable(database: Path, why: str) -> str:
 
 
 def revisions() -> set[str]:
-    """The revisions of the database that the installed Prefect knows."""
+    """Return the revisions of the database that the installed Prefect knows."""
     package = find_spec("prefect.server.database")
     assert package is not None
     assert package.submodule_search_locations is not None

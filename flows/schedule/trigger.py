@@ -1,13 +1,13 @@
-"""Whether the source has changed enough to train anew, and why.
+"""Decide whether the source has changed enough to retrain, and why.
 
 n  images of the last version's test split    m  new images    k  classes
 
-New are the images whose content the last retrain did not have. Their distribution is compared through the champion's
-eyes: its predicted classes on the new images against its predicted classes on the last version's *test* split, since on
-images that it was trained on it is surer and righter than on any new ones. The test is a permutation test with the
-chi-square statistic of the 2 x k table: under the null hypothesis the m images are a random sample of all n + m, so the
-mix is drawn from the hypergeometric distribution. It holds its level at any m, empty classes included, and asks again
-only when there are other new images.
+New images are those whose content the last retrain did not have. Their distribution is compared by the classes that the
+champion predicts: those of the new images against those of the last version's *test* split, because on images that it
+was trained on it is surer and more often right than on new ones. The test is a permutation test with the chi-square
+statistic of the 2 x k table: under the null hypothesis the m images are a random sample of all n + m, so the mix is
+drawn from the hypergeometric distribution. It holds its level at any m, empty classes included. The same new images
+always give the same answer.
 """
 
 import re
@@ -39,25 +39,25 @@ from flows.tracking import models
 
 POLL = Path(".dvc/tmp/poll.lock")
 READ = ".poll."
-"""How the folder's name begins, beside `data/raw`, that the source's images are read into."""
+"""Beginning of the name of the folder beside `data/raw` that the source's images are read into."""
 LEFT = re.compile(rf"{re.escape(READ)}[a-z0-9_]{{8}}")
-"""The whole name, as `tempfile` makes it."""
+"""Matches the folder's whole name, as `tempfile` makes it."""
 DRAWS = 9_999
-"""Permutations: the smallest p-value is 1 / (DRAWS + 1)."""
+"""Number of permutations; the smallest p-value is 1 / (DRAWS + 1)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Decision:
-    """Whether to train, and the sentence that says why or why not."""
+    """The decision whether to train, and the sentence that says why or why not."""
 
     train: bool
     reason: str
 
 
 def decide(params: Params) -> Decision:
-    """Read the source and compare it with `data/raw`, which the last retrain left here; changes nothing.
+    """Read the source and compare it with `data/raw`, which the last retrain left here; change nothing.
 
-    Raises ValueError when the source cannot be used, RegistryError.
+    Raises ValueError if the source cannot be used, RegistryError if MLflow fails.
     """
     if paths.UNFINISHED.exists():
         return Decision(train=True, reason="the last retrain did not come to its end")
@@ -78,7 +78,7 @@ def decide(params: Params) -> Decision:
 
 @contextmanager
 def reading() -> Iterator[Path]:
-    """An empty folder for the source's images, one poll at a time: what lies here of others, a kill left behind."""
+    """Yield an empty folder for the source's images, to one poll at a time; delete what killed polls left behind."""
     POLL.parent.mkdir(parents=True, exist_ok=True)
     paths.RAW.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(POLL):
@@ -90,14 +90,14 @@ def reading() -> Iterator[Path]:
 
 
 def images_of(folder: Path, contents: Sequence[str], wanted: set[str]) -> UInt8[np.ndarray, "m h w c"]:
-    """The wanted images as networks see them."""
+    """Return the wanted images in the form that networks take."""
     classes = read_classes(paths.CLASSES)
     chosen = [data for content, (_, data) in zip(contents, read_images(folder), strict=True) if content in wanted]
     return np.stack([to_array(decode(data), classes.size, classes.channels) for data in chosen])
 
 
 def compare(params: Params, count: int, images: UInt8[np.ndarray, "m h w c"] | None) -> Decision:
-    """Too few new images: are they of another distribution?"""
+    """Decide by the distribution of the new images, which are too few to retrain without a shift."""
     few = f"{count} new images, fewer than {params.retrain.min_new_images}"
     with registry():
         champion = models.load_by_alias(params.publish.model, "champion")
@@ -113,7 +113,7 @@ def compare(params: Params, count: int, images: UInt8[np.ndarray, "m h w c"] | N
 
 
 def unseen(md5: str) -> UInt8[np.ndarray, "n h w c"]:
-    """The test images that the champion was not trained on, as far as that is recorded."""
+    """Return the test images that the champion was not trained on, or all of them if that is not recorded."""
     images = open_split(paths.TEST).images
     with registry():
         known = trained_on(md5)
@@ -128,7 +128,7 @@ def predicted(model: bytes, images: UInt8[np.ndarray, "n h w c"], params: Params
 
 
 def mix_p_value(old: Int64[np.ndarray, " k"], new: Int64[np.ndarray, " j"], seed: int, draws: int = DRAWS) -> float:
-    """Of the hypothesis that both counts of classes (`new` may end earlier) are samples of one population."""
+    """Return the p-value of the hypothesis that both class counts come from one population; `new` may be shorter."""
     table = np.stack([old, np.pad(new, (0, len(old) - len(new)))])
     permutations = MonteCarloMethod(n_resamples=draws, rng=stream(seed, "shift"))
     seen = table[:, table.any(axis=0)]  # empty classes say nothing

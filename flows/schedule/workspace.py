@@ -1,7 +1,7 @@
-"""Where a deployment works: a git worktree of its own, at a commit, beside the checkout.
+"""Prepare the folder in which a deployment works: a git worktree at a commit, beside the checkout.
 
-A person's edits never reach it. DVC's cache, remotes and credentials and MLflow's store are the checkout's, so that
-what one computed the other need not. What a promoted run was made of is committed there and tagged
+A person's uncommitted edits never reach it. It shares DVC's cache, remotes and credentials and MLflow's store with the
+checkout, so that nothing is computed twice. The inputs of a promoted run are committed there and tagged
 `retrain/<model>/<version>`.
 """
 
@@ -24,42 +24,43 @@ from flows.tracking import connection
 
 IDENTITY = ("-c", "user.name=assembly-line", "-c", "user.email=assembly-line@localhost")
 ALONE = ("-c", "core.hooksPath=/dev/null", "-c", "commit.gpgSign=false", "-c", "tag.gpgSign=false")
-"""A person's hooks and signatures are theirs: at night nobody unlocks a key, and DVC's own hook replaces results."""
+"""Options that turn off a person's git hooks and signatures: nobody unlocks a key at night, and DVC's hook replaces
+results."""
 RECORDED = (
     *map(str, (versions.LOCK, versions.PIPELINE, paths.PARAMS)),
     *map(str, paths.DATA.values()),
 )
-"""What reproduces a model, together with the code of the commit."""
+"""Files that, with the code of the commit, reproduce a model."""
 WRITTEN = frozenset(RECORDED) - {str(paths.PARAMS)}
 """Tracked files that a retrain writes in the workspace."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Served:
-    """A model version, as the registry has it."""
+    """A model version in the registry."""
 
     number: str
     md5: str | None
-    """Of its file."""
+    """md5 of its file."""
 
 
 def beside(checkout: Path) -> Path:
-    """The workspace's usual place."""
+    """Return the default place of the workspace, beside the checkout."""
     return checkout.with_name(f"{checkout.name}.retrain")
 
 
 @contextmanager
 def occupied(workspace: Path) -> Iterator[None]:
-    """One deployment at a time. Raises ValueError."""
+    """Lock the workspace for one deployment. Raises ValueError if another one uses it."""
     busy = ValueError(f"another retrain is running in {workspace.name}; this one is left out")
     with held(workspace.with_name(f".{workspace.name}.lock"), busy):
         yield
 
 
 def prepare(checkout: Path, workspace: Path, revision: str) -> str:
-    """Bring the workspace to the revision, results and data left as they are; returns the commit.
+    """Check the revision out in the workspace, leaving results and data as they are; return the commit.
 
-    Raises VersionsError, ValueError.
+    Raises VersionsError if git or DVC fails, ValueError if that would undo a person's edits.
     """
     commit = commits.require_git(checkout, "rev-parse", "--verify", f"{revision}^{{commit}}")
     if not (workspace / ".git").exists():
@@ -73,7 +74,7 @@ def prepare(checkout: Path, workspace: Path, revision: str) -> str:
 
 
 def require_own(checkout: Path, workspace: Path, commit: str) -> None:
-    """Raise ValueError where the checkout of the commit would undo what a person did in the workspace."""
+    """Raise ValueError if checking out the commit would undo what a person did in the workspace."""
     common = ("rev-parse", "--path-format=absolute", "--git-common-dir")
     if commits.require_git(workspace, *common) != commits.require_git(checkout, *common):
         raise ValueError(
@@ -91,12 +92,12 @@ def require_own(checkout: Path, workspace: Path, commit: str) -> None:
 
 
 def names(folder: Path, command: str, *arguments: str) -> set[str]:
-    """The files that a command of git lists."""
+    """Return the file names that a git command lists."""
     return {name for name in commits.require_git(folder, command, "-z", *arguments).split("\0") if name}
 
 
 def link_data(checkout: Path, workspace: Path) -> None:
-    """A relative data.path means the checkout's folder, which git does not know."""
+    """Link the checkout's folder into the workspace if data.path is relative, because git does not track it."""
     path = load_params(workspace / paths.PARAMS).data.path
     if path is None or Path(path).is_absolute() or (workspace / path).exists():
         return
@@ -113,9 +114,10 @@ def link_data(checkout: Path, workspace: Path) -> None:
 
 
 def begin_from_last(workspace: Path, params: Params, served: Served | None) -> None:
-    """Take up what an earlier run knew; to reuse the searches of the version in service, freeze them as they are there.
+    """Restore the splits and the dvc.lock of the last promoted run if they are missing in the workspace.
 
-    Raises ValueError if there is no such version.
+    With `retrain.search: reuse`, restore and freeze the searches of the version in service. Raises ValueError if no
+    deployment made that version.
     """
     model, lock = params.publish.model, workspace / versions.LOCK
     last = newest_tag(workspace, model)
@@ -136,21 +138,21 @@ def begin_from_last(workspace: Path, params: Params, served: Served | None) -> N
 
 
 def keep_splits(workspace: Path, tag: str) -> None:
-    """In a new workspace: the images' splits as the last promoted run had them, which the next ingest goes on from."""
-    with suppress(commits.VersionsError):  # of a run before splits were recorded
+    """Give a new workspace the images' splits of the last promoted run, from which the next ingest continues."""
+    with suppress(commits.VersionsError):  # that run was made before splits were recorded
         pointer = file_of(workspace, tag, paths.SPLIT_DVC)
         (workspace / paths.SPLIT_DVC).parent.mkdir(parents=True, exist_ok=True)
         (workspace / paths.SPLIT_DVC).write_text(pointer)
 
 
 def newest_tag(folder: Path, model: str) -> str | None:
-    """The model's last promoted run, None before the first."""
+    """Return the tag of the model's last promoted run, or None before the first."""
     tags = commits.require_git(folder, "tag", "--list", tag_of(model, "*"), "--sort=-creatordate").split()
     return tags[0] if tags else None
 
 
 def tagged(workspace: Path, model: str, version: Served) -> str | None:
-    """The version's tag, None if it has none. Raises ValueError if the tag is another model's."""
+    """Return the version's tag, or None if it has none. Raises ValueError if the tag belongs to another model."""
     tag = tag_of(model, version.number)
     if not commits.require_git(workspace, "tag", "--list", tag):
         return None
@@ -167,7 +169,7 @@ def file_of(workspace: Path, revision: str, path: Path) -> str:
 
 
 def model_in(lock: str) -> str | None:
-    """The md5 of the model that a dvc.lock names."""
+    """Return the md5 of the model in a dvc.lock."""
     return pipeline.written(yaml.safe_load(lock).get("stages", {})).get(paths.MODEL.as_posix())
 
 
@@ -176,7 +178,7 @@ def tag_of(model: str, version: str) -> str:
 
 
 def begin(workspace: Path) -> None:
-    """From here to `finish` the data may be newer than any version that was trained on them."""
+    """Record that a retrain has begun: until `finish`, the data may be newer than those of any trained version."""
     (workspace / paths.UNFINISHED).parent.mkdir(parents=True, exist_ok=True)
     (workspace / paths.UNFINISHED).touch()
 
@@ -186,9 +188,9 @@ def finish(workspace: Path) -> None:
 
 
 def record(workspace: Path, model: str, version: str) -> str:
-    """Commit what the version was made of and tag the commit; returns the tag, which stays where it is if it exists.
+    """Commit the version's inputs and tag the commit, unless the tag exists already; return the tag.
 
-    Raises ValueError if it exists and is another model's.
+    Raises ValueError if the tag belongs to another model.
     """
     md5 = model_in((workspace / versions.LOCK).read_text())
     if tag := tagged(workspace, model, Served(number=version, md5=md5)):
@@ -203,7 +205,7 @@ def record(workspace: Path, model: str, version: str) -> str:
 
 
 def environment(checkout: Path) -> dict[str, str]:
-    """In which a retrain of the workspace runs: the checkout's MLflow store, unless the environment names one."""
+    """Return the environment for a retrain in the workspace: with the checkout's MLflow store, unless one is set."""
     own = versions.stage_environment() | connection.addresses(checkout)
     return {name: value for name, value in own.items() if name != "PYTHONPATH"}  # its own code, not ours
 

@@ -1,1 +1,1 @@
-"""One file a stage of dvc.yaml."""
+"""Implement the stages of dvc.yaml, one file for each."""

@@ -1,4 +1,4 @@
-"""architecture: the settings' search on the data, under the budgets that the latency table speaks of."""
+"""Stage `architecture`: search a network for each latency budget, with latencies predicted from the measured table."""
 
 import warnings
 from collections.abc import Iterator
@@ -32,12 +32,12 @@ FRONT, FRONT_CHART = paths.ARCHITECTURE / "pareto.csv", paths.ARCHITECTURE / "pa
 OUTPUTS = (paths.FOUND_ARCHITECTURE, paths.POOL, paths.SCORES, FRONT, FRONT_CHART)
 
 Found = dict[float, PoolUpdate]
-"""Budget -> the last record of its search; the choice is the first of its pool."""
+"""Budget -> the last update of its search, whose pool begins with the chosen network."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reads:
-    """What the stage reads of params.yaml; dvc.yaml names the same."""
+    """The settings that the stage reads; dvc.yaml lists the same."""
 
     seed: int
     threads: int
@@ -71,7 +71,7 @@ def run(params: Reads, observe: Observer, checkpoint: Path) -> None:
 
 
 def table_of(params: Reads) -> LatencyTable:
-    """The measured table; warns if it speaks of another machine than this one."""
+    """Read the measured table; warn if it was measured on another machine."""
     table, here = LatencyTable.from_json(files.read_json(paths.LATENCY_TABLE)), device_of(params.latency)
     if table.device != here:
         warnings.warn(
@@ -83,7 +83,7 @@ def table_of(params: Reads) -> LatencyTable:
 
 
 def shared_weights(params: Reads, space: Space, statistics: Statistics) -> SharedWeights:
-    """The supernet with fresh weights on the first device, and the images it learns from."""
+    """Return the supernet with fresh weights on the first device, and the images that it is trained on."""
     device, *_ = devices_of(params.device)
     return SharedWeights(
         build_supernet(space, statistics.mean, statistics.std, params.seed).to(device),
@@ -96,7 +96,7 @@ def shared_weights(params: Reads, space: Space, statistics: Statistics) -> Share
 
 
 def write(params: Reads, space: Space, table: LatencyTable, found: Found) -> None:
-    """What the searches found, budget by budget, and the front of all that was scored."""
+    """Write what the searches found for each budget, and the Pareto front of all networks scored."""
     entries = [entry(params, space, table, budget, update) for budget, update in found.items()]
     files.write_json(paths.FOUND_ARCHITECTURE, entries[0] | {"budgets": entries})
     scores = [(budget, one) for budget, update in found.items() for one in update.scores]
@@ -116,7 +116,7 @@ def write(params: Reads, space: Space, table: LatencyTable, found: Found) -> Non
 
 
 def entry(params: Reads, space: Space, table: LatencyTable, budget: float, update: PoolUpdate) -> dict[str, object]:
-    """The choice under a budget."""
+    """Return the record of the network chosen for a budget."""
     best, scores = update.pool[0], {one.architecture: one.score for one in update.scores}
     return {
         "architecture": format_architecture(best.architecture),
@@ -132,12 +132,15 @@ def entry(params: Reads, space: Space, table: LatencyTable, budget: float, updat
 
 
 def metrics_folder(params: Reads, budget: float) -> str:
-    """The first budget's names are those of a search with one."""
+    """Return the folder of the budget's metrics; the first budget has the names of a search with one budget."""
     return "architecture" if budget == params.architecture.budget else f"architecture/{budget:g}ms"
 
 
 def pool_metrics(update: PoolUpdate, folder: str) -> dict[str, float]:
-    """The pool's first, the others under `rank_2`, ...: MLflow groups charts by all that is before the last /."""
+    """Return metrics of the pool's first network, and of the others under `rank_2`, ...
+
+    MLflow groups charts by the part of the name before the last /.
+    """
     values: dict[str, float] = {f"{folder}/pool/evaluations": len(update.scores)}
     for rank, member in enumerate(update.pool, start=1):
         named = {
@@ -155,7 +158,7 @@ def pool_metrics(update: PoolUpdate, folder: str) -> dict[str, float]:
 
 
 def pool_rows(update: PoolUpdate, budget: float) -> Iterator[dict[str, object]]:
-    """Members first, then who was dropped and why."""
+    """Yield a row for each network in the pool, then one for each that was dropped, with the reason."""
     for rank, candidate in enumerate((*update.pool, *update.dropped), start=1):
         yield {
             "budget_ms": budget,
@@ -182,7 +185,7 @@ def score_row(one: Scored, budget: float) -> dict[str, object]:
 
 
 def pareto_row(one: Scored, chosen: dict[float, Architecture]) -> dict[str, object]:
-    """`chosen_for`: budgets, milliseconds, that the network was chosen for."""
+    """Return a row of the front; `chosen_for` lists the budgets (milliseconds) that the network was chosen for."""
     return {
         "architecture": format_architecture(one.architecture),
         "latency_ms": one.latency,

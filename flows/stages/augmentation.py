@@ -1,4 +1,4 @@
-"""augmentation: OHL-Auto-Aug on the searched network; which pairs of operations the data wants."""
+"""Stage `augmentation`: search which pairs of operations help, with OHL-Auto-Aug on the searched network."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,12 +24,12 @@ from flows.runtime.observer import Observer
 from flows.runtime.workers import joblib_parallel
 
 PLACES = 2
-"""Operations that an image gets, Identity among them."""
+"""Number of operations that an image gets, Identity included."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reads:
-    """What the stage reads of params.yaml; dvc.yaml names the same."""
+    """The settings that the stage reads; dvc.yaml lists the same."""
 
     seed: int
     device: str
@@ -95,7 +95,10 @@ def share_rows(distribution: FactoredPairs, trunk: int) -> Iterator[dict[str, ob
 
 
 def trunk_metrics(distribution: FactoredPairs, trunk: Trunk[Pairs], settings: Augmentation) -> dict[str, float]:
-    """The model and the policy, rewards in short, shares, each reward: MLflow groups by all before the last /."""
+    """Return metrics of the model, the policy, the rewards and the shares after a trunk.
+
+    MLflow groups charts by the part of the name before the last /.
+    """
     policy = policy_of(distribution)
     shares = policy.operation_shares()
     named = zip(reward_names(distribution, trunk, settings), trunk.rewards, strict=True)
@@ -111,7 +114,7 @@ def trunk_metrics(distribution: FactoredPairs, trunk: Trunk[Pairs], settings: Au
 
 
 def reward_names(distribution: FactoredPairs, trunk: Trunk[Pairs], settings: Augmentation) -> list[str]:
-    """What a reward belongs to: an element, where each is tried alone beside Identity, else a copy."""
+    """Name what each reward belongs to: an element if each is tried alone beside Identity, else a copy."""
     if settings.online.reward == "alignment":
         return [str(element) for element in distribution.elements]
     return [f"copy_{copy}" for copy in range(len(trunk.samples))]

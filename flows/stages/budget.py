@@ -1,4 +1,4 @@
-"""budget: what `evaluate` measures, of the model of a further budget, beside its own limit."""
+"""Stage `budget`: measure what `evaluate` measures for the model of a further budget, with its own latency limit."""
 
 from flows.checkout import paths
 from flows.runtime.observer import Observer
@@ -6,6 +6,6 @@ from flows.stages.evaluate import Reads, evaluate
 
 
 def run(params: Reads, observe: Observer, variant: str) -> None:
-    """`variant`: `budget_<n>`, of the n-th of `architecture.latency_ms`."""
+    """Evaluate the model of `variant`, which is `budget_<n>` for the n-th of `architecture.latency_ms`."""
     number = int(variant.removeprefix("budget_"))
     evaluate(params, observe, (variant,), params.budgets[number - 1], paths.BUDGET / variant)

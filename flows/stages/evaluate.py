@@ -1,5 +1,4 @@
-"""evaluate: the only reader of the test split, once, on the very files that ship; `budget` is the same for a further
-budget's file."""
+"""Stage `evaluate`: measure the exact files that ship on the test split, which only this stage and `budget` read."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,7 +30,7 @@ from flows.runtime.observer import Observer
 
 @dataclass(frozen=True, kw_only=True)
 class Reads:
-    """What the stage reads of params.yaml; dvc.yaml names the same."""
+    """The settings that the stage reads; dvc.yaml lists the same."""
 
     evaluate: Evaluate
     latency: Latency
@@ -40,7 +39,7 @@ class Reads:
 
 
 def run(params: Reads, observe: Observer) -> None:
-    """The model that ships, and the baseline."""
+    """Evaluate the model that ships, and the baseline."""
     evaluate(params, observe, VARIANTS, params.budgets[0], paths.EVALUATE)
 
 
@@ -77,7 +76,7 @@ def evaluate(params: Reads, observe: Observer, variants: Sequence[str], limit_ms
 
 
 def read(variant: str, name: str) -> bytes:
-    """A file that `train` left."""
+    """Return the content of a file that `train` wrote."""
     return (paths.TRAINED / variant / name).read_bytes()
 
 
@@ -99,7 +98,7 @@ def write(
 
 
 def scores(logits: Float[np.ndarray, "n k"], labels: Int64[np.ndarray, " n"]) -> dict[str, float]:
-    """Accuracy with its 95 % interval, and mean log-likelihood in nats."""
+    """Return the accuracy with its 95 % interval, and the mean log-likelihood in nats."""
     correct = int((logits.argmax(axis=1) == labels).sum())
     low, high = wilson_interval(correct, len(labels))
     return {
@@ -113,14 +112,14 @@ def scores(logits: Float[np.ndarray, "n k"], labels: Int64[np.ndarray, " n"]) ->
 def beside_float(
     logits: Float[np.ndarray, "n k"], exact: Float[np.ndarray, "n k"], labels: Int64[np.ndarray, " n"]
 ) -> dict[str, float]:
-    """What quantisation changed: the float file's accuracy, and of how many images both say the same."""
+    """Compare with the float file: its accuracy, and the share of images that both classify alike."""
     return {"float_accuracy": scores(exact, labels)["accuracy"], "agreement": agreement(logits, exact)}
 
 
 def parity(
     params: Reads, classes: Classes, model: bytes, weights: bytes, test: Split, logits: Float[np.ndarray, "n k"]
 ) -> float:
-    """Largest difference between the float file's logits and those of the torch network it was exported from."""
+    """Return the largest difference between the float file's logits and those of the torch network behind it."""
     blank = (1.0,) * classes.channels  # the weights hold the real mean and deviation
     statistics = Statistics(mean=blank, std=blank, counts={})
     network = make_network(params.space, classes, statistics, read_metadata(model)["architecture"], seed=0)
@@ -131,6 +130,6 @@ def parity(
 
 
 def measured(params: Reads, model: bytes) -> dict[str, object]:
-    """The file's latency on this machine."""
+    """Measure the file's latency on this machine."""
     time = measure_model(model, params.latency, repeats=params.evaluate.repeats)
     return {"quiet_ms": time.quiet_ms, "p50_ms": time.p50_ms, "p99_ms": time.p99_ms, "clock": time.clock}

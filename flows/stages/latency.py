@@ -1,4 +1,4 @@
-"""latency: every block measured once on the target; a recorded input of the search, because timing never repeats."""
+"""Stage `latency`: measure every block once; the search reads the recorded table, because timings never repeat."""
 
 from dataclasses import dataclass
 
@@ -15,7 +15,7 @@ from flows.runtime.observer import Observer
 
 @dataclass(frozen=True, kw_only=True)
 class Reads:
-    """What the stage reads of params.yaml; dvc.yaml names the same."""
+    """The settings that the stage reads; dvc.yaml lists the same."""
 
     seed: int
     latency: Latency

@@ -1,4 +1,4 @@
-"""loss: AM-LFS on the searched network under the found augmentation; which loss the data wants."""
+"""Stage `loss`: search the loss with AM-LFS, on the searched network and with the found augmentation."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -29,12 +29,12 @@ from flows.runtime.workers import joblib_parallel
 
 CURVES, CURVES_CHART = paths.LOSS / "curves.csv", paths.LOSS / "curves.svg"
 SCALED_AT = 8
-"""States along the search that the artifact's scale is measured at."""
+"""Number of states along the search at which the found loss's scale is measured."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reads:
-    """What the stage reads of params.yaml; dvc.yaml names the same."""
+    """The settings that the stage reads; dvc.yaml lists the same."""
 
     seed: int
     device: str
@@ -65,7 +65,7 @@ def run(params: Reads, observe: Observer, checkpoint: Path) -> None:
 
 
 def world_of(params: Reads) -> LossWorld:
-    """The network and the augmentation that the searches before this one found."""
+    """Set up the loss search with the network and the augmentation that the earlier searches found."""
     devices = devices_of(params.device)
     classes, statistics = read_classes(paths.CLASSES), read_statistics(paths.STATISTICS)
     found = files.read_json(paths.FOUND_ARCHITECTURE)["architecture"]
@@ -82,13 +82,16 @@ def world_of(params: Reads) -> LossWorld:
 
 
 def scaled_weights(trunk: Trunk[Sample], trunks: int) -> State:
-    """The weights, without momentum, after one of the `SCALED_AT` evenly spaced trunks, the last among them."""
+    """Return the weights without momentum if the trunk is one of `SCALED_AT` evenly spaced ones, the last included."""
     scaled = (trunk.index + 1) * SCALED_AT // trunks > trunk.index * SCALED_AT // trunks
     return model_of(trunk.state) if scaled else {}
 
 
 def copy_rows(trunk: Trunk[Sample]) -> Iterator[dict[str, object]]:
-    """`sample_i` is what the copy tried, `theta_i` the Gaussian's mean after the trunk; first all of t, then of tau."""
+    """Yield a row for each copy: `sample_i` is what it tried, `theta_i` the Gaussian's mean after the trunk.
+
+    The components are those of t, then those of tau.
+    """
     for copy, sample in enumerate(trunk.samples):
         row = {
             "trunk": trunk.index,
@@ -104,7 +107,7 @@ def copy_rows(trunk: Trunk[Sample]) -> Iterator[dict[str, object]]:
 
 
 def curve_rows(loss: Member) -> Iterator[dict[str, object]]:
-    """101 points of t over [-1, 1] and of tau over [0, 1], of the found loss and the known ones."""
+    """Yield 101 points of t over [-1, 1] and of tau over [0, 1], for the found loss and the known ones."""
     shares = np.linspace(0, 1, 101)
     cosines = 2 * shares - 1
     columns = {"cosine": cosines, "t": loss.curve("t", cosines)}
@@ -116,7 +119,10 @@ def curve_rows(loss: Member) -> Iterator[dict[str, object]]:
 
 
 def trunk_metrics(trunk: Trunk[Sample]) -> dict[str, float]:
-    """The model, rewards in short, each reward: MLflow groups charts by all that is before the last /."""
+    """Return metrics of the model and the rewards after a trunk.
+
+    MLflow groups charts by the part of the name before the last /.
+    """
     return {
         "loss/score": trunk.score,
         "loss/distance_from_cross_entropy": float(np.linalg.norm(trunk.theta)),

@@ -1,4 +1,4 @@
-"""Stage `prepare`: data/raw and data/split.csv -> train, val and test in memory-mapped arrays, and their records."""
+"""Stage `prepare`: turn data/raw and data/split.csv into memory-mapped arrays of train, val and test."""
 
 from dataclasses import dataclass
 
@@ -13,7 +13,7 @@ FOLDERS = dict(zip(SPLITS, (paths.TRAIN, paths.VAL, paths.TEST), strict=True))
 
 @dataclass(frozen=True, kw_only=True)
 class Reads:
-    """What the stage reads of params.yaml; dvc.yaml names the same."""
+    """The settings that the stage reads; dvc.yaml lists the same."""
 
     data: Data
 

@@ -1,4 +1,4 @@
-"""train: the searched network and the baseline, from one definition and for as many epochs."""
+"""Stage `train`: train the searched network or the baseline, with the same code and the same number of epochs."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -37,7 +37,7 @@ from flows.runtime.observer import Observer
 
 @dataclass(frozen=True, kw_only=True)
 class Reads:
-    """What the stage reads of params.yaml; dvc.yaml names the same."""
+    """The settings that the stage reads; dvc.yaml lists the same."""
 
     seed: int
     threads: int
@@ -72,7 +72,7 @@ def run(params: Reads, observe: Observer, variant: str, checkpoint: Path) -> Non
         curve.append({"epoch": epoch.index, "loss": epoch.loss, "learning_rate": epoch.learning_rate})
         observe.metrics({"train/loss": epoch.loss, "train/learning_rate": epoch.learning_rate}, step=epoch.index)
     load_state(network, epoch.state)
-    network.cpu()  # where it is exported
+    network.cpu()  # the export runs on the CPU
     folder = paths.TRAINED / variant
     files.write_csv(folder / paths.CURVE, curve)
     files.write_bytes(folder / paths.WEIGHTS, save({k: v.contiguous() for k, v in network.state_dict().items()}))
@@ -85,14 +85,14 @@ def run(params: Reads, observe: Observer, variant: str, checkpoint: Path) -> Non
 
 
 def training_images() -> tuple[Tensor, Tensor]:
-    """The searches are over: their val is training data now, for the baseline as well."""
+    """Return images and labels of train and val together: after the searches, val is training data for all variants."""
     train, val = open_split(paths.TRAIN), open_split(paths.VAL)
     both = Split(images=np.concatenate([train.images, val.images]), labels=np.concatenate([train.labels, val.labels]))
     return split_tensors(both)
 
 
 def calibration_images(params: Reads) -> UInt8[np.ndarray, "n h w c"]:
-    """Train images that a quantised file takes its ranges from, drawn without repetition."""
+    """Return train images, drawn without repetition, from which quantisation takes its ranges."""
     images = open_split(paths.TRAIN).images
     count = min(params.export.calibration_images, len(images))
     chosen = stream(params.seed, "calibration images").choice(len(images), size=count, replace=False)
@@ -101,23 +101,23 @@ def calibration_images(params: Reads) -> UInt8[np.ndarray, "n h w c"]:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """What a variant trains."""
+    """What a variant trains, and with which augmentation and loss."""
 
     architecture: str
     augment: Augment
     criterion: Criterion
     beginning: Criterion | None = None
-    """While the learning rate rises, where it is another."""
+    """The loss while the learning rate rises, if it is another one."""
 
 
 def recipe_of(params: Reads, classes: Classes, variant: str) -> Recipe:
-    """`searched`, `baseline`, or `budget_<n>`: what was searched, with the network of the n-th budget."""
+    """Return the recipe of `searched`, `baseline`, or `budget_<n>` (searched, with the n-th budget's network)."""
     kind, _, number = variant.partition("_")
     return RECIPES[kind](params, classes, int(number or 1))
 
 
 def searched(params: Reads, classes: Classes, number: int) -> Recipe:
-    """What the three searches found; augmentation and loss on the network of the first budget."""
+    """Return what the three searches found; augmentation and loss were searched on the first budget's network."""
     found = network_of(files.read_json(paths.FOUND_ARCHITECTURE)["budgets"], number)
     policy = Policy.from_json(files.read_json(paths.FOUND_AUGMENTATION))
     loss = read_loss(paths.FOUND_LOSS).to(devices_of(params.device)[0])
@@ -130,7 +130,7 @@ def searched(params: Reads, classes: Classes, number: int) -> Recipe:
 
 
 def network_of(budgets: Sequence[Mapping[str, Any]], number: int) -> Mapping[str, Any]:
-    """What was found for the n-th budget. Raises ValueError if nothing was."""
+    """Return what was found for the n-th budget. Raises ValueError if nothing was."""
     require(
         number <= len(budgets),
         f"the search found networks for {len(budgets)} budgets, budget_{number} needs one more; search anew (`dvc "
@@ -140,7 +140,7 @@ def network_of(budgets: Sequence[Mapping[str, Any]], number: int) -> Mapping[str
 
 
 def baseline(params: Reads, classes: Classes, number: int) -> Recipe:
-    """What one would train without a search: the space's default network, the base pipeline, cross-entropy."""
+    """Return what one would train without a search: the default network, the base augmentation, cross-entropy."""
     recipe = params.train.recipe
     return Recipe(
         architecture=format_architecture(default_architecture(space_of(params.space, classes))),

@@ -1,1 +1,1 @@
-"""MLflow: the connection, runs, registered models, and the records that wait for it."""
+"""Record runs and models in MLflow: the connection, runs, registered models, and records that wait to be sent."""

@@ -1,4 +1,4 @@
-"""Where MLflow keeps runs and models, and the client that asks it. Only this room imports mlflow."""
+"""Find MLflow's store and connect to it. Only this package imports mlflow."""
 
 import hashlib
 import logging
@@ -25,12 +25,12 @@ from flows.checkout.files import write_bytes
 
 EXPERIMENT = "assembly-line"
 ERRORS = (MlflowException, SQLAlchemyError, sqlite3.Error, OSError, ImportError)
-"""How a tracker fails: MLflow's own, the database below it, the disk or network below that, a store of files whose
-library is not installed."""
+"""Exceptions that mean MLflow failed: its own, those of its database, of the disk or network, and a missing library
+for its file store."""
 PATIENCE = 120.0
-"""Seconds that one process waits for another to make the tables (ours): 3 is usual, 30 on a loaded machine."""
+"""Seconds to wait while another process creates the tables (our choice): that takes 3, or 30 on a loaded machine."""
 NOTE = "mlflow.note.content"
-"""Tag: what the UI shows on top of a run or an experiment, Markdown."""
+"""Name of the tag with the Markdown text that the UI shows on top of a run or an experiment."""
 EXPERIMENT_TAGS = {
     "mlflow.experimentKind": "custom_model_development",
     NOTE: "A run is a retrain, a nested run a stage; the chart view compares retrains (`headline/...`). "
@@ -43,30 +43,31 @@ ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
 }
-"""MLflow's settings unless a person's environment says otherwise. Its own patience is 7 retries of 120 s a call."""
+"""MLflow's settings, unless the environment sets others. MLflow's own default is 7 retries of 120 s for a call."""
 
 SQLITE = "sqlite:///"
 TRACKING, REGISTRY = "MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"
 DATABRICKS = ("databricks", "databricks-uc", "uc")
-"""Addresses that are no path, though they look like one."""
+"""Addresses that look like a path but are none."""
 PASSWORD = re.compile(r"//[^\s\"']*@")
-"""Of an address: user and password, which nobody is shown. Up to the last @: a password may hold one, or a slash."""
+"""Matches user and password in an address, which are never shown. It ends at the last @, because a password may
+contain an @ or a slash."""
 CAUSE = re.compile(r"\[Errno -?\d+\] ([^\"'()\[\]]+)|(Read timed out)")
-"""In what `requests` says, which names the address three times."""
+"""Matches the cause in an error message of `requests`, which otherwise repeats the address three times."""
 
 LOG = logging.getLogger(__name__)
 
 
 def tracking_uri() -> str:
-    """Where runs are kept."""
+    """Return the address of the store that keeps the runs."""
     return addresses(Path())[TRACKING]
 
 
 def addresses(checkout: Path) -> dict[str, str]:
-    """Environment variable -> address, of the runs and, if a person has set one, of the registry.
+    """Return environment variable -> address, for the runs and, if one is set, for the registry.
 
-    By default a SQLite file under mlflow/store. A relative SQLite address would be another file in every folder, in the
-    checkout and where a deployment works: it means the checkout's.
+    The default is a SQLite file under mlflow/store. Relative paths are resolved against `checkout`, so that a
+    deployment, which works in another folder, uses the same file.
     """
     own = {name: os.environ[name] for name in (TRACKING, REGISTRY) if os.environ.get(name)}
     given = {TRACKING: f"{SQLITE}{(paths.STORE / 'mlflow.db').as_posix()}"} | own
@@ -74,7 +75,7 @@ def addresses(checkout: Path) -> dict[str, str]:
 
 
 def absolute(uri: str, folder: Path) -> str:
-    """The address of a SQLite file, or of a folder, with its path taken from the folder; any other as it is."""
+    """Resolve the path in the address of a SQLite file or of a folder against `folder`; keep any other address."""
     if uri.startswith(SQLITE):
         path = uri.removeprefix(SQLITE)
         return f"{SQLITE}{(folder / path).resolve().as_posix()}" if path else uri
@@ -82,18 +83,18 @@ def absolute(uri: str, folder: Path) -> str:
 
 
 def store() -> str:
-    """Tells one store from another, and nothing of it: its address may hold a password."""
+    """Return an identifier of the store: a hash, because the address may hold a password."""
     return hashlib.sha256(tracking_uri().encode()).hexdigest()[:16]
 
 
 def database() -> Path | None:
-    """The store's SQLite file, None where it is a server's."""
+    """Return the store's SQLite file, or None if the store is a server."""
     uri = tracking_uri()
     return Path(uri.removeprefix(SQLITE)) if uri.startswith(SQLITE) else None
 
 
 def connect() -> MlflowClient:
-    """A client of the store, which is created on first use. Raises one of ERRORS."""
+    """Return a client of the store, which is created on first use. Raises one of ERRORS."""
     uri = tracking_uri()
     if file := database():
         prepare_sqlite(file)
@@ -106,19 +107,19 @@ def connect() -> MlflowClient:
 
 @cache
 def client_of(uri: str) -> MlflowClient:
-    """One client, and so one connection pool, a process and store."""
+    """Return the process's client of a store; there is only one for each store, and so one connection pool."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     if registry := addresses(Path()).get(REGISTRY):
         os.environ[REGISTRY] = registry  # MLflow reads it in several places
-    for name in ("mlflow", "alembic"):  # they tell of every table they create, and print tracebacks before raising
+    for name in ("mlflow", "alembic"):  # they log every table they create, and print tracebacks before raising
         logging.getLogger(name).setLevel(logging.CRITICAL)
     return MlflowClient(uri)
 
 
 @contextmanager
 def own_environment(name: str) -> Iterator[None]:
-    """Keep a variable as it is: MLflow would export its address, which would outlive a change of folder."""
+    """Restore an environment variable after the block: MLflow exports its address, which is wrong in another folder."""
     before = os.environ.get(name)
     try:
         yield
@@ -128,20 +129,20 @@ def own_environment(name: str) -> Iterator[None]:
 
 
 def prepare_sqlite(file: Path) -> None:
-    """The tables, and write-ahead logging: readers (the UI) and the writer no longer wait for each other."""
+    """Create the tables and turn on write-ahead logging, so that the UI and the writer do not block each other."""
     file.parent.mkdir(parents=True, exist_ok=True)
     if not file.exists():
         create_tables(file)
     connection = sqlite3.connect(file)
     try:
-        with suppress(sqlite3.OperationalError):  # someone holds the file: it is only slower without
+        with suppress(sqlite3.OperationalError):  # another process uses the file; without it all is only slower
             connection.execute("PRAGMA journal_mode=WAL")
     finally:
         connection.close()
 
 
 def create_tables(file: Path) -> None:
-    """All tables or no file: MLflow makes them one after the other, and cannot go on where a kill stopped it."""
+    """Create the file with all its tables at once: MLflow cannot continue a creation that a kill interrupted."""
     draft = file.parent / ".draft"
     with FileLock(file.with_name(".draft.lock"), timeout=PATIENCE):
         if not file.exists():
@@ -153,7 +154,10 @@ def create_tables(file: Path) -> None:
 
 
 def experiment_id(client: MlflowClient) -> str:
-    """The one experiment; its artifacts lie beside a SQLite file, or where a server keeps them."""
+    """Return the id of the line's experiment, creating or restoring it if needed.
+
+    Its artifacts lie beside the SQLite file, or where the server keeps them.
+    """
     found = client.get_experiment_by_name(EXPERIMENT)
     if found is None:
         file = database()
@@ -166,7 +170,7 @@ def experiment_id(client: MlflowClient) -> str:
 
 @contextmanager
 def tolerated(what: str) -> Iterator[None]:
-    """Go on without MLflow: one line says what was not recorded."""
+    """Turn any error in the block into a warning that names what was not recorded; the work continues."""
     try:
         yield
     except Exception as error:  # as in `StageRun`
@@ -174,13 +178,13 @@ def tolerated(what: str) -> Iterator[None]:
 
 
 def reason_of(error: Exception) -> str:
-    """The first line that says something; SQLAlchemy may begin with a remark in brackets."""
+    """Return the first informative line of the error; SQLAlchemy may put a remark in brackets before it."""
     lines = PASSWORD.sub("//", str(error)).strip().splitlines()
     return next((line for line in lines if not line.startswith("(raised as a result of")), type(error).__name__)
 
 
 def cause_of(error: Exception) -> str:
-    """The reason in a few words: what the system said of the connection, or else the first sentence."""
+    """Return the reason in a few words: the system's message about the connection, else the first sentence."""
     said = reason_of(error)
     if found := CAUSE.search(said):
         return (found[1] or found[2]).strip()
@@ -193,5 +197,5 @@ def warn(what: str, error: Exception) -> None:
 
 
 def now() -> int:
-    """Milliseconds since 1970, MLflow's time."""
+    """Return the time in milliseconds since 1970, as MLflow expects it."""
     return time.time_ns() // 1_000_000

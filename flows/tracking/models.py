@@ -1,4 +1,4 @@
-"""MLflow's registered models: versions, aliases, and the files behind them."""
+"""Read and write MLflow's registered models: versions, aliases, and the files behind them."""
 
 import tempfile
 from collections.abc import Iterable, Mapping
@@ -23,42 +23,45 @@ from flows.tracking.runs import TRAINING_VIEW
 
 
 def version_page(name: str, version: str) -> str:
-    """The model version's page, as a link inside MLflow's UI."""
+    """Return the link to the model version's page inside MLflow's UI."""
     return f"#/models/{quote(name, safe='')}/versions/{version}{TRAINING_VIEW}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Shipped:
-    """A registered model as it comes out of the registry."""
+    """A registered model as the registry returns it."""
 
     version: str
     md5: str
-    """As noted when it was registered."""
+    """The file's md5 when it was registered."""
     model: bytes
     """The ONNX file."""
 
 
 def find_version(name: str, md5: str) -> str | None:
-    """The registered version that holds exactly this file."""
+    """Return the first registered version that holds exactly this file, or None."""
     found = connection.connect().search_model_versions(f"name = '{name}' and tags.md5 = '{md5}'")
     return min((str(version.version) for version in found), key=int, default=None)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """An ONNX file with what the registry shows beside it."""
+    """An ONNX file to register, and what the registry shows beside it."""
 
     model: bytes
     example: UInt8[np.ndarray, "n h w c"]
-    """Real images: how the model is called."""
+    """Real images that show how the model is called."""
     requirements: tuple[str, ...]
-    """What a server of the model installs; MLflow adds itself."""
+    """Packages that a server of the model installs; MLflow adds itself."""
     providers: tuple[str, ...]
     """ONNX Runtime's execution providers, the preferred first."""
 
 
 def register_model(name: str, candidate: Candidate, run_id: str) -> str:
-    """Make the file the next version of `name`, or find the version that it already is. Raises one of ERRORS."""
+    """Register the file as the next version of `name`, unless it is a version already, and return the version.
+
+    Raises one of ERRORS.
+    """
     md5 = files.md5_of(candidate.model)
     if existing := find_version(name, md5):
         return existing
@@ -71,7 +74,7 @@ def register_model(name: str, candidate: Candidate, run_id: str) -> str:
 
 
 def log_model(client: MlflowClient, name: str, candidate: Candidate, run_id: str) -> str:
-    """The file as a model of the run; returns the model's id. A crash leaves it PENDING and unregistered."""
+    """Log the file as a model of the run and return the model's id. A crash leaves it PENDING and unregistered."""
     experiment = client.get_run(run_id).info.experiment_id
     logged = client.create_logged_model(experiment, name, run_id, tags={"md5": files.md5_of(candidate.model)})
     with tempfile.TemporaryDirectory() as folder:
@@ -84,7 +87,7 @@ def log_model(client: MlflowClient, name: str, candidate: Candidate, run_id: str
 
 
 def save_model(candidate: Candidate, folder: Path, record: Model) -> None:
-    """MLflow's model folder around the very bytes of the ONNX file."""
+    """Write MLflow's model folder; the ONNX file in it keeps its exact bytes."""
     proto = onnx.load_from_string(candidate.model)  # fresh: MLflow empties a ModelProto that it saves twice
     mlflow.onnx.save_model(
         proto,
@@ -100,7 +103,7 @@ def save_model(candidate: Candidate, folder: Path, record: Model) -> None:
 
 
 def schema_of(values: Iterable[onnx.ValueInfoProto]) -> Schema:
-    """Names, types and shapes of a graph's inputs or outputs; a free dimension is -1."""
+    """Return names, types and shapes of a graph's inputs or outputs; a free dimension is -1."""
     return Schema([tensor_spec(value) for value in values])
 
 
@@ -111,20 +114,20 @@ def tensor_spec(value: onnx.ValueInfoProto) -> ColSpec | TensorSpec:
 
 
 def alias_version(name: str, alias: str) -> str | None:
-    """The version that `alias` points at, None if it points nowhere."""
+    """Return the version that `alias` points at, or None if it points nowhere."""
     models = connection.connect().search_registered_models(f"name = '{name}'")
     version = models[0].aliases.get(alias) if models else None
     return None if version is None else str(version)
 
 
 def load_by_alias(name: str, alias: str) -> Shipped | None:
-    """What `models:/<name>@<alias>` gives a user now, None if the alias points nowhere."""
+    """Return the model that `models:/<name>@<alias>` loads now, or None if the alias points nowhere."""
     version = alias_version(name, alias)
     return None if version is None else load_model(name, version, f"models:/{name}@{alias}")
 
 
 def load_version(name: str, version: str) -> Shipped:
-    """A version's file."""
+    """Return the model of a version."""
     return load_model(name, version, f"models:/{name}/{version}")
 
 
@@ -143,12 +146,12 @@ def move_alias(name: str, alias: str, version: str) -> None:
 
 
 def drop_alias(name: str, alias: str) -> None:
-    """Let the alias point nowhere."""
+    """Remove the alias."""
     connection.connect().delete_registered_model_alias(name, alias)
 
 
 def version_numbers(name: str) -> set[int]:
-    """Of all its versions that there are."""
+    """Return the numbers of all versions of the model."""
     return {int(one.version) for one in connection.connect().search_model_versions(f"name = '{name}'")}
 
 
@@ -162,7 +165,7 @@ def tag_version(name: str, version: str, tags: Mapping[str, str]) -> None:
 
 
 def retag_version(name: str, version: str, tags: Mapping[str, str], prefix: str) -> None:
-    """Set the tags, and remove others that begin with `prefix`: what an earlier decision said."""
+    """Set the tags and remove all others that begin with `prefix`, which an earlier decision set."""
     for key in version_tags(name, version):
         if key.startswith(prefix) and key not in tags:
             connection.connect().delete_model_version_tag(name, version, key)
@@ -170,12 +173,12 @@ def retag_version(name: str, version: str, tags: Mapping[str, str], prefix: str)
 
 
 def describe_version(name: str, version: str, text: str) -> None:
-    """What the UI shows on top of the model version, Markdown."""
+    """Set the Markdown text that the UI shows on top of the model version."""
     connection.connect().update_model_version(name, version, text)
 
 
 def describe_model(name: str, text: str) -> None:
-    """What the UI shows on top of the registered model, Markdown; a person's own words stay."""
+    """Set the Markdown text that the UI shows on top of the registered model, unless a person wrote one."""
     client = connection.connect()
     if not client.get_registered_model(name).description:
         client.update_registered_model(name, text)

@@ -1,4 +1,4 @@
-"""Whether MLflow can be used, asked before the work begins."""
+"""Check that MLflow can be used before the work begins."""
 
 import logging
 import os
@@ -16,15 +16,15 @@ REMEDIES = {
     TRACKING: f"start that server, or set {TRACKING} to one that keeps runs and registered models, or unset it",
     REGISTRY: f"set {REGISTRY} to a registry whose models can be searched by name, or unset it",
 }
-"""The variable with the address that fails -> what to do."""
+"""Environment variable that holds the failing address -> what to do."""
 OWN_TABLES = {"alembic_version", "experiments", "runs"}
-"""Of every database of MLflow's."""
+"""Tables that every MLflow database has."""
 
 
 def require_usable(model: str) -> None:
-    """Ask where runs are kept for the experiment, and the registry for what the gate will ask, with little patience.
+    """Make the queries that the runs and the gate will need, with a short wait. Raises ValueError if one fails.
 
-    Raises ValueError. A SQLite file that is not there is made when it is needed: that takes seconds.
+    A missing SQLite file is no error: it is created when it is first needed, which takes seconds.
     """
     registry = REGISTRY if os.environ.get(REGISTRY) else TRACKING
     with impatient():
@@ -42,7 +42,7 @@ def require_usable(model: str) -> None:
 
 @contextmanager
 def required(name: str) -> Iterator[None]:
-    """One of ERRORS from the address in the variable becomes a ValueError that says what to do."""
+    """Turn one of ERRORS, raised for the address in the variable, into a ValueError that says what to do."""
     try:
         yield
     except ERRORS as error:
@@ -56,10 +56,10 @@ def required(name: str) -> Iterator[None]:
 
 
 def require_own_database(file: Path) -> None:
-    """Raises one of ERRORS where the store's file is another program's, or it or its folder cannot be written."""
+    """Raise one of ERRORS if the store's file belongs to another program, or it or its folder is not writable."""
     file.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=file.parent):
-        pass  # tried, since for root every folder looks writable
+        pass  # tries it, because for root every folder looks writable
     if not file.exists():
         return
     if not os.access(file, os.W_OK):
@@ -72,7 +72,7 @@ def require_own_database(file: Path) -> None:
 
 @contextmanager
 def impatient() -> Iterator[None]:
-    """One retry instead of several, and no word of it: a person waits."""
+    """Limit MLflow to one silent retry within the block, because a person is waiting."""
     name = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
     before = os.environ.get(name)
     os.environ[name] = "1"

@@ -1,4 +1,4 @@
-"""MLflow's runs: those that stages nest in, what is found by a tag, what is kept with them."""
+"""Create, find and read MLflow's runs, and keep files, tags and numbers with them."""
 
 import json
 import re
@@ -25,16 +25,16 @@ from flows.tracking.connection import ERRORS, NOTE, PASSWORD
 T = TypeVar("T")
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 UI_AT = "http://127.0.0.1:5000"
-"""mlflow/serve."""
+"""Address at which `mlflow/serve` starts the UI."""
 TRAINING_VIEW = "?workflowType=machine_learning"
-"""Of an address in MLflow's UI: its pages for training, where a new browser begins with those for language models."""
+"""Query that selects the UI's pages for training; a new browser would show those for language models."""
 PARAMS_PER_BATCH = 100
 
 
 def create_run(
     client: MlflowClient, name: str, tags: Mapping[str, str], parent: str | None = None, started: int | None = None
 ) -> str:
-    """Start a run now. No tag names the user, the host or a path; MLflow would say who and where by itself."""
+    """Create a run and return its id. The tags leave out user, host and path, which MLflow would record by default."""
     own = {"mlflow.source.name": f"assembly line: {name}", "mlflow.source.type": "JOB"}
     if tags.get("git.commit", commits.UNKNOWN) != commits.UNKNOWN:
         own["mlflow.source.git.commit"] = tags["git.commit"]
@@ -52,7 +52,7 @@ def parts_of(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """`{"loss": {"knots": 10}}` -> `{"loss.knots": "10"}`; lists as JSON; of an absolute path only the last name."""
+    """Turn `{"loss": {"knots": 10}}` into `{"loss.knots": "10"}`, lists into JSON, absolute paths into last names."""
     flat: dict[str, str] = {}
     for key, value in values.items():
         if isinstance(value, Mapping):
@@ -63,7 +63,7 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 
 
 def without_folder(text: str) -> str:
-    """An absolute path says where and whose a machine is: only its last name leaves it."""
+    """Shorten an absolute path to its last name, because the rest may tell whose machine this is."""
     for kind in (PurePosixPath, PureWindowsPath):
         if kind(text).is_absolute():
             return kind(text).name
@@ -72,7 +72,7 @@ def without_folder(text: str) -> str:
 
 @contextmanager
 def parent_run(name: str, tags: Mapping[str, str]) -> Iterator[str | None]:
-    """The run that stage runs nest in: its id, None if MLflow takes none; always closed with how the block ended."""
+    """Open a run for stage runs to nest in, yield its id (None if MLflow fails), and close it as the block ended."""
     run_id = open_parent(name, tags)
     status: Status = "FAILED"
     try:
@@ -100,33 +100,33 @@ def close_run(run_id: str | None, status: Status) -> None:
 
 
 def archive(run_id: str | None, files: Iterable[Path]) -> None:
-    """Keep whole files (params.yaml, dvc.yaml, dvc.lock) with the run; one that is not there is left out."""
+    """Store files (params.yaml, dvc.yaml, dvc.lock) with the run; missing files are left out."""
     for file in files if run_id is not None else ():
         with connection.tolerated(file.name), suppress(FileNotFoundError):
             connection.connect().log_artifact(run_id, str(file))
 
 
 def run_page(run_id: str, artifact: str = "") -> str:
-    """The run's page, or an artifact on it, as a link inside MLflow's UI."""
+    """Return the link to the run's page, or to one of its artifacts, inside MLflow's UI."""
     within = f"/artifacts/{quote(artifact)}" if artifact else ""
     folder = f"#/experiments/{connection.connect().get_run(run_id).info.experiment_id}/runs"
     return f"{folder}/{run_id}{within}{TRAINING_VIEW}"
 
 
 def address_of(page: str) -> str:
-    """Where a browser sees a page of the UI: on the tracking server, or on the one that `mlflow/serve` starts."""
+    """Return the full address of a page of the UI, on the tracking server or on the one that `mlflow/serve` starts."""
     uri = connection.tracking_uri()
     server = PASSWORD.sub("//", uri).rstrip("/") if uri.startswith(("http://", "https://")) else UI_AT
     return f"{server}/{page}"
 
 
 def find_stage_run(stage_key: str) -> str | None:
-    """The newest FINISHED run of a stage with exactly these inputs."""
+    """Return the newest FINISHED run of a stage with exactly these inputs, or None."""
     return find_run("stage_key", stage_key)
 
 
 def find_run(tag: str, value: str) -> str | None:
-    """The newest FINISHED run that carries the tag, such as `dvc.out.<path>` with an output's md5."""
+    """Return the newest FINISHED run with this tag, such as `dvc.out.<path>` with an output's md5, or None."""
     client = connection.connect()
     runs = client.search_runs(
         [connection.experiment_id(client)],
@@ -138,8 +138,9 @@ def find_run(tag: str, value: str) -> str | None:
 
 
 def core_minutes(stage_key: str) -> float | None:
-    """What the newest results with these inputs cost, with the runs before it that were interrupted on the way there;
-    None if that was not recorded. A run that was killed by force says nothing of its share."""
+    """Return the core minutes of the newest results with these inputs, including the interrupted runs before them.
+
+    Returns None if they were not recorded. A run that was killed by force records nothing, so its share is missing."""
     client = connection.connect()
     where = f"tags.stage_key = '{stage_key}'"
     runs = client.search_runs([connection.experiment_id(client)], where, order_by=["attributes.start_time DESC"])
@@ -160,7 +161,7 @@ class Finished:
 
 
 def finished_runs(tag: str, value: str) -> list[Finished]:
-    """Every FINISHED run that carries the tag, the newest first."""
+    """Return every FINISHED run with this tag, the newest first."""
     client = connection.connect()
     where = f"tags.`{tag}` = '{value}' and attributes.status = 'FINISHED'"
     found = client.search_runs([connection.experiment_id(client)], where, order_by=["attributes.end_time DESC"])
@@ -168,14 +169,14 @@ def finished_runs(tag: str, value: str) -> list[Finished]:
 
 
 def artifact(run_id: str, name: str) -> bytes | None:
-    """A file that was kept with the run, None if it was not, or the run is gone."""
+    """Return the content of a file stored with the run, or None if the file or the run is missing."""
     with tempfile.TemporaryDirectory() as folder, suppress(*ERRORS):
         return Path(connection.connect().download_artifacts(run_id, name, folder)).read_bytes()
     return None
 
 
 def data_digests(run_id: str) -> list[str]:
-    """DVC's md5 of each data set that the run took in."""
+    """Return DVC's md5 of each data set that is recorded as an input of the run."""
     with suppress(*ERRORS):
         inputs = connection.connect().get_run(run_id).inputs
         return [str(one.dataset.digest) for one in inputs.dataset_inputs] if inputs else []
@@ -183,7 +184,7 @@ def data_digests(run_id: str) -> list[str]:
 
 
 def link_stage(parent: str | None, name: str, lock: pipeline.Lock | None) -> None:
-    """Say on the parent which run made a stage's results: its own, or an earlier one that DVC reused."""
+    """Tag the parent with the run that made a stage's results: one of its own, or an earlier one that DVC reused."""
     if parent is None or lock is None:
         return
     with connection.tolerated(f"the link to {name}"):
@@ -195,7 +196,7 @@ def link_stage(parent: str | None, name: str, lock: pipeline.Lock | None) -> Non
 
 
 def log_data(run_id: str | None, params: Params, digest: str) -> None:
-    """The data version as the run's input: DVC's md5, where it came from, images a class."""
+    """Record the data version as the run's input: DVC's md5, its source, and the number of images in each class."""
     if run_id is None:
         return
     source = without_folder(params.data.path) if params.data.path else params.data.source
@@ -210,7 +211,10 @@ def log_data(run_id: str | None, params: Params, digest: str) -> None:
 def log_data_input(
     client: MlflowClient, run_id: str, *, name: str, digest: str, source: str, counts: Mapping[str, int]
 ) -> None:
-    """A data set input; `digest` is DVC's md5 (at most 36 characters), `source` no absolute path."""
+    """Record a data set as an input of the run.
+
+    `digest` is DVC's md5 (MLflow takes at most 36 characters); `source` must not be an absolute path.
+    """
     dataset = Dataset(
         name=name,
         digest=digest,
@@ -230,7 +234,7 @@ def run_tags(run_id: str) -> dict[str, str]:
 
 
 def linked_stages(run_id: str) -> dict[str, tuple[str, str]]:
-    """What `link_stage` said on the run: stage -> executed or cached, and the run that made its results."""
+    """Read the tags of `link_stage`: stage -> "executed" or "cached", and the run that made its results."""
     tags = run_tags(run_id)
     stages = [key.removesuffix(".run") for key in tags if re.fullmatch(r"stage\..+\.run", key)]
     made = {key: (tags[key], tags[f"{key}.run"]) for key in stages if tags[f"{key}.run"] != "none"}
@@ -238,18 +242,18 @@ def linked_stages(run_id: str) -> dict[str, tuple[str, str]]:
 
 
 def describe(run_id: str, text: str) -> None:
-    """What the UI shows on top of the run, Markdown."""
+    """Set the Markdown text that the UI shows on top of the run."""
     connection.connect().set_tag(run_id, NOTE, text)
 
 
 def log_metrics(run_id: str, values: Mapping[str, float]) -> None:
-    """Numbers of the whole run."""
+    """Record numbers that describe the whole run, all at step 0."""
     made = connection.now()
     connection.connect().log_batch(run_id, metrics=[Metric(name, value, made, 0) for name, value in values.items()])
 
 
 def log_settings(run_id: str | None, values: Mapping[str, Any]) -> None:
-    """params.yaml as the run's parameters, to compare runs by."""
+    """Record params.yaml as the run's parameters, so that runs can be compared by them."""
     if run_id is None:
         return
     with connection.tolerated("the settings"):
@@ -258,12 +262,12 @@ def log_settings(run_id: str | None, values: Mapping[str, Any]) -> None:
 
 
 def log_text(run_id: str, text: str, name: str) -> None:
-    """A text artifact of the run."""
+    """Store text as an artifact of the run."""
     connection.connect().log_text(run_id, text, name)
 
 
 def log_bytes(run_id: str, content: bytes, name: str) -> None:
-    """An artifact of the run; `name` may lie in folders."""
+    """Store bytes as an artifact of the run; `name` may include folders."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / PurePosixPath(name).name
         file.write_bytes(content)
@@ -271,5 +275,5 @@ def log_bytes(run_id: str, content: bytes, name: str) -> None:
 
 
 def log_json(run_id: str, value: Any, name: str) -> None:
-    """A JSON artifact of the run."""
+    """Store a value as a JSON artifact of the run."""
     connection.connect().log_dict(run_id, value, name)

@@ -1,10 +1,10 @@
-"""Records on disk that the tracker did not take yet: a run that is killed, or ends first, loses none of them.
+"""Keep records on disk until MLflow has accepted them, so that no record is lost when a run is killed or ends first.
 
-    <run>.jsonl     a line a record; the first says whose they are
+    <run>.jsonl     one record per line; the first line is the header, which describes the run
     <run>/<n>/      copies of files, as they were when they were recorded
-    <run>.lock      held while the run's process lives
+    <run>.lock      locked while the run's process lives
 
-A record is on disk before it is offered, and leaves it when it was taken; offered twice, it counts once.
+A record is written to disk before it is sent, and removed after MLflow accepted it; sending it twice does no harm.
 """
 
 import json
@@ -20,11 +20,11 @@ from filelock import FileLock, Timeout
 from flows.checkout import paths
 
 Record = dict[str, Any]
-"""What JSON can hold; numbers may be nan or infinite."""
+"""A record, which JSON can hold; its numbers may be nan or infinite."""
 
 
 class Spool:
-    """The records of one run that are not taken yet."""
+    """The records of one run that MLflow has not accepted yet."""
 
     def __init__(self, run: str, header: Mapping[str, Any]) -> None:
         self.file = paths.SPOOL.absolute() / f"{run}.jsonl"
@@ -33,7 +33,7 @@ class Spool:
         self._lock = FileLock(self.file.with_suffix(".lock"))
 
     def add(self, record: Record) -> None:
-        """No kill of this process loses it once this returns. Raises OSError."""
+        """Write the record to disk; after that, killing this process does not lose it. Raises OSError."""
         if self._open is None:
             self.file.parent.mkdir(parents=True, exist_ok=True)
             self._lock.acquire()
@@ -46,23 +46,23 @@ class Spool:
         self.empty = False
 
     def copy(self, file: Path) -> Path:
-        """A copy that nobody writes over. Raises OSError."""
+        """Copy the file to a place where nothing overwrites it, and return that place. Raises OSError."""
         target = self.file.with_suffix("") / str(self.copies) / file.name
-        self.copies += 1  # also where this one fails: the next has a folder of its own
+        self.copies += 1  # even if this copy fails: the next one gets a folder of its own
         target.parent.mkdir(parents=True)
         shutil.copyfile(file, target)
         return target
 
     def clear(self) -> None:
-        """All of it was taken."""
+        """Forget the records, because MLflow has accepted them all."""
         if self._open is not None:
             self._open.truncate(0)
             self.empty = True
 
     def close(self) -> None:
-        """Leave what is there for the next process."""
+        """Close the file and leave its records for the next process; delete it if there are none."""
         if self._open is not None:
-            with suppress(OSError):  # a full disk: what it took is there
+            with suppress(OSError):  # the disk is full: the lines that were written stay
                 self._open.close()
             self._open = None
             if self.empty:
@@ -72,7 +72,7 @@ class Spool:
 
 @dataclass(frozen=True, kw_only=True)
 class Left:
-    """What a run whose process is gone left to be taken."""
+    """The records that a run, whose process is gone, left for MLflow."""
 
     header: Record
     records: list[Record]
@@ -83,12 +83,12 @@ class Left:
         return self.file.stem
 
     def taken(self) -> None:
-        """All of it was."""
+        """Delete the records, because MLflow has accepted them all."""
         remove(self.file)
 
 
 def left_behind() -> Generator[Left, None, None]:
-    """Of every run whose process is gone, held until the next is asked for."""
+    """Yield the records of every run whose process is gone; each stays locked until the next is requested."""
     for file in sorted(paths.SPOOL.glob("*.jsonl")):
         lock = FileLock(file.with_suffix(".lock"))
         try:
@@ -97,7 +97,7 @@ def left_behind() -> Generator[Left, None, None]:
                     remove(file)
                     continue
                 header, *rest = records
-                # a disk that was full for a moment let the header be written twice
+                # if the disk was full for a moment, the header was written twice
                 rest = [record for record in rest if record != header]
                 yield Left(header=header, records=rest, file=file)
         except Timeout:
@@ -105,7 +105,7 @@ def left_behind() -> Generator[Left, None, None]:
 
 
 def read(file: Path) -> list[Record]:
-    """The records; a line that a kill or a full disk cut off is none. Nothing if another process has taken them."""
+    """Return the file's records, without lines that a kill or a full disk cut off; none if the file is gone."""
     records: list[Record] = []
     for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else ():
         with suppress(json.JSONDecodeError):

@@ -1,7 +1,7 @@
-"""The MLflow run of a stage, whose tracker never fails the stage.
+"""Record a stage in an MLflow run without ever failing the stage.
 
-What MLflow does not take now waits (spool.py) and is offered again later, by this process or the next. The registry is
-the opposite: publishing *is* MLflow, so errors surface.
+Records that MLflow does not accept now wait (spool.py) and are sent again later, by this process or the next. The
+registry is different: nothing can be published without MLflow, so there its errors are raised.
 """
 
 import time
@@ -26,25 +26,26 @@ from flows.tracking.runs import PARAMS_PER_BATCH, Status
 from flows.tracking.spool import Record, Spool, left_behind
 
 FOR_GOOD = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS")
-"""MLflow's error codes after which the same record is refused every time; after any other, such as those of a token
-that ran out or of a server behind another that restarts, it may be taken later."""
+"""MLflow's error codes for records that it will always refuse. After any other error, such as an expired token or a
+restarting server, the same record may be accepted later."""
 TOO_LARGE = 413
-"""HTTP: a file that the server in front of MLflow takes no more tomorrow than today."""
+"""HTTP status of a file that exceeds the limit of the server in front of MLflow, and always will."""
 RETRY_AFTER = 30.0
-"""Seconds a failing tracker is left alone at first (ours): a server that hangs must not slow a stage down."""
+"""Seconds to wait after MLflow's first failure (our choice): a server that hangs must not slow a stage down."""
 SLOW, REST = 1.0, 20.0
-"""A tracker that took longer than SLOW seconds is left alone for REST times as long (ours): 5 % of the time at most."""
+"""A call of more than SLOW seconds is followed by a pause of REST times its duration (our choice), so that MLflow takes
+at most 5 % of the time."""
 RUN_KEY = "line.run"
-"""Tag: what a run is found by before MLflow has said which id it has."""
+"""Name of the tag by which a run is found before MLflow has returned its id."""
 METRICS_PER_BATCH = 1000
 
 
 class StageRun:
-    """An MLflow run that a stage observes into; the run is created with the first record that MLflow takes.
+    """The MLflow run of a stage; it is created as soon as MLflow answers.
 
-    Every record carries the time it was made and waits, in memory and in a file, until MLflow has taken it: a tracker
-    that is slow or down costs the stage no error and little time, and a kill costs no record. A failing tracker is left
-    alone for RETRY_AFTER seconds, then twice that, ...; a slow one for REST times what it took.
+    Every record carries its time and waits, in memory and in a file, until MLflow has accepted it: if MLflow is slow or
+    down, the stage sees no error and loses little time, and a kill loses no record. After a failure nothing is sent for
+    RETRY_AFTER seconds, after the next for twice that, ...; after a slow call, for REST times its duration.
     """
 
     def __init__(self, name: str, parent_run_id: str | None = None, tags: Mapping[str, str] | None = None) -> None:
@@ -64,10 +65,10 @@ class StageRun:
         self._warned = self._unkept = False
         self._deliver()
         if self.run_id:
-            self._quiet_until = 0.0  # the first call creates tables, and says nothing of the next
+            self._quiet_until = 0.0  # the first call creates tables; its duration does not predict the next
 
     def params(self, values: Mapping[str, Any]) -> None:
-        """Settings, nested or not; keys become `augmentation.online.trunks`."""
+        """Record settings; keys of nested ones become `augmentation.online.trunks`."""
         for part in runs.parts_of(list(runs.flatten(values).items()), PARAMS_PER_BATCH):
             self._record({"params": part})
 
@@ -76,18 +77,18 @@ class StageRun:
             self._record({"tags": part})
 
     def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
-        """Named numbers of one step, nan and infinity included, in one call to MLflow."""
+        """Record the named numbers of one step, nan and infinity included, in one call to MLflow."""
         made = connection.now()
         numbers = [(name, float(value), made, step) for name, value in values.items()]
         for part in runs.parts_of(numbers, METRICS_PER_BATCH):
             self._record({"metrics": part})
 
     def file(self, path: Path) -> None:
-        """A written file, under its own name and as it is now."""
+        """Record a file under its own name, with the content that it has now."""
         self._record({"file": str(path)})
 
     def end(self, status: Status) -> None:
-        """Close the run, after a last attempt at everything that waits."""
+        """Close the run after a last attempt to send everything that waits."""
         self._record({"end": status, "time": connection.now()}, at_once=True)
         if self._waiting:
             LOG.warning(
@@ -105,7 +106,7 @@ class StageRun:
             self._copy_files()
 
     def _deliver(self) -> None:
-        """Hand over all that waits, oldest first; stop at the first sign that MLflow takes nothing now."""
+        """Send everything that waits, oldest first; stop at the first error."""
         began = time.monotonic()
         try:
             client = connection.connect()
@@ -115,7 +116,7 @@ class StageRun:
             self._spool.clear()
             took = time.monotonic() - began
             self._quiet_until = time.monotonic() + REST * took if took > SLOW else 0.0
-        except Exception as error:  # whatever a server, a database or a store of files raises: boto3's own, for one
+        except Exception as error:  # a server, a database or a file store (boto3, for one) may raise any exception
             self._quiet_until, self._rest = time.monotonic() + self._rest, 2 * self._rest
             self._copy_files()
             if not self._warned:
@@ -123,7 +124,7 @@ class StageRun:
             self._warned = True
 
     def _keep(self, record: Record) -> None:
-        """On disk before it is offered; where the disk takes nothing either, in memory."""
+        """Write the record to disk before it is sent; if the disk fails, it waits in memory only."""
         try:
             self._spool.add(record)
         except OSError as error:
@@ -132,16 +133,16 @@ class StageRun:
             self._unkept = True
 
     def _copy_files(self) -> None:
-        """Files that wait are what they were when they were recorded, whatever the next stage writes."""
+        """Copy the files that wait, so that they keep their content if the next stage overwrites them."""
         for record in self._waiting:
             if "file" in record and "copied" not in record:
-                with suppress(OSError):  # then it is offered as it will be
+                with suppress(OSError):  # then the file is sent with the content that it has by then
                     record |= {"file": str(self._spool.copy(Path(record["file"]))), "copied": True}
                     self._keep(record)
 
 
 def open_run(client: MlflowClient, header: Record, *, again: bool) -> str:
-    """The run of a header; looked for first if an earlier attempt may have created it."""
+    """Create the run of a header and return its id; with `again`, first search for it, as it may exist already."""
     key = header["tags"][RUN_KEY]
     found = (
         client.search_runs([connection.experiment_id(client)], f"tags.`{RUN_KEY}` = '{key}'", max_results=1)
@@ -154,19 +155,22 @@ def open_run(client: MlflowClient, header: Record, *, again: bool) -> str:
 
 
 def files_last(records: Iterable[Record]) -> deque[Record]:
-    """A store that takes no files still gets the numbers and the end."""
+    """Move files to the end, so that a store that fails on files still gets the numbers and the run's end."""
     return deque(sorted(records, key=lambda record: "file" in record))
 
 
 def hand_over(client: MlflowClient, run_id: str, waiting: deque[Record]) -> None:
-    """All that waits, from the left; what is taken, or refused for good, leaves it. Raises whatever stops it."""
+    """Send the waiting records, oldest first, and remove those that were accepted or refused for good.
+
+    Raises any other error of MLflow; the records that remain then wait for the next attempt.
+    """
     while waiting:
         for _ in range(deliver_next(client, run_id, waiting)):
             waiting.popleft()
 
 
 def deliver_next(client: MlflowClient, run_id: str, waiting: Sequence[Record]) -> int:
-    """Offer the oldest records, those of metrics together; returns how many were taken, or refused for good."""
+    """Send the oldest record, or several in one call if they hold metrics; return how many are dealt with."""
     together, numbers = 0, 0
     for record in waiting:
         numbers += len(record.get("metrics", ()))
@@ -183,13 +187,13 @@ def deliver_next(client: MlflowClient, run_id: str, waiting: Sequence[Record]) -
             return together
         except MlflowException as error:
             if error.error_code not in FOR_GOOD:
-                raise  # else one of them is refused: which one, the next calls tell
+                raise  # otherwise one of them is refused; sending them one by one shows which
     deliver_one(client, run_id, waiting[0])
     return 1
 
 
 def deliver(client: MlflowClient, run_id: str, record: Record) -> None:
-    """Hand a record over; the same if done twice, since MLflow keeps equal records once."""
+    """Send a record. Sending it twice does no harm, because MLflow keeps equal records once."""
     if "file" in record:
         client.log_artifact(run_id, record["file"])
     elif "end" in record:
@@ -204,7 +208,7 @@ def deliver(client: MlflowClient, run_id: str, record: Record) -> None:
 
 
 def deliver_one(client: MlflowClient, run_id: str, record: Record) -> None:
-    """Offer one record; drop it, with a warning, if MLflow would refuse it every time."""
+    """Send one record; drop it with a warning if MLflow would always refuse it."""
     try:
         deliver(client, run_id, record)
     except FileNotFoundError as error:
@@ -220,26 +224,26 @@ def deliver_one(client: MlflowClient, run_id: str, record: Record) -> None:
 
 
 def settle() -> None:
-    """Hand over what earlier runs left in the spool, then end the runs whose process is gone.
+    """Send the records that earlier runs left in the spool, then end the runs whose process is gone.
 
-    Once at the start of a flow or stage; without MLflow it waits for the next time.
+    Called once at the start of a flow or stage; if MLflow does not answer, the records wait for the next start.
     """
     with connection.tolerated("what earlier runs left"):
         client = connection.connect()
-        connection.experiment_id(client)  # it answers: else each of them would wait for that
+        connection.experiment_id(client)  # fails at once if MLflow does not answer, not once for each run
         for left in left_behind():
             if left.header.get("store", connection.store()) != connection.store():
-                continue  # for another one
+                continue  # these records are for another store
             try:
                 hand_over(client, open_run(client, left.header, again=True), files_last(left.records))
                 left.taken()
-            except Exception as error:  # as in `StageRun`; the others' records do not wait for these
+            except Exception as error:  # any exception, as in `StageRun`; other runs' records are still sent
                 connection.warn(f"MLflow does not take what {left.header['name']} left", error)
         reap()
 
 
 def reap() -> list[str]:
-    """End, as KILLED, every run that says RUNNING and whose process is gone; returns their ids."""
+    """Mark as KILLED every run that is RUNNING although its process is gone; return their ids."""
     client = connection.connect()
     running = client.search_runs([connection.experiment_id(client)], "attributes.status = 'RUNNING'")
     gone = [run.info.run_id for run in running if processes.is_gone(run.data.tags)]
