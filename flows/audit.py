@@ -19,7 +19,7 @@ from flows.lineage.records import Records
 from flows.lineage.reproduce import reproduce
 from flows.lineage.tree import to_text
 from flows.lineage.walk import Finding, Step
-from flows.release.registry import registry
+from flows.release.registry import registry_errors
 from flows.report.page import lineage_page
 from flows.runtime import signals
 from flows.runtime.exits import ends_in_a_sentence
@@ -31,7 +31,7 @@ def audit(uri: str, *, again: bool = False) -> tuple[Step, list[Finding]]:
 
     Raises ValueError if there is no such model, RegistryError if MLflow fails.
     """
-    with registry():
+    with registry_errors():
         name, version = resolve(uri)
         records = Records(name, int(version), versions.Objects())
         tree = records.root()
@@ -58,7 +58,7 @@ def keep(records: Records, tree: Step) -> None:
     """Store lineage.html with the decision's run."""
     run = records.tags.get("gate.run")
     if run:
-        with connection.tolerated("lineage.html"):
+        with connection.failure_as_warning("lineage.html"):
             runs.log_text(run, lineage_page(tree), "lineage.html")
 
 

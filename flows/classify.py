@@ -22,7 +22,7 @@ from components.data.images import decode, to_array
 from components.data.records import Refused
 from components.shipping.export import read_metadata
 from flows.checkout.settings import load_params
-from flows.release.registry import CHAMPION, registry
+from flows.release.registry import CHAMPION, registry_errors
 from flows.runtime.exits import Failure, ends_in_a_sentence
 from flows.tracking import models
 
@@ -72,7 +72,7 @@ def classify(url: str, files: Sequence[Path], model: bytes) -> list[tuple[str, f
 def main(arguments: Sequence[str] | None = None) -> int:
     chosen = commands.parse("classify", arguments)
     name = load_params().publish.model
-    with registry():
+    with registry_errors():
         champion = models.load_by_alias(name, CHAMPION)
     if champion is None:
         raise ValueError(f"{name} has no champion; `python -m flows.publish` makes one")

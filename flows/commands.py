@@ -25,7 +25,7 @@ INTERRUPTED = "\n  130  interrupted by Ctrl-C"
 Parser = argparse.ArgumentParser
 
 
-def nothing(parser: Parser) -> None:
+def add_no_arguments(parser: Parser) -> None:
     """Add no arguments."""
 
 
@@ -40,7 +40,7 @@ class Command:
     """Exit code -> when it is returned. Exit code 1 with a traceback is a bug of ours, in every verb."""
     settings: str = ""
     """The settings in params.yaml that it depends on."""
-    arguments: Callable[[Parser], None] = nothing
+    arguments: Callable[[Parser], None] = add_no_arguments
 
     def epilog(self) -> str:
         settings = f"settings in params.yaml:\n  {self.settings}\n\n" if self.settings else ""
@@ -54,7 +54,7 @@ class Command:
 # ---------------------------------------------------------------- arguments, a function a verb
 
 
-def of_apply(parser: Parser) -> None:
+def add_apply_arguments(parser: Parser) -> None:
     parser.add_argument("preset", help="a file of flows/presets without its ending: digits, cifar10")
     parser.add_argument(
         "--force",
@@ -63,30 +63,30 @@ def of_apply(parser: Parser) -> None:
     )
 
 
-def of_ingest(parser: Parser) -> None:
+def add_ingest_arguments(parser: Parser) -> None:
     parser.add_argument("--params", type=Path, default=paths.PARAMS, help="settings file (default: %(default)s)")
     said = "split this class's images as if none had a split yet; may be given several times (default: no class)"
     parser.add_argument("--split-anew", metavar="CLASS", action="append", default=[], help=said)
 
 
-def of_stage(parser: Parser) -> None:
+def add_stage_arguments(parser: Parser) -> None:
     parser.add_argument("word", choices=ROSTER, help=", ".join(ROSTER), metavar="stage")
     named = "; ".join(f"of {word}: one of {stage.variants}" for word, stage in ROSTER.items() if stage.variants)
     parser.add_argument("variant", nargs="?", help=f"{named} in params.yaml; else none")
 
 
-def of_rollback(parser: Parser) -> None:
+def add_rollback_arguments(parser: Parser) -> None:
     parser.add_argument("--reason", default="", help="why; kept on the version that is taken back (default: none)")
     parser.add_argument("--by", help="who (default: git's user.name, else the login name)")
 
 
-def of_audit(parser: Parser) -> None:
+def add_audit_arguments(parser: Parser) -> None:
     parser.add_argument("model", help="models:/NAME@ALIAS or models:/NAME/VERSION")
     said = "also compute the model anew, in a temporary folder, and compare its md5 (default: compare records only)"
     parser.add_argument("--reproduce", action="store_true", help=said)
 
 
-def of_classify(parser: Parser) -> None:
+def add_classify_arguments(parser: Parser) -> None:
     parser.add_argument("images", nargs="+", type=Path, help="image files of any common format")
     parser.add_argument("--url", default=MODEL_SERVED_AT, help="of `mlflow models serve` (default: %(default)s)")
 
@@ -101,7 +101,7 @@ COMMANDS: Mapping[str, Command] = {
         does="Replace params.yaml by a whole preset.",
         example="python -m flows.settings apply cifar10 --force",
         codes={0: "done", 2: "refused: no such preset, or params.yaml was edited"},
-        arguments=of_apply,
+        arguments=add_apply_arguments,
     ),
     "ingest": Command(
         does="Make the sound images of the data source the current data version. What was turned away is listed with "
@@ -109,7 +109,7 @@ COMMANDS: Mapping[str, Command] = {
         example="python -m flows.ingest",
         codes={0: "done", 2: "the source or the settings were refused, or DVC failed; one sentence says which"},
         settings="data, train.recipe.batch_size",
-        arguments=of_ingest,
+        arguments=add_ingest_arguments,
     ),
     "stage": Command(
         does="Run one stage of dvc.yaml, whether or not it is out of date. Use `dvc repro` unless you want that.",
@@ -122,7 +122,7 @@ COMMANDS: Mapping[str, Command] = {
             143: "ended by SIGTERM",
         },
         settings="the stage's own section; dvc.yaml lists what each depends on",
-        arguments=of_stage,
+        arguments=add_stage_arguments,
     ),
     "retrain": Command(
         does="Do everything: ingest, every stage that is out of date, gate, publish, report. What is up to date is not "
@@ -161,7 +161,7 @@ COMMANDS: Mapping[str, Command] = {
             130: "interrupted; see which version is champion before you repeat it",
         },
         settings="publish.model",
-        arguments=of_rollback,
+        arguments=add_rollback_arguments,
     ),
     "audit": Command(
         does="Check a registered model's whole history, byte by byte, down to the images. The same as a page, "
@@ -173,7 +173,7 @@ COMMANDS: Mapping[str, Command] = {
             2: "no such model",
             143: "ended by SIGTERM",
         },
-        arguments=of_audit,
+        arguments=add_audit_arguments,
     ),
     "report": Command(
         does="Write results/report.html from the results in this folder. It is one file that needs no network; what "
@@ -192,7 +192,7 @@ COMMANDS: Mapping[str, Command] = {
             2: "an image that cannot be read, or no champion",
         },
         settings="publish.model",
-        arguments=of_classify,
+        arguments=add_classify_arguments,
     ),
     "deploy": Command(
         does="Say whether the source has changed enough to retrain, and why. The deployment new-data asks this every "
@@ -223,17 +223,17 @@ class OneSentence(Parser):
 
 def parser_of(verb: str) -> Parser:
     """Return the parser of `python -m flows.<verb>`, with the words below it."""
-    parser = OneSentence(prog=f"python -m flows.{verb}", **described(COMMANDS[verb]))
+    parser = OneSentence(prog=f"python -m flows.{verb}", **parser_texts(COMMANDS[verb]))
     COMMANDS[verb].arguments(parser)
     below = {name.split()[1]: command for name, command in COMMANDS.items() if name.startswith(f"{verb} ")}
     if below:
         words = parser.add_subparsers(dest="command", required=verb == "settings", metavar="WORD", title="words")
         for word, command in below.items():
-            command.arguments(words.add_parser(word, help=command.summary(), **described(command)))
+            command.arguments(words.add_parser(word, help=command.summary(), **parser_texts(command)))
     return parser
 
 
-def described(command: Command) -> dict[str, Any]:
+def parser_texts(command: Command) -> dict[str, Any]:
     return {
         "description": textwrap.fill(command.does, WIDTH),
         "epilog": command.epilog(),

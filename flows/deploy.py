@@ -57,9 +57,9 @@ def attempt(revision: str, place: str | None, *, poll: bool) -> State:
     """Do the work of both flows; every expected mistake becomes a Failed state with its sentence."""
     stamp()
     checkout = Path.cwd()
-    folder = Path(place).absolute() if place else workspace.beside(checkout)
+    folder = Path(place).absolute() if place else workspace.default_place(checkout)
     try:
-        with workspace.occupied(folder), processes.guarded():
+        with workspace.workspace_lock(folder), processes.guarded():
             commit = workspace.prepare(checkout, folder, revision)
             decision = ask(checkout, folder) if poll else Decision(train=True, reason="on schedule")
             print(f"{commit[:10]}: {decision.reason}")
@@ -76,7 +76,7 @@ def stamp() -> None:
     If Prefect fails, there is only a warning."""
     if flow_run.id is None:  # called as a plain function, not as a flow
         return
-    with artifacts.tolerated("which process runs this flow"):
+    with artifacts.failure_as_warning("which process runs this flow"):
         with get_client(sync_client=True) as client:
             client.update_flow_run(UUID(flow_run.id), tags=[*flow_run.tags, *stamps()])
         end_stale_flows()
@@ -110,10 +110,10 @@ def retrain_in(checkout: Path, folder: Path, reason: str) -> State:
     if code != 0:
         kind = Completed if code == 3 else Failed
         return kind(message=f"{CODES.get(code, f'ended with {code}')} (because: {reason})")
-    return recorded(folder, params.publish.model, before, reason)
+    return record_champion(folder, params.publish.model, before, reason)
 
 
-def recorded(folder: Path, model: str, before: Served | None, reason: str) -> State:
+def record_champion(folder: Path, model: str, before: Served | None, reason: str) -> State:
     """Commit and tag the champion, which is in the workspace after a successful retrain.
 
     If an earlier run was killed after its promotion and before this, this run adds the missing tag."""
@@ -121,7 +121,7 @@ def recorded(folder: Path, model: str, before: Served | None, reason: str) -> St
     if after is None or after.md5 != files.md5_of((folder / paths.MODEL).read_bytes()):
         return Completed(message=f"another version was put into service meanwhile (because: {reason})")
     tag = workspace.record(folder, model, after.number)
-    with connection.tolerated("the version's tag"):
+    with connection.failure_as_warning("the version's tag"):
         models.tag_version(model, after.number, {"git.tag": tag})
     said = f"the champion stays version {after.number}" if after == before else f"version {after.number} published"
     return Completed(message=f"{said}, tagged {tag} (because: {reason})")

@@ -35,11 +35,11 @@ from components.data.validation import Report
 from components.progress import Progress, unwatched
 from components.settings.params import Params
 from flows.checkout import commits, files, paths, versions
-from flows.checkout.locks import held
+from flows.checkout.locks import file_lock
 from flows.checkout.readiness import require_data_ready
 from flows.checkout.settings import load_params
 from flows.runtime.exits import ends_in_a_sentence, refuse
-from flows.runtime.terminal import watched
+from flows.runtime.terminal import open_tracker
 
 LOCK = Path(".dvc/tmp/ingest.lock")
 ANEW = (
@@ -86,9 +86,9 @@ def ingest(params: Params, progress: Progress = unwatched, anew: Collection[str]
     Raises ValueError, with nothing changed, if the source cannot be used or another ingest runs here; VersionsError if
     DVC cannot add or push the new data, which are in place by then.
     """
-    with held(LOCK, ValueError("another ingest is running in this folder; wait for it, or stop it there")):
+    with file_lock(LOCK, ValueError("another ingest is running in this folder; wait for it, or stop it there")):
         require_data_ready(params)
-        before, classes, first = recorded(), known_classes(), not paths.RAW.exists()
+        before, classes, first = recorded_splits(), known_classes(), not paths.RAW.exists()
         source = open_source(params.data)
         with replacing_raw() as folder:
             report = take_in(source, folder, params.data, progress)
@@ -118,7 +118,7 @@ def known_classes() -> tuple[str, ...]:
         return ()
 
 
-def recorded() -> Assignment | None:
+def recorded_splits() -> Assignment | None:
     """Return the recorded split of every image so far, from the record on disk and from the one in DVC's file.
 
     The two differ if git brought another version of DVC's file, for example by a merge. Raises ValueError if a record
@@ -208,7 +208,7 @@ def recover(folder: Path, old: Path) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     chosen = commands.parse("ingest", arguments)
     try:
-        with watched() as tracker:
+        with open_tracker() as tracker:
             report = ingest(load_params(chosen.params), tracker.progress, chosen.split_anew)
     except KeyboardInterrupt:
         return refuse(130, "interrupted; the data are whole, old or new: the same command again finishes")

@@ -69,8 +69,8 @@ def register(params: Params, parent_run: str | None, report: GateReport) -> Publ
         raise ValueError(f"{MODEL} changed after the gate judged it; run the gate again")
     if paths.PARAMS.exists() and load_params() != params:  # the file is archived as the model's settings
         raise ValueError(f"{paths.PARAMS} changed while the line ran; run it again")
-    proposed = candidate.candidate(model, params)
-    with registry.registry(), registry.alone(), own_run(parent_run, params) as run:
+    proposed = candidate.make_candidate(model, params)
+    with registry.registry_errors(), registry.decision_lock(), decision_run(parent_run, params) as run:
         runs.archive(run, ARCHIVED)
         if report.champion and not report.checks:
             record(run, name, report.champion, report)
@@ -78,7 +78,7 @@ def register(params: Params, parent_run: str | None, report: GateReport) -> Publ
         maker = runs.find_run(f"dvc.out.{MODEL.as_posix()}", report.md5) or run
         number = models.register_model(name, proposed, maker)
         models.move_alias(name, CHALLENGER, number)
-        report = report.with_checks(*candidate.through_the_alias(model, params))
+        report = report.with_checks(*candidate.check_alias(model, params))
         models.retag_version(name, number, findings.tags(report) | origin(run), "gate")
         record(run, name, number, report)
         if not report.passed:
@@ -97,15 +97,15 @@ def record(run: str, name: str, number: str, report: GateReport) -> None:
 
 def describe(params: Params, published: Published) -> None:
     """Add metrics and texts for readers to the decision's run, the model version and the registered model."""
-    found = found_by(params, published)
-    runs.log_metrics(published.run, findings.charted(found))
+    found = findings_of(params, published)
+    runs.log_metrics(published.run, findings.headline_metrics(found))
     runs.describe(published.run, run_note(found, published.run))
     models.describe_model(found.name, findings.MODEL.format(name=found.name))
     if found.report.checks:
         models.describe_version(found.name, found.version, version_note(found, published.run))
 
 
-def found_by(params: Params, published: Published) -> Findings:
+def findings_of(params: Params, published: Published) -> Findings:
     return findings.read(params, published.report, published.version, published.outcome, headline.costs())
 
 
@@ -131,7 +131,7 @@ def version_note(found: Findings, run: str) -> str:
 
 
 @contextmanager
-def own_run(parent_run: str | None, params: Params) -> Iterator[str]:
+def decision_run(parent_run: str | None, params: Params) -> Iterator[str]:
     """Yield the given run, or a new one for the length of the block. Raises RegistryError if MLflow creates none."""
     if parent_run is not None:
         yield parent_run
@@ -162,7 +162,7 @@ def keep_report(params: Params, run: str) -> None:
 def keep_charts(made: page.Made, run: str) -> None:
     """Store every chart of the report with the run of its stage, or with the decision's if it has none."""
     for chart in charts.charts(made):
-        with connection.tolerated(chart.name):
+        with connection.failure_as_warning(chart.name):
             lock = pipeline.locked_stage(chart.stage) if chart.stage else None
             maker = runs.find_stage_run(pipeline.stage_key(lock)) if lock else run
             if maker is not None:
@@ -184,12 +184,12 @@ def summary(params: Params, published: Published) -> str:
         *quantisation_lines(searched, measured),
         *[f"gate      {'passed' if check.passed else 'REFUSED'}: {check}" for check in report.checks],
         f"gate      compared with {report.against}",
-        f"look      {paths.REPORT}; mlflow/serve, then {look(published.run)}",
+        f"look      {paths.REPORT}; mlflow/serve, then {run_address(published.run)}",
     ]
     return "\n".join(lines)
 
 
-def look(run: str) -> str:
+def run_address(run: str) -> str:
     """Return the run's address, or the server's if MLflow no longer answers."""
     with suppress(*connection.ERRORS):
         return runs.address_of(runs.run_page(run))
@@ -210,7 +210,9 @@ def quantisation_lines(searched: dict[str, Any], measured: dict[str, Any]) -> li
 def main(arguments: Sequence[str] | None = None) -> int:
     chosen = commands.parse("publish", arguments)
     params = load_params()
-    return go_back(params, chosen.by or person(), chosen.reason) if chosen.command == "rollback" else go_forward(params)
+    if chosen.command == "rollback":
+        return go_back(params, chosen.by or user_name(), chosen.reason)
+    return go_forward(params)
 
 
 def go_forward(params: Params) -> int:
@@ -245,7 +247,7 @@ def renew_report(params: Params) -> None:
             LOG.warning("warning: %s still is from before (%s)", paths.REPORT, error)
 
 
-def person() -> str:
+def user_name() -> str:
     """Return the user's name. Raises ValueError if there is none, as in some containers."""
     try:
         return commits.git("config", "user.name") or getpass.getuser()

@@ -32,7 +32,7 @@ from prefect.utilities.urls import url_for
 from components.settings.params import Params
 from flows import ingest, publish
 from flows.checkout import commits, files, paths, pipeline, versions
-from flows.checkout.locks import held
+from flows.checkout.locks import file_lock
 from flows.checkout.roster import SEARCHES
 from flows.checkout.settings import load_params
 from flows.release import decision, judge
@@ -40,9 +40,9 @@ from flows.release.gate import GateReport
 from flows.release.registry import RegistryError
 from flows.report import findings
 from flows.runtime import handover, processes, progress, signals, terminal
-from flows.runtime.board import Board, watching
+from flows.runtime.board import Board, live_board
 from flows.runtime.exits import Failure, ends_in_a_sentence, refuse
-from flows.schedule.artifacts import Artifacts, tolerated
+from flows.schedule.artifacts import Artifacts, failure_as_warning
 from flows.schedule.notify import notify
 from flows.schedule.readiness import require_ready
 from flows.tracking import connection, runs, stage_run
@@ -85,7 +85,7 @@ EXPECTED = (ValueError, OSError, StageFailed, RegistryError)
 """Exceptions that may occur without a bug in the line."""
 
 
-def stated(step: Callable[P, R]) -> Callable[P, R]:
+def failure_as_state(step: Callable[P, R]) -> Callable[P, R]:
     """Make an expected failure a Failed state with its sentence: Prefect would log a traceback of an exception."""
 
     @wraps(step)
@@ -107,10 +107,10 @@ def outcome(state: State) -> Any:
 
 
 @task(name="ingest", task_run_name="ingest", cache_policy=NO_CACHE, persist_result=False)
-@stated
+@failure_as_state
 def ingest_data(params: Params, channel: Path) -> str:
     """Ingest the source into a DVC data version and return its digest."""
-    with progress.told(progress.Channel(channel)) as tracker:
+    with progress.tracker_for(progress.Channel(channel)) as tracker:
         report = ingest.ingest(params, tracker.progress)
         tracker.metrics({"ingest/images": report.images})
         print(report.sentence())
@@ -118,7 +118,7 @@ def ingest_data(params: Params, channel: Path) -> str:
 
 
 @task(name="stage", task_run_name="{name}", cache_policy=NO_CACHE, persist_result=False)
-@stated
+@failure_as_state
 def reproduce(name: str, parent_run: str | None, channel: Path) -> None:
     """Run `dvc repro -s <stage>`; its MLflow run nests in the parent, and its progress goes to the channel."""
     if pipeline.unchanged(name):
@@ -153,18 +153,18 @@ def failure_of(name: str, report: Path) -> StageFailed:
 
 
 @task(name="gate", task_run_name="gate", cache_policy=NO_CACHE, persist_result=False)
-@stated
+@failure_as_state
 def decide(params: Params) -> GateReport:
     """Judge the model: every check with its value and threshold."""
     return judge.judge(params)
 
 
 @task(name="publish", task_run_name="publish", cache_policy=NO_CACHE, persist_result=False)
-@stated
+@failure_as_state
 def ship(params: Params, parent_run: str | None, report: GateReport) -> decision.Published:
     """Register the model and, if it passed the gate, move the champion alias."""
     published = publish.publish(params, parent_run, report)
-    with tolerated("the gate's checks"):
+    with failure_as_warning("the gate's checks"):
         create_markdown_artifact(
             f"{findings.judgement(published.report)}\n\n{published.report.to_markdown()}",
             key="gate",
@@ -174,12 +174,12 @@ def ship(params: Params, parent_run: str | None, report: GateReport) -> decision
 
 
 @task(name="report", task_run_name="report", cache_policy=NO_CACHE, persist_result=False)
-@stated
-def tell(params: Params, published: decision.Published) -> None:
+@failure_as_state
+def write_report(params: Params, published: decision.Published) -> None:
     """Write the report, store it with the run, and link it in Prefect."""
     publish.keep_report(params, published.run)
-    with connection.tolerated("what Prefect shows of it"), tolerated("headline and report"):
-        found = publish.found_by(params, published)
+    with connection.failure_as_warning("what Prefect shows of it"), failure_as_warning("headline and report"):
+        found = publish.findings_of(params, published)
         create_markdown_artifact(
             publish.run_note(found, published.run, runs.address_of),
             key="headline",
@@ -197,7 +197,7 @@ def link_run(run: str | None) -> None:
     """Add a link to the MLflow run to Prefect's page of this flow while it runs."""
     if run is None:
         return
-    with connection.tolerated("where the run's page is"), tolerated("the link to the run"):
+    with connection.failure_as_warning("where the run's page is"), failure_as_warning("the link to the run"):
         create_link_artifact(
             runs.address_of(runs.run_page(run)),
             link_text="This retrain in MLflow",
@@ -222,19 +222,19 @@ def run_name() -> str:
     on_crashed=[notify],
     on_cancellation=[notify],
 )
-@stated
+@failure_as_state
 def retrain(params: Params) -> decision.Published:
     """Make a registered model from the images; finished stages are kept, so an interrupted run resumes after them."""
     end_stale_flows()
-    with TagsContext(current_tags={params.publish.model}), runs.parent_run("retrain", lineage()) as parent:
+    with TagsContext(current_tags={params.publish.model}), runs.parent_run("retrain", flow_tags()) as parent:
         link_run(parent)
         runs.log_settings(parent, asdict(params))
         stages = pipeline.stage_order()
-        with terminal.shown() as view, watching([INGEST, *stages, *AFTER], view, Artifacts()) as board:
-            return every_step(params, parent, stages, board)
+        with terminal.view_on_stderr() as view, live_board([INGEST, *stages, *AFTER], view, Artifacts()) as board:
+            return run_steps(params, parent, stages, board)
 
 
-def every_step(params: Params, parent: str | None, stages: Sequence[str], board: Board) -> decision.Published:
+def run_steps(params: Params, parent: str | None, stages: Sequence[str], board: Board) -> decision.Published:
     """Run all steps one after the other, and show each on the board."""
     with board.step(INGEST) as channel:
         digest = outcome(ingest_data(params, channel, return_state=True))
@@ -250,7 +250,7 @@ def every_step(params: Params, parent: str | None, stages: Sequence[str], board:
         published: decision.Published = outcome(ship(params, parent, report, return_state=True))
         board.found(PUBLISH, f"version {published.version} {published.outcome}")
     with board.step(REPORT):
-        if not tell(params, published, return_state=True).is_completed():
+        if not write_report(params, published, return_state=True).is_completed():
             board.found(REPORT, "not written")  # published is published, whatever becomes of the report
     return published
 
@@ -277,7 +277,7 @@ def stamps() -> list[str]:
     return [f"{STAMP}{name}={value}" for name, value in processes.tags().items()]
 
 
-def lineage() -> dict[str, str]:
+def flow_tags() -> dict[str, str]:
     page = url_for("flow-run", flow_run.id)  # None if the server ends with the flow
     return (
         ({publish.PREFECT: page} if page else {})
@@ -295,7 +295,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signals.heed_signals()  # Prefect would die of SIGTERM, and leave its server
     try:
         params = load_params()
-        with held(LOCK, Busy(BUSY)), processes.guarded(), tags(params.publish.model, *stamps()):
+        with file_lock(LOCK, Busy(BUSY)), processes.guarded(), tags(params.publish.model, *stamps()):
             require_ready(params)
             stage_run.settle()
             published = retrain(params)

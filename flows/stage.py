@@ -24,7 +24,7 @@ from pathlib import Path
 from components.settings.params import Params
 from components.settings.require import require
 from flows.checkout import commits, files, ownership, paths, pipeline
-from flows.checkout.locks import held
+from flows.checkout.locks import file_lock
 from flows.checkout.roster import ROSTER
 from flows.checkout.settings import load_params
 from flows.report import notes
@@ -32,9 +32,9 @@ from flows.runtime import cost, processes, signals
 from flows.runtime.exits import Failure, refuse
 from flows.runtime.handover import PARENT_RUN, PREFECT_IDS, REPORT
 from flows.runtime.observer import Observer
-from flows.runtime.progress import Watched
+from flows.runtime.progress import ShownObserver
 from flows.runtime.signals import Terminated
-from flows.runtime.terminal import watched
+from flows.runtime.terminal import open_tracker
 from flows.tracking import connection, stage_run
 from flows.tracking.runs import Status
 from flows.tracking.stage_run import StageRun
@@ -116,12 +116,12 @@ def run_stage(word: str, variant: str | None) -> None:
     try:
         run.params(before.get("params", {}).get("params.yaml", {}))
         folder = checkpoint_folder(name, pipeline.stage_key(before))
-        with cost.counted(run), folder as checkpoint, watched() as tracker:
+        with cost.record_cost(run), folder as checkpoint, open_tracker() as tracker:
             files.sweep(pipeline.output_paths(name))
             ownership.begin(name)
-            compute(word, variant, params, Watched(run, tracker), checkpoint)
+            compute(word, variant, params, ShownObserver(run, tracker), checkpoint)
             ownership.finish(name)
-        if difference := pipeline.changed(before, pipeline.stage_inputs(name)):
+        if difference := pipeline.changed_inputs(before, pipeline.stage_inputs(name)):
             raise InputsChanged(f"{', '.join(difference)} changed while the stage ran; run it again")
         run.tags({f"dvc.out.{path}": md5 for path, md5 in pipeline.output_hashes(name).items()})
         run.tags({connection.NOTE: notes.note(name, finished=True)})
@@ -143,7 +143,7 @@ def checkpoint_folder(name: str, key: str) -> Iterator[Path]:
     place = paths.CHECKPOINTS / name
     own = f"{key}-{'-'.join(version(library) for library in ('torch', 'numpy'))}"
     busy = ValueError("another process is running this stage in this folder; wait for it to end")
-    with held(place.with_suffix(".lock"), busy):
+    with file_lock(place.with_suffix(".lock"), busy):
         for stale in place.glob("*"):
             if stale.name != own and OWN.match(stale.name):
                 shutil.rmtree(stale)

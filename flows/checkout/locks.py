@@ -8,7 +8,7 @@ from filelock import FileLock, Timeout
 
 
 @contextmanager
-def held(place: Path, refusal: Exception, patience: float = 0.0) -> Iterator[None]:
+def file_lock(place: Path, refusal: Exception, patience: float = 0.0) -> Iterator[None]:
     """Hold the file within the block; raise the refusal if another process holds it for longer than `patience` seconds.
 
     The lock file is never removed: removing it while another process waits for it would let two processes in.

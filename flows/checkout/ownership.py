@@ -36,12 +36,12 @@ def require_own_raw() -> None:
         foreign += [file for file in sorted(left.glob("*")) if not is_own(file, known=True)]
     if foreign:
         raise ValueError(
-            f"{paths.RAW} holds {named(foreign)}, which no ingest wrote, and an ingest would replace the folder; move "
-            f"it to another folder, outside {paths.RAW} (images to be read: give that folder as data.path)"
+            f"{paths.RAW} holds {first_of(foreign)}, which no ingest wrote, and an ingest would replace the folder; "
+            f"move it to another folder, outside {paths.RAW} (images to be read: give that folder as data.path)"
         )
 
 
-def named(files: list[Path]) -> str:
+def first_of(files: list[Path]) -> str:
     """Return the first file's name and how many more there are."""
     return str(files[0]) + (f" and {len(files) - 1} more" if len(files) > 1 else "")
 
@@ -70,8 +70,8 @@ def require_own_outputs(*names: str) -> None:
     for name, unsaved in pipeline.unsaved_outputs(*names).items():
         if lost := [path for path, md5 in unsaved if not is_accounted(name, path, md5)]:
             raise ValueError(
-                f"{named(lost)} lies where stage {name} writes, is not in DVC's cache, and would be deleted; move it "
-                "to another folder"
+                f"{first_of(lost)} lies where stage {name} writes, is not in DVC's cache, and would be deleted; "
+                "move it to another folder"
             )
 
 

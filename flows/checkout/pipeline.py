@@ -22,7 +22,7 @@ def stage_order() -> list[str]:
     from dvc.repo.reproduce import collect_stages, get_active_graph, plan_repro
     from dvc.stage import PipelineStage
 
-    with versions.opened() as repo:
+    with versions.open_repo() as repo:
         plan = plan_repro(get_active_graph(repo.index.graph), collect_stages(repo, [PIPELINE.name]))
         return [stage.addressing for stage in plan if isinstance(stage, PipelineStage)]
 
@@ -33,7 +33,7 @@ def unchanged(name: str) -> bool:
     False while another DVC process has locked the folder: `dvc repro` waits for that lock."""
     from dvc.lock import LockError
 
-    with versions.opened() as repo:
+    with versions.open_repo() as repo:
         try:
             with repo.lock:
                 return not repo.stage.load_one(name=name).changed()
@@ -46,7 +46,7 @@ def restore(name: str) -> None:
 
     Does nothing if dvc.lock has no entry for the stage, or while another DVC process has locked the folder."""
     if locked_stage(name) is not None:
-        with suppress(VersionsError), versions.opened() as repo:
+        with suppress(VersionsError), versions.open_repo() as repo:
             repo.checkout(targets=[name], force=True, allow_missing=True)
 
 
@@ -54,7 +54,7 @@ def stage_inputs(name: str) -> Lock:
     """Return the stage's current command, dependencies (hashed now) and parameters in the format of dvc.lock."""
     from dvc.stage.serialize import to_single_stage_lockfile
 
-    with versions.opened() as repo:
+    with versions.open_repo() as repo:
         stage = repo.stage.load_one(name=name)
         stage.save_deps()
         stage.outs = []  # an output is no input, and may not exist yet
@@ -64,7 +64,7 @@ def stage_inputs(name: str) -> Lock:
 
 def output_paths(name: str) -> list[Path]:
     """Return the stage's output paths."""
-    with versions.opened() as repo:
+    with versions.open_repo() as repo:
         return [Path(out.def_path) for out in repo.stage.load_one(name=name).outs]
 
 
@@ -72,12 +72,12 @@ def unsaved_outputs(*names: str) -> dict[str, list[tuple[Path, str]]]:
     """Return stage -> path and md5 of each output file that is not in DVC's cache, which a run of it would lose.
 
     `names` are the stages to look at; all stages if none is given."""
-    with versions.opened() as repo:
+    with versions.open_repo() as repo:
         stages = {stage.addressing: stage for stage in repo.index.stages if stage.cmd}  # read once: the lock is long
-        return {name: [one for out in stages[name].outs for one in unsaved(out)] for name in names or stages}
+        return {name: [one for out in stages[name].outs for one in unsaved_files(out)] for name in names or stages}
 
 
-def unsaved(out: Any) -> list[tuple[Path, str]]:
+def unsaved_files(out: Any) -> list[tuple[Path, str]]:
     """Return path and md5 of each file of one `dvc.output.Output` (a file or folder) that is not in DVC's cache.
 
     Returns none if the output matches dvc.lock: then a stage wrote it, even if the cache no longer holds it."""
@@ -95,7 +95,7 @@ def unsaved(out: Any) -> list[tuple[Path, str]]:
 
 def output_hashes(name: str) -> dict[str, str]:
     """Return path -> md5 of the stage's outputs on disk, as dvc.lock will record them."""
-    with versions.opened() as repo:
+    with versions.open_repo() as repo:
         return {out.def_path: out.get_hash().value for out in repo.stage.load_one(name=name).outs}
 
 
@@ -123,12 +123,12 @@ def hashes(lock: Lock, part: str) -> dict[str, str]:
     return {entry["path"]: entry["md5"] for entry in lock.get(part, [])}
 
 
-def written(stages: Mapping[str, Lock]) -> dict[str, str]:
+def locked_outputs(stages: Mapping[str, Lock]) -> dict[str, str]:
     """Return path -> md5 of all outputs of the stages in a dvc.lock."""
     return {path: md5 for lock in stages.values() for path, md5 in hashes(lock, "outs").items()}
 
 
-def changed(before: Lock, after: Lock) -> list[str]:
+def changed_inputs(before: Lock, after: Lock) -> list[str]:
     """Return the dependencies whose hash differs, and `params.yaml` if a parameter differs."""
     old, new = hashes(before, "deps"), hashes(after, "deps")
     paths = [path for path in sorted(old.keys() | new.keys()) if old.get(path) != new.get(path)]

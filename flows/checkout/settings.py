@@ -100,9 +100,11 @@ def require_json_value(path: Path, key: Key, value: Any) -> None:
     if odd := [part for part in key if not isinstance(part, str | int) or isinstance(part, bool)]:
         raise SettingsError(f"{path}: the key {odd[0]} is no text; put it in quotes or remove it")
     if not isinstance(value, str | int | float | None):
-        raise SettingsError(f"{path}: {dotted(key)} is {value}, which YAML reads as a {type(value).__name__}; quote it")
+        raise SettingsError(
+            f"{path}: {key_text(key)} is {value}, which YAML reads as a {type(value).__name__}; quote it"
+        )
     if isinstance(value, float) and not math.isfinite(value):
-        raise SettingsError(f"{path}: {dotted(key)} is {value}; use a finite number")
+        raise SettingsError(f"{path}: {key_text(key)} is {value}; use a finite number")
 
 
 def require_model_name(path: Path, name: str) -> None:
@@ -111,7 +113,7 @@ def require_model_name(path: Path, name: str) -> None:
         raise SettingsError(f"{path}: publish.model is {name!r}; use letters, digits, spaces and _ - only")
 
 
-def dotted(key: Key) -> str:
+def key_text(key: Key) -> str:
     """Return the key as a person writes it: `architecture.stages[0][2]`."""
     text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in key)
     return text.removeprefix(".")
@@ -128,7 +130,7 @@ def precedence(error: ErrorDetails) -> tuple[bool, bool]:
 def sentence(error: ErrorDetails) -> str:
     """Turn one pydantic error into a sentence that says what is wrong and what to do."""
     key = tuple(part for part in error["loc"] if part not in KINDS)
-    return SENTENCES.get(error["type"], say_other)(dotted(key), error)
+    return SENTENCES.get(error["type"], say_other)(key_text(key), error)
 
 
 def say_unknown(key: str, error: ErrorDetails) -> str:
@@ -144,11 +146,11 @@ def say_missing(key: str, error: ErrorDetails) -> str:
 def say_section(key: str, error: ErrorDetails) -> str:
     if error["input"] is None:
         return f"{key} is empty; give its settings, or {{}} for the defaults"
-    return f"{key} is {shown(error['input'])}; give its settings as indented `name: value` lines"
+    return f"{key} is {value_text(error['input'])}; give its settings as indented `name: value` lines"
 
 
 def say_choice(key: str, error: ErrorDetails) -> str:
-    return f"{key} is {shown(error['input'])}; use {error['ctx']['expected']}"
+    return f"{key} is {value_text(error['input'])}; use {error['ctx']['expected']}"
 
 
 def say_number(kind: str) -> Callable[[str, ErrorDetails], str]:
@@ -158,19 +160,19 @@ def say_number(kind: str) -> Callable[[str, ErrorDetails], str]:
         if exponent and kind == "a number":
             whole, fraction, sign, power = exponent.groups()
             written = f"{whole}{fraction if fraction and fraction != '.' else '.0'}e{sign or '+'}{power}"
-            return f"{key} is {shown(value)}, which YAML reads as text; write {written}"
+            return f"{key} is {value_text(value)}, which YAML reads as text; write {written}"
         quoted = " without quotes" if isinstance(value, str) else ""
-        return f"{key} is {shown(value)}; use {kind}{quoted}"
+        return f"{key} is {value_text(value)}; use {kind}{quoted}"
 
     return say
 
 
 def say_list(key: str, error: ErrorDetails) -> str:
-    return f"{key} is {shown(error['input'])}; use a list in [brackets]"
+    return f"{key} is {value_text(error['input'])}; use a list in [brackets]"
 
 
 def say_too_long(key: str, error: ErrorDetails) -> str:
-    return f"{key} is {shown(error['input'])}; use {error['ctx']['max_length']} values"
+    return f"{key} is {value_text(error['input'])}; use {error['ctx']['max_length']} values"
 
 
 def say_impossible(key: str, error: ErrorDetails) -> str:
@@ -180,7 +182,7 @@ def say_impossible(key: str, error: ErrorDetails) -> str:
 
 
 def say_other(key: str, error: ErrorDetails) -> str:
-    return f"{key} is {shown(error['input'])}; {error['msg'][0].lower()}{error['msg'][1:]}"
+    return f"{key} is {value_text(error['input'])}; {error['msg'][0].lower()}{error['msg'][1:]}"
 
 
 SENTENCES: Mapping[str, Callable[[str, ErrorDetails], str]] = {
@@ -199,7 +201,7 @@ SENTENCES: Mapping[str, Callable[[str, ErrorDetails], str]] = {
 """pydantic's error type -> the function that writes the sentence for a person."""
 
 
-def shown(value: Any) -> str:
+def value_text(value: Any) -> str:
     """Return a value about as a person wrote it, shortened to 60 characters."""
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 60 else f"{text[:57]}..."

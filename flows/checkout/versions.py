@@ -29,7 +29,7 @@ HINTS = (
 """Beginnings of the hints that DVC prints after every stage, although a person needs them once a run at most."""
 LINKS = ["reflink", "hardlink", "copy"]
 """How DVC brings files out of its cache, the preferred way first, unless a person has configured it."""
-RELAYED = 2.0
+RELAY_PATIENCE = 2.0
 """Seconds to wait for the last lines of output if some process still holds the descriptor."""
 REMEDIES = {
     LOCK.name: "restore it with git, or remove it: what DVC's cache holds is not computed again",
@@ -66,7 +66,7 @@ def without_hints() -> Iterator[int]:
         yield writer
     finally:
         os.close(writer)
-        thread.join(RELAYED)
+        thread.join(RELAY_PATIENCE)
 
 
 def stage_environment() -> dict[str, str]:
@@ -90,7 +90,7 @@ def add_data(*places: Path) -> None:
 
 def cache_of(folder: Path) -> Path:
     """Return the folder of DVC's cache, as configured in the checkout `folder`."""
-    with opened(folder) as repo:
+    with open_repo(folder) as repo:
         return Path(repo.cache.local_cache_dir).resolve()
 
 
@@ -101,7 +101,7 @@ def share_config(checkout: Path, folder: Path, cache: Path) -> None:
     """
     from dvc.config import Config
 
-    with opened(checkout) as repo:
+    with open_repo(checkout) as repo:
         shared, own = repo.config.load_one("repo"), repo.config.load_one("local")
         kind = repo.config["cache"].get("type", LINKS)
     remotes = shared["remote"] | {name: shared["remote"].get(name, {}) | it for name, it in own["remote"].items()}
@@ -121,7 +121,7 @@ def push_data(*pointers: Path) -> None:
 
 def has_remote() -> bool:
     """Whether a default DVC remote is configured."""
-    with opened() as repo:
+    with open_repo() as repo:
         return bool(repo.config["core"].get("remote"))
 
 
@@ -144,7 +144,7 @@ def data_object(pointer: Path) -> bytes | None:
 
 
 @contextmanager
-def opened(folder: Path | None = None) -> Iterator[Any]:
+def open_repo(folder: Path | None = None) -> Iterator[Any]:
     """Yield DVC's `dvc.repo.Repo` for the folder (default: the current one). Raises VersionsError if DVC refuses."""
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
@@ -199,12 +199,12 @@ def require_repository(*places: Path) -> None:
     Checks what `dvc add` and `dvc repro` check after the work: this is a repository, each of DVC's files is
     well-formed, no other data of DVC overlaps, git tracks none of the places, and the cache can be written.
     """
-    with opened() as repo:
+    with open_repo() as repo:
         try:
             _ = repo.scm
         except Exception as error:  # raised by DVC or by its git library
             raise VersionsError(f"{first_line(error)}; {REMEDIES['not a git repository']}") from None
-        with standing({place.parent for place in places}):
+        with folders_in_place({place.parent for place in places}):
             require_addable(repo, places)
         outs = [out.def_path for out in repo.index.outs if out.use_cache and out.is_in_repo]
         if kept := commits.git("ls-files", "--", *outs, *map(str, places)):
@@ -226,7 +226,7 @@ def require_addable(repo: Any, places: Sequence[Path]) -> None:
 
 
 @contextmanager
-def standing(folders: Iterable[Path]) -> Iterator[None]:
+def folders_in_place(folders: Iterable[Path]) -> Iterator[None]:
     """Create missing folders for the length of the block: DVC does not check data in a folder that is missing."""
     made = [folder for folder in folders if not folder.exists()]
     for folder in made:

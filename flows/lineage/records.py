@@ -49,7 +49,7 @@ class Records:
             found = files.md5_of(models.load_version(self.name, str(self.version)).model)
         except (*connection.ERRORS, *UNREADABLE) as error:
             return Finding(verdict="gap", subject=subject, said=f"cannot be loaded ({connection.reason_of(error)})")
-        return compared(subject, found, noted)
+        return compare_hashes(subject, found, noted)
 
     def archived_files(self) -> Iterator[Finding]:
         """Check the settings and locks that were stored with the decision."""
@@ -60,7 +60,7 @@ class Records:
                 run = self.tags.get("gate.run", NONE)
                 yield Finding(verdict="gap", subject=subject, said=f"run {run} does not have it")
                 continue
-            yield compared(subject, files.sha256(content), self.tags.get(f"{PREFIX}{name}", NONE), "sha256")
+            yield compare_hashes(subject, files.sha256(content), self.tags.get(f"{PREFIX}{name}", NONE), "sha256")
 
     def commit(self) -> Finding:
         commit = self.tags.get("git.commit", NONE)
@@ -110,7 +110,7 @@ class Records:
             return self.stored_file(path, md5)
         place, listing = folder
         if (found := files.md5_of(listing)) != md5.removesuffix(".dir"):
-            return differs(f"the list of {path}", place, found, md5)
+            return other_bytes(f"the list of {path}", place, found, md5)
         listed = [self.stored_file(f"{path}/{entry['relpath']}", entry["md5"]) for entry in json.loads(listing)]
         bad = [finding for finding in listed if finding.verdict != "ok"]
         return (
@@ -124,7 +124,7 @@ class Records:
         place, content = held
         found = files.md5_of(content)
         if found != md5.removesuffix(".dir"):
-            return differs(path, place, found, md5)
+            return other_bytes(path, place, found, md5)
         return Finding(verdict="ok", subject=path, said=f"md5 {md5}, in {place}")
 
     @cache  # noqa: B019
@@ -144,8 +144,8 @@ class Records:
         pointer = mapping(self.archived(place.as_posix()))
         noted = pipeline.hashes(pointer, "outs") if readable(pointer) else {}
         inputs = runs.data_digests(self.tags.get("gate.run", NONE)) if path == paths.RAW.as_posix() else []
-        named = compared(f"the archived {place}", noted.get(Path(path).name, NONE), md5)
-        return (named, *(compared("the data set of the run", one, md5) for one in inputs))
+        named = compare_hashes(f"the archived {place}", noted.get(Path(path).name, NONE), md5)
+        return (named, *(compare_hashes("the data set of the run", one, md5) for one in inputs))
 
     @cache  # noqa: B019
     def frozen(self) -> Collection[str]:
@@ -166,13 +166,13 @@ class Records:
                 yield Records(self.name, number, self.objects)
 
 
-def compared(subject: str, found: str, wanted: str, kind: str = "md5") -> Finding:
+def compare_hashes(subject: str, found: str, wanted: str, kind: str = "md5") -> Finding:
     if found == wanted:
         return Finding(verdict="ok", subject=subject, said=f"{kind} {found}")
     return Finding(verdict="mismatch", subject=subject, said=f"{kind} {found}, recorded {wanted}")
 
 
-def differs(path: str, place: str, found: str, wanted: str) -> Finding:
+def other_bytes(path: str, place: str, found: str, wanted: str) -> Finding:
     return Finding(verdict="mismatch", subject=path, said=f"{place} holds other bytes: md5 {found} instead of {wanted}")
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from flows.checkout import paths
-from flows.checkout.pipeline import Lock, hashes, stage_key, written
+from flows.checkout.pipeline import Lock, hashes, locked_outputs, stage_key
 
 Verdict = Literal["ok", "mismatch", "gap"]
 DATA = tuple(path.as_posix() for path in paths.DATA)
@@ -159,7 +159,7 @@ class Walk:
         if run.name in self.evidence.frozen() and (kept := self.kept(run.name, path, md5)):
             return kept
         findings = (
-            *against_lock(run, self.evidence.locked(run.name), self.evidence.settings()),
+            *check_lock(run, self.evidence.locked(run.name), self.evidence.settings()),
             *(self.evidence.stored(out, out_md5) for out, out_md5 in sorted(run.outs.items())),
             *(self.evidence.code(run.commit, dep, m) for dep, m in sorted(run.deps.items()) if is_code(dep)),
         )
@@ -183,7 +183,7 @@ class Walk:
     def outdated(self, stage: str) -> bool:
         """Whether the stages before it have written other outputs since it ran."""
         locks = {name: self.evidence.locked(name) or {} for name in self.evidence.order()}
-        now = written(locks)
+        now = locked_outputs(locks)
         return any(now.get(path, md5) != md5 for path, md5 in hashes(locks.get(stage, {}), "deps").items())
 
     def sources(self, run: StageRun) -> Iterator[Step]:
@@ -207,7 +207,7 @@ def is_code(path: str) -> bool:
     return path.endswith((".py", "_start.json"))
 
 
-def against_lock(run: StageRun, lock: Lock | None, settings: Mapping[str, Any] | None) -> Iterator[Finding]:
+def check_lock(run: StageRun, lock: Lock | None, settings: Mapping[str, Any] | None) -> Iterator[Finding]:
     """Check that the archived dvc.lock and params.yaml agree with the stage's run."""
     subject = f"{run.name} in dvc.lock"
     if lock is None:
@@ -223,10 +223,10 @@ def against_lock(run: StageRun, lock: Lock | None, settings: Mapping[str, Any] |
     said = "command, dependencies and parameters are the run's" if same else f"not what run {run.run} was given"
     yield Finding(verdict="ok" if same else "mismatch", subject=subject, said=said)
     if settings is not None:
-        yield from against_settings(run.name, lock, settings)
+        yield from check_settings(run.name, lock, settings)
 
 
-def against_settings(stage: str, lock: Lock, settings: Mapping[str, Any]) -> Iterator[Finding]:
+def check_settings(stage: str, lock: Lock, settings: Mapping[str, Any]) -> Iterator[Finding]:
     """Check that the parameters in the lock have the values in the archived params.yaml."""
     locked = lock.get("params", {}).get(paths.PARAMS.as_posix(), {})
     off = [key for key, value in locked.items() if value_at(settings, key) != value]

@@ -18,7 +18,7 @@ COMPARED = 64
 """Test images whose logits must be the same through the registry."""
 
 
-def through_the_alias(model: bytes, params: Params) -> tuple[gate.Check, ...]:
+def check_alias(model: bytes, params: Params) -> tuple[gate.Check, ...]:
     """Compare the model that the challenger's alias loads now with the file that was judged."""
     images = judge.test_images().images[:COMPARED]
     loaded = models.load_by_alias(params.publish.model, CHALLENGER)
@@ -28,7 +28,7 @@ def through_the_alias(model: bytes, params: Params) -> tuple[gate.Check, ...]:
     return gate.registry_checks(files.md5_of(model), found, logits, again)
 
 
-def candidate(model: bytes, params: Params) -> models.Candidate:
+def make_candidate(model: bytes, params: Params) -> models.Candidate:
     providers = dict.fromkeys((PROVIDERS[params.latency.provider], PROVIDERS["cpu"]))
     example = np.array(judge.test_images().images[:EXAMPLES])
     return models.Candidate(model=model, example=example, requirements=requirements(), providers=tuple(providers))

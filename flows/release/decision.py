@@ -25,11 +25,11 @@ def keep(report: GateReport, model: str, version: str, outcome: str) -> None:
 
     If the model is already champion (the report has no checks), the earlier decision on it stays.
     """
-    if report.checks or decided(report.md5) is None:
+    if report.checks or decision_on(report.md5) is None:
         write_json(paths.DECISION, report.to_json() | {"model": model, "version": version, "outcome": outcome})
 
 
-def decided(md5: str) -> dict[str, Any] | None:
+def decision_on(md5: str) -> dict[str, Any] | None:
     """Return the decision on the file with this md5, or None if the last decision was on another file."""
     if not paths.DECISION.exists():
         return None

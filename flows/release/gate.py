@@ -17,7 +17,7 @@ from components.settings.gate import Gate
 from components.shipping.comparison import ClassLoss, Paired, chance, class_losses, loss_bound, mcnemar, pair
 
 Rule = Literal["at least", "at most", "is"]
-NAMED = 3
+MAX_NAMED = 3
 """Largest number of classes that a check's detail names."""
 DIGITS = 12
 """Decimal digits of a share of images; further digits are rounding errors."""
@@ -40,7 +40,7 @@ class Check:
         return RULES[self.rule](self.value, self.threshold)
 
     def __str__(self) -> str:
-        said = f"{self.name} {shown(self.value)}, {self.rule} {shown(self.threshold)}"
+        said = f"{self.name} {value_text(self.value)}, {self.rule} {value_text(self.threshold)}"
         return f"{said} ({self.detail})" if self.detail else said
 
 
@@ -51,13 +51,13 @@ RULES: Mapping[Rule, Callable[[Any, Any], bool]] = {
 }
 
 
-def shown(value: float | str) -> str:
+def value_text(value: float | str) -> str:
     return value if isinstance(value, str) else f"{value:.4g}"
 
 
-def brief(value: float | str) -> str:
+def short_text(value: float | str) -> str:
     """Format a value for a table; a hash is cut to its first digits."""
-    text = shown(value)
+    text = value_text(value)
     return f"{text[:8]}…" if re.fullmatch(r"[0-9a-f]{32}", text) else text
 
 
@@ -105,7 +105,7 @@ class GateReport:
         return replace(self, checks=(*self.checks, *checks))
 
     def to_json(self) -> dict[str, Any]:
-        checks = [finite(asdict(check)) | {"passed": check.passed} for check in self.checks]
+        checks = [finite_values(asdict(check)) | {"passed": check.passed} for check in self.checks]
         return asdict(self) | {"checks": checks, "passed": self.passed}
 
     def to_markdown(self) -> str:
@@ -113,7 +113,7 @@ class GateReport:
         if not self.checks:
             return "The champion already: nothing to decide."
         rows = [
-            f"| {check.name} | {brief(check.value)} | {check.rule} {brief(check.threshold)} | "
+            f"| {check.name} | {short_text(check.value)} | {check.rule} {short_text(check.threshold)} | "
             f"{'passed' if check.passed else '**REFUSED**'} | {check.detail} |"
             for check in self.checks
         ]
@@ -121,12 +121,12 @@ class GateReport:
         return "\n".join([f"Compared with {self.against}.", "", *head, *rows])
 
 
-def finite(values: dict[str, Any]) -> dict[str, Any]:
+def finite_values(values: dict[str, Any]) -> dict[str, Any]:
     """Replace nan and infinity by their names, because JSON cannot hold them."""
     return {key: str(v) if isinstance(v, float) and not math.isfinite(v) else v for key, v in values.items()}
 
 
-def exact(share: float) -> float:
+def without_rounding(share: float) -> float:
     """Remove rounding errors, so that a value at its limit passes: 0.8 - 0.7 in floats is not 0.1."""
     return round(share, DIGITS)
 
@@ -143,8 +143,8 @@ def accuracy_checks(
     `actual` holds each image's class name.
     """
     paired = pair(right, reference)
-    threshold = exact(float(reference.mean()) - settings.margin)
-    accuracy = Check(name="accuracy", value=exact(float(right.mean())), rule="at least", threshold=threshold)
+    threshold = without_rounding(float(reference.mean()) - settings.margin)
+    accuracy = Check(name="accuracy", value=without_rounding(float(right.mean())), rule="at least", threshold=threshold)
     tested = (TESTS[settings.test](paired, settings, rng),) if settings.alpha > 0 else ()
     by_class = (class_check(class_losses(right, reference, actual), settings),) if settings.class_alpha > 0 else ()
     return (accuracy, *tested, *by_class)
@@ -156,8 +156,8 @@ def class_check(losses: Sequence[ClassLoss], settings: Gate) -> Check:
     `losses` is sorted, the most significant first.
     """
     worse = [loss for loss in losses if loss.p < settings.class_alpha] or losses[:1]
-    named = "; ".join(f"class {loss.name}: {loss.paired}" for loss in worse[:NAMED])
-    more = f"; and {len(worse) - NAMED} more classes" if len(worse) > NAMED else ""
+    named = "; ".join(f"class {loss.name}: {loss.paired}" for loss in worse[:MAX_NAMED])
+    more = f"; and {len(worse) - MAX_NAMED} more classes" if len(worse) > MAX_NAMED else ""
     small = sum(len(losses) * 0.5**loss.paired.images >= settings.class_alpha for loss in losses)
     blind = f"; {small} of them with too few images to tell" if small else ""
     return Check(
@@ -223,8 +223,8 @@ def parity_check(difference: float, settings: Gate) -> Check:
 
 def quantisation_check(accuracy: float, float_accuracy: float, settings: Gate) -> Check:
     """Compare a quantised file with its own float file: the baseline is quantised too, so it cannot show a loss."""
-    threshold = exact(float_accuracy - settings.margin)
-    return Check(name="quantisation", value=exact(accuracy), rule="at least", threshold=threshold)
+    threshold = without_rounding(float_accuracy - settings.margin)
+    return Check(name="quantisation", value=without_rounding(accuracy), rule="at least", threshold=threshold)
 
 
 def withdrawal_checks(withdrawn: str | None) -> tuple[Check, ...]:

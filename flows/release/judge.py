@@ -25,11 +25,11 @@ from flows.release.registry import CHAMPION
 from flows.tracking import models
 
 MODEL = paths.MODEL
-BESIDE = paths.TRAINED / BASELINE / paths.SHIPPED
+BASELINE_MODEL = paths.TRAINED / BASELINE / paths.SHIPPED
 METRICS = paths.METRICS
 STALE = 0.005
 """Largest difference between a recorded accuracy and one measured again on another machine (our choice)."""
-LISTED = 10
+MAX_LISTED = 10
 """Largest number of class names in a sentence; gate.json has them all."""
 ATTEMPTS = 3
 """Number of measurements after which a latency that is too long counts."""
@@ -45,7 +45,7 @@ class Reference:
     """Whether it is in service. The first model of a name is only shown beside the baseline and need not be better."""
 
 
-def quietest(measure: Callable[[], Measurement], params: Params) -> Measurement:
+def measure_quietest(measure: Callable[[], Measurement], params: Params) -> Measurement:
     """Measure until a latency passes, ATTEMPTS times at most: other work on the machine can only lengthen it."""
     for _ in range(ATTEMPTS):
         time = measure()
@@ -54,16 +54,16 @@ def quietest(measure: Callable[[], Measurement], params: Params) -> Measurement:
     return time
 
 
-def measured_here(model: bytes, params: Params) -> Measurement:
+def measure_here(model: bytes, params: Params) -> Measurement:
     """Measure the file's latency in a warm session on this machine; its provider is verified."""
     return measure_model(model, params.latency, params.evaluate.repeats)
 
 
-def judge(params: Params, measure: Callable[[bytes, Params], Measurement] = measured_here) -> GateReport:
+def judge(params: Params, measure: Callable[[bytes, Params], Measurement] = measure_here) -> GateReport:
     """Judge the searched model. Raises ValueError if results are missing or stale, RegistryError if MLflow fails."""
     model, metrics = read_result(MODEL), json.loads(read_result(METRICS))
     md5 = files.md5_of(model)
-    with registry.registry():
+    with registry.registry_errors():
         champion = models.load_by_alias(params.publish.model, CHAMPION)
         withdrawn = registry.withdrawn_at(params.publish.model, md5)
     number = champion.version if champion else None
@@ -73,16 +73,16 @@ def judge(params: Params, measure: Callable[[bytes, Params], Measurement] = meas
             return GateReport(md5=md5, champion=number, against="itself", checks=())
     test, names = test_images(), read_classes(paths.CLASSES).names
     require_size(model, test)
-    said, actual = named(model, test, names, params.threads), np.array(names)[test.labels]
+    said, actual = predicted_names(model, test, names, params.threads), np.array(names)[test.labels]
     right: Bool[np.ndarray, " n"] = said == actual
     require_fresh(metrics, md5, float(right.mean()))
     reference = (
         Reference(name=f"champion version {champion.version}", model=champion.model, ships=True)
         if champion
-        else Reference(name="the baseline, which decides nothing,", model=read_result(BESIDE), ships=False)
+        else Reference(name="the baseline, which decides nothing,", model=read_result(BASELINE_MODEL), ships=False)
     )
     report = compare(reference, right, test, names, params)
-    time = quietest(lambda: measure(model, params), params)
+    time = measure_quietest(lambda: measure(model, params), params)
     return GateReport(
         md5=md5,
         champion=number,
@@ -97,7 +97,7 @@ def judge(params: Params, measure: Callable[[bytes, Params], Measurement] = meas
             *report.checks,
             *gate.latency_checks(time, params.architecture.budget, params.gate),
             *gate.size_checks(len(model), params.architecture.max_file_bytes),
-            gate.parity_check(recorded(metrics, "parity"), params.gate),
+            gate.parity_check(recorded_metric(metrics, "parity"), params.gate),
             *quantisation_checks(model, metrics, float(right.mean()), params),
             *gate.withdrawal_checks(withdrawn),
         ),
@@ -120,7 +120,7 @@ def test_images() -> Split:
         raise ValueError(f"{paths.TEST} is missing; run `dvc repro` first") from None
 
 
-def named(model: bytes, test: Split, names: tuple[str, ...], threads: int) -> np.ndarray:
+def predicted_names(model: bytes, test: Split, names: tuple[str, ...], threads: int) -> np.ndarray:
     """Return the class name that the model gives each test image; its class list may differ from the data's."""
     own = np.array(classes_of(model) or names)
     said: np.ndarray = own[onnx_logits(model, test.images, threads=threads).argmax(axis=1)]
@@ -136,7 +136,9 @@ def require_size(model: bytes, test: Split) -> None:
     """Raise ValueError if the model was trained on images of another size."""
     size, given = size_of(model), test.images.shape[1:]
     if size is not None and size != given:
-        raise ValueError(f"{MODEL} takes images of {shown(size)}, {paths.TEST} has {shown(given)}; run `dvc repro`")
+        raise ValueError(
+            f"{MODEL} takes images of {size_text(size)}, {paths.TEST} has {size_text(given)}; run `dvc repro`"
+        )
 
 
 def require_fresh(metrics: dict[str, Any], md5: str, accuracy: float) -> None:
@@ -155,7 +157,7 @@ def require_fresh(metrics: dict[str, Any], md5: str, accuracy: float) -> None:
         )
 
 
-def recorded(metrics: dict[str, Any], name: str) -> float:
+def recorded_metric(metrics: dict[str, Any], name: str) -> float:
     """Return what `evaluate` measured for the searched model, or nan, which passes no check, if it did not."""
     return float(metrics[SEARCHED].get(name, math.nan))
 
@@ -166,7 +168,7 @@ def quantisation_checks(
     """Return the check of a quantised file against its float file; none if the file is not quantised."""
     if QUANTIZE not in read_metadata(model):
         return ()
-    return (gate.quantisation_check(accuracy, recorded(metrics, "float_accuracy"), params.gate),)
+    return (gate.quantisation_check(accuracy, recorded_metric(metrics, "float_accuracy"), params.gate),)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,8 +192,8 @@ def compare(
     size = size_of(reference.model)
     if size is not None and size != test.images.shape[1:]:
         raise ValueError(
-            f"{reference.name} takes images of {shown(size)}, the data has {shown(test.images.shape[1:])}; they cannot "
-            f"be compared, publish under another publish.model"
+            f"{reference.name} takes images of {size_text(size)}, the data has {size_text(test.images.shape[1:])}; "
+            f"they cannot be compared, publish under another publish.model"
         )
     known, actual = classes_of(reference.model) or names, np.array(names)[test.labels]
     shared = np.isin(actual, known)
@@ -203,11 +205,11 @@ def compare(
         raise ValueError(
             f"{reference.name} was trained on every image that is a test image now; publish under another publish.model"
         )
-    answers: Bool[np.ndarray, " n"] = named(reference.model, test, names, params.threads) == actual
+    answers: Bool[np.ndarray, " n"] = predicted_names(reference.model, test, names, params.threads) == actual
     rng = stream(params.seed, "gate")
     added, removed = tuple(sorted(set(names) - set(known))), tuple(sorted(set(known) - set(names)))
     changed = "".join(
-        f"; classes {what}: {listed(classes)}"
+        f"; classes {what}: {list_classes(classes)}"
         for what, classes in (("it does not know", added), ("the data no longer has", removed))
         if classes
     )
@@ -230,7 +232,7 @@ def unseen_by(reference: Reference, count: int) -> tuple[Bool[np.ndarray, " n"],
     every: Bool[np.ndarray, " n"] = np.ones(count, dtype=bool)
     if not reference.ships:
         return every, ""  # trained beside the model, on the same images
-    with registry.registry():
+    with registry.registry_errors():
         known = trained_on.trained_on(files.md5_of(reference.model))
     if known is None:
         return every, "; whether it was trained on any of them is not recorded"
@@ -238,10 +240,10 @@ def unseen_by(reference: Reference, count: int) -> tuple[Bool[np.ndarray, " n"],
     return unseen, "" if unseen.all() else f"; it was trained on {(~unseen).sum()} of them"
 
 
-def listed(classes: tuple[str, ...]) -> str:
+def list_classes(classes: tuple[str, ...]) -> str:
     """Return the first few class names and how many more there are."""
-    more = f" and {len(classes) - LISTED} more" if len(classes) > LISTED else ""
-    return ", ".join(classes[:LISTED]) + more
+    more = f" and {len(classes) - MAX_LISTED} more" if len(classes) > MAX_LISTED else ""
+    return ", ".join(classes[:MAX_LISTED]) + more
 
 
 def size_of(model: bytes) -> tuple[int, int, int] | None:
@@ -252,5 +254,5 @@ def size_of(model: bytes) -> tuple[int, int, int] | None:
     return int(noted["size"]), int(noted["size"]), int(noted["channels"])
 
 
-def shown(size: tuple[int, ...]) -> str:
+def size_text(size: tuple[int, ...]) -> str:
     return "x".join(str(side) for side in size)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from flows.checkout import files
-from flows.checkout.locks import held
+from flows.checkout.locks import file_lock
 from flows.runtime.exits import Failure
 from flows.tracking import connection, models
 
@@ -38,7 +38,7 @@ class Rollback:
 
 
 @contextmanager
-def registry() -> Iterator[None]:
+def registry_errors() -> Iterator[None]:
     """Turn every error of MLflow into a RegistryError with one sentence."""
     try:
         yield
@@ -48,7 +48,7 @@ def registry() -> Iterator[None]:
 
 
 @contextmanager
-def alone() -> Iterator[None]:
+def decision_lock() -> Iterator[None]:
     """Allow one decision at a time on a SQLite store, which the checkout and its deployments share.
 
     There is no lock for a server; its aliases are read again before they move."""
@@ -57,7 +57,7 @@ def alone() -> Iterator[None]:
         yield
         return
     busy = RegistryError("another model is being decided on; wait for that retrain, or stop it there")
-    with held(file.with_suffix(".publish.lock"), busy, PATIENCE):
+    with file_lock(file.with_suffix(".publish.lock"), busy, PATIENCE):
         yield
 
 
@@ -84,7 +84,7 @@ def roll_back(name: str, who: str, why: str) -> Rollback:
 
     Raises ValueError if there is none, RegistryError if MLflow fails or the predecessor's file is damaged.
     """
-    with registry():
+    with registry_errors():
         champion = models.alias_version(name, CHAMPION)
         if champion is None:
             raise ValueError(f"{name} has no champion to roll back; see `python -m flows.publish`")
@@ -95,7 +95,8 @@ def roll_back(name: str, who: str, why: str) -> Rollback:
         record = {"rollback.to": target, "rollback.by": who, "rollback.reason": why or NONE, WITHDRAWN: now()}
         models.tag_version(name, champion, record)
         models.move_alias(name, CHAMPION, target)
-        with connection.tolerated("the alias previous"):  # not an error: repeating the rollback would undo one more
+        # no error, since repeating the rollback would undo one more
+        with connection.failure_as_warning("the alias previous"):
             point_previous(name, target)
         return Rollback(withdrawn=champion, restored=target)
 

@@ -17,7 +17,7 @@ from flows.checkout.files import read_json
 from flows.report import figures, searched
 from flows.report.figures import Judged
 from flows.report.parts import Chain, Figure, Link, Maker, Note, Part, Table
-from flows.report.reading import Row, chain, counted, interval, milliseconds, number, percent, read_rows
+from flows.report.reading import Row, chain, interval, milliseconds, number, percent, quantity, read_rows
 
 DRAWN = 2000
 """Largest number of networks in the chart of scores."""
@@ -26,10 +26,10 @@ LISTED = 60
 
 
 def method(params: Params) -> Iterator[Part]:
-    yield from searched.kept("architecture")
+    yield from searched.frozen_note("architecture")
     settings, found = params.architecture, read_json(paths.FOUND_ARCHITECTURE)
     yield Note(
-        text=f"Strategy {found['strategy']}: {counted(found['evaluations'], 'evaluation')} with shared weights, under "
+        text=f"Strategy {found['strategy']}: {quantity(found['evaluations'], 'evaluation')} with shared weights, under "
         f"{milliseconds(found['latency_ms'])} less {settings.margin:.0%} margin."
     )
 
@@ -51,7 +51,7 @@ def candidates(params: Params) -> Iterator[Part]:
     step = -(-len(last) // DRAWN)
     fewer = f" One in {step} is drawn." if step > 1 else ""
     yield Figure(
-        svg=figures.styled(
+        svg=figures.with_open_axes(
             lambda: score_against_latency(
                 points(last[::step]),
                 points(front(every)),
@@ -60,7 +60,7 @@ def candidates(params: Params) -> Iterator[Part]:
                 params.architecture.metric,
             )
         ),
-        label=f"{counted(len(last), 'network')} scored; chosen for {milliseconds(budgets[0]['latency_ms'])}: "
+        label=f"{quantity(len(last), 'network')} scored; chosen for {milliseconds(budgets[0]['latency_ms'])}: "
         f"{params.architecture.metric} "
         f"{percent(budgets[0]['score'])} at {milliseconds(budgets[0]['predicted_latency_ms'])}",
         caption=f"Every network that was scored ({len(last):,}), each by its last score with the shared weights. "
@@ -77,7 +77,7 @@ def pool(params: Params) -> Iterator[Part]:
     judged = [judged_of(row) for row in rows if row["potential"]]
     yield Figure(
         svg=figures.pool_by_stage(judged, params.architecture.metric),
-        label=f"{counted(len(judged), 'candidate')} in {counted(len({one.stage for one in judged}), 'stage')}",
+        label=f"{quantity(len(judged), 'candidate')} in {quantity(len({one.stage for one in judged}), 'stage')}",
         caption="What each stage expected of its candidates, with standard errors where there are any: "
         "who stayed in the pool, and who was dropped.",
     )
@@ -87,7 +87,7 @@ def pool(params: Params) -> Iterator[Part]:
         caption=f"The first {LISTED} of {len(rows)} rows; all are in results/architecture/pool.csv."
         if len(rows) > LISTED
         else "",
-        fold=f"The pool, {counted(len(rows), 'row')}",
+        fold=f"The pool, {quantity(len(rows), 'row')}",
     )
 
 
@@ -164,7 +164,7 @@ def links(space: Space, text: str) -> Iterator[Link]:
         detail = "skipped" if name == IDENTITY else f"{side}×{side}×{layer.outputs}"
         yield Link(name=name, detail=detail, meaning=meaning(name), skipped=name == IDENTITY)
     yield Link(
-        name="classifier", detail=counted(space.classes, "class", "classes"), meaning="mean over pixels, then linear"
+        name="classifier", detail=quantity(space.classes, "class", "classes"), meaning="mean over pixels, then linear"
     )
 
 

@@ -16,7 +16,7 @@ from flows.checkout.files import read_json
 from flows.report import figures, searched
 from flows.report.images import picture
 from flows.report.parts import Figure, Maker, Note, Part, Picture, Pictures, Table
-from flows.report.reading import Row, grouped, read_rows
+from flows.report.reading import Row, group_rows, read_rows
 
 STRIP, DRAWS = 8, 4
 """Number of real images shown, and of draws of the policy for each."""
@@ -26,7 +26,7 @@ LISTED = 8
 
 def method(params: Params) -> Iterator[Part]:
     settings = params.augmentation
-    yield from searched.kept("augmentation")
+    yield from searched.frozen_note("augmentation")
     yield Note(text=f"OHL-Auto-Aug (ICCV 2019), factored distribution: {searched.how(settings.online)}")
     yield searched.control(settings.online)
 
@@ -48,7 +48,7 @@ def operation_shares(
     rows: list[Row], start: dict[str, float]
 ) -> tuple[list[str], Float[np.ndarray, "names trunks_and_start"]]:
     """Return the operations, sorted by their last share, and their shares at the start and after every trunk."""
-    trunks = grouped(rows, lambda row: int(row["trunk"]))
+    trunks = group_rows(rows, lambda row: int(row["trunk"]))
     columns = [start, *(shares_of(own) for _, own in sorted(trunks.items()))]
     names = sorted(columns[-1], key=lambda name: -columns[-1][name])
     return names, np.array([[column.get(name, 0.0) for column in columns] for name in names])
@@ -82,7 +82,7 @@ def strip(params: Params) -> Iterator[Part]:
     policy = Policy.from_json(read_json(paths.FOUND_AUGMENTATION))
     names, train = read_classes(paths.CLASSES).names, open_split(paths.TRAIN)
     yield Pictures(
-        rows=list(augmented(policy, examples(train), names, params.seed)),
+        rows=list(policy_rows(policy, examples(train), names, params.seed)),
         caption=f"Real training images (first row), and each {DRAWS} times under the learned policy.",
     )
 
@@ -95,7 +95,7 @@ def examples(train: Split) -> Split:
     return train.at(np.concatenate([first, rest])[:STRIP])
 
 
-def augmented(policy: Policy, chosen: Split, names: tuple[str, ...], seed: int) -> Iterator[list[Picture]]:
+def policy_rows(policy: Policy, chosen: Split, names: tuple[str, ...], seed: int) -> Iterator[list[Picture]]:
     """Yield a row of the images themselves, then a row for every draw of the policy."""
     images, labels = split_tensors(chosen)
     said = [names[label] for label in labels.tolist()]

@@ -8,7 +8,7 @@ from components.settings.params import Params
 from flows.checkout import paths, versions
 from flows.checkout.files import read_json
 from flows.report.parts import Maker, Note, Part, Table
-from flows.report.reading import counted, folded
+from flows.report.reading import fold_text, quantity
 
 LISTED = 20
 """Largest number of images that are listed with the reason why they were turned away."""
@@ -30,7 +30,7 @@ def classes(params: Params) -> Iterator[Part]:
         header=["class", *splits, "all"],
         rows=[*rows, ["all", *(f"{n:,}" for n in totals), f"{sum(totals):,}"]],
         caption=f"An image stays in the split that {paths.SPLIT} has it in, whatever else arrives or leaves.",
-        fold=folded(len(names)),
+        fold=fold_text(len(names)),
     )
 
 
@@ -40,12 +40,12 @@ def turned_away(params: Params) -> Iterator[Part]:
     parts = ("refused", "quarantined", "duplicates")
     away = sum(counts[part] for part in parts)
     if not away:
-        yield Note(text=f"Validation turned none of {counted(counts['kept'], 'image')} away.")
+        yield Note(text=f"Validation turned none of {quantity(counts['kept'], 'image')} away.")
         return
     rules = ", ".join(f"{rule} {count}" for rule, count in sorted(report["rules"].items(), key=lambda item: -item[1]))
     said = ", ".join(f"{counts[part]} {part}" for part in parts)
     yield Note(
-        text=f"Validation turned {counted(away, 'image')} away ({said}) and kept {counts['kept']:,}. Why: {rules}."
+        text=f"Validation turned {quantity(away, 'image')} away ({said}) and kept {counts['kept']:,}. Why: {rules}."
     )
     every = ([one["path"], one["class"] or "", one["rule"], one["reason"]] for part in parts for one in report[part])
     yield Table(

@@ -14,7 +14,7 @@ from flows.checkout import paths
 from flows.report import figures
 from flows.report.images import picture
 from flows.report.parts import Figure, Maker, Note, Part, Picture, Pictures, Table
-from flows.report.reading import Row, counted, folded, number, percent, read_rows
+from flows.report.reading import Row, fold_text, number, percent, quantity, read_rows
 
 MISTAKES = 20
 CONFUSIONS = 10
@@ -39,7 +39,7 @@ def per_class(params: Params) -> Iterator[Part]:
         header=["class", "images", "recall", "precision", "recall of the baseline"],
         rows=table,
         caption=f"The worst first: {worst['name']}, of whose images {share(worst['recall'])} are recognised.",
-        fold=folded(len(own)),
+        fold=fold_text(len(own)),
     )
 
 
@@ -54,8 +54,8 @@ def confusion(params: Params) -> Iterator[Part]:
     wrong = int(matrix.sum() - np.trace(matrix))
     yield Figure(
         svg=figures.confusion(matrix.astype(float), names),
-        label=f"confusion of {counted(len(names), 'class', 'classes')}: {counted(wrong, 'mistake')}",
-        caption=f"{counted(wrong, 'mistake')} in {counted(int(matrix.sum()), 'test image')}.",
+        label=f"confusion of {quantity(len(names), 'class', 'classes')}: {quantity(wrong, 'mistake')}",
+        caption=f"{quantity(wrong, 'mistake')} in {quantity(int(matrix.sum()), 'test image')}.",
     )
     common = most_common(matrix, names)
     if common:
@@ -86,13 +86,13 @@ def mistakes(params: Params) -> Iterator[Part]:
         yield Note(text="There is no mistake to show.")
         return
     yield Pictures(
-        rows=[list(islice(shown(wrong), MISTAKES))],
-        caption=f"The {min(MISTAKES, len(wrong))} most confident of {counted(len(wrong), 'mistake')}: what the network "
-        "said, how sure it was, and the label. Wrong labels are often among them.",
+        rows=[list(islice(mistake_pictures(wrong), MISTAKES))],
+        caption=f"The {min(MISTAKES, len(wrong))} most confident of {quantity(len(wrong), 'mistake')}: what the "
+        "network said, how sure it was, and the label. Wrong labels are often among them.",
     )
 
 
-def shown(wrong: Sequence[tuple[int, Row]]) -> Iterator[Picture]:
+def mistake_pictures(wrong: Sequence[tuple[int, Row]]) -> Iterator[Picture]:
     images = open_split(paths.TEST).images
     for place, row in wrong:
         said, actual, sure = row[SEARCHED], row["actual"], float(row["searched_confidence"])

@@ -24,17 +24,17 @@ STYLE: Any = FIXED | OPEN | {"legend.frameon": False, "font.size": 9, "text.pars
 """Style of all charts. Texts are not parsed as markup, because a class may be called $x$."""
 POINTS, CELLS = 1500, 1200
 """Numbers of points and of cells above which they are drawn as pixels."""
-NAMED = 40
+MAX_NAMES = 40
 """Largest number of classes whose names fit beside a matrix."""
-WRITTEN = 16
+MAX_COUNTS = 16
 """Largest number of classes whose counts fit into its cells."""
 DECADES = 30
 """Ratio of the largest to the smallest loss above which the axis is logarithmic."""
-LONGEST = 24
+MAX_LETTERS = 24
 """Largest number of letters of a name in a chart."""
 
 
-def drawn(draw: Callable[[Figure], None], width: float, height: float) -> str:
+def draw_svg(draw: Callable[[Figure], None], width: float, height: float) -> str:
     """Let `draw` draw on a new figure of this size in inches, and return it as SVG."""
     with matplotlib.rc_context(STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph")  # the browser has fonts for what matplotlib has none
@@ -43,19 +43,19 @@ def drawn(draw: Callable[[Figure], None], width: float, height: float) -> str:
         return svg(figure)
 
 
-def styled(chart: Callable[[], str]) -> str:
+def with_open_axes(chart: Callable[[], str]) -> str:
     """Draw a chart of components with the axes of the charts in this module."""
     with matplotlib.rc_context(OPEN):
         return chart()
 
 
-def short(name: str) -> str:
+def shorten(name: str) -> str:
     """Shorten a name to fit into a chart, and replace letters that XML forbids."""
     clean = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in name)
-    return clean if len(clean) <= LONGEST else clean[: LONGEST - 1] + "…"
+    return clean if len(clean) <= MAX_LETTERS else clean[: MAX_LETTERS - 1] + "…"
 
 
-def by_trunk(axes: Axes, what: str = "trunk") -> None:
+def label_trunk_axis(axes: Axes, what: str = "trunk") -> None:
     axes.set_xlabel(what)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
@@ -79,7 +79,7 @@ def intervals(values: Mapping[str, tuple[float, float, float]]) -> str:
         axes.tick_params(axis="y", length=0)
         axes.set_xlabel("accuracy on the test split, with 95% interval")
 
-    return drawn(draw, 6, 0.9 + 0.3 * len(values))
+    return draw_svg(draw, 6, 0.9 + 0.3 * len(values))
 
 
 # --- the online searches
@@ -108,9 +108,9 @@ def rewards_by_trunk(rewards: Rewards, progress: Mapping[int, float], measured: 
         right.plot(list(progress), list(progress.values()), marker="o", markersize=3, color="black")
         right.set_ylabel(measured)
         for axes in (left, right):
-            by_trunk(axes)
+            label_trunk_axis(axes)
 
-    return drawn(draw, 7.5, 2.9)
+    return draw_svg(draw, 7.5, 2.9)
 
 
 def shares_by_trunk(names: Sequence[str], shares: Float[np.ndarray, "names start_and_trunks"]) -> str:
@@ -122,15 +122,15 @@ def shares_by_trunk(names: Sequence[str], shares: Float[np.ndarray, "names start
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
         heat_map(figure, axes, shares, PowerNorm(0.5, vmin=0, vmax=float(shares.max())), "cividis", -1, "share")
-        axes.set_yticks(range(len(names)), [short(name) for name in names])
+        axes.set_yticks(range(len(names)), [shorten(name) for name in names])
         right = axes.secondary_yaxis("right")
         right.set_yticks(range(len(names)), [f"{100 * share:.1f}%" for share in shares[:, -1]])
         right.tick_params(length=0)
         right.spines["right"].set_visible(False)
-        by_trunk(axes)
+        label_trunk_axis(axes)
         axes.xaxis.set_major_formatter(lambda trunk, _: "start" if trunk == -1 else f"{trunk:.0f}")
 
-    return drawn(draw, 7, 0.9 + 0.21 * len(names))
+    return draw_svg(draw, 7, 0.9 + 0.21 * len(names))
 
 
 def mean_by_trunk(names: Sequence[str], mean: Float[np.ndarray, "names trunks"]) -> str:
@@ -141,9 +141,9 @@ def mean_by_trunk(names: Sequence[str], mean: Float[np.ndarray, "names trunks"])
         axes = figure.subplots()
         heat_map(figure, axes, mean, TwoSlopeNorm(0, -reach, reach), "PuOr", 0, "μ")
         axes.set_yticks(range(len(names)), names)
-        by_trunk(axes)
+        label_trunk_axis(axes)
 
-    return drawn(draw, 7, 0.9 + 0.19 * len(names))
+    return draw_svg(draw, 7, 0.9 + 0.19 * len(names))
 
 
 def heat_map(
@@ -196,10 +196,10 @@ def pool_by_stage(judged: Sequence[Judged], metric: str) -> str:
                     fmt="o", markersize=4, elinewidth=1, color=colour, label=label, rasterized=len(some) > POINTS,
                 )  # fmt: skip
         axes.set_ylabel(f"expected {metric} on val")
-        by_trunk(axes, "stage: one more layer is decided")
+        label_trunk_axis(axes, "stage: one more layer is decided")
         axes.legend()
 
-    return drawn(draw, 6, 3)
+    return draw_svg(draw, 6, 3)
 
 
 def predicted_against_measured(
@@ -222,7 +222,7 @@ def predicted_against_measured(
         axes.set_ylabel("measured, ms")
         axes.legend()
 
-    return drawn(draw, 5.2, 3.4)
+    return draw_svg(draw, 5.2, 3.4)
 
 
 # --- training and evaluation
@@ -241,10 +241,10 @@ def training_curves(losses: Mapping[str, tuple[Sequence[float], Sequence[float]]
             axes.set_yscale("log")
             axes.yaxis.set_major_formatter("{x:g}")  # the usual one writes powers in markup
             axes.yaxis.set_minor_formatter("")
-        by_trunk(axes, "epoch")
+        label_trunk_axis(axes, "epoch")
         axes.legend()
 
-    return drawn(draw, 6, 2.9)
+    return draw_svg(draw, 6, 2.9)
 
 
 def confusion(matrix: Float[np.ndarray, "k k"], names: Sequence[str]) -> str:
@@ -258,14 +258,14 @@ def confusion(matrix: Float[np.ndarray, "k k"], names: Sequence[str]) -> str:
         axes.set_aspect("equal")
         axes.set_xlabel("predicted")
         axes.set_ylabel("actual")
-        if count <= NAMED:
-            axes.set_xticks(range(count), [short(name) for name in names], rotation=90)
-            axes.set_yticks(range(count), [short(name) for name in names])
-        if count <= WRITTEN:
+        if count <= MAX_NAMES:
+            axes.set_xticks(range(count), [shorten(name) for name in names], rotation=90)
+            axes.set_yticks(range(count), [shorten(name) for name in names])
+        if count <= MAX_COUNTS:
             for row, column in np.argwhere(matrix):
                 bright = shares[row, column] > 0.3
                 ink = "#010101" if bright else "#fefefe"
                 axes.text(column, row, f"{matrix[row, column]:.0f}", color=ink, ha="center", va="center", fontsize=8)
 
-    side = 3.2 + 0.16 * min(count, NAMED)
-    return drawn(draw, side + 0.8, side)
+    side = 3.2 + 0.16 * min(count, MAX_NAMES)
+    return draw_svg(draw, side + 0.8, side)

@@ -13,7 +13,7 @@ from flows.release.decision import Outcome
 from flows.release.gate import GateReport
 from flows.report import notes
 from flows.report.headline import TRAINING, searches_cost
-from flows.report.reading import counted, interval, milliseconds, percent
+from flows.report.reading import interval, milliseconds, percent, quantity
 
 MODEL = """Image classifiers, made by the assembly line: network, augmentation and loss searched on the data.
 
@@ -57,7 +57,7 @@ def read(
     )
 
 
-def charted(found: Findings) -> dict[str, float]:
+def headline_metrics(found: Findings) -> dict[str, float]:
     """Return the metrics `headline/<name>`, by which retrains are compared."""
     searches = searches_cost(found.spent)
     values = {
@@ -126,7 +126,7 @@ def run_note(found: Findings, links: Mapping[str, str], stages: Mapping[str, tup
 
     `stages` maps each name to "executed" or "cached" and the address of the run that made its results.
     """
-    parts = [headline(found), listed(links), result_table(found), stage_table(stages), found.report.to_markdown()]
+    parts = [headline(found), link_line(links), result_table(found), stage_table(stages), found.report.to_markdown()]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -136,10 +136,10 @@ def version_note(found: Findings, links: Mapping[str, str]) -> str:
     Its first line has no markup, because MLflow's lists show it as plain text.
     """
     use = f"Use: `mlflow.onnx.load_model('models:/{found.name}/{found.version}')`, or `python -m flows.classify`."
-    return "\n\n".join([headline(found).replace("**", ""), listed(links), use, found.report.to_markdown()])
+    return "\n\n".join([headline(found).replace("**", ""), link_line(links), use, found.report.to_markdown()])
 
 
-def listed(links: Mapping[str, str]) -> str:
+def link_line(links: Mapping[str, str]) -> str:
     return " · ".join(f"[{what}]({address})" for what, address in links.items())
 
 
@@ -151,7 +151,7 @@ def result_table(found: Findings) -> str:
         f"{milliseconds(time['predicted_ms'])} |"
         for name, own, time in networks(found)
     ]
-    return "\n".join([f"On {counted(found.metrics['images'], 'test image')}:", "", *head, *rows])
+    return "\n".join([f"On {quantity(found.metrics['images'], 'test image')}:", "", *head, *rows])
 
 
 def networks(found: Findings) -> Iterator[tuple[str, Mapping[str, float], Mapping[str, float]]]:
@@ -162,7 +162,9 @@ def networks(found: Findings) -> Iterator[tuple[str, Mapping[str, float], Mappin
 def stage_table(stages: Mapping[str, tuple[str, str]]) -> str:
     """Return a table of what each stage decided, or an empty text if no stage is known."""
     head = ["| stage | | found |", "| --- | --- | --- |"]
-    rows = [f"| [{name}]({address}) | {how} | {notes.found(name)} |" for name, (how, address) in stages.items()]
+    rows = [
+        f"| [{name}]({address}) | {how} | {notes.describe_findings(name)} |" for name, (how, address) in stages.items()
+    ]
     return "\n".join(["What each stage decided:", "", *head, *rows]) if rows else ""
 
 
@@ -172,10 +174,10 @@ def verdict(report: GateReport) -> str:
 
 def tags(report: GateReport) -> dict[str, str]:
     """Return the tags of the model version, which MLflow's list of versions shows."""
-    values = {check.name: gate.shown(check.value) for check in report.checks}
+    values = {check.name: gate.value_text(check.value) for check in report.checks}
     refused = [check.name for check in report.checks if not check.passed]
     return {
-        "accuracy": gate.shown(report.score.right / report.score.images) if report.score else "unknown",
+        "accuracy": gate.value_text(report.score.right / report.score.images) if report.score else "unknown",
         "latency_ms": values["latency_quiet_ms"],
         "gate": verdict(report),
         "gate.against": report.against,

@@ -14,11 +14,11 @@ from flows.checkout import files, paths, pipeline
 from flows.checkout.files import read_json
 from flows.checkout.roster import SEARCHES
 from flows.release import gate, registry
-from flows.release.decision import decided
+from flows.release.decision import decision_on
 from flows.report import figures
 from flows.report.lineage import Workspace, trace
 from flows.report.parts import Fact, Facts, Figure, Maker, Note, Part, Table
-from flows.report.reading import counted, interval, milliseconds, percent, read_rows
+from flows.report.reading import interval, milliseconds, percent, quantity, read_rows
 from flows.tracking import connection, models, runs
 
 TRAINING = f"train@{BASELINE}"
@@ -64,7 +64,7 @@ def key_numbers(params: Params) -> Iterator[Part]:
                 f"{milliseconds(time['p50_ms'])} and p99 {milliseconds(time['p99_ms'])}",
             ),
             searches_fact(spent),
-            verdict_fact(judged()),
+            verdict_fact(own_decision()),
         ]
     )
     yield from cost_of_stages(spent)
@@ -84,9 +84,9 @@ def doubts(params: Params) -> Iterator[Part]:
         )
 
 
-def judged() -> dict[str, Any] | None:
+def own_decision() -> dict[str, Any] | None:
     """Return the gate's decision on the model in this folder, or None if there is none."""
-    return decided(files.md5_of(paths.MODEL.read_bytes()))
+    return decision_on(files.md5_of(paths.MODEL.read_bytes()))
 
 
 def verdict_fact(decision: Mapping[str, Any] | None) -> Fact:
@@ -102,10 +102,10 @@ def verdict_fact(decision: Mapping[str, Any] | None) -> Fact:
 
 def accuracy(params: Params) -> Iterator[Part]:
     """Show the accuracies with their intervals, and whether the searches' gain may be chance."""
-    metrics, decision = read_json(paths.METRICS), judged()
+    metrics, decision = read_json(paths.METRICS), own_decision()
     champion, note = champion_of(decision)
     every = {name: metrics[name] for name in VARIANTS} | champion
-    found = answers()
+    found = compare_answers()
     if found.lost > found.won and mcnemar(found) < CHANCE:
         yield Note(text="The searches did not pay on these data: the baseline is better, beyond chance.", loud=True)
     yield Figure(
@@ -116,7 +116,7 @@ def accuracy(params: Params) -> Iterator[Part]:
     yield Table(
         header=["network", "accuracy", "95% interval"],
         rows=[[name, percent(scores["accuracy"]), interval(scores)] for name, scores in every.items()],
-        caption=f"On {counted(metrics['images'], 'test image')}.",
+        caption=f"On {quantity(metrics['images'], 'test image')}.",
     )
 
 
@@ -135,7 +135,7 @@ def champion_of(decision: Mapping[str, Any] | None) -> tuple[dict[str, Scores], 
     return {f"champion, version {decision['champion']}": scores}, f"Compared with {decision['against']}."
 
 
-def answers() -> Paired:
+def compare_answers() -> Paired:
     """Compare the searched network with the baseline, image by image."""
     rows = read_rows(paths.PREDICTIONS)
     searched, baseline = (np.array([row[name] == row["actual"] for row in rows]) for name in VARIANTS)
@@ -147,7 +147,7 @@ def gain(found: Paired) -> str:
     better = found.won >= found.lost
     p = mcnemar(Paired(images=found.images, lost=found.won, won=found.lost) if better else found)
     return (
-        f"The searched network alone is right on {counted(found.won, 'image')}, the baseline alone on "
+        f"The searched network alone is right on {quantity(found.won, 'image')}, the baseline alone on "
         f"{found.lost:,}: {'better' if better else 'worse'} by {percent(abs(found.won - found.lost) / found.images)}, "
         f"{'more than chance' if p < CHANCE else 'within what chance gives'} (p = {p:.2g})."
     )
@@ -206,7 +206,7 @@ def cost_of_stages(spent: Mapping[str, float | None]) -> Iterator[Table]:
 
 def verdict(params: Params) -> Iterator[Part]:
     """Say what the gate decided, why, and what to do."""
-    decision = judged()
+    decision = own_decision()
     if decision is None:
         yield Note(
             text="The gate has not judged this model: `python -m flows.publish` does, and publishes it.", loud=True
@@ -240,7 +240,7 @@ def in_service_instead(decision: Mapping[str, Any]) -> str:
 
 
 def checks(params: Params) -> Iterator[Part]:
-    decision = judged()
+    decision = own_decision()
     if decision is None:
         return
     if not decision["checks"]:
@@ -265,16 +265,16 @@ def way_back(decision: Mapping[str, Any]) -> str:
 
 
 def reason(check: Mapping[str, Any]) -> str:
-    return f"{check['name']} is {gate.brief(check['value'])}, allowed is {allowed(check)}"
+    return f"{check['name']} is {gate.short_text(check['value'])}, allowed is {allowed(check)}"
 
 
 def allowed(check: Mapping[str, Any]) -> str:
-    return f"{check['rule']} {gate.brief(check['threshold'])}"
+    return f"{check['rule']} {gate.short_text(check['threshold'])}"
 
 
 def check_row(check: Mapping[str, Any]) -> Sequence[str]:
     judged = "passed" if check["passed"] else "REFUSED"
-    return [check["name"], gate.brief(check["value"]), allowed(check), judged, check["detail"]]
+    return [check["name"], gate.short_text(check["value"]), allowed(check), judged, check["detail"]]
 
 
 MAKERS: dict[str, Maker] = {

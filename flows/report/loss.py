@@ -11,11 +11,11 @@ from components.settings.params import Params
 from flows.checkout import paths
 from flows.report import figures, searched
 from flows.report.parts import Figure, Maker, Note, Part
-from flows.report.reading import grouped, read_rows
+from flows.report.reading import group_rows, read_rows
 
 
 def method(params: Params) -> Iterator[Part]:
-    yield from searched.kept("loss")
+    yield from searched.frozen_note("loss")
     yield Note(text=f"AM-LFS (ICCV 2019), monotone curves: {searched.how(params.loss.online)}")
     yield searched.control(params.loss.online)
 
@@ -23,7 +23,7 @@ def method(params: Params) -> Iterator[Part]:
 def curves(params: Params) -> Iterator[Part]:
     found = read_loss(paths.FOUND_LOSS)
     yield Figure(
-        svg=figures.styled(lambda: loss_curves(found)),
+        svg=figures.with_open_axes(lambda: loss_curves(found)),
         label="the found t and tau, and those of cross-entropy, AM-softmax, ArcFace and focal loss",
         caption="The loss is -log τ(p), where p is the label's probability once t has bent its cosine. On the line of "
         "cross-entropy, nothing was found that serves val better.",
@@ -37,7 +37,7 @@ def curves(params: Params) -> Iterator[Part]:
 
 
 def mean(params: Params) -> Iterator[Part]:
-    trunks = grouped(read_rows(paths.LOSS_TRUNKS), lambda row: int(row["trunk"]))
+    trunks = group_rows(read_rows(paths.LOSS_TRUNKS), lambda row: int(row["trunk"]))
     columns = [[float(rows[0][f"theta_{k}"]) for k in range(size(rows[0]))] for rows in trunks.values()]
     theta = np.array(columns).T
     moved = float(np.linalg.norm(theta[:, -1]))

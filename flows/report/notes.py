@@ -11,9 +11,9 @@ from components.settings.variants import VARIANTS
 from flows.checkout import paths
 from flows.checkout.files import read_json
 from flows.checkout.roster import ROSTER, word_of
-from flows.report.reading import Row, chain, counted, interval, milliseconds, percent, read_rows
+from flows.report.reading import Row, chain, interval, milliseconds, percent, quantity, read_rows
 
-NAMED = 3
+MAX_NAMED = 3
 """Number of a policy's operations that a sentence names."""
 UNREADABLE = (OSError, LookupError, ValueError, TypeError, StopIteration)
 """Exceptions that reading a missing or damaged result file raises; a missing text must not fail the stage."""
@@ -27,11 +27,11 @@ Find = Callable[[str], str]
 def note(name: str, *, finished: bool) -> str:
     """Return the text on a run of the stage `<word>` or `<word>@<variant>`, with what it decided first."""
     does = ROSTER[word_of(name)].does
-    decided = found(name) if finished else ""
+    decided = describe_findings(name) if finished else ""
     return f"**{decided}**\n\n{does}" if decided else does
 
 
-def found(name: str) -> str:
+def describe_findings(name: str) -> str:
     """Say what the stage decided, from its result files; empty, with a warning, if they cannot be read."""
     word, _, variant = name.partition("@")
     if word not in FINDS:
@@ -43,28 +43,28 @@ def found(name: str) -> str:
         return ""
 
 
-def prepared(_: str) -> str:
+def describe_data(_: str) -> str:
     counts = {split: sum(own.values()) for split, own in read_json(paths.STATISTICS)["counts"].items()}
     classes = read_json(paths.CLASSES)
     splits = ", ".join(f"{split} {counts[split]:,}" for split in ("train", "val", "test"))
     return (
-        f"{counted(sum(counts.values()), 'image')} of {counted(len(classes['names']), 'class', 'classes')}, "
+        f"{quantity(sum(counts.values()), 'image')} of {quantity(len(classes['names']), 'class', 'classes')}, "
         f"{classes['size']}×{classes['size']}×{classes['channels']}: {splits}"
     )
 
 
-def measured(_: str) -> str:
+def describe_latency(_: str) -> str:
     from components.architecture.latency import LatencyTable  # loads torch, which the stage must configure first
 
     table = LatencyTable.from_json(read_json(paths.LATENCY_TABLE))
     off = sum(abs(table.line(whole.sum_ms) / whole.entry.ms - 1) for whole in table.wholes) / len(table.wholes)
     return (
-        f"{counted(len(table.entries), 'part')} measured; {counted(len(table.wholes), 'whole network')} predicted to "
+        f"{quantity(len(table.entries), 'part')} measured; {quantity(len(table.wholes), 'whole network')} predicted to "
         f"{off:.1%} on average, on {table.device.processor} ({table.device.provider})"
     )
 
 
-def chosen(_: str) -> str:
+def describe_architecture(_: str) -> str:
     """Describe the network chosen for each budget."""
     return "; ".join(
         f"For {milliseconds(one['latency_ms'])}: `{chain(one['architecture'])}`, predicted "
@@ -73,22 +73,22 @@ def chosen(_: str) -> str:
     )
 
 
-def policy(_: str) -> str:
+def describe_policy(_: str) -> str:
     shares = read_json(paths.FOUND_AUGMENTATION)["operations"]
-    most = sorted(shares, key=lambda one: -float(one["share"]))[:NAMED]
+    most = sorted(shares, key=lambda one: -float(one["share"]))[:MAX_NAMED]
     named = ", ".join(f"{one['operation']} {one['share']:.1%}" for one in most)
-    last = rewards(read_rows(paths.AUGMENTATION_TRUNKS))
+    last = describe_rewards(read_rows(paths.AUGMENTATION_TRUNKS))
     return f"Most drawn of {len(shares)} operations: {named}. {last}"
 
 
-def loss(_: str) -> str:
+def describe_loss(_: str) -> str:
     rows = read_rows(paths.LOSS_TRUNKS)
     theta = [float(value) for key, value in rows[-1].items() if key.startswith("theta_")]
     away = sum(value**2 for value in theta) ** 0.5
-    return f"{away:.3g} away from cross-entropy. {rewards(rows)}"
+    return f"{away:.3g} away from cross-entropy. {describe_rewards(rows)}"
 
 
-def rewards(rows: list[Row]) -> str:
+def describe_rewards(rows: list[Row]) -> str:
     """Describe the best reward of the last trunk, and the model's score after it."""
     last = rows[-1]
     best = next(row for row in reversed(rows) if row["best"] == "True")
@@ -98,35 +98,35 @@ def rewards(rows: list[Row]) -> str:
     )
 
 
-def trained(variant: str) -> str:
+def describe_training(variant: str) -> str:
     rows = read_rows(paths.TRAINED / variant / paths.CURVE)
     size = (paths.TRAINED / variant / paths.SHIPPED).stat().st_size
-    return f"Loss {float(rows[-1]['loss']):.4g} after {counted(len(rows), 'epoch')}; the file has {size:,} bytes"
+    return f"Loss {float(rows[-1]['loss']):.4g} after {quantity(len(rows), 'epoch')}; the file has {size:,} bytes"
 
 
-def evaluated(_: str) -> str:
+def describe_evaluation(_: str) -> str:
     metrics, latency = read_json(paths.METRICS), read_json(paths.MEASURED)
-    return "; ".join(reached(name, metrics, latency) for name in VARIANTS)
+    return "; ".join(describe_result(name, metrics, latency) for name in VARIANTS)
 
 
-def budget(variant: str) -> str:
+def describe_budget(variant: str) -> str:
     folder = paths.BUDGET / variant
     metrics, latency = read_json(folder / paths.METRICS.name), read_json(folder / paths.MEASURED.name)
-    return f"{reached(variant, metrics, latency)}, limit {milliseconds(latency['limit_ms'])}"
+    return f"{describe_result(variant, metrics, latency)}, limit {milliseconds(latency['limit_ms'])}"
 
 
-def reached(name: str, metrics: Mapping[str, Any], latency: Mapping[str, Any]) -> str:
+def describe_result(name: str, metrics: Mapping[str, Any], latency: Mapping[str, Any]) -> str:
     own = metrics[name]
     return f"{name} {percent(own['accuracy'])} ({interval(own)}), {milliseconds(latency[name]['quiet_ms'])}"
 
 
 FINDS: Mapping[str, Find] = {  # a stage that is missing here is described only by what it does
-    "prepare": prepared,
-    "latency": measured,
-    "architecture": chosen,
-    "augmentation": policy,
-    "loss": loss,
-    "train": trained,
-    "evaluate": evaluated,
-    "budget": budget,
+    "prepare": describe_data,
+    "latency": describe_latency,
+    "architecture": describe_architecture,
+    "augmentation": describe_policy,
+    "loss": describe_loss,
+    "train": describe_training,
+    "evaluate": describe_evaluation,
+    "budget": describe_budget,
 }

@@ -90,7 +90,7 @@ def make(params: Params) -> Made:
     if not any(folder.exists() for folder in (paths.LATENCY_TABLE, paths.EVALUATE, paths.STATISTICS)):
         raise ValueError("there are no results to report on; run `dvc repro` or `python -m flows.retrain` first")
     return [
-        (section, {what: attempted(what, maker, params) for what, maker in section.makers.items()})
+        (section, {what: parts_or_note(what, maker, params) for what, maker in section.makers.items()})
         for section in SECTIONS
     ]
 
@@ -123,7 +123,7 @@ def render(heading: str, title: str, made: Made) -> str:
     return environment.get_template("page.html").render(heading=heading, title=title, sections=sections)
 
 
-def attempted(what: str, maker: Maker, params: Params) -> list[Part]:
+def parts_or_note(what: str, maker: Maker, params: Params) -> list[Part]:
     """Return the maker's parts or, if a file is missing or damaged, a note that says why they are not shown."""
     try:
         return list(maker(params))
@@ -154,15 +154,15 @@ def inline(svg: str, name: str) -> Markup:
     referred = set(re.findall(r"(?:url\(#|href=\"#)([^)\"]+)", svg))
     for parent in list(root.iter()):
         for child in list(parent):
-            if local(child.tag) in ("metadata", "style"):
+            if local_name(child.tag) in ("metadata", "style"):
                 parent.remove(child)
     for element in root.iter():
-        element.tag = local(element.tag)
-        attributes = {local(key): value for key, value in element.attrib.items()}
+        element.tag = local_name(element.tag)
+        attributes = {local_name(key): value for key, value in element.attrib.items()}
         if attributes.get("id") not in referred:
             attributes.pop("id", None)
         element.attrib.clear()
-        element.attrib.update({key: adapted(key, value, name) for key, value in attributes.items()})
+        element.attrib.update({key: adapt_attribute(key, value, name) for key, value in attributes.items()})
     width = float(root.attrib.pop("width").removesuffix("pt"))
     root.attrib.pop("height")
     root.attrib.pop("version", None)
@@ -171,12 +171,12 @@ def inline(svg: str, name: str) -> Markup:
     return Markup(ElementTree.tostring(root, encoding="unicode"))
 
 
-def local(name: str) -> str:
+def local_name(name: str) -> str:
     """Return a name without its namespace, because HTML has only one."""
     return name.rpartition("}")[2]
 
 
-def adapted(key: str, value: str, name: str) -> str:
+def adapt_attribute(key: str, value: str, name: str) -> str:
     """Return an attribute's value with this figure's ids and the page's colours."""
     if key == "id":
         return f"{name}-{value}"

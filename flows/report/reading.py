@@ -24,7 +24,7 @@ def read_rows(path: Path) -> list[Row]:
     return rows
 
 
-def grouped(rows: Iterable[Row], key: Callable[[Row], K]) -> dict[K, list[Row]]:
+def group_rows(rows: Iterable[Row], key: Callable[[Row], K]) -> dict[K, list[Row]]:
     """Group rows by key, with the keys in order of appearance."""
     groups: dict[K, list[Row]] = defaultdict(list)
     for row in rows:
@@ -56,11 +56,11 @@ def chain(architecture: str) -> str:
     return " → ".join(blocks_of(architecture))
 
 
-def folded(classes: int) -> str:
+def fold_text(classes: int) -> str:
     """Return the text to click to open a table of so many classes, or an empty text if it is open."""
     return f"All {classes} classes" if classes > MANY else ""
 
 
-def counted(number: int, what: str, many: str = "") -> str:
+def quantity(number: int, what: str, many: str = "") -> str:
     """Format a number with its noun: `1 image`, `1,200 images`."""
     return f"{number:,} {what if number == 1 else many or what + 's'}"

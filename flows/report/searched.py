@@ -10,10 +10,10 @@ from flows.checkout import versions
 from flows.report import figures
 from flows.report.figures import Rewards
 from flows.report.parts import Figure, Note, Part
-from flows.report.reading import Row, counted, number
+from flows.report.reading import Row, number, quantity
 
 
-def kept(stage: str) -> Iterator[Note]:
+def frozen_note(stage: str) -> Iterator[Note]:
     """Note that the stage did not search this time, if it is frozen."""
     pipeline = versions.PIPELINE
     stages: dict[str, Any] = yaml.safe_load(pipeline.read_text(encoding="utf-8"))["stages"] if pipeline.exists() else {}
@@ -23,9 +23,9 @@ def kept(stage: str) -> Iterator[Note]:
 
 def how(online: Online) -> str:
     """Describe the engine's settings in a sentence."""
-    copies = "" if online.one_model else f" {counted(online.copies, 'copy', 'copies')} of the network,"
+    copies = "" if online.one_model else f" {quantity(online.copies, 'copy', 'copies')} of the network,"
     return (
-        f"{counted(online.trunks, 'trunk')} of {counted(online.images, 'image')},{copies} reward {online.reward}, "
+        f"{quantity(online.trunks, 'trunk')} of {quantity(online.images, 'image')},{copies} reward {online.reward}, "
         f"controller {online.controller}."
     )
 
@@ -49,7 +49,7 @@ def rewards(rows: Sequence[Row], online: Online) -> Iterator[Part]:
     best = [row for row in known if row["best"] == "True"][-1]
     yield Figure(
         svg=figures.rewards_by_trunk(every, progress, f"{online.metric.replace('_', ' ')} on val"),
-        label=f"{counted(len(known), 'reward')} in {counted(len(progress), 'trunk')}",
+        label=f"{quantity(len(known), 'reward')} in {quantity(len(progress), 'trunk')}",
         caption=f"Left: every reward of every trunk. In the last, the best was {best['copy']} with "
         f"{float(best['reward']):.4g}. Right: the model after each trunk.",
     )
@@ -57,6 +57,6 @@ def rewards(rows: Sequence[Row], online: Online) -> Iterator[Part]:
     if faults:
         first = faults[0]
         yield Note(
-            text=f"{counted(len(faults), 'reward')} of {len(rows):,} lost; the first in trunk {first['trunk']}, "
+            text=f"{quantity(len(faults), 'reward')} of {len(rows):,} lost; the first in trunk {first['trunk']}, "
             f"{first['copy']}: {first['fault']}."
         )

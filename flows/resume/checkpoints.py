@@ -40,11 +40,13 @@ class Search(Protocol[S]):
     def __call__(self, *, after: Trunk[S] | None) -> Iterator[Trunk[S]]: ...
 
 
-def nothing(trunk: Trunk[S]) -> State:
+def keep_nothing(trunk: Trunk[S]) -> State:
     return {}
 
 
-def resumed(search: Search[S], folder: Path, settings: Online, keep: Keep[S] = nothing) -> Iterator[Trunk[S]]:
+def resume_search(
+    search: Search[S], folder: Path, settings: Online, keep: Keep[S] = keep_nothing
+) -> Iterator[Trunk[S]]:
     """Yield every trunk of a search: first those in the folder, then new ones, each written before it is yielded.
 
     A trunk read from the folder has only the state that `keep` selected; the last one has its whole state. Raises
@@ -61,8 +63,8 @@ def resumed(search: Search[S], folder: Path, settings: Online, keep: Keep[S] = n
         yield trunk
 
 
-def finished(folder: Path) -> int:
-    """Return the number of trunks that `resumed` reads instead of computing them."""
+def finished_trunks(folder: Path) -> int:
+    """Return the number of trunks that `resume_search` reads instead of computing them."""
     return len(list(folder.glob("*.json")))
 
 
@@ -99,11 +101,11 @@ def read_trunk(file: Path, settings: Online) -> Trunk[Any]:
         name.removeprefix(CONTROLLER): state.pop(name).numpy() for name in list(state) if name.startswith(CONTROLLER)
     }
     record["theta"] = np.array(record["theta"], dtype=np.float64)
-    record["controller"] = restored(settings, record["controller"] | arrays)
+    record["controller"] = restore_controller(settings, record["controller"] | arrays)
     return Trunk(**record, state=state)
 
 
-def restored(settings: Online, values: Mapping[str, Any]) -> Controller:
+def restore_controller(settings: Online, values: Mapping[str, Any]) -> Controller:
     return replace(first_controller(settings), **values)
 
 

@@ -31,7 +31,7 @@ class Training(Protocol):
     def __call__(self, *, after: Epoch | None) -> Iterator[Epoch]: ...
 
 
-def resumed_training(training: Training, folder: Path, share: float = SHARE) -> Iterator[Epoch]:
+def resume_training(training: Training, folder: Path, share: float = SHARE) -> Iterator[Epoch]:
     """Yield every epoch of a training: first those in the folder, then new ones, which are written from time to time.
 
     Of the epochs read from the folder, only the last has tensors.
@@ -48,8 +48,8 @@ def resumed_training(training: Training, folder: Path, share: float = SHARE) -> 
         yield epoch
 
 
-def finished(folder: Path) -> int:
-    """Return the number of epochs that `resumed_training` reads instead of computing them."""
+def finished_epochs(folder: Path) -> int:
+    """Return the number of epochs that `resume_training` reads instead of computing them."""
     if not (folder / NAME).exists():
         return 0
     with safe_open(folder / NAME, framework="pt") as opened:
@@ -58,12 +58,12 @@ def finished(folder: Path) -> int:
 
 def write_epochs(file: Path, epochs: list[Epoch]) -> None:
     last = epochs[-1]
-    tensors = {DRAWS: last.draws} | named(SHIPS, last.state) | named(TRAINED, last.trained)
+    tensors = {DRAWS: last.draws} | add_prefix(SHIPS, last.state) | add_prefix(TRAINED, last.trained)
     curve = [{"index": e.index, "loss": e.loss, "learning_rate": e.learning_rate} for e in epochs]
     write_bytes(file, save(tensors, metadata={"epochs": json.dumps(curve)}))
 
 
-def named(prefix: str, state: State) -> State:
+def add_prefix(prefix: str, state: State) -> State:
     return {prefix + name: value.contiguous() for name, value in state.items()}
 
 
@@ -75,8 +75,11 @@ def read_epochs(file: Path) -> list[Epoch]:
         curve = json.loads(opened.metadata()["epochs"])
     draws = tensors[DRAWS]
     epochs = [Epoch(**figures, state={}, trained={}, draws=draws) for figures in curve]
-    return [*epochs[:-1], replace(epochs[-1], state=part_of(tensors, SHIPS), trained=part_of(tensors, TRAINED))]
+    return [
+        *epochs[:-1],
+        replace(epochs[-1], state=select_prefix(tensors, SHIPS), trained=select_prefix(tensors, TRAINED)),
+    ]
 
 
-def part_of(tensors: State, prefix: str) -> State:
+def select_prefix(tensors: State, prefix: str) -> State:
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

@@ -31,13 +31,13 @@ class Weights(Protocol):
     def restore(self, state: State) -> None: ...
 
 
-def replayed(world: World, weights: Weights, folder: Path) -> World:
+def with_replay(world: World, weights: Weights, folder: Path) -> World:
     """Return the world with its answers read from the folder if they are there, and written to it if not."""
     record = Record(world, weights, folder)
     return replace(world, train_stage=record.train_stage, score=record.score, score_all=record.score_all)
 
 
-def finished(folder: Path) -> int:
+def finished_stages(folder: Path) -> int:
     """Return the number of stages that need no computation: those before the last one scored.
 
     It is smaller for strategies that score on one slice of val."""

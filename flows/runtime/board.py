@@ -17,7 +17,7 @@ from pathlib import Path
 
 from flows.checkout import files, paths
 from flows.checkout.files import read_json, write_json
-from flows.runtime.progress import Clock, Loop, Snapshot, View, clock, received
+from flows.runtime.progress import Clock, Loop, Snapshot, View, clock, read_snapshot
 
 SECONDS = Path(".dvc/tmp/seconds.json")
 """File with the seconds that the steps took here, and the settings that they ran under."""
@@ -55,7 +55,7 @@ Tell = Callable[[Steps, float], None]
 """Called with (steps, now) every LOOK_EVERY seconds, in a separate thread."""
 
 
-def nobody(steps: Steps, now: float) -> None:
+def report_to_nobody(steps: Steps, now: float) -> None:
     """Do nothing: there is nobody to report to."""
 
 
@@ -100,7 +100,7 @@ class Board:
             skipped = skips and state == DONE and step.snapshot is None
             step = replace(step, state=UNCHANGED if skipped else state, took=step.seconds(self.now()))
             self.steps[name] = step
-            if step.state == DONE and not resumed(step):
+            if step.state == DONE and not was_resumed(step):
                 self.before.keep(name, step.took or 0.0)
             self.view.say(f"[{self.ended()}/{len(self.steps)}] {sentence(step)}")
             self.show()
@@ -120,7 +120,7 @@ class Board:
         """Read the running step's snapshot; return whether it is new."""
         assert self.running
         step = self.steps[self.running]
-        snapshot = received(self.channel)
+        snapshot = read_snapshot(self.channel)
         if snapshot is None or snapshot == step.snapshot:
             return False
         self.steps[self.running] = replace(step, snapshot=snapshot, figure=snapshot.figure)
@@ -155,12 +155,12 @@ class Board:
         took = self.before.seconds.get(step.name)
         return None if took is None else max(0.0, took - (step.seconds(now) or 0.0))
 
-    def told_steps(self) -> tuple[Steps, float]:
+    def steps_now(self) -> tuple[Steps, float]:
         with self.lock:
             return tuple(self.steps.values()), self.now()
 
 
-def resumed(step: Step) -> bool:
+def was_resumed(step: Step) -> bool:
     """Whether an earlier run did a part of the step; then its time here says little about the whole step."""
     return step.snapshot is not None and any(loop.resumed for loop in step.snapshot.loops)
 
@@ -202,7 +202,7 @@ def history(file: Path = SECONDS) -> History:
 
 
 @contextmanager
-def watching(names: Iterable[str], view: View, tell: Tell = nobody) -> Iterator[Board]:
+def live_board(names: Iterable[str], view: View, tell: Tell = report_to_nobody) -> Iterator[Board]:
     """Yield a board; until the block ends, a thread reads the running step, shows it, and reports to `tell`."""
     ended = threading.Event()
     with tempfile.TemporaryDirectory(prefix="progress-") as folder:
@@ -211,8 +211,8 @@ def watching(names: Iterable[str], view: View, tell: Tell = nobody) -> Iterator[
         def watch() -> None:
             while not ended.wait(LOOK_EVERY):
                 board.look()
-                tell(*board.told_steps())
-            tell(*board.told_steps())
+                tell(*board.steps_now())
+            tell(*board.steps_now())
 
         thread = threading.Thread(target=copy_context().run, args=(watch,), daemon=True, name="board")
         thread.start()

@@ -14,7 +14,7 @@ CORE_MINUTES, MINUTES = "usage/core_minutes", "usage/minutes"
 
 
 @contextmanager
-def counted(observe: Recorder) -> Iterator[None]:
+def record_cost(observe: Recorder) -> Iterator[None]:
     """Record the cost of the block when it ends, however it ends."""
     began, spent = monotonic(), cpu_seconds()
     try:

@@ -107,10 +107,12 @@ def guarded() -> Iterator[None]:
     """
     above = os.environ.pop(FLOW, None)  # its guardian must not end ours
     guardian = subprocess.Popen(
-        [sys.executable, "-m", "flows.runtime.processes", passport()], stdin=subprocess.PIPE, start_new_session=True
+        [sys.executable, "-m", "flows.runtime.processes", process_identity()],
+        stdin=subprocess.PIPE,
+        start_new_session=True,
     )
     GUARDIANS.append(guardian)
-    os.environ[FLOW] = passport()
+    os.environ[FLOW] = process_identity()
     try:
         yield
     finally:
@@ -123,7 +125,7 @@ GUARDIANS: list[subprocess.Popen[bytes]] = []
 """Keeps the pipe to each guardian open. It closes when this process ends, and then the guardian ends what is left."""
 
 
-def marked(mark: str) -> list[psutil.Process]:
+def marked_processes(mark: str) -> list[psutil.Process]:
     """Return the living processes that a flow started, directly or indirectly."""
     return [process for process in psutil.process_iter() if mark_of(process) == mark and alive(process)]
 
@@ -138,11 +140,11 @@ def mark_of(process: psutil.Process) -> str | None:
 
 def end_marked(mark: str) -> None:
     """End the processes that a flow left behind: by SIGTERM, then by SIGKILL."""
-    left = marked(mark)
+    left = marked_processes(mark)
     for process in left:
         signal_to(process, signal.SIGTERM)
     psutil.wait_procs(left, timeout=PATIENCE)
-    while left := marked(mark):
+    while left := marked_processes(mark):
         for process in left:
             signal_to(process, signal.SIGKILL)
         psutil.wait_procs(left, timeout=PATIENCE)
@@ -208,7 +210,7 @@ def run_group(
 
 
 @cache
-def place() -> str:
+def process_namespace() -> str:
     """Identify the boot and process namespace (else the start of the machine) in which process numbers are unique."""
     boot, namespace = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
     if boot.exists() and namespace.exists():
@@ -226,15 +228,15 @@ def machine() -> str:
     return sha256(own + platform.node().encode()).hexdigest()[:16] if own else ""
 
 
-def passport() -> str:
+def process_identity() -> str:
     """Return what identifies this process among all on any machine at any time: `<place> <number> <start>`."""
     own = psutil.Process()
-    return f"{place()} {own.pid} {own.create_time():.2f}"
+    return f"{process_namespace()} {own.pid} {own.create_time():.2f}"
 
 
 def tags() -> Mapping[str, str]:
     """Return the tags that identify the process of a run."""
-    return {"process": passport()} | ({"process.machine": machine()} if machine() else {})
+    return {"process": process_identity()} | ({"process.machine": machine()} if machine() else {})
 
 
 def is_gone(said: Mapping[str, str]) -> bool:
@@ -242,8 +244,8 @@ def is_gone(said: Mapping[str, str]) -> bool:
     if "process" not in said:
         return False
     where, number, start = said["process"].split(" ")
-    if where != place():
-        rebooted = where.partition(".")[0] != place().partition(".")[0]
+    if where != process_namespace():
+        rebooted = where.partition(".")[0] != process_namespace().partition(".")[0]
         return rebooted and bool(machine()) and said.get("process.machine") == machine()
     try:
         process = psutil.Process(int(number))

@@ -149,7 +149,7 @@ class Tracker:
         pace = Pace(total, min(done, total), self.now())
         own = (what, pace, pace.done)
         self.loops[level:] = [own]
-        self.tell_now_and_then(level, at_once=level == OUTER)
+        self.tell_if_due(level, at_once=level == OUTER)
         try:
             for count, item in enumerate(items, start=1):
                 if count == done:
@@ -157,7 +157,7 @@ class Tracker:
                 yield item
                 if count > done:
                     pace.advance(self.now())
-                    self.tell_now_and_then(level, at_once=level == OUTER and pace.done == total)
+                    self.tell_if_due(level, at_once=level == OUTER and pace.done == total)
         finally:
             if level == INNER and own in self.loops:
                 self.loops.remove(own)
@@ -170,7 +170,7 @@ class Tracker:
                     self.best[figure] = figure.keep(self.best.get(figure, value), value)
                     self.figure = figure.words.format(self.best[figure])
 
-    def tell_now_and_then(self, level: int, *, at_once: bool) -> None:
+    def tell_if_due(self, level: int, *, at_once: bool) -> None:
         now = self.now()
         if at_once or now - self.told[level] >= EVERY:
             self.told[level] = now
@@ -192,7 +192,7 @@ class Tracker:
         self.view.show(Snapshot(at=now, loops=tuple(loops), figure=self.figure))
 
 
-class Watched:
+class ShownObserver:
     """An observer that passes records on to a recorder and shows loops with a tracker."""
 
     def __init__(self, recorder: Recorder, tracker: Tracker) -> None:
@@ -230,7 +230,7 @@ class Channel:
         pass
 
 
-def received(file: Path) -> Snapshot | None:
+def read_snapshot(file: Path) -> Snapshot | None:
     """Return the last snapshot in the file, or None if there is none."""
     try:
         said = json.loads(file.read_text())
@@ -240,7 +240,7 @@ def received(file: Path) -> Snapshot | None:
 
 
 @contextmanager
-def told(view: View) -> Iterator[Tracker]:
+def tracker_for(view: View) -> Iterator[Tracker]:
     """Yield a tracker for the block, and show its last state however the block ends."""
     tracker = Tracker(view)
     try:

@@ -18,7 +18,7 @@ from rich.console import Console, ConsoleDimensions
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn
 from rich.text import Text
 
-from flows.runtime.progress import CHANNEL, Channel, Clock, Loop, Snapshot, Tracker, View, clock, told
+from flows.runtime.progress import CHANNEL, Channel, Clock, Loop, Snapshot, Tracker, View, clock, tracker_for
 
 REFRESHES = 1.0
 """Redraws per second (our choice): drawing a bar takes 0.4 ms of CPU."""
@@ -72,7 +72,7 @@ def sentence(loop: Loop, figure: str) -> str:
 # ---------------------------------------------------------------- bars
 
 
-class Left(ProgressColumn):
+class TimeLeft(ProgressColumn):
     """The column with the time left, which counts down between two snapshots."""
 
     def __init__(self, now: Clock) -> None:
@@ -85,7 +85,7 @@ class Left(ProgressColumn):
         return Text("" if left is None or done else f"{clock(max(0.0, left - (self.now() - at)))} left")
 
 
-class Steady(Console):
+class SteadyConsole(Console):
     """A terminal that never hides its cursor, and whose size does not depend on standard input and output."""
 
     def show_cursor(self, show: bool = True) -> bool:
@@ -101,13 +101,15 @@ class Bars:
     """A view that draws a bar for every loop, each below the loop that contains it."""
 
     def __init__(self, terminal: TextIO, now: Clock) -> None:
-        self.console = Steady(file=terminal, force_terminal=True, force_interactive=True, highlight=False, emoji=False)
+        self.console = SteadyConsole(
+            file=terminal, force_terminal=True, force_interactive=True, highlight=False, emoji=False
+        )
         self.bars = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=30),
             TextColumn("{task.completed:.0f}/{task.total:.0f}"),
             TextColumn("{task.fields[figure]}", markup=False),
-            Left(now),
+            TimeLeft(now),
             console=self.console,
             refresh_per_second=REFRESHES,
             redirect_stdout=False,
@@ -198,7 +200,7 @@ def is_terminal(stream: TextIO) -> bool:
 
 
 @contextmanager
-def shown(now: Clock = time.monotonic) -> Iterator[View]:
+def view_on_stderr(now: Clock = time.monotonic) -> Iterator[View]:
     """Yield a view on stderr: bars with all other output above them or, if stderr is no terminal, lines."""
     if not is_terminal(sys.stderr):
         yield Lines(sys.stderr)
@@ -214,11 +216,11 @@ def shown(now: Clock = time.monotonic) -> Iterator[View]:
 
 
 @contextmanager
-def watched() -> Iterator[Tracker]:
+def open_tracker() -> Iterator[Tracker]:
     """Yield a tracker of this process, shown by the flow that started it or, without a flow, on stderr."""
     if file := os.environ.get(CHANNEL):
-        with told(Channel(Path(file))) as tracker:
+        with tracker_for(Channel(Path(file))) as tracker:
             yield tracker
         return
-    with shown() as view, told(view) as tracker:
+    with view_on_stderr() as view, tracker_for(view) as tracker:
         yield tracker

@@ -81,13 +81,15 @@ class Copies:
         with suppress(*self.backend.deaths), joblib.parallel_config(n_jobs=self.workers, **self.backend.joblib):
             jobs = joblib.Parallel(batch_size=1, pre_dispatch="n_jobs", return_as="generator_unordered")
             ours = (strict, os.getpid())
-            done = jobs(joblib.delayed(numbered)(index, function, each, *ours) for index, each in calls.items())
+            done = jobs(
+                joblib.delayed(compute_in_worker)(index, function, each, *ours) for index, each in calls.items()
+            )
             for index, result in self.observe.progress(done, len(calls), self.what, inner=True):
                 results[index] = result
         return results
 
 
-def numbered(
+def compute_in_worker(
     index: int, function: Callable[..., R], arguments: Iterable[Any], strict: bool, employer: int
 ) -> tuple[int, R]:
     """Compute one copy in a worker, and return its index with the result.
@@ -138,9 +140,9 @@ def loky(workers: int) -> Backend:
 def ray(workers: int) -> Backend:
     """Run copies on the cluster at RAY_ADDRESS, or on a private one here that ends with this process."""
     if "RAY_ADDRESS" not in os.environ:
-        for name, value in ALONE.items():
+        for name, value in PRIVATE_CLUSTER.items():
             os.environ.setdefault(name, value)
-    module = extra("ray")
+    module = import_extra("ray")
     if not module.is_initialized():
         start_ray(module, workers)
     task = module.remote(num_cpus=1, max_retries=0)(run_call)
@@ -154,7 +156,7 @@ def run_call(call: Call) -> Any:
     return call()
 
 
-ALONE = {
+PRIVATE_CLUSTER = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # Ray's switch, on any system, to bind 127.0.0.1 and not all interfaces
     "RAY_AUTH_MODE": "token",
     "RAY_AUTH_TOKEN": secrets.token_hex(32),
@@ -173,7 +175,7 @@ def start_ray(module: ModuleType, workers: int) -> None:
 
 def dask(workers: int) -> Backend:
     """Run copies on the cluster at DASK_SCHEDULER_ADDRESS, or on one here that ends with this process."""
-    module = extra("dask", "distributed")
+    module = import_extra("dask", "distributed")
     try:
         client = module.Client.current()
     except ValueError:
@@ -201,7 +203,7 @@ def dask_client(module: ModuleType, workers: int) -> Any:
 BACKENDS: dict[str, Callable[[int], Backend]] = {"sequential": no_processes, "loky": loky, "ray": ray, "dask": dask}
 
 
-def extra(name: str, module: str | None = None) -> ModuleType:
+def import_extra(name: str, module: str | None = None) -> ModuleType:
     """Import an optional library. Raises `ValueError` if it is not installed."""
     try:
         return importlib.import_module(module or name)

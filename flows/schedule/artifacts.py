@@ -29,7 +29,7 @@ LOG = logging.getLogger(__name__)
 
 
 @contextmanager
-def tolerated(what: str) -> Iterator[None]:
+def failure_as_warning(what: str) -> Iterator[None]:
     """Turn an error of Prefect in the block into a warning that names what is not shown; the work continues."""
     try:
         yield
@@ -84,16 +84,16 @@ class Artifacts:
         percent = 100.0 if step.state == DONE else 100 * step.snapshot.share
         if step.name not in self.bars:
             key = re.sub("[^a-z0-9]+", "-", f"progress-{step.name}")
-            created = create_progress_artifact(percent, key=key, description=said(step))
+            created = create_progress_artifact(percent, key=key, description=progress_line(step))
             self.bars[step.name] = (cast(UUID, created), percent)
             return
         artifact, before = self.bars[step.name]
         if percent != before:
-            update_progress_artifact(artifact, percent, description=said(step))
+            update_progress_artifact(artifact, percent, description=progress_line(step))
             self.bars[step.name] = (artifact, percent)
 
 
-def said(step: Step) -> str:
+def progress_line(step: Step) -> str:
     """Describe the step's progress in a line."""
     assert step.snapshot
     loop = step.snapshot.loops[0]

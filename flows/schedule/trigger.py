@@ -32,9 +32,9 @@ from components.settings.params import Params
 from components.shipping.evaluation import onnx_logits
 from components.streams import stream
 from flows.checkout import paths
-from flows.release.registry import registry
+from flows.release.registry import registry_errors
 from flows.release.trained_on import trained_on
-from flows.runtime.terminal import watched
+from flows.runtime.terminal import open_tracker
 from flows.tracking import models
 
 POLL = Path(".dvc/tmp/poll.lock")
@@ -62,8 +62,8 @@ def decide(params: Params) -> Decision:
     if paths.UNFINISHED.exists():
         return Decision(train=True, reason="the last retrain did not come to its end")
     known = read_index(paths.RAW) if paths.RAW.exists() and paths.TEST.exists() else None
-    with reading() as folder:
-        with watched() as tracker:
+    with source_folder() as folder:
+        with open_tracker() as tracker:
             take_in(open_source(params.data), folder, params.data, tracker.progress)
         found = read_index(folder)
         if known is None:
@@ -77,7 +77,7 @@ def decide(params: Params) -> Decision:
 
 
 @contextmanager
-def reading() -> Iterator[Path]:
+def source_folder() -> Iterator[Path]:
     """Yield an empty folder for the source's images, to one poll at a time; delete what killed polls left behind."""
     POLL.parent.mkdir(parents=True, exist_ok=True)
     paths.RAW.parent.mkdir(parents=True, exist_ok=True)
@@ -99,12 +99,12 @@ def images_of(folder: Path, contents: Sequence[str], wanted: set[str]) -> UInt8[
 def compare(params: Params, count: int, images: UInt8[np.ndarray, "m h w c"] | None) -> Decision:
     """Decide by the distribution of the new images, which are too few to retrain without a shift."""
     few = f"{count} new images, fewer than {params.retrain.min_new_images}"
-    with registry():
+    with registry_errors():
         champion = models.load_by_alias(params.publish.model, "champion")
     if images is None or champion is None:
         return Decision(train=champion is None, reason=few if champion else "there is no champion")
-    old = predicted(champion.model, unseen(champion.md5), params)
-    new = predicted(champion.model, images, params)
+    old = predicted_classes(champion.model, unseen_images(champion.md5), params)
+    new = predicted_classes(champion.model, images, params)
     p = mix_p_value(np.bincount(old, minlength=max(old.max(), new.max()) + 1), np.bincount(new), params.seed)
     rule = f"p = {p:.4f} of their mix of classes, shift_alpha is {params.retrain.shift_alpha}"
     if p <= params.retrain.shift_alpha:
@@ -112,17 +112,17 @@ def compare(params: Params, count: int, images: UInt8[np.ndarray, "m h w c"] | N
     return Decision(train=False, reason=f"{few}, and no shift ({rule})")
 
 
-def unseen(md5: str) -> UInt8[np.ndarray, "n h w c"]:
+def unseen_images(md5: str) -> UInt8[np.ndarray, "n h w c"]:
     """Return the test images that the champion was not trained on, or all of them if that is not recorded."""
     images = open_split(paths.TEST).images
-    with registry():
+    with registry_errors():
         known = trained_on(md5)
     if not known:
         return images
     return images[[content not in known for content in read_contents(paths.TEST / CONTENTS)]]
 
 
-def predicted(model: bytes, images: UInt8[np.ndarray, "n h w c"], params: Params) -> Int64[np.ndarray, " n"]:
+def predicted_classes(model: bytes, images: UInt8[np.ndarray, "n h w c"], params: Params) -> Int64[np.ndarray, " n"]:
     classes: Int64[np.ndarray, " n"] = onnx_logits(model, images, threads=params.threads).argmax(axis=1)
     return classes
 

@@ -17,13 +17,13 @@ import yaml
 
 from components.settings.params import Params
 from flows.checkout import commits, paths, pipeline, versions
-from flows.checkout.locks import held
+from flows.checkout.locks import file_lock
 from flows.checkout.roster import SEARCHES
 from flows.checkout.settings import load_params
 from flows.tracking import connection
 
 IDENTITY = ("-c", "user.name=assembly-line", "-c", "user.email=assembly-line@localhost")
-ALONE = ("-c", "core.hooksPath=/dev/null", "-c", "commit.gpgSign=false", "-c", "tag.gpgSign=false")
+WITHOUT_HOOKS = ("-c", "core.hooksPath=/dev/null", "-c", "commit.gpgSign=false", "-c", "tag.gpgSign=false")
 """Options that turn off a person's git hooks and signatures: nobody unlocks a key at night, and DVC's hook replaces
 results."""
 RECORDED = (
@@ -44,16 +44,16 @@ class Served:
     """md5 of its file."""
 
 
-def beside(checkout: Path) -> Path:
+def default_place(checkout: Path) -> Path:
     """Return the default place of the workspace, beside the checkout."""
     return checkout.with_name(f"{checkout.name}.retrain")
 
 
 @contextmanager
-def occupied(workspace: Path) -> Iterator[None]:
+def workspace_lock(workspace: Path) -> Iterator[None]:
     """Lock the workspace for one deployment. Raises ValueError if another one uses it."""
     busy = ValueError(f"another retrain is running in {workspace.name}; this one is left out")
-    with held(workspace.with_name(f".{workspace.name}.lock"), busy):
+    with file_lock(workspace.with_name(f".{workspace.name}.lock"), busy):
         yield
 
 
@@ -65,9 +65,9 @@ def prepare(checkout: Path, workspace: Path, revision: str) -> str:
     commit = commits.require_git(checkout, "rev-parse", "--verify", f"{revision}^{{commit}}")
     if not (workspace / ".git").exists():
         commits.require_git(checkout, "worktree", "prune")
-        commits.require_git(checkout, *ALONE, "worktree", "add", "--quiet", "--detach", str(workspace), commit)
+        commits.require_git(checkout, *WITHOUT_HOOKS, "worktree", "add", "--quiet", "--detach", str(workspace), commit)
     require_own(checkout, workspace, commit)
-    commits.require_git(workspace, *ALONE, "checkout", "--quiet", "--force", "--detach", commit)
+    commits.require_git(workspace, *WITHOUT_HOOKS, "checkout", "--quiet", "--force", "--detach", commit)
     versions.share_config(checkout, workspace, versions.cache_of(checkout))
     link_data(checkout, workspace)
     return commit
@@ -81,9 +81,10 @@ def require_own(checkout: Path, workspace: Path, commit: str) -> None:
             f"{workspace} is a git repository of its own, and no place where deployments may check out what they "
             "retrain; give them another folder as `place`"
         )
-    edited = names(workspace, "diff", "--name-only", "HEAD")
-    untracked = names(workspace, "ls-files", "--others")  # ignored ones too: a commit may track what was ignored before
-    in_the_way = untracked & names(workspace, "ls-tree", "-r", "--name-only", commit)
+    edited = list_files(workspace, "diff", "--name-only", "HEAD")
+    # ignored files too: a commit may track what was ignored before
+    untracked = list_files(workspace, "ls-files", "--others")
+    in_the_way = untracked & list_files(workspace, "ls-tree", "-r", "--name-only", commit)
     if foreign := sorted((edited | in_the_way) - WRITTEN):
         raise ValueError(
             f"{foreign[0]} was edited in {workspace}, which is checked out anew for every retrain; move the edit to "
@@ -91,7 +92,7 @@ def require_own(checkout: Path, workspace: Path, commit: str) -> None:
         )
 
 
-def names(folder: Path, command: str, *arguments: str) -> set[str]:
+def list_files(folder: Path, command: str, *arguments: str) -> set[str]:
     """Return the file names that a git command lists."""
     return {name for name in commits.require_git(folder, command, "-z", *arguments).split("\0") if name}
 
@@ -127,7 +128,7 @@ def begin_from_last(workspace: Path, params: Params, served: Served | None) -> N
         if last and not lock.exists():
             lock.write_text(file_of(workspace, last, versions.LOCK))
         return
-    tag = served and tagged(workspace, model, served)
+    tag = served and version_tag(workspace, model, served)
     if not tag:
         raise ValueError(
             "retrain.search is reuse, but no version in service was made by a deployment; retrain once with fresh"
@@ -151,7 +152,7 @@ def newest_tag(folder: Path, model: str) -> str | None:
     return tags[0] if tags else None
 
 
-def tagged(workspace: Path, model: str, version: Served) -> str | None:
+def version_tag(workspace: Path, model: str, version: Served) -> str | None:
     """Return the version's tag, or None if it has none. Raises ValueError if the tag belongs to another model."""
     tag = tag_of(model, version.number)
     if not commits.require_git(workspace, "tag", "--list", tag):
@@ -170,7 +171,7 @@ def file_of(workspace: Path, revision: str, path: Path) -> str:
 
 def model_in(lock: str) -> str | None:
     """Return the md5 of the model in a dvc.lock."""
-    return pipeline.written(yaml.safe_load(lock).get("stages", {})).get(paths.MODEL.as_posix())
+    return pipeline.locked_outputs(yaml.safe_load(lock).get("stages", {})).get(paths.MODEL.as_posix())
 
 
 def tag_of(model: str, version: str) -> str:
@@ -193,14 +194,14 @@ def record(workspace: Path, model: str, version: str) -> str:
     Raises ValueError if the tag belongs to another model.
     """
     md5 = model_in((workspace / versions.LOCK).read_text())
-    if tag := tagged(workspace, model, Served(number=version, md5=md5)):
+    if tag := version_tag(workspace, model, Served(number=version, md5=md5)):
         return tag
     tag = tag_of(model, version)
     present = [name for name in RECORDED if (workspace / name).exists()]
     commits.require_git(workspace, "add", "--force", "--", *present)
     message = f"{model} version {version}, by the scheduled retrain"
-    commits.require_git(workspace, *ALONE, *IDENTITY, "commit", "--quiet", "--allow-empty", "-m", message)
-    commits.require_git(workspace, *ALONE, *IDENTITY, "tag", "--annotate", tag, "-m", message)
+    commits.require_git(workspace, *WITHOUT_HOOKS, *IDENTITY, "commit", "--quiet", "--allow-empty", "-m", message)
+    commits.require_git(workspace, *WITHOUT_HOOKS, *IDENTITY, "tag", "--annotate", tag, "-m", message)
     return tag
 
 

@@ -23,7 +23,7 @@ from components.settings.parallel import Parallel
 from components.settings.recipe import Recipe
 from components.training.inference import split_tensors
 from flows.checkout import files, paths
-from flows.resume.replay import finished, replayed
+from flows.resume.replay import finished_stages, with_replay
 from flows.runtime.devices import devices_of
 from flows.runtime.observer import Observer
 from flows.runtime.workers import joblib_parallel
@@ -56,10 +56,10 @@ def run(params: Reads, observe: Observer, checkpoint: Path) -> None:
     space = within_memory(space_of(settings, read_classes(paths.CLASSES)), settings)
     parallel = joblib_parallel(params.parallel, observe, "candidates")
     weights = shared_weights(params, space, statistics)
-    world = replayed(weights.world(table.predict, parallel, devices), weights, checkpoint)
+    world = with_replay(weights.world(table.predict, parallel, devices), weights, checkpoint)
     last: tuple[PoolUpdate, ...] = ()
     rows: list[dict[str, object]] = []
-    done, searches = finished(checkpoint), search_all(space, world, settings, params.seed)
+    done, searches = finished_stages(checkpoint), search_all(space, world, settings, params.seed)
     for last in observe.progress(searches, len(space.layers), "architecture stages", done=done):
         for budget, update in zip(settings.budgets, last, strict=True):
             observe.metrics(pool_metrics(update, metrics_folder(params, budget)), step=update.stage)

@@ -18,7 +18,7 @@ from components.settings.parallel import Parallel
 from components.settings.recipe import Recipe
 from components.settings.space import SearchSpace
 from flows.checkout import files, paths
-from flows.resume.checkpoints import finished, resumed
+from flows.resume.checkpoints import finished_trunks, resume_search
 from flows.runtime.devices import devices_of
 from flows.runtime.observer import Observer
 from flows.runtime.workers import joblib_parallel
@@ -59,7 +59,7 @@ def run(params: Reads, observe: Observer, checkpoint: Path) -> None:
         devices=devices,
         parallel=joblib_parallel(params.parallel, observe),
     )
-    done, trunks = finished(checkpoint), resumed(search, checkpoint, settings.online)
+    done, trunks = finished_trunks(checkpoint), resume_search(search, checkpoint, settings.online)
     copies, shares = [], []
     for trunk in observe.progress(trunks, settings.online.trunks, "augmentation trunks", done=done):
         distribution = distribution.at(trunk.theta)

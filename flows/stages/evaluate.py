@@ -62,10 +62,10 @@ def evaluate(params: Reads, observe: Observer, variants: Sequence[str], limit_ms
         predicted_ms = table.predict(
             parse_architecture(space_of(params.space, classes), read_metadata(model)["architecture"])
         )
-        latency[variant] = measured(params, model) | {"predicted_ms": predicted_ms}
+        latency[variant] = measure_latency(params, model) | {"predicted_ms": predicted_ms}
         if exact != model:
-            figures |= beside_float(logits, exact_logits, test.labels)
-            latency[variant] |= {f"float_{key}": value for key, value in measured(params, exact).items()}
+            figures |= compare_with_float(logits, exact_logits, test.labels)
+            latency[variant] |= {f"float_{key}": value for key, value in measure_latency(params, exact).items()}
         metrics[variant] = figures
         rows += [{"variant": variant} | vars(row) for row in per_class(predicted, test.labels, classes.names)]
         predictions[variant] = [classes.names[label] for label in predicted]
@@ -109,7 +109,7 @@ def scores(logits: Float[np.ndarray, "n k"], labels: Int64[np.ndarray, " n"]) ->
     }
 
 
-def beside_float(
+def compare_with_float(
     logits: Float[np.ndarray, "n k"], exact: Float[np.ndarray, "n k"], labels: Int64[np.ndarray, " n"]
 ) -> dict[str, float]:
     """Compare with the float file: its accuracy, and the share of images that both classify alike."""
@@ -129,7 +129,7 @@ def parity(
     return float(np.abs(predict(network, images).numpy() - logits[:count]).max())
 
 
-def measured(params: Reads, model: bytes) -> dict[str, object]:
+def measure_latency(params: Reads, model: bytes) -> dict[str, object]:
     """Measure the file's latency on this machine."""
     time = measure_model(model, params.latency, repeats=params.evaluate.repeats)
     return {"quiet_ms": time.quiet_ms, "p50_ms": time.p50_ms, "p99_ms": time.p99_ms, "clock": time.clock}

@@ -22,7 +22,7 @@ from components.settings.recipe import Recipe
 from components.settings.space import SearchSpace
 from components.training.loop import State
 from flows.checkout import files, paths
-from flows.resume.checkpoints import finished, resumed
+from flows.resume.checkpoints import finished_trunks, resume_search
 from flows.runtime.devices import devices_of
 from flows.runtime.observer import Observer
 from flows.runtime.workers import joblib_parallel
@@ -50,7 +50,7 @@ def run(params: Reads, observe: Observer, checkpoint: Path) -> None:
     search = partial(world.search, joblib_parallel(params.parallel, observe))
     keep = partial(scaled_weights, trunks=online.trunks)
     states, rows = [], []
-    done, trunks = finished(checkpoint), resumed(search, checkpoint, online, keep)
+    done, trunks = finished_trunks(checkpoint), resume_search(search, checkpoint, online, keep)
     for trunk in observe.progress(trunks, online.trunks, "loss trunks", done=done):
         rows += list(copy_rows(trunk))
         states += [scaled] if (scaled := keep(trunk)) else []

@@ -30,7 +30,7 @@ from components.training.fit import fit
 from components.training.inference import split_tensors
 from components.training.loop import Augment, Criterion, cross_entropy, load_state
 from flows.checkout import files, paths
-from flows.resume.epochs import finished, resumed_training
+from flows.resume.epochs import finished_epochs, resume_training
 from flows.runtime.devices import devices_of
 from flows.runtime.observer import Observer
 
@@ -67,7 +67,7 @@ def run(params: Reads, observe: Observer, variant: str, checkpoint: Path) -> Non
         seed=params.seed,
     )
     curve = []
-    done, epochs = finished(checkpoint), resumed_training(training, checkpoint)
+    done, epochs = finished_epochs(checkpoint), resume_training(training, checkpoint)
     for epoch in observe.progress(epochs, params.train.epochs, f"train {variant} epochs", done=done):
         curve.append({"epoch": epoch.index, "loss": epoch.loss, "learning_rate": epoch.learning_rate})
         observe.metrics({"train/loss": epoch.loss, "train/learning_rate": epoch.learning_rate}, step=epoch.index)

@@ -100,7 +100,7 @@ def connect() -> MlflowClient:
         prepare_sqlite(file)
     client = client_of(uri)
     if mlflow.get_tracking_uri() != uri:  # the SQL registry asks this global for the model behind a version
-        with own_environment("MLFLOW_TRACKING_URI"):
+        with keep_variable("MLFLOW_TRACKING_URI"):
             mlflow.set_tracking_uri(uri)
     return client
 
@@ -118,7 +118,7 @@ def client_of(uri: str) -> MlflowClient:
 
 
 @contextmanager
-def own_environment(name: str) -> Iterator[None]:
+def keep_variable(name: str) -> Iterator[None]:
     """Restore an environment variable after the block: MLflow exports its address, which is wrong in another folder."""
     before = os.environ.get(name)
     try:
@@ -169,7 +169,7 @@ def experiment_id(client: MlflowClient) -> str:
 
 
 @contextmanager
-def tolerated(what: str) -> Iterator[None]:
+def failure_as_warning(what: str) -> Iterator[None]:
     """Turn any error in the block into a warning that names what was not recorded; the work continues."""
     try:
         yield

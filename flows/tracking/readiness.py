@@ -27,21 +27,21 @@ def require_usable(model: str) -> None:
     A missing SQLite file is no error: it is created when it is first needed, which takes seconds.
     """
     registry = REGISTRY if os.environ.get(REGISTRY) else TRACKING
-    with impatient():
-        with required(TRACKING):
+    with one_retry():
+        with failure_as_sentence(TRACKING):
             if file := connection.database():
                 require_own_database(file)
                 if not file.exists() and registry == TRACKING:
                     return
             client = connection.connect()
             client.get_experiment_by_name(EXPERIMENT)
-        with required(registry):
+        with failure_as_sentence(registry):
             client.search_registered_models(f"name = '{model}'", max_results=1)
             client.search_model_versions(f"name = '{model}'", max_results=1)
 
 
 @contextmanager
-def required(name: str) -> Iterator[None]:
+def failure_as_sentence(name: str) -> Iterator[None]:
     """Turn one of ERRORS, raised for the address in the variable, into a ValueError that says what to do."""
     try:
         yield
@@ -71,7 +71,7 @@ def require_own_database(file: Path) -> None:
 
 
 @contextmanager
-def impatient() -> Iterator[None]:
+def one_retry() -> Iterator[None]:
     """Limit MLflow to one silent retry within the block, because a person is waiting."""
     name = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
     before = os.environ.get(name)

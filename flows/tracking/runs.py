@@ -88,21 +88,21 @@ def parent_run(name: str, tags: Mapping[str, str]) -> Iterator[str | None]:
 
 
 def open_parent(name: str, tags: Mapping[str, str]) -> str | None:
-    with connection.tolerated(f"the run {name}"):
+    with connection.failure_as_warning(f"the run {name}"):
         return create_run(connection.connect(), name, {**tags, **processes.tags()})
     return None
 
 
 def close_run(run_id: str | None, status: Status) -> None:
     if run_id is not None:
-        with connection.tolerated("the end of the run"):
+        with connection.failure_as_warning("the end of the run"):
             connection.connect().set_terminated(run_id, status, connection.now())
 
 
 def archive(run_id: str | None, files: Iterable[Path]) -> None:
     """Store files (params.yaml, dvc.yaml, dvc.lock) with the run; missing files are left out."""
     for file in files if run_id is not None else ():
-        with connection.tolerated(file.name), suppress(FileNotFoundError):
+        with connection.failure_as_warning(file.name), suppress(FileNotFoundError):
             connection.connect().log_artifact(run_id, str(file))
 
 
@@ -187,7 +187,7 @@ def link_stage(parent: str | None, name: str, lock: pipeline.Lock | None) -> Non
     """Tag the parent with the run that made a stage's results: one of its own, or an earlier one that DVC reused."""
     if parent is None or lock is None:
         return
-    with connection.tolerated(f"the link to {name}"):
+    with connection.failure_as_warning(f"the link to {name}"):
         client = connection.connect()
         run_id = find_stage_run(pipeline.stage_key(lock))
         executed = run_id is not None and client.get_run(run_id).data.tags.get("mlflow.parentRunId") == parent
@@ -200,7 +200,7 @@ def log_data(run_id: str | None, params: Params, digest: str) -> None:
     if run_id is None:
         return
     source = without_folder(params.data.path) if params.data.path else params.data.source
-    with connection.tolerated("the data set"):
+    with connection.failure_as_warning("the data set"):
         classes = read_json(paths.VALIDATION)["classes"]
         counts = {name: parts["kept"] for name, parts in classes.items()}
         log_data_input(
@@ -256,7 +256,7 @@ def log_settings(run_id: str | None, values: Mapping[str, Any]) -> None:
     """Record params.yaml as the run's parameters, so that runs can be compared by them."""
     if run_id is None:
         return
-    with connection.tolerated("the settings"):
+    with connection.failure_as_warning("the settings"):
         for part in parts_of(list(flatten(values).items()), PARAMS_PER_BATCH):
             connection.connect().log_batch(run_id, params=[Param(*one) for one in part])
 

@@ -71,7 +71,7 @@ class Spool:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Left:
+class Leftover:
     """The records that a run, whose process is gone, left for MLflow."""
 
     header: Record
@@ -82,12 +82,12 @@ class Left:
     def run(self) -> str:
         return self.file.stem
 
-    def taken(self) -> None:
+    def delete(self) -> None:
         """Delete the records, because MLflow has accepted them all."""
         remove(self.file)
 
 
-def left_behind() -> Generator[Left, None, None]:
+def leftovers() -> Generator[Leftover, None, None]:
     """Yield the records of every run whose process is gone; each stays locked until the next is requested."""
     for file in sorted(paths.SPOOL.glob("*.jsonl")):
         lock = FileLock(file.with_suffix(".lock"))
@@ -99,7 +99,7 @@ def left_behind() -> Generator[Left, None, None]:
                 header, *rest = records
                 # if the disk was full for a moment, the header was written twice
                 rest = [record for record in rest if record != header]
-                yield Left(header=header, records=rest, file=file)
+                yield Leftover(header=header, records=rest, file=file)
         except Timeout:
             continue
 

@@ -23,9 +23,9 @@ from flows.runtime import processes
 from flows.tracking import connection, runs
 from flows.tracking.connection import LOG
 from flows.tracking.runs import PARAMS_PER_BATCH, Status
-from flows.tracking.spool import Record, Spool, left_behind
+from flows.tracking.spool import Record, Spool, leftovers
 
-FOR_GOOD = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS")
+PERMANENT_ERRORS = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS")
 """MLflow's error codes for records that it will always refuse. After any other error, such as an expired token or a
 restarting server, the same record may be accepted later."""
 TOO_LARGE = 413
@@ -186,7 +186,7 @@ def deliver_next(client: MlflowClient, run_id: str, waiting: Sequence[Record]) -
             )
             return together
         except MlflowException as error:
-            if error.error_code not in FOR_GOOD:
+            if error.error_code not in PERMANENT_ERRORS:
                 raise  # otherwise one of them is refused; sending them one by one shows which
     deliver_one(client, run_id, waiting[0])
     return 1
@@ -214,7 +214,7 @@ def deliver_one(client: MlflowClient, run_id: str, record: Record) -> None:
     except FileNotFoundError as error:
         connection.warn("a file was gone before MLflow had it", error)
     except MlflowException as error:
-        if error.error_code not in FOR_GOOD:
+        if error.error_code not in PERMANENT_ERRORS:
             raise
         connection.warn("MLflow refused a record", error)
     except requests.HTTPError as error:
@@ -228,15 +228,15 @@ def settle() -> None:
 
     Called once at the start of a flow or stage; if MLflow does not answer, the records wait for the next start.
     """
-    with connection.tolerated("what earlier runs left"):
+    with connection.failure_as_warning("what earlier runs left"):
         client = connection.connect()
         connection.experiment_id(client)  # fails at once if MLflow does not answer, not once for each run
-        for left in left_behind():
+        for left in leftovers():
             if left.header.get("store", connection.store()) != connection.store():
                 continue  # these records are for another store
             try:
                 hand_over(client, open_run(client, left.header, again=True), files_last(left.records))
-                left.taken()
+                left.delete()
             except Exception as error:  # any exception, as in `StageRun`; other runs' records are still sent
                 connection.warn(f"MLflow does not take what {left.header['name']} left", error)
         reap()

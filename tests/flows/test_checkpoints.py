@@ -24,7 +24,7 @@ from components.settings.params import Params
 from components.training.loop import Diverged, State
 from flows.checkout import files, paths
 from flows.checkout.settings import load_params
-from flows.resume.checkpoints import nothing, resumed
+from flows.resume.checkpoints import keep_nothing, resume_search
 from flows.stages import augmentation, loss
 from tests.clones import ROOT
 from tests.components.test_online import KINDS, Choice, Climb, height, settings, start
@@ -50,11 +50,13 @@ def unlucky(state: State, sample: int, trunk: int, copy: int) -> State:
     return Climb()(state, sample, trunk, copy)
 
 
-def whole(folder: Path, controller: str = "reinforce", keep: Callable[[Trunk[int]], State] = nothing) -> Iterator[Any]:
+def whole(
+    folder: Path, controller: str = "reinforce", keep: Callable[[Trunk[int]], State] = keep_nothing
+) -> Iterator[Any]:
     online = settings(trunks=8, controller=controller)
     play = partial(race_copies, train=unlucky, score=height)
     toy = partial(search, Choice(theta=np.zeros(KINDS)), start(), play=play, score=height, settings=online, seed=2)
-    return resumed(toy, folder, online, keep)
+    return resume_search(toy, folder, online, keep)
 
 
 def shown(trunks: Iterable[Trunk[int]]) -> list[str]:

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from flows.runtime.cost import CORE_MINUTES, MINUTES, counted, cpu_seconds
+from flows.runtime.cost import CORE_MINUTES, MINUTES, cpu_seconds, record_cost
 from flows.runtime.observer import Silent
 
 BUSY = 0.4
@@ -45,7 +45,7 @@ def fail() -> None:
 
 def test_time_asleep_is_no_core_time_and_a_stage_that_fails_says_its_cost_too() -> None:
     kept = Kept()
-    with pytest.raises(ValueError, match="bad input"), counted(kept):
+    with pytest.raises(ValueError, match="bad input"), record_cost(kept):
         fail()
     assert kept.values[MINUTES] * 60 >= 0.3
     assert 0 <= kept.values[CORE_MINUTES] * 60 < 0.3

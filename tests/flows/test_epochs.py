@@ -15,7 +15,7 @@ from components.training.crop_flip import base_augment
 from components.training.fit import Epoch, fit
 from components.training.loop import cross_entropy
 from flows.resume import epochs
-from flows.resume.epochs import resumed_training
+from flows.resume.epochs import resume_training
 
 
 class Network(nn.Module):
@@ -47,15 +47,15 @@ def shipped(last: Epoch) -> dict[str, bytes]:
 @pytest.mark.parametrize("ema", [0.0, 0.9])
 @pytest.mark.parametrize("done", [1, 3, 4])
 def test_a_training_interrupted_after_any_epoch_ends_with_the_same_bytes(tmp_path: Path, ema: float, done: int) -> None:
-    *_, calm = curve = list(resumed_training(training(ema), tmp_path / "calm"))
-    list(islice(resumed_training(training(ema), tmp_path / "b", share=1e9), done))
-    *_, again = resumed = list(resumed_training(training(ema), tmp_path / "b"))
+    *_, calm = curve = list(resume_training(training(ema), tmp_path / "calm"))
+    list(islice(resume_training(training(ema), tmp_path / "b", share=1e9), done))
+    *_, again = resumed = list(resume_training(training(ema), tmp_path / "b"))
     assert shipped(again) == shipped(calm)
     assert [(e.index, e.loss, e.learning_rate) for e in resumed] == [(e.index, e.loss, e.learning_rate) for e in curve]
 
 
 def test_epochs_that_are_written_down_are_not_trained_again(tmp_path: Path) -> None:
-    list(islice(resumed_training(training(0.0), tmp_path, share=1e9), 3))
+    list(islice(resume_training(training(0.0), tmp_path, share=1e9), 3))
     asked: list[int] = []
 
     def counted(*, after: Epoch | None) -> Iterator[Epoch]:
@@ -63,7 +63,7 @@ def test_epochs_that_are_written_down_are_not_trained_again(tmp_path: Path) -> N
             asked.append(epoch.index)
             yield epoch
 
-    assert len(list(resumed_training(counted, tmp_path))) == 4
+    assert len(list(resume_training(counted, tmp_path))) == 4
     assert asked == [3]
 
 
@@ -84,11 +84,11 @@ def test_writing_takes_no_more_than_its_share_of_the_time(tmp_path: Path, monkey
 
     monkeypatch.setattr(epochs, "write_epochs", slow)
     monkeypatch.setattr("flows.resume.epochs.time.monotonic", lambda: clock[0])
-    list(resumed_training(timed, tmp_path))
+    list(resume_training(timed, tmp_path))
     assert written == [0, 50]
 
 
 def test_what_was_being_written_when_the_process_was_killed_is_not_read(tmp_path: Path) -> None:
-    list(islice(resumed_training(training(0.0), tmp_path, share=1e9), 2))
+    list(islice(resume_training(training(0.0), tmp_path, share=1e9), 2))
     (tmp_path / f".{epochs.NAME}.abc").write_bytes(b"half")
     assert [epoch.index for epoch in epochs.read_epochs(tmp_path / epochs.NAME)] == [0, 1]

@@ -127,7 +127,7 @@ def own(**changes: str) -> dict[str, str]:
 
 
 def test_a_passport_tells_a_process_from_one_with_its_number() -> None:
-    place, number, start = processes.passport().split(" ")
+    place, number, start = processes.process_identity().split(" ")
     assert not processes.is_gone(own())
     assert processes.is_gone(own(process=f"{place} {number} {float(start) - 3600:.2f}"))
     done = subprocess.Popen(["true"])
@@ -142,7 +142,7 @@ def test_a_passport_tells_a_process_from_one_with_its_number() -> None:
 def test_of_another_place_only_this_machines_earlier_start_is_judged(
     monkeypatch: pytest.MonkeyPatch, boot: str, namespace: str, machine: str, gone: bool
 ) -> None:
-    monkeypatch.setattr(processes, "place", lambda: "same.same")
+    monkeypatch.setattr(processes, "process_namespace", lambda: "same.same")
     monkeypatch.setattr(processes, "machine", lambda: "same")
     said = {"process": f"{boot}.{namespace} {os.getpid()} 0.00", "process.machine": machine}
     assert processes.is_gone(said) is gone

@@ -18,9 +18,9 @@ import pytest
 from mlflow import MlflowClient
 
 from components.settings.params import Params
-from flows.resume.checkpoints import finished
+from flows.resume.checkpoints import finished_trunks
 from flows.runtime.board import Board, History, Step, Steps
-from flows.runtime.progress import Channel, Loop, Pace, Snapshot, Tracker, Watched, clock, received
+from flows.runtime.progress import Channel, Loop, Pace, ShownObserver, Snapshot, Tracker, clock, read_snapshot
 from flows.runtime.terminal import Lines
 from flows.schedule.artifacts import Artifacts, row
 from flows.stages import augmentation
@@ -101,8 +101,8 @@ def test_the_search_that_is_resumed_starts_at_the_trunk_where_it_was_stopped(
     params, checkpoint = begin_with_noise(), Path("checkpoint")
     with pytest.raises(Interrupted):
         run_stage(augmentation, params, Recorder(interrupt, after=1), checkpoint)
-    assert finished(checkpoint) == 2
-    run_stage(augmentation, params, Watched(Recorder(), Tracker(seen)), checkpoint)
+    assert finished_trunks(checkpoint) == 2
+    run_stage(augmentation, params, ShownObserver(Recorder(), Tracker(seen)), checkpoint)
     shown = [snapshot.loops[0] for snapshot in seen.snapshots if snapshot.loops]
     assert {loop.what for loop in shown} == {"augmentation trunks"}
     assert (shown[0].done, shown[0].resumed, shown[0].total) == (2, 2, 4)
@@ -142,11 +142,11 @@ def test_the_channel_holds_the_last_snapshot_and_its_loss_is_no_failure(tmp_path
     folder = tmp_path / "flow"
     folder.mkdir()
     channel = Channel(folder / "progress.json")
-    assert received(channel.file) is None
+    assert read_snapshot(channel.file) is None
     said = Snapshot(at=1.5, loops=(Loop(what="trunks", total=4, left=2.0),), figure="best reward 0.100")
     channel.show(Snapshot(at=1.0))
     channel.show(said)
-    assert received(channel.file) == said
+    assert read_snapshot(channel.file) == said
     assert list(folder.iterdir()) == [channel.file]
     channel.file.unlink()
     folder.rmdir()
@@ -166,7 +166,7 @@ def line(seen: Seen, tmp_path: Path) -> Board:
 
 
 def table(board: Board) -> list[list[str]]:
-    steps, now = board.told_steps()
+    steps, now = board.steps_now()
     return [list(row(step, now).values()) for step in steps]
 
 
@@ -265,7 +265,7 @@ def test_prefect_is_told_when_a_step_begins_or_ends_and_else_now_and_then() -> N
 # ---------------------------------------------------------------- MLflow
 
 
-class Reads(Watched):
+class Reads(ShownObserver):
     """Reads, before each trunk of a search, what MLflow's store shows of it to everybody."""
 
     def __init__(self, run: StageRun) -> None:
@@ -301,9 +301,9 @@ def test_metrics_are_in_mlflow_trunk_by_trunk_while_the_stage_runs(
 
 STAGE = """
 import sys, time
-from flows.runtime.terminal import watched
+from flows.runtime.terminal import open_tracker
 
-with watched() as tracker:
+with open_tracker() as tracker:
     for trunk in tracker.progress(range(4), 4, "loss trunks", done=1):
         for copy in tracker.progress(range(3), 3, "copies", inner=True):
             time.sleep(float(sys.argv[1]))
@@ -315,11 +315,11 @@ print("after")
 
 LINE = """
 import os, subprocess, sys
-from flows.runtime.board import watching
+from flows.runtime.board import live_board
 from flows.runtime.progress import CHANNEL
-from flows.runtime.terminal import shown
+from flows.runtime.terminal import view_on_stderr
 
-with shown() as view, watching(["prepare", "loss"], view) as board:
+with view_on_stderr() as view, live_board(["prepare", "loss"], view) as board:
     with board.step("prepare", skips=True):
         pass
     with board.step("loss", skips=True) as channel:

@@ -97,7 +97,7 @@ def write_images(side: int) -> None:
 def write_results(model: bytes, accuracy: float, baseline: bytes = HALF, parity: float = 1e-5) -> None:
     """What train and evaluate leave behind."""
     files.write_bytes(judge.MODEL, model)
-    files.write_bytes(judge.BESIDE, baseline)
+    files.write_bytes(judge.BASELINE_MODEL, baseline)
     scores = {"accuracy": accuracy, "accuracy_low": accuracy, "accuracy_high": accuracy, "parity": parity}
     other = {"accuracy": 0.5, "accuracy_low": 0.35, "accuracy_high": 0.65}
     files.write_json(judge.METRICS, {"searched": scores, "baseline": other, "images": IMAGES})
@@ -455,7 +455,7 @@ def shipped_in_turn(params: Params, *models: bytes) -> None:
 def test_two_decisions_on_one_registry_do_not_cross(params: Params, monkeypatch: pytest.MonkeyPatch) -> None:
     write_results(THREE_QUARTERS, 0.75)
     monkeypatch.setattr(registry, "PATIENCE", 0.2)
-    with registry.alone(), pytest.raises(RegistryError, match="another model is being decided on"):
+    with registry.decision_lock(), pytest.raises(RegistryError, match="another model is being decided on"):
         ship(params)
     assert ship(params).outcome == "published"
     assert ship(params).outcome == "already champion"

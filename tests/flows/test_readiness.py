@@ -163,9 +163,9 @@ def test_where_all_is_well_nothing_is_said_and_nothing_left(repo: Path, capsys: 
 def test_splits_that_are_gone_are_asked_for_before_an_image_is_read(repo: Path) -> None:
     """The images would move between the splits."""
     ingest.ingest(PARAMS)
-    splits = ingest.recorded()
+    splits = ingest.recorded_splits()
     paths.SPLIT.unlink()
-    assert ingest.recorded() == splits  # DVC's cache has it
+    assert ingest.recorded_splits() == splits  # DVC's cache has it
     shutil.rmtree(".dvc/cache")
     before = contents(repo)
     with pytest.raises(ValueError, match=r"data/split\.csv is missing, .*`dvc pull data/split\.csv`, or remove"):

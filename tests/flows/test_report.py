@@ -40,7 +40,7 @@ from flows.report import evaluation as evaluation_report
 from flows.report import notes as stage_notes
 from flows.report.augmentation import DRAWS
 from flows.report.images import GAP, SIDE, picture
-from flows.report.page import SECTIONS, attempted, inline, make, render
+from flows.report.page import SECTIONS, inline, make, parts_or_note, render
 from flows.report.parts import Facts, Figure, Note, Part, Pictures, Table
 from flows.report.reading import read_rows
 from flows.runtime.observer import Silent
@@ -149,7 +149,7 @@ def rendered() -> str:
 
 def parts(anchor: str, params: Params) -> list[Part]:
     (section,) = (section for section in SECTIONS if section.anchor == anchor)
-    return [part for what, maker in section.makers.items() for part in attempted(what, maker, params)]
+    return [part for what, maker in section.makers.items() for part in parts_or_note(what, maker, params)]
 
 
 def notes(some: list[Part]) -> str:
@@ -218,7 +218,7 @@ def test_class_names_are_text_and_nothing_else(shown: Page) -> None:
     assert shown.attributes("onerror") == []
     for name in NAMES:
         assert any(row[0] == name for row in shown.cells), name
-    assert any(HOSTILE[: figures.LONGEST - 1] in text for text in shown.text.split("\n")), "the chart cuts it off"
+    assert any(HOSTILE[: figures.MAX_LETTERS - 1] in text for text in shown.text.split("\n")), "the chart cuts it off"
 
 
 def test_a_name_that_xml_forbids_does_not_break_a_chart() -> None:
@@ -533,7 +533,7 @@ def test_large_images_many_classes_and_long_searches_stay_within_the_bound(param
     policy = augmentation_report.Policy.from_json(files.read_json(paths.FOUND_AUGMENTATION))
     split = Split(images=noise, labels=np.arange(len(noise)))
     names = tuple(f"class {k}" for k in range(1000))
-    strip = list(augmentation_report.augmented(policy, split, names, seed=1))
+    strip = list(augmentation_report.policy_rows(policy, split, names, seed=1))
     mistakes = [picture(rng.integers(0, 256, (320, 320, 3), dtype=np.uint8), "") for _ in range(20)]
     trunks, best = np.repeat(np.arange(300), 128), np.arange(300 * 128) % 128 == 0
     rewards = figures.Rewards(trunks=trunks.tolist(), rewards=rng.normal(size=len(trunks)).tolist(), best=best.tolist())

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from flows.tracking import spool
-from flows.tracking.spool import Spool, left_behind
+from flows.tracking.spool import Spool, leftovers
 
 
 @pytest.fixture(autouse=True)
@@ -19,9 +19,9 @@ def test_what_was_not_taken_is_left_for_the_next_process_and_only_that() -> None
     waiting.add({"metrics": 1})
     waiting.clear()
     waiting.add({"metrics": 2})
-    assert list(left_behind()) == [], "its process lives"
+    assert list(leftovers()) == [], "its process lives"
     waiting.close()
-    (left,) = left_behind()
+    (left,) = leftovers()
     assert (left.run, left.header, left.records) == ("a", {"name": "loss"}, [{"metrics": 2}])
 
 
@@ -30,13 +30,13 @@ def test_what_was_taken_is_gone_and_what_was_not_stays(folder: Path) -> None:
         waiting = Spool(run, {"name": run})
         waiting.add({"file": str(waiting.copy(Path(__file__)))})
         waiting.close()
-    for left in left_behind():
+    for left in leftovers():
         if left.run == "b":
-            left.taken()
+            left.delete()
     assert {file.name for file in folder.iterdir()} == {"a", "a.jsonl", "a.lock"}
-    for left in left_behind():
+    for left in leftovers():
         assert left.run == "a"
-        left.taken()
+        left.delete()
     assert list(folder.iterdir()) == []
 
 
@@ -66,7 +66,7 @@ def test_a_header_that_is_there_twice_is_no_record(folder: Path) -> None:
     waiting.empty = True
     waiting.add({"step": 1})
     waiting.close()
-    (left,) = left_behind()
+    (left,) = leftovers()
     assert (left.header, left.records) == ({"name": "loss"}, [{"step": 0}, {"step": 1}])
 
 

@@ -84,8 +84,8 @@ def test_the_key_changes_with_code_data_and_parameters(repo: Path, file: str, te
     Path(file).write_text(text)
     after = pipeline.stage_inputs("first")
     assert pipeline.stage_key(before) != pipeline.stage_key(after)
-    assert pipeline.changed(before, after) == ["data/raw" if file.startswith("data") else file]
-    assert pipeline.changed(after, after) == []
+    assert pipeline.changed_inputs(before, after) == ["data/raw" if file.startswith("data") else file]
+    assert pipeline.changed_inputs(after, after) == []
 
 
 def test_a_data_version_is_named_by_its_content(repo: Path) -> None:
@@ -174,7 +174,7 @@ def test_a_stage_is_unchanged_where_dvc_would_skip_it(repo: Path) -> None:
 
 def test_while_another_dvc_holds_the_folder_no_stage_is_called_unchanged(repo: Path) -> None:
     subprocess.run(versions.dvc("repro", "--quiet"), env=versions.stage_environment(), check=True)
-    with versions.opened() as other, other.lock:
+    with versions.open_repo() as other, other.lock:
         assert not pipeline.unchanged("first")
     assert pipeline.unchanged("first")
 
@@ -188,7 +188,7 @@ def test_a_stage_that_refused_its_settings_gets_back_what_it_wrote_before(repo: 
     with pytest.raises(commits.VersionsError):
         versions.run_dvc("repro", "--single-item", "first")
     assert not Path("first.txt").exists()
-    with versions.opened() as other, other.lock:
+    with versions.open_repo() as other, other.lock:
         pipeline.restore("first")  # the folder is another's: nothing happens
     assert not Path("first.txt").exists()
     pipeline.restore("first")

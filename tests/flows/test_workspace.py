@@ -51,7 +51,7 @@ def checkout(tmp_path: Path) -> Path:
 
 
 def test_a_persons_edits_stay_with_them_and_the_data_are_found(checkout: Path) -> None:
-    place = workspace.beside(checkout)
+    place = workspace.default_place(checkout)
     committed = (checkout / "params.yaml").read_text()
     (checkout / "params.yaml").write_text(committed.replace("seed: 1", "seed: 7"))
     for _ in range(2):
@@ -66,7 +66,7 @@ def test_a_persons_edits_stay_with_them_and_the_data_are_found(checkout: Path) -
 
 
 def test_what_a_person_edited_in_the_workspace_is_not_checked_out_anew(checkout: Path) -> None:
-    place = workspace.beside(checkout)
+    place = workspace.default_place(checkout)
     workspace.prepare(checkout, place, "HEAD")
     (place / "params.yaml").write_text("mine")
     with pytest.raises(ValueError, match=r"params\.yaml was edited in .*line\.retrain, .* commit it, or undo it with"):
@@ -83,7 +83,7 @@ def test_what_a_person_edited_in_the_workspace_is_not_checked_out_anew(checkout:
 
 
 def test_a_file_that_was_ignored_and_is_tracked_now_is_not_checked_out_over(checkout: Path) -> None:
-    place = workspace.beside(checkout)
+    place = workspace.default_place(checkout)
     workspace.prepare(checkout, place, "HEAD")
     (place / "notes.txt").write_text("mine")
     (checkout / "notes.txt").write_text("theirs")
@@ -95,7 +95,7 @@ def test_a_file_that_was_ignored_and_is_tracked_now_is_not_checked_out_over(chec
 
 
 def test_a_link_to_a_source_that_is_away_is_renewed_and_none_is_made_outside(checkout: Path, tmp_path: Path) -> None:
-    place = workspace.beside(checkout)
+    place = workspace.default_place(checkout)
     workspace.prepare(checkout, place, "HEAD")
     (checkout / "images").rename(checkout / "away")
     workspace.prepare(checkout, place, "HEAD")
@@ -121,7 +121,7 @@ def test_another_repository_is_no_place_for_deployments(checkout: Path, tmp_path
 
 
 def test_a_new_workspace_goes_on_from_the_splits_of_the_last_promoted_run(checkout: Path) -> None:
-    place, params = workspace.beside(checkout), load_params(checkout / "params.yaml")
+    place, params = workspace.default_place(checkout), load_params(checkout / "params.yaml")
     workspace.prepare(checkout, place, "HEAD")
     for name in ("dvc.lock", "data/split.csv.dvc"):
         (place / name).parent.mkdir(exist_ok=True)
@@ -144,7 +144,7 @@ def test_a_deployment_reaches_what_dvc_reaches_in_the_checkout(checkout: Path, t
     own.chmod(0o600)
     place = tmp_path / "deep" / "place"
     workspace.prepare(checkout, place, "HEAD")
-    with versions.opened(place) as repo:
+    with versions.open_repo(place) as repo:
         remotes, cache = repo.config["remote"], repo.config["cache"]
     assert remotes["storage"]["url"] == str(tmp_path / "storage")
     assert (remotes["far"]["password"], cache["type"]) == ("secret", ["copy"])
@@ -154,7 +154,7 @@ def test_a_deployment_reaches_what_dvc_reaches_in_the_checkout(checkout: Path, t
 
 def test_what_was_computed_once_is_not_computed_again_in_the_workspace_night_after_night(checkout: Path) -> None:
     """Though the checkout has committed the dvc.lock of other data, to which each night begins anew."""
-    place, ran = workspace.beside(checkout), checkout.parent / "ran"
+    place, ran = workspace.default_place(checkout), checkout.parent / "ran"
 
     def computed(folder: Path, word: str) -> list[str]:
         ran.write_text("")
@@ -180,7 +180,7 @@ def test_a_persons_hooks_and_signatures_are_not_those_of_a_deployment(checkout: 
     for setting in ("commit.gpgSign", "tag.gpgSign"):
         git(checkout, "config", setting, "true")
     git(checkout, "config", "gpg.program", "/bin/false")
-    place = workspace.beside(checkout)
+    place = workspace.default_place(checkout)
     workspace.prepare(checkout, place, "HEAD")
     (place / "dvc.lock").write_text(lock_of(b"model"))
     assert workspace.record(place, "line", "1") == "retrain/line/1"
@@ -200,7 +200,7 @@ def promoted(place: Path, model: str, number: str, content: bytes) -> Served:
 
 
 def test_what_was_promoted_is_committed_under_a_tag_and_no_branch_moves(checkout: Path) -> None:
-    place = workspace.beside(checkout)
+    place = workspace.default_place(checkout)
     before = workspace.prepare(checkout, place, "HEAD")
     (place / "dvc.lock").write_text(lock_of(b"model"))
     tag = workspace.record(place, "tiny digits", "3")
@@ -214,7 +214,7 @@ def test_what_was_promoted_is_committed_under_a_tag_and_no_branch_moves(checkout
 
 
 def test_the_tag_of_another_registrys_version_is_refused_at_both_ends_of_a_retrain(checkout: Path) -> None:
-    place = workspace.beside(checkout)
+    place = workspace.default_place(checkout)
     workspace.prepare(checkout, place, "HEAD")
     params = replace(load_params(place / "params.yaml"), retrain=Retrain(search="reuse"))
     promoted(place, params.publish.model, "1", b"of a registry that is gone")
@@ -245,19 +245,19 @@ def registered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str
 def test_a_version_whose_retrain_was_killed_before_it_was_tagged_is_tagged_by_the_next(
     checkout: Path, registered: Callable[[str, bytes], Served]
 ) -> None:
-    place = workspace.beside(checkout)
+    place = workspace.default_place(checkout)
     workspace.prepare(checkout, place, "HEAD")
     (place / paths.MODEL).parent.mkdir(parents=True)
     (place / paths.MODEL).write_bytes(b"model")
     (place / "dvc.lock").write_text(lock_of(b"model"))
     champion = registered("line", b"model")
     for _ in range(2):
-        state = deploy.recorded(place, "line", champion, "on schedule")
+        state = deploy.record_champion(place, "line", champion, "on schedule")
         assert state.message == "the champion stays version 1, tagged retrain/line/1 (because: on schedule)"
     assert git(checkout, "show", "retrain/line/1:dvc.lock") + "\n" == lock_of(b"model")
     assert models.version_tags("line", "1")["git.tag"] == "retrain/line/1"
     registered("line", b"put into service by hand")
-    state = deploy.recorded(place, "line", champion, "on schedule")
+    state = deploy.record_champion(place, "line", champion, "on schedule")
     assert state.message == "another version was put into service meanwhile (because: on schedule)"
     assert git(checkout, "tag", "--list") == "retrain/line/1"
 
@@ -277,7 +277,7 @@ def test_reuse_takes_the_searches_of_the_version_in_service_from_the_shared_cach
     checkout: Path,
 ) -> None:
     """Though the checkout has committed the dvc.lock of an older one, and the last tag is another model's."""
-    place = workspace.beside(checkout)
+    place = workspace.default_place(checkout)
     workspace.prepare(checkout, place, "HEAD")
     params = replace(load_params(place / "params.yaml"), retrain=Retrain(search="reuse"))
     old, served = searched(place, params, "1", "old"), searched(place, params, "2", "served")
@@ -300,7 +300,7 @@ def test_reuse_takes_the_searches_of_the_version_in_service_from_the_shared_cach
 
 
 def test_where_no_dvc_lock_is_committed_the_models_last_one_saves_what_it_knows(checkout: Path) -> None:
-    place = workspace.beside(checkout)
+    place = workspace.default_place(checkout)
     workspace.prepare(checkout, place, "HEAD")
     params = load_params(place / "params.yaml")
     promoted(place, "another", "7", b"another")
@@ -318,7 +318,7 @@ def run(folder: Path, *arguments: str) -> None:
 
 
 def test_reuse_without_a_version_that_a_deployment_made_is_refused(checkout: Path) -> None:
-    place = workspace.beside(checkout)
+    place = workspace.default_place(checkout)
     workspace.prepare(checkout, place, "HEAD")
     (place / "dvc.lock").write_text(lock_of(b"by hand"))
     params = replace(load_params(place / "params.yaml"), retrain=Retrain(search="reuse"))
@@ -331,7 +331,7 @@ def test_a_second_deployment_or_an_unknown_revision_ends_failed_with_a_sentence(
     checkout: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(checkout)
-    with workspace.occupied(workspace.beside(checkout)):
+    with workspace.workspace_lock(workspace.default_place(checkout)):
         busy = deploy.attempt("HEAD", None, poll=False)
     unknown = deploy.attempt("no-such-branch", None, poll=False)
     assert [state.type for state in (busy, unknown)] == [StateType.FAILED] * 2
