@@ -1,4 +1,4 @@
-"""Figures as SVG text whose bytes depend on their numbers alone: no date, no random ids, text as text."""
+"""Figures as SVG text whose bytes depend on the numbers alone: no date, no random ids, and text kept as text."""
 
 import io
 from collections.abc import Sequence
@@ -10,11 +10,11 @@ from matplotlib.figure import Figure
 FIXED: Any = {"svg.hashsalt": "assembly-line", "svg.fonttype": "none"}
 
 Points = Sequence[tuple[float, float]]
-"""(milliseconds, score)."""
+"""Pairs of (milliseconds, score)."""
 
 
 def svg(figure: Figure) -> str:
-    """The figure as SVG text."""
+    """Return the figure as SVG text."""
     text = io.StringIO()
     with matplotlib.rc_context(FIXED):
         figure.savefig(text, format="svg", metadata={"Date": None})
@@ -22,7 +22,7 @@ def svg(figure: Figure) -> str:
 
 
 def score_against_latency(scored: Points, front: Points, chosen: Points, budgets: Sequence[float], metric: str) -> str:
-    """Every network that was scored, the Pareto front, the budgets and what was chosen for them, as SVG text."""
+    """Draw every scored network, the Pareto front, the budgets and the networks chosen for them; return SVG text."""
     with matplotlib.rc_context(FIXED):
         figure = Figure(figsize=(6, 4), layout="constrained")
         axes = figure.subplots()

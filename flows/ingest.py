@@ -20,9 +20,9 @@ from components.data.batch import require_batch
 from components.data.intake import take_in
 from components.data.sources import open_source
 from components.data.split import (
-    Assigned,
     Assignment,
-    Labelled,
+    AssignmentResult,
+    LabelledImage,
     Shares,
     assign,
     count_classes,
@@ -150,11 +150,13 @@ def push() -> None:
         ) from None
 
 
-def split(report: Report, params: Params, before: Assignment | None = None, anew: Collection[str] = ()) -> Assigned:
+def split(
+    report: Report, params: Params, before: Assignment | None = None, anew: Collection[str] = ()
+) -> AssignmentResult:
     """Assign a split to every image. Raises ValueError now, not in an hour, if no model could be trained on them."""
     if unknown := set(anew) - set(report.classes):
         raise ValueError(f"there is no class {min(unknown)!r} to split anew; use one of {', '.join(report.classes)}")
-    images = [Labelled(entry.content, entry.label, entry.split) for entry in report.kept]
+    images = [LabelledImage(entry.content, entry.label, entry.split) for entry in report.kept]
     shares = Shares.of(params.data, [image.own for image in images])
     assigned = assign(images, shares, before, anew)
     splits = [assigned.assignment.splits[image.content] for image in images]

@@ -295,7 +295,7 @@ def test_a_searchs_page_shows_its_charts_under_the_documented_names_and_its_pict
     page.get_by_role("tab", name="Model metrics").click()
     for shown in ("augmentation/reward", "augmentation/rewards", "augmentation/share"):
         expect(page.get_by_text(shown, exact=True).first).to_be_attached()
-    for shown in ("dose", "entropy_bits", "score", "best", "mean"):
+    for shown in ("strength", "entropy_bits", "score", "best", "mean"):
         expect(page.get_by_text(shown, exact=True).first).to_be_attached()
     expect(page.locator(".js-plotly-plot .scatterlayer .trace").first).to_be_visible()
     keep(page, "augmentation-metrics")

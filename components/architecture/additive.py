@@ -1,4 +1,4 @@
-"""One additive model of all scores so far, and the best networks that it expects within the limit (ours).
+"""An additive model of all scores so far, and the best networks that it expects within the limits (ours).
 
 x  one-hot blocks of all layers (p)             y  log odds of a score
 beta  effect of each layer's block (p): y = level of the stage + beta x, by ridge regression
@@ -17,45 +17,48 @@ from components.architecture.space import Architecture, Space, candidates
 PENALTIES = tuple(10.0**power for power in np.arange(-2, 3.1, 0.5))
 """Ridge penalties that generalised cross-validation chooses from (ours)."""
 LEAST, MOST = 0.001, 0.99
-"""Scores beyond count as these: nearer to 1 the log odds of an accuracy are noise, and a thousand classes begin at
-0.001 (ours)."""
+"""Range that scores are clipped to (ours): nearer to 1 the log odds of an accuracy are noise, and chance is 0.001 with
+a thousand classes."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Additive:
-    """Log odds of a score = level of the stage + effect of each layer's block: ridge over all scores so far."""
+    """A fitted model: log odds of a score = level of the stage + effect of each layer's block."""
 
     columns: Mapping[tuple[int, str], int]
     effects: Float[np.ndarray, " p"]
     covariance: Float[np.ndarray, "p p"]
     level: float
     mean_row: Float[np.ndarray, " p"]
-    """Level and mean row of the newest stage: predictions are for its weights."""
+    """Mean row of the newest stage; `level` is that stage's mean target, so that predictions are for its weights."""
 
     def predict(self, architecture: Architecture) -> tuple[float, float]:
-        """Expected score and its standard error (to first order)."""
+        """Return the expected score and its standard error (to first order)."""
         x = row_of(self.columns, architecture) - self.mean_row
         score = float(1 / (1 + np.exp(-(self.level + x @ self.effects))))
         return score, score * (1 - score) * float(np.sqrt(max(0.0, x @ self.covariance @ x)))
 
 
 def log_odds(scores: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
-    """Log odds of scores in 0..1, those at the ends kept finite. A better block lifts the log odds of a good and of a
-    bad network alike; scores themselves saturate, and their sums leave 0..1."""
+    """Return the log odds of scores in 0..1, clipped to stay finite.
+
+    A better block raises the log odds of a good and of a bad network alike; scores themselves saturate, and sums of
+    effects on them leave 0..1.
+    """
     inside = np.clip(scores, LEAST, MOST)
     result: np.ndarray = np.log(inside / (1 - inside))
     return result
 
 
 def row_of(columns: Mapping[tuple[int, str], int], architecture: Architecture) -> Float[np.ndarray, " p"]:
-    """One-hot blocks of all layers."""
+    """Return the one-hot blocks of all layers."""
     row = np.zeros(len(columns))
     row[[columns[place] for place in enumerate(architecture)]] = 1
     return row
 
 
 def fit_additive(space: Space, scores: Sequence[Scored]) -> Additive:
-    """Ridge on block effects; stages are centred, because the shared weights improve from stage to stage."""
+    """Fit block effects by ridge regression, with every stage centred because shared weights improve over stages."""
     places = [(layer, block) for layer in range(len(space.layers)) for block in candidates(space, layer)]
     columns = {place: index for index, place in enumerate(places)}
     rows = np.array([row_of(columns, one.architecture) for one in scores])
@@ -74,9 +77,9 @@ def fit_additive(space: Space, scores: Sequence[Scored]) -> Additive:
 def ridge(
     rows: Float[np.ndarray, "n p"], targets: Float[np.ndarray, " n"], freedom: int
 ) -> tuple[Float[np.ndarray, " p"], Float[np.ndarray, "p p"]]:
-    """Coefficients and their covariance, at the penalty of least generalised cross-validation error.
+    """Return coefficients and their covariance at the penalty with the smallest generalised cross-validation error.
 
-    `freedom`: observations less the means already taken out.
+    `freedom`: number of observations minus that of means already subtracted.
     """
     values, basis = np.linalg.eigh(rows.T @ rows)
     values = np.maximum(values, 0)
@@ -96,16 +99,16 @@ def ridge(
 
 @dataclass(frozen=True, kw_only=True)
 class Ends:
-    """What the model expects of the best ends."""
+    """Values of the best ends (the blocks from a layer on), by the model."""
 
     effects: list[dict[str, float]]
-    """[layer]: of each block."""
+    """[layer]: effect of each block."""
     values: list[Float[np.ndarray, "limits bins"]]
-    """[layer][k, s]: of the best end from that layer on that takes at most s bins of limit k (rounded up)."""
+    """[layer][k, s]: value of the best end from that layer on that takes at most s bins of limit k (rounded up)."""
 
 
 def best_ends(budget: Budget, model: Additive) -> Ends:
-    """An exact knapsack for each limit by itself, up to the rounding of costs to bins."""
+    """Solve a knapsack for each limit alone, which is exact up to the rounding of costs to bins."""
     layers = range(len(budget.extras))
     effects = [{b: float(model.effects[model.columns[layer, b]]) for b in budget.extras[layer]} for layer in layers]
     values = [np.zeros((len(budget.limits), BINS + 1))]
@@ -126,10 +129,10 @@ def bins_of(extra: float, limit: Limit) -> int:
 
 
 def finish(prefix: Architecture, budget: Budget, ends: Ends) -> Architecture:
-    """The prefix, which has a completion within the limits, with the best end that fits.
+    """Complete the prefix, which has a completion within the limits, by the best end that fits.
 
-    Under several limits block by block: of those that leave an end within all limits, the one behind which the limit
-    that promises least promises most.
+    Under several limits it goes block by block: of the blocks that leave an end within all limits, it takes the one
+    with the largest `promise`.
     """
     architecture, left = prefix, budget.left(prefix)
     for layer in range(len(prefix), len(budget.extras)):
@@ -141,7 +144,7 @@ def finish(prefix: Architecture, budget: Budget, ends: Ends) -> Architecture:
 
 
 def promise(block: str, layer: int, left: Float[np.ndarray, " limits"], budget: Budget, ends: Ends) -> float:
-    """The least, over the limits, that is expected of the best end that begins with the block."""
+    """Return the smallest value, over the limits, of the best end that begins with the block."""
     promises = []
     for k, limit in enumerate(budget.limits):
         bins = limit.bins(float(left[k])) - bins_of(limit.extras[layer][block], limit)

@@ -1,11 +1,11 @@
-"""What a network costs besides time, from its operators alone: parameters, FLOPs, activation memory, size of its file.
+"""Costs of a network besides latency, counted from its operators: parameters, FLOPs, activation memory, file size.
 
-    p  a part of a network: stem, block of a layer, head      a  an architecture, its parts in order
+    part  the stem, the block of a layer, or the head
 
-Everything is counted on one image, by running the part on PyTorch's `meta` device, where operators have shapes and no
-numbers; so a new family of blocks is counted as soon as it can be built. Over the parts of a network, parameters, FLOPs
-and bytes of the file add up; memory does not: nothing but the one activation between them outlives a part, so that a
-network's peak is the highest of its parts' peaks.
+Everything is counted for one image, by running the part on PyTorch's `meta` device, where operators have shapes and no
+numbers, so that a new family of blocks is counted as soon as it can be built. Parameters, FLOPs and file bytes add up
+over the parts of a network. Memory does not: only the one activation between them outlives a part, so that a network's
+peak is the highest of its parts' peaks.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -33,38 +33,38 @@ from components.settings.architecture import Architecture as ArchitectureSetting
 from components.settings.require import require
 
 NODE_BYTES, ARRAY_BYTES = 90, 145
-"""What the file says of an operator and of an array of weights beside its numbers: names, shapes, attributes (counted
-in files of our exporter)."""
+"""Bytes in the file for an operator, and for an array of weights besides its numbers: names, shapes and attributes
+(counted in files of our exporter)."""
 FILE_BYTES = 900
-"""The rest of the file: inputs, outputs, opset, metadata but for the architecture's text and the names of classes."""
+"""Bytes of the rest of the file: inputs, outputs, opset, and metadata without the architecture and class names."""
 CLASS_BYTES = 10
-"""A class name in the metadata, about."""
+"""Approximate bytes of a class name in the metadata."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Costs:
-    """Of a part or of a network."""
+    """Costs of a part or of a network."""
 
     parameters: int
-    """Trained numbers, those of batch norm included."""
+    """Number of trained parameters, those of batch norm included."""
     flops: int
-    """Multiply-adds of convolutions and matrix products, times 2."""
+    """Twice the multiply-adds of convolutions and matrix products."""
     memory_bytes: int
-    """Most bytes of activations that are needed at one moment. A convolution with its batch norm is one operator; an
-    operator on single elements writes over an input that nobody reads later, all others into new memory. Weights and
-    an operator's own scratch space are not counted."""
+    """Largest number of bytes of activations that are needed at one moment. A convolution with its batch norm is one
+    operator. An elementwise operator overwrites an input that is not read later; all others write into new memory.
+    Weights and an operator's scratch space are not counted."""
     file_bytes: int
     """Estimated size of the float32 ONNX file; batch norm is folded into the convolutions."""
 
 
 def costs_of(space: Space, architecture: Architecture) -> Costs:
-    """What a network costs."""
+    """Return the costs of a network."""
     blocks = [block_costs(name, layer) for name, layer in zip(architecture, space.layers, strict=True)]
-    return together([ends_costs(space_ends(space)), *blocks])
+    return add_costs([ends_costs(space_ends(space)), *blocks])
 
 
-def together(parts: Iterable[Costs]) -> Costs:
-    """One after the other."""
+def add_costs(parts: Iterable[Costs]) -> Costs:
+    """Return the costs of parts that run one after the other."""
     every = list(parts)
     return Costs(
         parameters=sum(p.parameters for p in every),
@@ -76,14 +76,14 @@ def together(parts: Iterable[Costs]) -> Costs:
 
 @cache
 def block_costs(name: str, layer: Layer) -> Costs:
-    """What a block costs between the layer's shapes; its name and a separator stand in the file's metadata."""
+    """Return the costs of a block in a layer; its name and a separator are in the file's metadata."""
     with torch.device("meta"):
         counted = count(build_block(name, layer), torch.empty(1, layer.inputs, layer.size, layer.size))
     return replace(counted, file_bytes=counted.file_bytes + len(name) + 1)
 
 
 Ends = tuple[int, int, int, int, int, Layer]
-"""What shapes stem and head: image side, image channels, stem, its stride, classes, last layer."""
+"""The numbers that shape stem and head: image side, image channels, stem, its stride, classes, last layer."""
 
 
 def space_ends(space: Space) -> Ends:
@@ -92,7 +92,7 @@ def space_ends(space: Space) -> Ends:
 
 @cache
 def ends_costs(ends: Ends) -> Costs:
-    """What all networks of a space pay: stem, head and the frame of the file."""
+    """Return the costs that all networks of a space share: stem, head and the rest of the file."""
     size, channels, stem, stride, classes, last = ends
     blank = (0.5,) * channels
     space = Space(
@@ -102,7 +102,7 @@ def ends_costs(ends: Ends) -> Costs:
     with torch.device("meta"):
         first = count(RawStem(Stem(space, blank, blank)), torch.empty(1, size, size, channels, dtype=torch.uint8))
         head = count(Head(space), torch.empty(1, last.outputs, side, side))
-    both = together([first, head])
+    both = add_costs([first, head])
     return replace(both, file_bytes=both.file_bytes + FILE_BYTES + CLASS_BYTES * classes)
 
 
@@ -111,7 +111,7 @@ def ends_costs(ends: Ends) -> Costs:
 
 @dataclass(frozen=True)
 class Step:
-    """An operator as it ran."""
+    """An operator that ran, with its inputs and outputs."""
 
     operator: Any
     inputs: tuple[Tensor, ...]
@@ -119,7 +119,7 @@ class Step:
 
 
 class Trace(TorchDispatchMode):
-    """Notes every operator that runs."""
+    """Records every operator that runs."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -134,18 +134,18 @@ class Trace(TorchDispatchMode):
 
 
 def tensors(values: Any) -> Iterator[Tensor]:
-    """Those that hold something, in lists and tuples of any depth."""
+    """Yield the tensors with elements, from lists and tuples of any depth."""
     return (value for value in tree_leaves(values) if isinstance(value, Tensor) and value.numel() > 0)
 
 
 @torch.no_grad()
 def count(part: nn.Module, example: Tensor) -> Costs:
-    """Run the part on a meta tensor, and count."""
+    """Run the part on a meta tensor and count its costs."""
     part.eval()
     with FlopCounterMode(display=False) as counter, Trace() as trace:
         result = part(example)
     weights = {memory_of(value) for value in (*part.parameters(), *part.buffers())}
-    steps = varying(trace.steps, weights)
+    steps = image_dependent(trace.steps, weights)
     return Costs(
         parameters=sum(value.numel() for value in part.parameters()),
         flops=counter.get_total_flops(),
@@ -154,8 +154,8 @@ def count(part: nn.Module, example: Tensor) -> Costs:
     )
 
 
-def varying(steps: Iterable[Step], constants: set[int]) -> list[Step]:
-    """The steps that depend on the image; what the others compute is a constant of the file."""
+def image_dependent(steps: Iterable[Step], constants: set[int]) -> list[Step]:
+    """Return the steps that depend on the image; the others' results are constants of the file."""
     kept = []
     for step in steps:
         if all(memory_of(value) in constants for value in step.inputs):
@@ -166,32 +166,32 @@ def varying(steps: Iterable[Step], constants: set[int]) -> list[Step]:
 
 
 def memory_of(value: Tensor) -> int:
-    """The piece of memory that a tensor is a view of; no other has that number while the tensor exists."""
+    """Return the identity of the memory that a tensor is a view of, unique while the tensor exists."""
     return int(value.untyped_storage()._cdata)
 
 
 def is_node(step: Step) -> bool:
-    """Whether the exported file has an operator for it."""
+    """Whether the exported file has an operator for this step."""
     return "batch_norm" not in str(step.operator)
 
 
-def by_elements(step: Step) -> bool:
+def is_elementwise(step: Step) -> bool:
     return torch.Tag.pointwise in step.operator.tags or "batch_norm" in str(step.operator)
 
 
 def peak_bytes(steps: list[Step], example: Tensor, results: tuple[Tensor, ...], constants: set[int]) -> int:
-    """Most bytes of memory in use while a step runs: what it reads and writes, and what a later one still reads."""
+    """Return the peak of the bytes that a step reads, writes, or leaves for a later step to read."""
     ends = {memory_of(value): index for index, step in enumerate(steps) for value in step.inputs}
     ends |= dict.fromkeys(map(memory_of, results), len(steps))
-    place = {memory_of(example): memory_of(example)}  # of a tensor: another's, where an operator writes over its input
+    place = {memory_of(example): memory_of(example)}  # a tensor's memory: another's if an operator overwrites its input
     sizes = {memory_of(example): example.nbytes}
     spans = {memory_of(example): (0, ends.get(memory_of(example), 0))}
     for now, step in enumerate(steps):
-        free = [memory_of(value) for value in step.inputs if by_elements(step) and ends[memory_of(value)] == now]
+        free = [memory_of(value) for value in step.inputs if is_elementwise(step) and ends[memory_of(value)] == now]
         for value in step.outputs:
             key = memory_of(value)
             if key in place or key not in ends:
-                continue  # a view, or what nobody wants of an operator's outputs
+                continue  # a view, or an output that is never read
             fitting = [place[one] for one in free if one not in constants and sizes[place[one]] == value.nbytes]
             home = place[key] = fitting[0] if fitting else key
             sizes[home] = value.nbytes
@@ -203,7 +203,7 @@ def peak_bytes(steps: list[Step], example: Tensor, results: tuple[Tensor, ...], 
 
 
 def stored_bytes(part: nn.Module) -> int:
-    """Arrays of the file: a convolution's weight and bias (its batch norm's shift, where it has none), a classifier."""
+    """Return the bytes of the file's arrays: each convolution's weight and (batch norm's) bias, and the classifier."""
     total = 0
     for module in part.modules():
         if isinstance(module, nn.Conv2d):
@@ -220,15 +220,15 @@ ADDITIVE: Mapping[str, tuple[str, Callable[[Costs], float], float]] = {
     "max_flops": ("FLOPs", lambda costs: costs.flops, 0.0),
     "max_file_bytes": ("bytes", lambda costs: costs.file_bytes, 0.03),
 }
-"""Setting -> unit and value of what it limits, of the costs that add up over a network's parts, and the share of the
-limit that is kept free for the estimate's error."""
+"""Limits on costs that add up over parts: setting -> (unit, the limited cost, share of the limit that is kept free for
+the estimate's error)."""
 
 
 def within_memory(space: Space, settings: ArchitectureSettings) -> Space:
-    """The space without the blocks that alone need more memory than the settings allow.
+    """Return the space without the blocks that alone need more memory than the settings allow.
 
-    A network's peak is its parts' highest: what is left has no network over the limit, and lacks none within it.
-    Raises ValueError if that is no network at all.
+    A network's peak is its parts' highest peak, so the result has exactly the networks within the limit. Raises
+    ValueError if there is none.
     """
     limit = settings.max_memory_bytes
     if limit is None:

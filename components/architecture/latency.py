@@ -1,4 +1,4 @@
-"""The latency table: what a network's blocks were measured to take, and what it is predicted to take."""
+"""The latency table: measured times of all blocks, and the prediction of a network's latency from them."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -17,48 +17,48 @@ from components.architecture.timing import (
 
 @dataclass(frozen=True, kw_only=True)
 class Whole:
-    """A whole network of the calibration, milliseconds."""
+    """A whole network that was measured for the calibration; times are in milliseconds."""
 
     architecture: str
     sum_ms: float
-    """Sum of its parts without their overhead."""
+    """Sum of its parts' times without their overhead."""
     entry: Entry
 
 
 @dataclass(frozen=True, kw_only=True)
 class LatencyTable:
-    """Everything measured, and the line from sums of parts to networks."""
+    """All measured times, and the line that predicts a network's latency from the sum of its parts."""
 
     device: Device
     quantize: str
-    """`export.quantize`: the precision of everything measured."""
+    """The precision of everything measured, as in `export.quantize`."""
     layers: tuple[str, ...]
-    """The shape of each layer of the space it was measured for."""
+    """Shape of each layer of the measured space."""
     overhead_ms: float
     slope: float
     intercept_ms: float
     entries: tuple[Entry, ...]
-    """Parts by name: stem, head, `<block> <shape>`, the empty session and the reference."""
+    """Times of the parts by name: stem, head, `<block> <shape>`, the empty session and the reference."""
     wholes: tuple[Whole, ...]
 
     def sum_of_parts(self, architecture: Architecture) -> float:
-        """Milliseconds of the network's parts without their sessions' overhead."""
+        """Return the milliseconds of the network's parts without their sessions' overhead."""
         times = {entry.name: entry.ms for entry in self.entries}
         return sum_of_parts(times, self.layers, architecture)
 
     def predict(self, architecture: Architecture) -> float:
-        """Milliseconds of one inference of the network; its parts add up.
+        """Predict the milliseconds of one inference of the network.
 
         Raises ValueError if the table was measured for other blocks or shapes.
         """
         return self.line(self.sum_of_parts(architecture))
 
     def line(self, sum_ms: float) -> float:
-        """Milliseconds of a network whose parts sum up to so many."""
+        """Return the milliseconds of a network whose parts sum up to `sum_ms`."""
         return self.intercept_ms + self.slope * sum_ms
 
     def to_json(self) -> dict[str, Any]:
-        """Numbers, texts, lists and dictionaries; the inverse of `from_json`."""
+        """Return numbers, texts, lists and dictionaries that `from_json` reads."""
         return asdict(self)
 
     @classmethod
@@ -75,7 +75,7 @@ def entry_of(value: Mapping[str, Any]) -> Entry:
 
 
 def sum_of_parts(times: Mapping[str, float], layers: tuple[str, ...], architecture: Architecture) -> float:
-    """Milliseconds of stem, blocks and head, each without the overhead of its session."""
+    """Return the milliseconds of stem, blocks and head, each without the overhead of its session."""
     try:
         names = parts(layers, architecture)
         return sum(times[name] for name in names) - len(names) * times[EMPTY]

@@ -1,13 +1,13 @@
-"""Milliseconds of every block on the target, measured once in ONNX Runtime; a network's latency is a look-up.
+"""Measurement of every block on the target, once, in ONNX Runtime, so that a network's latency is a table look-up.
 
-Each distinct (block, input shape) is exported by the exporter of the final model (`parts`) and timed alone, in turns
-with all others (`timing`). Then
+Each distinct (block, input shape) is exported by the exporter of the final model (`part_models`) and timed alone, in
+turns with all others (`timing`). Then, in milliseconds,
 
     predicted = intercept + slope * sum over stem, layers and head of (t - o)
 
     t  median time of a part over its quietest turns
-    o  time of a session that computes nothing: every part pays it, a network only once
-    slope, intercept: the Theil-Sen line through whole networks, composed of the very same parts and measured
+    o  time of a session that computes nothing, which every part has, but a network only once
+    slope, intercept: the Theil-Sen line through measured whole networks, composed of the same parts
 """
 
 from collections.abc import Callable, Sequence
@@ -39,7 +39,7 @@ from components.settings.export import Export
 from components.settings.latency import Latency
 
 DRAWN_WHOLES = 64
-"""Random networks that the measured ones are picked from (ours)."""
+"""Number of random networks that the calibration networks are picked from (ours)."""
 
 
 def measure(
@@ -60,7 +60,7 @@ def measure_parts(
     rng: np.random.Generator,
     progress: Progress = unwatched,
 ) -> LatencyTable:
-    """The same from parts that are exported already."""
+    """Make the measurements of `measure` with parts that are exported already."""
     layers = tuple(str(layer) for layer in space.layers)
     models = PARTS[export.quantize](exported, space, export)
     reference = whole_model(exported, space, export, full_architecture(space))
@@ -96,7 +96,7 @@ def measure_parts(
 def pick_wholes(
     space: Space, cost: Callable[[Architecture], float], count: int, rng: np.random.Generator
 ) -> list[Architecture]:
-    """Up to `count` random networks, evenly from the cheapest to the dearest of those drawn."""
+    """Draw random networks and return up to `count` of them, evenly from the cheapest to the most expensive."""
     legal = [candidates(space, layer) for layer in range(len(space.layers))]
     drawn = {tuple(names[rng.integers(len(names))] for names in legal) for _ in range(DRAWN_WHOLES)}
     ordered = sorted(drawn, key=lambda a: (cost(a), a))
@@ -105,7 +105,7 @@ def pick_wholes(
 
 
 def fit_line(x: Sequence[float], y: Sequence[float]) -> tuple[float, float]:
-    """Slope and intercept by Theil and Sen (medians over pairs): one disturbed network does not tilt the line."""
+    """Return slope and intercept by Theil and Sen (medians over pairs), which one disturbed network does not tilt."""
     if len(set(x)) == 1:
         return 1.0, float(np.median(np.subtract(y, x)))
     line = theilslopes(y, x, method="joint")

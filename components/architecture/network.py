@@ -1,7 +1,8 @@
-"""The stand-alone network of an architecture, from the very operators that the supernet shares.
+"""The stand-alone network of an architecture, made of the same operators as the supernet.
 
-MBConv: Sandler et al., MobileNetV2, CVPR 2018 (ReLU instead of ReLU6: the same cost, and one operator less to export);
-squeeze-excite as in Howard et al., MobileNetV3, ICCV 2019 (hard sigmoid); the residual block: He et al., CVPR 2016.
+MBConv is from Sandler et al., MobileNetV2, CVPR 2018 (with ReLU instead of ReLU6: the same cost, and one operator less
+to export), squeeze-excite from Howard et al., MobileNetV3, ICCV 2019 (hard sigmoid), the residual block from He et al.,
+CVPR 2016.
 
     b  images   c  channels   h, w  sides   d  features   k  classes
 """
@@ -20,12 +21,12 @@ from components.settings.space import SearchSpace
 from components.streams import torch_stream
 
 SQUEEZE = 4
-"""A squeeze-excite gate sees a fourth of the block's input channels, as in MnasNet; MobileNetV3 takes one of the
-expanded."""
+"""Factor by which a squeeze-excite gate reduces the block's input channels, as in MnasNet (MobileNetV3: the expanded
+channels)."""
 
 
 class Stem(nn.Module):
-    """Normalises raw images and lifts them to the stem's width."""
+    """Normalises raw images and convolves them to the stem's width."""
 
     def __init__(self, space: Space, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
         super().__init__()
@@ -42,7 +43,7 @@ class Stem(nn.Module):
 
 
 class MBConv(nn.Module):
-    """Expand 1x1, depthwise kxk, squeeze-excite if asked, project 1x1; a shortcut where the shape is kept."""
+    """Inverted bottleneck: 1x1 expansion, kxk depthwise, optional squeeze-excite, 1x1 projection, maybe a shortcut."""
 
     def __init__(self, block: Block, layer: Layer) -> None:
         super().__init__()
@@ -64,7 +65,7 @@ class MBConv(nn.Module):
 
 
 class SqueezeExcite(nn.Module):
-    """Scale every channel by a gate that sees all channels' means."""
+    """Scales every channel by a gate computed from all channels' means."""
 
     def __init__(self, channels: int, squeezed: int) -> None:
         super().__init__()
@@ -77,7 +78,7 @@ class SqueezeExcite(nn.Module):
 
 
 class Residual(nn.Module):
-    """Two 3x3 convolutions beside a shortcut; a 1x1 convolution in the shortcut where the shape changes."""
+    """Two 3x3 convolutions and a shortcut, which is a 1x1 convolution if the shape changes."""
 
     def __init__(self, block: Block, layer: Layer) -> None:
         super().__init__()
@@ -94,30 +95,30 @@ class Residual(nn.Module):
 
 
 def convolution(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> list[nn.Module]:
-    """A padded convolution and its batch norm."""
+    """Return a padded convolution and its batch norm."""
     return [
         nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False),
         nn.BatchNorm2d(outputs),
     ]
 
 
-def skip(block: Block, layer: Layer) -> nn.Module:
+def build_identity(block: Block, layer: Layer) -> nn.Module:
     assert layer.keeps_shape, f"{block} cannot map {layer}"
     return nn.Identity()
 
 
-FAMILIES: dict[str, Callable[[Block, Layer], nn.Module]] = {"mb": MBConv, "res": Residual, "identity": skip}
-"""How each family of block names is built."""
+FAMILIES: dict[str, Callable[[Block, Layer], nn.Module]] = {"mb": MBConv, "res": Residual, "identity": build_identity}
+"""The module of each family of block names."""
 
 
 def build_block(name: str, layer: Layer) -> nn.Module:
-    """The block of that name between the layer's shapes. Raises ValueError for an unknown name."""
+    """Build the block of that name for the layer. Raises ValueError for an unknown name."""
     block = parse_block(name)
     return FAMILIES[block.family](block, layer)
 
 
 class Network(nn.Module):
-    """Stem, one block a layer, mean over the image, classifier without bias (the losses need its bare weight)."""
+    """Stem, one block for each layer, mean over the image, classifier without bias (losses need its weight alone)."""
 
     def __init__(
         self, space: Space, architecture: Architecture, mean: tuple[float, ...], std: tuple[float, ...]
@@ -131,23 +132,23 @@ class Network(nn.Module):
         self.classifier = nn.Linear(space.features, space.classes, bias=False)
 
     def features(self, images: UInt8[Tensor, "b c h w"]) -> Float[Tensor, "b d"]:
-        """What the classifier sees."""
+        """Return the classifier's input."""
         return pool(self.layers(self.stem(images)))
 
     def forward(self, images: UInt8[Tensor, "b c h w"]) -> Float[Tensor, "b k"]:
-        """Logits of raw images."""
+        """Return the logits of raw images."""
         logits: Tensor = self.classifier(self.features(images))
         return logits
 
 
 def pool(x: Float[Tensor, "b d h w"]) -> Float[Tensor, "b d"]:
-    """Mean over the image."""
+    """Return the mean over the image."""
     return x.mean(dim=(2, 3))
 
 
 @contextmanager
 def seeded(seed: int, purpose: str) -> Iterator[None]:
-    """torch's modules draw their first weights from the global generator: seed it here, and put it back."""
+    """Seed torch's global generator, from which modules draw their first weights, and restore it after the block."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(torch_stream(seed, purpose).initial_seed())
         yield
@@ -156,9 +157,9 @@ def seeded(seed: int, purpose: str) -> Iterator[None]:
 def build_network(
     space: Space, architecture: Architecture, mean: tuple[float, ...], std: tuple[float, ...], seed: int = 0
 ) -> Network:
-    """The network with fresh weights, in channels_last layout; the same seed gives the same weights.
+    """Build the network with fresh weights, in channels_last layout; the same seed gives the same weights.
 
-    `mean` and `std`: of each channel, in 0..1.
+    `mean` and `std` of each channel are for pixels in 0..1.
     """
     with seeded(seed, "network weights"):
         network = Network(space, architecture, mean, std)
@@ -168,9 +169,9 @@ def build_network(
 def make_network(
     settings: SearchSpace, classes: Classes, statistics: Statistics, architecture: str, seed: int
 ) -> Network:
-    """The one seam where a stage gets a network, to train, to score, to export or to compare.
+    """Build the network for a stage; every stage that trains, scores, exports or compares one calls this function.
 
-    `architecture`: as `format_architecture` writes it, of the settings' space. Raises ValueError if it is none of it.
+    `architecture` is text of `format_architecture`. Raises ValueError if it is not in the settings' space.
     """
     space = space_of(settings, classes)
     return build_network(space, parse_architecture(space, architecture), statistics.mean, statistics.std, seed)

@@ -1,6 +1,6 @@
-"""Accuracy against latency: the networks that no other network beats in both.
+"""The Pareto front of accuracy and latency: the networks that no other network beats in both.
 
-A network counts once, with its last score: from the most trained weights, on the most images of val.
+A network counts once, with its last score, which is from the most trained weights and the most images of val.
 """
 
 from collections.abc import Iterable
@@ -10,7 +10,7 @@ from components.architecture.space import Architecture
 
 
 def last_scores(scores: Iterable[Scored]) -> list[Scored]:
-    """Every network's last evaluation, fastest first."""
+    """Return every network's last evaluation, fastest first."""
     last: dict[Architecture, Scored] = {}
     for one in scores:
         if one.architecture not in last or one.stage >= last[one.architecture].stage:
@@ -19,7 +19,7 @@ def last_scores(scores: Iterable[Scored]) -> list[Scored]:
 
 
 def front(scores: Iterable[Scored]) -> list[Scored]:
-    """Those than which no network is both as fast and more accurate, or as accurate and faster; fastest first."""
+    """Return the networks that no other beats in accuracy or latency without losing in the other; fastest first."""
     kept: list[Scored] = []
     for one in last_scores(scores):
         if not kept or one.score > kept[-1].score:

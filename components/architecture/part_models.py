@@ -1,7 +1,7 @@
-"""The parts that networks of a space are made of, as ONNX graphs: cut out of one export, put together to networks.
+"""The parts of a space's networks as ONNX graphs: cut out of one export, and composed to networks.
 
-In int8 the parts are cut out of whole networks that were quantised as the one that ships is, between one uint8 tensor
-and the next; random images give the ranges, which change what is computed and not how long it takes.
+In int8 the parts are cut, between uint8 tensors, out of whole networks that are quantised like the one that ships.
+Their ranges come from random images: they change the results, not the time.
 """
 
 from collections.abc import Iterable, Mapping
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from components.architecture.network import Stem, build_block, seeded
 from components.architecture.part_modules import Empty, Head, RawStem, SideBySide
-from components.architecture.parts import EMPTY, HEAD, STEM, part_name, parts, wherever_legal
+from components.architecture.parts import EMPTY, HEAD, STEM, part_name, parts, repeat_block
 from components.architecture.space import (
     IDENTITY,
     Architecture,
@@ -29,13 +29,13 @@ from components.shipping.quantisation import convert
 from components.streams import stream
 
 RANDOM_IMAGES = 4
-"""They give the ranges of a network that is quantised only to be timed (ours)."""
+"""Number of random images that give the ranges of a network that is quantised only to be timed (ours)."""
 
 
 def export_parts(space: Space) -> dict[str, onnx.ModelProto]:
-    """Every distinct part of the space's networks as an ONNX model, batch free as in the file that ships.
+    """Export every distinct part of the space's networks as an ONNX model with a free batch, as in the file that ships.
 
-    One export makes them all (each costs seconds alone); then each is cut out of the graph.
+    All are exported at once, since an export takes seconds; then each is cut out of the graph.
     """
     modules, examples = part_modules(space)
     inputs = {name: f"x{index}" for index, name in enumerate(modules)}
@@ -45,14 +45,14 @@ def export_parts(space: Space) -> dict[str, onnx.ModelProto]:
         tuple(examples.values()),
         list(inputs.values()),
         list(chain(*outputs.values())),
-        dynamic_batch=False,  # the exporter knows no free dimension of `*inputs`
+        dynamic_batch=False,  # the exporter supports no free dimension of `*inputs`
     )
     cutter = onnx.utils.Extractor(free_batch(whole))
     return {name: cutter.extract_model([inputs[name]], outputs[name]) for name in modules}
 
 
 def free_batch(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Let the first dimension of every input and output be anything; no operator of ours holds it fixed."""
+    """Make the first dimension of every input and output free; no operator of ours fixes it."""
     for value in (*model.graph.input, *model.graph.output):
         value.type.tensor_type.shape.dim[0].dim_param = "batch"
     del model.graph.value_info[:]
@@ -60,7 +60,7 @@ def free_batch(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def part_modules(space: Space) -> tuple[dict[str, nn.Module], dict[str, Tensor]]:
-    """The parts by name, each with an example input of two images (the exporter would take one for a constant)."""
+    """Return the parts by name, and an example input for each, of two images (one would be taken for a constant)."""
     last = space.layers[-1]
     side = after_stride(last.size, last.stride)
     blank = (0.5,) * space.channels
@@ -82,7 +82,7 @@ def part_modules(space: Space) -> tuple[dict[str, nn.Module], dict[str, Tensor]]
 
 
 def shift(modules: Iterable[nn.Module]) -> None:
-    """Draw the biases of batch norm as if they were trained: the exporter leaves a bias of zeros out of the graph."""
+    """Draw the biases of batch norm as if they were trained, because the exporter drops a bias of zeros."""
     for module in modules:
         for norm in module.modules():
             if isinstance(norm, nn.BatchNorm2d):
@@ -92,7 +92,7 @@ def shift(modules: Iterable[nn.Module]) -> None:
 def compose(
     models: Mapping[str, onnx.ModelProto], layers: tuple[str, ...], architecture: Architecture
 ) -> onnx.ModelProto:
-    """The whole network from its parts' graphs, without another export."""
+    """Compose the whole network from its parts' graphs, without another export."""
     first, *rest = (
         onnx.compose.add_prefix(models[name], f"part{index}_") for index, name in enumerate(parts(layers, architecture))
     )
@@ -106,7 +106,7 @@ def compose(
 def whole_model(
     exported: Mapping[str, onnx.ModelProto], space: Space, export: Export, architecture: Architecture
 ) -> onnx.ModelProto:
-    """The whole network in the precision that ships; random images give the ranges if it needs any."""
+    """Compose the whole network in the precision that ships; random images give the ranges, if it needs any."""
     composed = compose(exported, tuple(str(layer) for layer in space.layers), architecture)
     return convert(composed, random_images(space), export)
 
@@ -117,15 +117,15 @@ def random_images(space: Space) -> UInt8[np.ndarray, "n h w c"]:
 
 
 def float_parts(exported: dict[str, onnx.ModelProto], space: Space, export: Export) -> dict[str, onnx.ModelProto]:
-    """As they were exported."""
+    """Return the parts as they were exported."""
     return exported
 
 
 def int8_parts(exported: dict[str, onnx.ModelProto], space: Space, export: Export) -> dict[str, onnx.ModelProto]:
-    """Each cut out of a quantised network, one network a block; between the parts are uint8 tensors."""
+    """Cut the parts out of quantised networks, one for each block; between the parts are uint8 tensors."""
     layers, cut = tuple(str(layer) for layer in space.layers), {EMPTY: exported[EMPTY]}
     for block in space.blocks:
-        architecture = wherever_legal(space, block)
+        architecture = repeat_block(space, block)
         whole = onnx.shape_inference.infer_shapes(whole_model(exported, space, export, architecture))
         cutter = onnx.utils.Extractor(whole)
         before = [whole.graph.input[0].name]
@@ -140,4 +140,4 @@ def int8_parts(exported: dict[str, onnx.ModelProto], space: Space, export: Expor
 
 
 PARTS = {"none": float_parts, "int8": int8_parts}
-"""`export.quantize` -> the parts to time, from those that were exported."""
+"""`export.quantize` -> the function that makes the parts to time from those that were exported."""

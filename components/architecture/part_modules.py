@@ -1,4 +1,4 @@
-"""The parts of a network as modules of their own, for what counts and times them."""
+"""The parts of a network as modules of their own, so that they can be counted and timed."""
 
 from collections.abc import Iterable
 
@@ -12,7 +12,7 @@ from components.architecture.space import (
 
 
 class RawStem(nn.Module):
-    """The stem as it ships: raw NHWC images in."""
+    """The stem as it ships: it takes raw NHWC images."""
 
     def __init__(self, stem: Stem) -> None:
         super().__init__()
@@ -36,14 +36,14 @@ class Head(nn.Module):
 
 
 class Empty(nn.Module):
-    """Next to nothing: what is left is the session's overhead."""
+    """Computes next to nothing, so that its time is the session's overhead."""
 
     def forward(self, x: Float[Tensor, "b d"]) -> Float[Tensor, "b d"]:
         return x + 1
 
 
 class SideBySide(nn.Module):
-    """Many modules, each from its own input to its own outputs: one export for all of them."""
+    """Runs many modules, each from its own input to its own outputs, so that one export serves all of them."""
 
     def __init__(self, modules: Iterable[nn.Module]) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The parts of a network whose latencies add up to its own: their names."""
+"""Names of the parts of a network, whose latencies add up to its own."""
 
 from components.architecture.space import (
     IDENTITY,
@@ -11,7 +11,7 @@ STEM, HEAD, EMPTY = "stem", "head", "empty session"
 
 
 def parts(layers: tuple[str, ...], architecture: Architecture) -> list[str]:
-    """Names of the timed parts a network consists of; an identity is none."""
+    """Return the names of the timed parts of a network; an identity is no part."""
     blocks = [part_name(block, shape) for block, shape in zip(architecture, layers, strict=True) if block != IDENTITY]
     return [STEM, *blocks, HEAD]
 
@@ -21,11 +21,11 @@ def part_name(block: str, shape: str) -> str:
 
 
 def full_architecture(space: Space) -> Architecture:
-    """The reference network: the first block that computes something, everywhere."""
-    return wherever_legal(space, IDENTITY)
+    """Return the reference network: in every layer the first block that computes something."""
+    return repeat_block(space, IDENTITY)
 
 
-def wherever_legal(space: Space, block: str) -> Architecture:
-    """The block in all layers; where it cannot be, or is the identity, the first that computes something."""
+def repeat_block(space: Space, block: str) -> Architecture:
+    """Return the block in all layers; where it is the identity or not allowed, the first that computes something."""
     legal = [[name for name in candidates(space, layer) if name != IDENTITY] for layer in range(len(space.layers))]
     return tuple(block if block in names else names[0] for names in legal)

@@ -3,7 +3,7 @@
 
     theta  path weights: a logit for each layer's block (p)     a    a network drawn from p_theta
     R      its score                                            A    advantage: (R - mean R) / std R
-    E      milliseconds expected of p_theta                     T    the limit
+    E      expected milliseconds of a network from p_theta      T    the limit in milliseconds
 
     for l = 1..L-1:
         train the supernet on paths drawn from the distribution
@@ -12,14 +12,14 @@
             theta <- Adam(theta, mean A grad log p_theta(a) - weight grad max(0, E / T - 1))
     train once more; score the n_L best networks so far on the whole of val; choose the best
 
-The limit: a block's probability is exp(theta) times the number of completions behind it that fit, so a draw always
-fits and theta = 0 is uniform under the limit. `enas` trains on these draws (weight 0). `proxyless` trains on draws from
-softmax(theta), the path weights as they are, and holds those to the limit by the latency term: E is a sum over layers
-of probabilities times measured milliseconds, so its gradient is exact.
+A block's probability is exp(theta) times the number of its completions within the limit, so that every draw is within
+the limit and theta = 0 is uniform. `enas` trains on these draws (weight 0). `proxyless` trains on draws from
+softmax(theta) alone, and the latency term keeps these to the limit: E is a sum over layers of probabilities times
+measured milliseconds, so that its gradient is exact.
 
-Unlike the papers: the controller is one logit a block, not an LSTM, and has no entropy bonus; proxyless's latency term
-ends at the limit, below which there is nothing to win. A network that is drawn twice in a stage is bought once and its
-score counts for both draws; at the next stage its weights are others, and it may be bought again.
+Unlike the papers, the controller is one logit for each block, not an LSTM, and has no entropy bonus; proxyless's
+latency term is 0 below the limit. A network that is drawn twice in a stage is scored once, and its score counts for
+both draws; in the next stage the shared weights have changed, and it may be scored again.
 """
 
 from collections.abc import Callable, Iterator
@@ -49,36 +49,36 @@ from components.streams import stream
 from components.training.adam import Adam, advantages, informative
 
 DRAWS = 8
-"""Networks a step of theta (ours)."""
+"""Number of networks for a step of theta (ours)."""
 PATHS = 256
-"""Draws that the supernet's paths of a stage are taken from (ours)."""
+"""Number of draws that the supernet's paths of a stage are taken from (ours)."""
 PATIENCE = 4
-"""Draws for each evaluation of a stage: a distribution that has made up its mind repeats itself (ours)."""
+"""Number of draws for each evaluation of a stage, because a distribution that has converged repeats itself (ours)."""
 
 Logits = Float[np.ndarray, "layers blocks"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Paths:
-    """p_theta."""
+    """The distribution p_theta over networks."""
 
     budget: Budget
     theta: Logits
-    """Blocks in the space's order; -inf: a block that the layer cannot be."""
+    """Logits with blocks in the space's order; -inf for a block that is not allowed in the layer."""
 
     def sample(self, count: int, rng: np.random.Generator) -> Pool:
-        """Networks within the limit."""
+        """Draw networks within the limit."""
         noise = gumbel(rng, count, self.budget.space) + self.theta
         return tuple(complete_once((), self.budget, draw) for draw in noise)
 
     def sample_any(self, count: int, rng: np.random.Generator) -> Pool:
-        """Networks of whatever latency: softmax(theta) in every layer."""
+        """Draw networks of any latency, by softmax(theta) in every layer."""
         blocks = self.budget.space.blocks
         drawn = (gumbel(rng, count, self.budget.space) + self.theta).argmax(axis=2)
         return tuple(tuple(blocks[index] for index in network) for network in drawn)
 
     def score_gradient(self, architecture: Architecture) -> Logits:
-        """d log p_theta(a) / d theta: in every layer what was drawn less what was to be expected there."""
+        """Return d log p_theta(a) / d theta: in every layer, the drawn block (one-hot) minus the probabilities."""
         gradient = np.zeros_like(self.theta)
         for layer, drawn in enumerate(architecture):
             left = self.budget.left(architecture[:layer])
@@ -91,17 +91,17 @@ class Paths:
 
 @dataclass(frozen=True, kw_only=True)
 class LatencyTerm:
-    """weight * max(0, E / T - 1), in closed form."""
+    """The latency term weight * max(0, E / T - 1), in closed form."""
 
     weight: float
     limit: float
     base: float
     """Milliseconds of the cheapest network."""
     extras: Logits
-    """Milliseconds of each block beyond the layer's cheapest."""
+    """Extra milliseconds of each block beyond the layer's cheapest."""
 
     def expected(self, theta: Logits) -> float:
-        """E."""
+        """Return E."""
         return self.base + float((softmax(theta, axis=1) * self.extras).sum())
 
     def gradient(self, theta: Logits) -> Logits:
@@ -113,16 +113,16 @@ class LatencyTerm:
 
 
 def enas(space: Space, world: World, settings: ArchitectureSettings, seed: int) -> Iterator[PoolUpdate]:
-    """Pham et al.: a controller by REINFORCE and weights trained on what it draws, in turns."""
-    return with_path_weights(Paths.sample, 0.0, space, world, settings, seed)
+    """Search by ENAS (Pham et al.): train the controller by REINFORCE and the weights on what it draws, in turns."""
+    return search_with_path_weights(Paths.sample, 0.0, space, world, settings, seed)
 
 
 def proxyless(space: Space, world: World, settings: ArchitectureSettings, seed: int) -> Iterator[PoolUpdate]:
-    """Cai et al., with REINFORCE for the accuracy and the analytic gradient for the latency."""
-    return with_path_weights(Paths.sample_any, settings.latency_weight, space, world, settings, seed)
+    """Search by ProxylessNAS (Cai et al.), with REINFORCE for the accuracy and the exact gradient for the latency."""
+    return search_with_path_weights(Paths.sample_any, settings.latency_weight, space, world, settings, seed)
 
 
-def with_path_weights(
+def search_with_path_weights(
     trained_on: Callable[[Paths, int, np.random.Generator], Pool],
     weight: float,
     space: Space,
@@ -130,8 +130,11 @@ def with_path_weights(
     settings: ArchitectureSettings,
     seed: int,
 ) -> Iterator[PoolUpdate]:
-    """One record a stage: the pool is the best so far, each by its newest score, as the finalists are; the dropped are
-    those it outdoes."""
+    """Search with path weights; yield one record a stage.
+
+    The pool is the best networks so far, each by its newest score, and so are the finalists; the dropped are the
+    others.
+    """
     budget = budget_of(space, world.latency, settings)
     term = latency_term(space, world, settings, weight)
     paths, adam = Paths(budget=budget, theta=uniform(space)), Adam(rate=settings.controller_lr)
@@ -161,7 +164,7 @@ def with_path_weights(
 def learn(
     world: World, paths: Paths, adam: Adam, term: LatencyTerm, stage: int, count: int, rng: np.random.Generator
 ) -> tuple[tuple[Scored, ...], Paths, Adam]:
-    """Up to `count` evaluations, theta moving after every few draws."""
+    """Make up to `count` evaluations, with a step of theta after every few draws."""
     space = paths.budget.space
     found: dict[Architecture, Scored] = {}
     for _ in range(PATIENCE * -(-count // DRAWS)):
@@ -186,7 +189,7 @@ def learn(
 
 
 def uniform(space: Space) -> Logits:
-    """theta = 0 for every block that its layer can be."""
+    """Return theta = 0 for every block that is allowed in its layer, else -inf."""
     legal = [[block in candidates(space, layer) for block in space.blocks] for layer in range(len(space.layers))]
     return np.where(legal, 0.0, -np.inf)
 

@@ -10,15 +10,15 @@
     for l = 1..L:
         train: each batch takes layers 1..l-1 from a member, layers l..L uniform
         candidates = {m + o}
-        potential(c) = what the scores of c's completions say of it
+        potential(c) = an estimate from the scores of c's completions
         pool = the P candidates of highest potential
         yield PoolUpdate
     choose the best of the last pool
 
-Unlike the paper: (1) completions are drawn uniformly from those within the limit, by counting them, not by rejecting;
-(2) all candidates of a stage share val images and, where the limit allows, completions; (3) candidates that are one
-network by moved identities count once; (4) the last stage, where a "mean over completions" is one noisy score of one
-network, scores on the whole of val; (5) `additive` potential (ours), below.
+Unlike the paper: (1) completions are drawn uniformly from those within the limit, by counting them, not by rejection;
+(2) all candidates of a stage share val images and, where the limit allows, completions; (3) candidates that are the
+same network up to the place of identities count once; (4) the last stage, where a "mean over completions" is one noisy
+score of one network, scores on the whole of val; (5) the potential can be `additive` (ours), below.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -37,9 +37,9 @@ from components.architecture.search import (
     World,
     best_first,
     evaluate_all,
-    judged,
-    known,
+    make_candidate,
     mean_and_error,
+    required,
 )
 from components.architecture.space import Architecture, Space, candidates, canonical, format_architecture
 from components.settings.architecture import Architecture as ArchitectureSettings
@@ -78,7 +78,7 @@ def pc_nas(space: Space, world: World, settings: ArchitectureSettings, seed: int
 def score_completions(
     world: World, completions: Mapping[Architecture, Sequence[Architecture]], stage: int
 ) -> dict[Architecture, list[Scored]]:
-    """All of a stage at once, by candidate."""
+    """Score all completions of a stage at once; return the scores by candidate."""
     ones = iter(evaluate_all(world, [a for these in completions.values() for a in these], stage))
     return {c: [next(ones) for _ in these] for c, these in completions.items()}
 
@@ -90,25 +90,27 @@ def agreement(
     scored: Mapping[Architecture, Sequence[Scored]],
     halves: Sequence[list[Scored]],
 ) -> float | None:
-    """Rank correlation of what either half of the completions says of the candidates. `halves` has the stages before,
-    and gets this one."""
+    """Return the rank correlation of the candidates' potentials by either half of the completions.
+
+    `halves` holds the scores of the stages before, and gets those of this one.
+    """
     said = []
     for half, past in enumerate(halves):
         mine = {c: ones[half::2] for c, ones in scored.items() if len(ones) > 1}
         past += [one for ones in mine.values() for one in ones]
-        said.append([known(c.potential) for c in potential(space, budget, mine, past)] if mine else [])
+        said.append([required(c.potential) for c in potential(space, budget, mine, past)] if mine else [])
     return rank_correlation(*said)
 
 
 def rank_correlation(x: Sequence[float], y: Sequence[float]) -> float | None:
-    """Spearman's; None for fewer than 3 pairs, or where one side ties all."""
+    """Return Spearman's rank correlation; None for fewer than 3 pairs, or if all values of one side are equal."""
     if len(x) < 3 or len(set(x)) == 1 or len(set(y)) == 1:
         return None
     return float(spearmanr(x, y).statistic)
 
 
 def extend(space: Space, pool: Pool) -> tuple[list[Architecture], list[Candidate]]:
-    """Every member with every block of its next layer; of those that are one network, the first counts."""
+    """Extend every member by every block of its next layer; of candidates that are the same network, keep the first."""
     fresh: dict[Architecture, Architecture] = {}
     dropped: list[Candidate] = []
     for member in pool:
@@ -124,11 +126,11 @@ def extend(space: Space, pool: Pool) -> tuple[list[Architecture], list[Candidate
 def stage_noise(
     space: Space, settings: ArchitectureSettings, seed: int, stage: int
 ) -> Float[np.ndarray, "draws layers blocks"]:
-    """The draws that all candidates of a stage share."""
+    """Return the draws that all candidates of a stage share."""
     return gumbel(stream(seed, "completions", stage), settings.completions * TRIES, space)
 
 
-# What a candidate's scores say of it
+# Potentials
 
 Potential = Callable[[Space, Budget, Mapping[Architecture, Sequence[Scored]], Sequence[Scored]], list[Candidate]]
 """(space, budget, this stage's scores by candidate, all scores so far) -> judged candidates."""
@@ -140,8 +142,8 @@ def mean_potential(
     scored: Mapping[Architecture, Sequence[Scored]],
     scores: Sequence[Scored],
 ) -> list[Candidate]:
-    """The paper's: the mean score of the candidate's completions, with its standard error."""
-    return [judged(c, ones, *mean_and_error([one.score for one in ones])) for c, ones in scored.items()]
+    """Return the paper's potential: the mean score of the candidate's completions, with its standard error."""
+    return [make_candidate(c, ones, *mean_and_error([one.score for one in ones])) for c, ones in scored.items()]
 
 
 def additive_potential(
@@ -150,15 +152,15 @@ def additive_potential(
     scored: Mapping[Architecture, Sequence[Scored]],
     scores: Sequence[Scored],
 ) -> list[Candidate]:
-    """Ours: the score that one additive model of all scores so far expects of the candidate's best completion within
-    the limit (an exact knapsack), with its standard error.
+    """Return our potential: the expected score of the candidate's best completion, with its standard error.
 
-    Where scores are noisy, the model averages over hundreds of them, not over S; and the best completion, unlike the
-    mean one, does not favour cheap beginnings. A whole network's potential is what the model expects of it.
+    An additive model of all scores so far gives the expectation, and a knapsack the best completion within the limits.
+    The model averages over hundreds of noisy scores instead of S, and the best completion, unlike the mean of
+    completions, does not favour cheap beginnings. A whole network's potential is its own expected score.
     """
     model = fit_additive(space, scores)
     ends = best_ends(budget, model)
-    return [judged(c, ones, *model.predict(finish(c, budget, ends))) for c, ones in scored.items()]
+    return [make_candidate(c, ones, *model.predict(finish(c, budget, ends))) for c, ones in scored.items()]
 
 
 POTENTIALS: dict[str, Potential] = {"mean": mean_potential, "additive": additive_potential}

@@ -1,16 +1,16 @@
 """The rivals of PC-NAS whose weights are trained uniformly (SPOS: Guo et al., ECCV 2020, arXiv 1904.00420).
 
-    L  stages                    n_l  evaluations of stage l, those that PC-NAS would spend
+    L  stages                    n_l  evaluations of stage l, as many as PC-NAS would make
 
     train the supernet on uniform paths, for as long as PC-NAS would
     for l = 1..L-1: n_l times, score a network that was not scored before, on one slice of val
     score the n_L finalists on the whole of val; choose the best
 
 `random` draws networks, `evolution` (SPOS) and `aging_evolution` (Real et al., AAAI 2019, arXiv 1802.01548) breed them,
-`ridge` draws them and takes as finalists those of which one additive model of their scores expects most.
+`ridge` draws them and takes as finalists those with the highest expected scores by an additive model.
 
-No network over the limit is scored: a child over it is dropped with its reason, and another is bred. No network is
-bought twice before the last stage: the weights stand still, so the second score would be the first again.
+No network over the limit is scored: a child over it is dropped with its reason, and another is bred. Before the last
+stage no network is scored twice: the weights do not change, so the second score would equal the first.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -37,18 +37,18 @@ from components.settings.architecture import Architecture as ArchitectureSetting
 from components.streams import stream
 
 SLICE = 1
-"""Stage whose slice of val all networks before the last stage are scored on, so that their scores compare."""
+"""The stage whose slice of val all networks before the last stage are scored on, so that their scores compare."""
 PATIENCE = 20
-"""Children bred, and networks drawn, for each that is asked for: some are over the limit or known (ours)."""
+"""Number of children bred, and of networks drawn, for each wanted: some are over the limit or known (ours)."""
 PARENTS = 0.2
 """Share of a population that SPOS breeds from (paper: 10 of 50)."""
 CONTESTANTS = 0.25
-"""Share of a population that a parent of aging evolution is the best of (paper: 25 of 100)."""
+"""Share of a population that aging evolution draws, to breed from the best of them (paper: 25 of 100)."""
 
 Breed = Callable[[Space, ArchitectureSettings, Sequence[Scored], np.random.Generator], Iterator[Architecture]]
-"""(space, settings, scores so far, rng) -> children without end, some over the limit or known."""
+"""(space, settings, scores so far, rng) -> endless children, some of them over the limit or known."""
 Finalists = Callable[[Budget, Sequence[Scored], int], list[Architecture]]
-"""(budget, scores so far, how many) -> what the whole of val is spent on."""
+"""(budget, scores so far, number) -> the networks that are scored on the whole of val."""
 
 
 def best_so_far(budget: Budget, scores: Sequence[Scored], count: int) -> list[Architecture]:
@@ -60,11 +60,10 @@ def best_expected(budget: Budget, scores: Sequence[Scored], count: int) -> list[
 
 
 def best_networks(budget: Budget, model: Additive, count: int) -> list[Architecture]:
-    """Up to `count` networks within the limit of which the model expects most, best first, no two of them one network
-    by moved identities.
+    """Return up to `count` networks within the limit with the highest expected scores, best first.
 
-    Layer by layer, the `count` beginnings with the best completions stay: a network is among the best only if each of
-    its beginnings is.
+    No two of them are the same network up to the place of identities. Layer by layer, the `count` beginnings with the
+    best completions are kept: a network is among the best only if each of its beginnings is.
     """
     ends = best_ends(budget, model)
     beginnings: list[Architecture] = [()]
@@ -81,45 +80,51 @@ def best_networks(budget: Budget, model: Additive, count: int) -> list[Architect
 
 @dataclass(frozen=True, kw_only=True)
 class Rule:
-    """What makes a rival."""
+    """The choices that define a rival."""
 
     breed: Breed | None = None
     """How networks are found once a population is scored; None: all are drawn uniformly under the limit."""
     steady: bool = False
-    """Whether each child is scored before the next is bred; else a population at a time is."""
+    """Whether each child is scored before the next is bred; else a whole population is bred at a time."""
     finalists: Finalists = best_so_far
     potential: Potential = mean_potential
-    """What the scores say of a network before the last stage, and, `verdict`, at the last."""
+    """The estimate from the scores of a network before the last stage."""
     verdict: Potential = mean_potential
+    """The estimate from the scores of a finalist in the last stage."""
 
 
 def random(space: Space, world: World, settings: ArchitectureSettings, seed: int) -> Iterator[PoolUpdate]:
-    """The control: networks drawn uniformly under the limit."""
-    return uniformly_trained(Rule(), space, world, settings, seed)
+    """Search at random, as the control: draw networks uniformly under the limit."""
+    return search_uniformly_trained(Rule(), space, world, settings, seed)
 
 
 def evolution(space: Space, world: World, settings: ArchitectureSettings, seed: int) -> Iterator[PoolUpdate]:
-    """SPOS: generations bred from the best networks so far."""
-    return uniformly_trained(Rule(breed=of_the_best), space, world, settings, seed)
+    """Search by evolution as in SPOS: breed generations from the best networks so far."""
+    return search_uniformly_trained(Rule(breed=breed_from_best), space, world, settings, seed)
 
 
 def aging_evolution(space: Space, world: World, settings: ArchitectureSettings, seed: int) -> Iterator[PoolUpdate]:
-    """Real et al., Algorithm 1: with each child the oldest network dies, however good."""
-    return uniformly_trained(Rule(breed=of_the_young, steady=True), space, world, settings, seed)
+    """Search by aging evolution (Real et al., Algorithm 1): with each child the oldest network dies, even if good."""
+    return search_uniformly_trained(Rule(breed=breed_from_young, steady=True), space, world, settings, seed)
 
 
 def ridge(space: Space, world: World, settings: ArchitectureSettings, seed: int) -> Iterator[PoolUpdate]:
-    """Main effects fitted to random networks, the best expected verified. `settings.potential` chooses among those: by
-    the verified score (mean), or by what the model, fitted to all scores, says of them (additive)."""
+    """Fit main effects to random networks by ridge regression, and verify the networks with the best expected scores.
+
+    `settings.potential` chooses among those: `mean` by the verified score, `additive` by the model of all scores.
+    """
     additive, verdict = POTENTIALS["additive"], POTENTIALS[settings.potential]
     rule = Rule(finalists=best_expected, potential=additive, verdict=verdict)
-    return uniformly_trained(rule, space, world, settings, seed)
+    return search_uniformly_trained(rule, space, world, settings, seed)
 
 
-def uniformly_trained(
+def search_uniformly_trained(
     rule: Rule, space: Space, world: World, settings: ArchitectureSettings, seed: int
 ) -> Iterator[PoolUpdate]:
-    """One record a stage: the pool is the best so far, the dropped are those it outdoes and those over the limit."""
+    """Search on a uniformly trained supernet; yield one record a stage.
+
+    The pool is the best networks so far; the dropped are the others and those over the limit.
+    """
     budget = budget_of(space, world.latency, settings)
     *planned, final = evaluations(space, settings)
     last = len(planned) + 1
@@ -150,7 +155,7 @@ def verify(
     chosen: Sequence[Architecture],
     pool: Sequence[Candidate],
 ) -> PoolUpdate:
-    """The last stage: the chosen on the whole of val; members of the last pool that are not among them are dropped."""
+    """Make the last stage: score the chosen on the whole of val, and drop members of the last pool not among them."""
     stage = len(budget.space.layers)
     scored = {one.architecture: [one] for one in evaluate_all(world, chosen, stage)}
     scores += tuple(one for ones in scored.values() for one in ones)
@@ -171,7 +176,7 @@ def explore(
     count: int,
     rng: np.random.Generator,
 ) -> tuple[tuple[Scored, ...], tuple[Candidate, ...]]:
-    """Up to `count` evaluations of networks not scored before, and the children that were over the limit."""
+    """Evaluate up to `count` networks not scored before; return these, and the children that were over the limit."""
     seen = {canonical(budget.space, one.architecture) for one in scores}
     fresh: list[Scored] = []
     over: dict[Architecture, Candidate] = {}
@@ -184,7 +189,7 @@ def explore(
             size = min(size, 1 if rule.steady else settings.population)
             children = rule.breed(budget.space, settings, known, rng)
         admitted: list[Architecture] = []
-        bred, uniform = islice(children, PATIENCE * size), islice(drawn(budget, rng), PATIENCE * size)
+        bred, uniform = islice(children, PATIENCE * size), islice(draw_networks(budget, rng), PATIENCE * size)
         for child in chain(bred, uniform):
             form = canonical(budget.space, child)
             if budget.spare(child) < 0:
@@ -200,8 +205,8 @@ def explore(
     return tuple(fresh), tuple(over.values())
 
 
-def drawn(budget: Budget, rng: np.random.Generator) -> Iterator[Architecture]:
-    """Networks uniform among those within the limit, without end."""
+def draw_networks(budget: Budget, rng: np.random.Generator) -> Iterator[Architecture]:
+    """Yield networks uniformly from those within the limit, without end."""
     while True:
         (noise,) = gumbel(rng, 1, budget.space)
         yield complete_once((), budget, noise)
@@ -210,10 +215,10 @@ def drawn(budget: Budget, rng: np.random.Generator) -> Iterator[Architecture]:
 # Children
 
 
-def of_the_best(
+def breed_from_best(
     space: Space, settings: ArchitectureSettings, scores: Sequence[Scored], rng: np.random.Generator
 ) -> Iterator[Architecture]:
-    """SPOS: half are mutants of one of the best (each layer redrawn with a small probability), half crosses of two."""
+    """Breed as in SPOS: half are mutants of one of the best (each layer is redrawn at times), half crosses of two."""
     size = max(2, round(PARENTS * settings.population))
     parents = best_scored(space, scores, size)
     while True:
@@ -223,16 +228,18 @@ def of_the_best(
         else:
             redrawn = rng.random(len(mother)) < settings.mutation
             yield tuple(
-                drawn_from(candidates(space, layer), rng) if redrawn[layer] else block
+                draw_block(candidates(space, layer), rng) if redrawn[layer] else block
                 for layer, block in enumerate(mother)
             )
 
 
-def of_the_young(
+def breed_from_young(
     space: Space, settings: ArchitectureSettings, scores: Sequence[Scored], rng: np.random.Generator
 ) -> Iterator[Architecture]:
-    """Aging evolution: the best of a few of the last scored, with another block in one layer; none where no layer has
-    another."""
+    """Breed as in aging evolution: change one layer's block in the best of a few of the networks scored last.
+
+    There are no children if no layer has another block.
+    """
     if all(len(candidates(space, layer)) == 1 for layer in range(len(space.layers))):
         return
     living = scores[-settings.population :]
@@ -242,8 +249,8 @@ def of_the_young(
         layer = int(rng.integers(len(space.layers)))
         blocks = [block for block in candidates(space, layer) if block != parent.architecture[layer]]
         if blocks:
-            yield (*parent.architecture[:layer], drawn_from(blocks, rng), *parent.architecture[layer + 1 :])
+            yield (*parent.architecture[:layer], draw_block(blocks, rng), *parent.architecture[layer + 1 :])
 
 
-def drawn_from(blocks: Sequence[str], rng: np.random.Generator) -> str:
+def draw_block(blocks: Sequence[str], rng: np.random.Generator) -> str:
     return blocks[int(rng.integers(len(blocks)))]

@@ -1,11 +1,11 @@
-"""Which network: what every strategy of architecture search shares, PC-NAS and its rivals alike.
+"""The interface and records of architecture search that all strategies share, PC-NAS and its rivals.
 
     L  layers; stage l = 1..L                       o  a block, one of layer l's candidates
     P  (partial) models in the pool                 a  an architecture: a block for every layer
     S  completions scored for each candidate        y  its score on val with the shared weights, 0 to 1
 
-A strategy is a generator of one PoolUpdate a stage. The world comes in as functions, so that any strategy runs
-against a table as well as against a supernet.
+A strategy is a generator of one PoolUpdate a stage. It gets the world as functions, so that it runs on a table as well
+as on a supernet.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -21,22 +21,22 @@ Pool = tuple[Architecture, ...]
 
 @dataclass(frozen=True, kw_only=True)
 class World:
-    """What a strategy can do."""
+    """The functions that a strategy can call."""
 
     train_stage: Callable[[int, Pool], None]
-    """Train the shared weights for a stage (0: warm-up), first layers from the pool's members. Members that are
-    whole networks leave nothing to draw: the paths are theirs."""
+    """Trains the shared weights for a stage (0: warm-up), with the first layers of paths from the pool's members. If
+    members are whole networks, they are the paths."""
     score: Callable[[Architecture, int], float]
-    """A network's score, from 0 to 1, on the stage's slice of val; the last stage's slice is the whole of val."""
+    """Returns a network's score, from 0 to 1, on the stage's slice of val; the last stage's slice is all of val."""
     latency: Callable[[Architecture], float]
-    """Milliseconds a network takes; its blocks' shares add up."""
+    """Returns a network's milliseconds, which add up over blocks."""
     score_all: Callable[[Sequence[Architecture], int], list[float]] | None = None
-    """Many scores at once, where that is faster than one after the other; the same numbers."""
+    """Returns many scores at once, if that is faster; the numbers are those of `score`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scored:
-    """One evaluation."""
+    """One evaluation of a network."""
 
     stage: int
     architecture: Architecture
@@ -46,43 +46,44 @@ class Scored:
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """A (partial) model in the pool, or one that did not stay; None: never scored."""
+    """A (partial) model in the pool, or one that was dropped; numbers are None if it was never scored."""
 
     architecture: Architecture
     potential: float | None = None
     standard_error: float | None = None
     lowest: float | None = None
-    """Of its completions' scores: the mean alone favours cheap beginnings with dear ends."""
+    """Lowest score of its completions (the mean alone favours cheap beginnings with expensive ends)."""
     highest: float | None = None
+    """Highest score of its completions."""
     latency: float | None = None
-    """Mean over its scored completions, milliseconds."""
+    """Mean latency of its scored completions, in milliseconds."""
     dropped: str = ""
-    """Why it is not in the pool; empty for members."""
+    """Reason why it is not in the pool; empty for members."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PoolUpdate:
-    """What a stage decided."""
+    """The record of one stage."""
 
     stage: int
     pool: tuple[Candidate, ...]
-    """Best first; after the last stage, whole networks, the first of which is the choice."""
+    """The pool, best first; after the last stage it holds whole networks, the first of which is chosen."""
     dropped: tuple[Candidate, ...]
     scores: tuple[Scored, ...]
     """All evaluations so far."""
     agreement: float | None = None
-    """PC-NAS: rank correlation of the candidates' potentials by either half of the completions; near 0 the pool is a
-    matter of luck, and more completions are needed. None for fewer than 3 candidates of two completions."""
+    """PC-NAS: rank correlation of the candidates' potentials by either half of the completions. Near 0 the pool is
+    chosen by chance, and more completions are needed. None for fewer than 3 candidates with two completions."""
 
 
 Strategy = Callable[[Space, World, ArchitectureSettings, int], Iterator[PoolUpdate]]
-"""(space, world, settings, seed, start: whole networks that are admitted) -> records."""
+"""(space, world, settings, seed) -> records, one a stage."""
 
 
 def evaluate_all(
     world: World, architectures: Sequence[Architecture], stage: int, slice_: int | None = None
 ) -> list[Scored]:
-    """Networks' scores at a stage, on the stage's slice of val or on that of stage `slice_`."""
+    """Score the networks at a stage, on the stage's slice of val or on that of stage `slice_`."""
     where = stage if slice_ is None else slice_
     scores = (
         world.score_all(architectures, where) if world.score_all else [world.score(a, where) for a in architectures]
@@ -94,8 +95,8 @@ def evaluate_all(
 
 
 def best_first(judged: Sequence[Candidate], size: int) -> tuple[tuple[Candidate, ...], tuple[Candidate, ...]]:
-    """The pool, and the others with their rank as the reason."""
-    ranked = sorted(judged, key=lambda c: (-known(c.potential), known(c.latency), c.architecture))
+    """Split the candidates into the pool, best first, and the others, which are dropped for their rank."""
+    ranked = sorted(judged, key=lambda c: (-required(c.potential), required(c.latency), c.architecture))
     outdone = tuple(
         Candidate(**(vars(c) | {"dropped": f"rank {rank} of {len(ranked)}"}))
         for rank, c in enumerate(ranked[size:], start=size + 1)
@@ -104,26 +105,26 @@ def best_first(judged: Sequence[Candidate], size: int) -> tuple[tuple[Candidate,
 
 
 def best_scored(space: Space, scores: Sequence[Scored], count: int) -> list[Architecture]:
-    """The different networks of the highest scores."""
+    """Return up to `count` different networks with the highest scores, best first."""
     first: dict[Architecture, Architecture] = {}
     for one in sorted(scores, key=lambda one: -one.score):
         first.setdefault(canonical(space, one.architecture), one.architecture)
     return list(first.values())[:count]
 
 
-def known(number: float | None) -> float:
+def required(number: float | None) -> float:
     assert number is not None
     return number
 
 
 def evaluations(space: Space, settings: ArchitectureSettings) -> list[int]:
-    """How many networks each stage scores if nothing is dropped: what a rival may spend as well."""
+    """Return how many networks each stage of PC-NAS scores if nothing is dropped; a rival may score as many."""
     *counts, last = candidate_counts(space, settings)
     return [*(count * settings.completions for count in counts), last]
 
 
 def candidate_counts(space: Space, settings: ArchitectureSettings) -> list[int]:
-    """How many (partial) models each stage of PC-NAS judges if nothing is dropped."""
+    """Return how many (partial) models each stage of PC-NAS compares if nothing is dropped."""
     counts: list[int] = []
     members = 1
     for layer in range(len(space.layers)):
@@ -137,7 +138,7 @@ def mean_and_error(values: Sequence[float]) -> tuple[float, float | None]:
     return float(np.mean(values)), error
 
 
-def judged(
+def make_candidate(
     architecture: Architecture, ones: Sequence[Scored], potential: float, standard_error: float | None
 ) -> Candidate:
     return Candidate(

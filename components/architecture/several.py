@@ -1,9 +1,7 @@
-"""Several budgets from one supernet: a search for each, in step, so that all score with the same weights.
+"""Search for several budgets with one supernet: one search for each, in step, so that all score with the same weights.
 
-    b  a budget: milliseconds; the first is the one that the line goes on with
-
-In a stage the shared weights are trained once, on paths that begin like any member of any budget's pool; then each
-budget judges its own candidates. With one budget this is the search itself.
+In a stage the shared weights are trained once, on paths that begin like any member of any budget's pool. Then each
+search scores its own candidates. With one budget this is the ordinary search.
 """
 
 from collections.abc import Iterator
@@ -18,14 +16,14 @@ from components.architecture.space import Space
 from components.architecture.strategies import search
 from components.settings.architecture import Architecture
 
-NOBODY: Pool = ((),)
+UNIFORM_PATHS: Pool = ((),)
 """The pool of uniform paths."""
 
 
 def search_all(space: Space, world: World, settings: Architecture, seed: int) -> Iterator[tuple[PoolUpdate, ...]]:
-    """One record a stage and budget, in the settings' order of budgets.
+    """Search for all budgets of the settings; yield each stage's records in the order of budgets.
 
-    Raises ValueError, before any training, if no network is within one of them.
+    Raises ValueError, before any training, if no network is within one of the budgets.
     """
     alone = [replace(settings, latency_ms=budget) for budget in settings.budgets]
     for one in alone:
@@ -35,22 +33,23 @@ def search_all(space: Space, world: World, settings: Architecture, seed: int) ->
         return
     shared = SharedTraining(world)
     searches = [
-        shared.noted(index, search(space, shared.world_of(index), one, seed)) for index, one in enumerate(alone)
+        shared.record_pools(index, search(space, shared.world_of(index), one, seed)) for index, one in enumerate(alone)
     ]
     yield from zip(*searches, strict=True)
 
 
 @dataclass
 class SharedTraining:
-    """Trains once what every search asks for at the same place, on the pools of all."""
+    """Trains each stage once for all searches, on the pools of all."""
 
     world: World
     pools: dict[int, Pool] = field(default_factory=dict)
-    """Each search's, after its last stage."""
+    """Pool of each search after its last stage, by the search's index."""
     done: list[tuple[int, Pool]] = field(default_factory=list)
+    """Trainings so far: (stage, members that paths began with)."""
 
-    def noted(self, index: int, updates: Iterator[PoolUpdate]) -> Iterator[PoolUpdate]:
-        """The records; each pool is known before the next search's record is asked for."""
+    def record_pools(self, index: int, updates: Iterator[PoolUpdate]) -> Iterator[PoolUpdate]:
+        """Pass a search's records on; its pool is known before the next search makes its record."""
         for update in updates:
             self.pools[index] = tuple(c.architecture for c in update.pool)
             yield update
@@ -61,8 +60,10 @@ class SharedTraining:
     def train_stage(self, index: int, calls: Iterator[int], stage: int, pool: Pool) -> None:
         turn = next(calls)
         if turn == len(self.done):
-            assert pool in (NOBODY, self.pools.get(index)), "the settings refuse strategies that train on other paths"
-            members = NOBODY if pool == NOBODY else tuple(dict.fromkeys(chain(*self.pools.values())))
+            assert pool in (UNIFORM_PATHS, self.pools.get(index)), (
+                "the settings refuse strategies that train on other paths"
+            )
+            members = UNIFORM_PATHS if pool == UNIFORM_PATHS else tuple(dict.fromkeys(chain(*self.pools.values())))
             self.world.train_stage(stage, members)
             self.done.append((stage, members))
         assert self.done[turn][0] == stage

@@ -1,10 +1,10 @@
-"""The networks that can be chosen: L layers, a block from C candidates in each.
+"""The space of networks: L layers, with one of C candidate blocks in each.
 
     L  layers, counted from 0 at the input          C  candidate blocks of a layer
     An `Architecture` is one block name a layer; a partial model is its first l names.
 
 Block names: `mb_k{3,5,7}_e{1..6}[_se]` is MobileNetV2's inverted bottleneck (kernel, expansion, squeeze-excite),
-`res_k3` the plain 3x3 residual block, `identity` no layer at all.
+`res_k3` is the plain 3x3 residual block, `identity` is no layer at all.
 """
 
 import re
@@ -21,7 +21,7 @@ IDENTITY = "identity"
 
 @dataclass(frozen=True)
 class Block:
-    """What a block's name says."""
+    """The properties in a block's name."""
 
     family: str
     kernel: int = 3
@@ -31,7 +31,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Layer:
-    """The shape every candidate of a layer maps: [inputs, size, size] -> [outputs, size / stride, size / stride]."""
+    """Shapes of a layer, for all its candidates: [inputs, size, size] -> [outputs, size / stride, size / stride]."""
 
     inputs: int
     outputs: int
@@ -48,7 +48,7 @@ class Layer:
 
 @dataclass(frozen=True, kw_only=True)
 class Space:
-    """Input, stem, layers and candidates of every network."""
+    """Input, stem, layers and candidate blocks of all networks."""
 
     size: int
     channels: int
@@ -58,16 +58,16 @@ class Space:
     layers: tuple[Layer, ...]
     blocks: Blocks
     barred: frozenset[tuple[int, str]] = frozenset()
-    """(layer, block) that no network may have, though it could."""
+    """Pairs (layer, block) that are excluded although the shapes would allow them."""
 
     @property
     def features(self) -> int:
-        """Width of the pooled features under the classifier."""
+        """Number of features that the classifier gets."""
         return self.layers[-1].outputs
 
 
 def parse_block(name: str) -> Block:
-    """The block a name stands for. Raises ValueError for a name of no known form."""
+    """Parse a block's name. Raises ValueError for a name of no known form."""
     bottleneck = re.fullmatch(r"mb_k([357])_e([1-6])(_se)?", name)
     if bottleneck:
         kernel, expansion, squeeze = bottleneck.groups()
@@ -82,7 +82,7 @@ def parse_block(name: str) -> Block:
 
 
 def space_of(settings: SearchSpace, classes: Classes) -> Space:
-    """The space that the settings span for images of these classes. Raises ValueError for impossible settings."""
+    """Return the settings' space for images of these classes. Raises ValueError for impossible settings."""
     for name in settings.blocks:
         parse_block(name)
     layers: list[Layer] = []
@@ -113,24 +113,26 @@ def space_of(settings: SearchSpace, classes: Classes) -> Space:
 
 
 def after_stride(size: int, stride: int) -> int:
-    """Side after a convolution padded by half its kernel."""
+    """Return the side of the output of a convolution that is padded by half its kernel."""
     return (size + stride - 1) // stride
 
 
 def candidates(space: Space, layer: int) -> Blocks:
-    """The blocks layer `layer` can be; identity only where the layer keeps its input's shape."""
+    """Return the blocks that a layer can have; identity only if the layer keeps its input's shape."""
     legal = (name for name in space.blocks if name != IDENTITY or space.layers[layer].keeps_shape)
     return tuple(name for name in legal if (layer, name) not in space.barred)
 
 
 def default_architecture(space: Space) -> Architecture:
-    """The first legal block everywhere: what is trained where nothing is searched."""
+    """Return the network of the first candidate in every layer, which is trained if nothing is searched."""
     return tuple(candidates(space, layer)[0] for layer in range(len(space.layers)))
 
 
 def canonical(space: Space, architecture: Architecture) -> Architecture:
-    """The one form of all (partial) networks that are the same function class: in a run of layers of one shape,
-    identities come last, for where a layer is skipped does not matter there."""
+    """Return the common form of all (partial) networks that are the same up to the place of identities.
+
+    Within a run of layers of one shape, identities come last, because it does not matter which layer is skipped.
+    """
     ordered: list[str] = []
     run: list[str] = []
     for index, name in enumerate(architecture):
@@ -146,17 +148,17 @@ def identities_last(run: list[str]) -> list[str]:
 
 
 def format_architecture(architecture: Architecture) -> str:
-    """One line of text, `|` between layers; the inverse of `parse_architecture`."""
+    """Write the architecture in one line, with `|` between layers; `parse_architecture` reads it."""
     return "|".join(architecture)
 
 
 def blocks_of(text: str) -> Architecture:
-    """The blocks that a text names, of whatever space."""
+    """Return the blocks that a text names, in any space."""
     return tuple(text.split("|"))
 
 
 def parse_architecture(space: Space, text: str) -> Architecture:
-    """The architecture a text stands for. Raises ValueError if it is none of the space's."""
+    """Parse a text of `format_architecture`. Raises ValueError if it is no architecture of the space."""
     names = blocks_of(text)
     reason = misfit(space, names)
     require(not reason, f"the architecture {text!r} is none of this space: {reason}; name a legal block a layer")
@@ -164,7 +166,7 @@ def parse_architecture(space: Space, text: str) -> Architecture:
 
 
 def misfit(space: Space, names: Architecture) -> str:
-    """Why these blocks are no network of the space; empty if they are one."""
+    """Return the reason why these blocks are no network of the space; empty if they are one."""
     if len(names) != len(space.layers):
         return f"it has {len(names)} layers, the space {len(space.layers)}"
     for layer, name in enumerate(names):

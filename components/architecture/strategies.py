@@ -1,4 +1,4 @@
-"""The table of strategies, and the one that the settings name."""
+"""The table of search strategies, and the search by the one that the settings name."""
 
 from collections.abc import Iterator
 
@@ -22,7 +22,7 @@ STRATEGIES: dict[str, Strategy] = {
 
 
 def search(space: Space, world: World, settings: Architecture, seed: int) -> Iterator[PoolUpdate]:
-    """The settings' strategy; one record a stage, the same records for the same seed.
+    """Search by the settings' strategy; yield one record a stage, the same records for the same seed.
 
     Raises ValueError if no network is within the limits.
     """

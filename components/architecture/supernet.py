@@ -1,9 +1,9 @@
-"""The supernet: every candidate of every layer with one set of weights, and what a search asks of it.
+"""The supernet: every candidate block of every layer with one set of weights, its training, and scores of sub-networks.
 
-    x  activations of the images that statistics are re-estimated on      v  of the images that are scored
+    x  activations of the recalibration images (for batch-norm statistics)      v  those of the images that are scored
 
-Training: one path a batch (Guo et al., SPOS, ECCV 2020), its first layers from a member of the pool (Li et al., PC-NAS,
-CVPR 2020). Scoring: batch-norm statistics are those of the one sub-network that is scored.
+A batch trains one path (Guo et al., SPOS, ECCV 2020), whose first layers come from a member of the pool (Li et al.,
+PC-NAS, CVPR 2020). A sub-network is scored with batch-norm statistics of its own.
 """
 
 from collections.abc import Callable, Sequence
@@ -44,18 +44,21 @@ Labels = Int64[Tensor, " _"]
 Activations = UInt8[Tensor, "_ _ _ _"] | Float[Tensor, "_ _ _ _"]
 
 CHUNK = 128
-"""Images at once through a sub-network; batch-norm statistics are averaged over chunks (ours)."""
+"""Number of images that run through a sub-network at once; batch-norm statistics are averaged over chunks (ours)."""
 GROUP = 12
-"""Networks scored by one call of a worker: those that begin alike share the work of their beginning (ours)."""
+"""Largest number of networks that one call of a worker scores; they share the work of their common beginning (ours)."""
 SCORES: dict[str, Callable[[Tensor, Tensor], float]] = {"accuracy": accuracy, "likelihood": likelihood}
-"""(logits, labels) -> from 0 to 1."""
+"""(logits, labels) -> score from 0 to 1."""
 RECALIBRATION = "recalibration images"
-"""What a stream of random numbers is for: streams are of (seed, purpose, stage), never of what ran before."""
+"""Purpose of a random stream: streams depend on (seed, purpose, stage), never on what ran before."""
 
 
 class Supernet(nn.Module):
-    """All candidates of all layers. Parameter names are the stand-alone network's with the block's name added:
-    `layers.<layer>.<block>.<rest>` is its `layers.<layer>.<rest>`."""
+    """All candidate blocks of all layers, of which a path uses one in each.
+
+    Parameter names are the stand-alone network's with the block's name added: `layers.<layer>.<block>.<rest>` is its
+    `layers.<layer>.<rest>`.
+    """
 
     def __init__(self, space: Space, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
         super().__init__()
@@ -68,7 +71,7 @@ class Supernet(nn.Module):
         self.classifier = nn.Linear(space.features, space.classes, bias=False)
 
     def blocks(self, path: Architecture, first: int = 0) -> list[nn.Module]:
-        """The modules of a path that begins at layer `first`."""
+        """Return the modules of a path that begins at layer `first`."""
         chosen = []
         for layer, name in zip(self.layers[first:], path, strict=False):
             assert isinstance(layer, nn.ModuleDict)
@@ -76,19 +79,19 @@ class Supernet(nn.Module):
         return chosen
 
     def features(self, images: UInt8[Tensor, "b c h w"], path: Architecture) -> Float[Tensor, "b d"]:
-        """What the classifier sees along a path."""
+        """Return the classifier's input along a path."""
         x = self.stem(images)
         for block in self.blocks(path):
             x = block(x)
         return pool(x)
 
     def forward(self, images: UInt8[Tensor, "b c h w"], path: Architecture) -> Float[Tensor, "b k"]:
-        """Logits of raw images along a path."""
+        """Return the logits of raw images along a path."""
         logits: Tensor = self.classifier(self.features(images, path))
         return logits
 
     def standalone(self, architecture: Architecture) -> dict[str, Tensor]:
-        """The sub-network's weights under the stand-alone network's names."""
+        """Return the sub-network's weights under the stand-alone network's names."""
         state = {}
         for name, value in self.state_dict().items():
             parts = name.split(".")
@@ -100,7 +103,7 @@ class Supernet(nn.Module):
 
 
 def build_supernet(space: Space, mean: tuple[float, ...], std: tuple[float, ...], seed: int = 0) -> Supernet:
-    """The supernet with fresh weights, in channels_last layout; the same seed gives the same weights."""
+    """Build the supernet with fresh weights, in channels_last layout; the same seed gives the same weights."""
     with seeded(seed, "supernet weights"):
         supernet = Supernet(space, mean, std)
     for module in supernet.modules():
@@ -110,13 +113,13 @@ def build_supernet(space: Space, mean: tuple[float, ...], std: tuple[float, ...]
 
 
 @torch.no_grad()
-def through(
+def run_blocks(
     blocks: Sequence[nn.Module], x: Sequence[Activations], v: Sequence[Activations]
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """Chunks of both kinds of images through blocks, whose batch-norm statistics are re-estimated on x.
+    """Run chunks of both kinds of images through blocks, whose batch-norm statistics are re-estimated on x.
 
-    The statistics are forgotten first, so that nothing of another sub-network is left in them. A block's statistics
-    depend on the blocks before it alone: block by block gives what the whole network in training mode would.
+    The statistics are reset first, so that nothing of another sub-network is left in them. A block's statistics depend
+    only on the blocks before it, so that this equals running the whole network in training mode.
     """
     x = list(x)
     for block in blocks:
@@ -140,25 +143,28 @@ def score_group(
     metric: str,
     device: torch.device,
 ) -> list[float]:
-    """Scores of networks that begin with the same `settled` blocks, on one thread."""
+    """Score networks that begin with the same `settled` blocks, on one thread."""
     if device != device_of(supernet):
         supernet = deepcopy(supernet).to(device)
     with one_thread():
         beginning = [supernet.stem, *supernet.blocks(architectures[0][:settled])]
-        behind = through(beginning, chunks(recalibration.to(device)), chunks(images.to(device)))
+        behind = run_blocks(beginning, chunks(recalibration.to(device)), chunks(images.to(device)))
         endings = [supernet.blocks(a[settled:], settled) for a in architectures]
-        return [score_from(supernet, through(ending, *behind)[1], labels, metric) for ending in endings]
+        return [score_from(supernet, run_blocks(ending, *behind)[1], labels, metric) for ending in endings]
 
 
 @torch.no_grad()
 def score_from(supernet: Supernet, behind: Sequence[Tensor], labels: Int64[Tensor, " s"], metric: str) -> float:
-    """Score of the network whose last block led to the activations `behind`."""
+    """Return the score of the network whose last block gave the activations `behind`."""
     return SCORES[metric](torch.cat([supernet.classifier(pool(chunk)) for chunk in behind]), labels)
 
 
 class SharedWeights:
-    """The world of a search on real images: trains the supernet and scores its sub-networks, where the supernet is;
-    images and labels stay where they are and are brought to it as they are used."""
+    """The world of a search on real images: it trains the supernet and scores its sub-networks on the supernet's
+    device.
+
+    Images and labels stay on their device and are moved as they are used.
+    """
 
     def __init__(
         self,
@@ -177,25 +183,25 @@ class SharedWeights:
         self.rate = schedule(recipe, self.first_step(len(self.layers) + 1))
 
     def subset(self, images: Images, labels: Labels, count: int) -> tuple[Images, Labels]:
-        """At most `count` images, drawn at random."""
+        """Return at most `count` images, drawn at random."""
         if count >= len(images):
             return images, labels
         chosen = torch.from_numpy(stream(self.seed, "supernet images").permutation(len(images))[:count])
         return images[chosen], labels[chosen]
 
     def steps(self, stage: int) -> int:
-        """Batches of a stage."""
+        """Return the number of batches of a stage."""
         epochs = self.settings.warmup_epochs if stage == 0 else self.settings.stage_epochs
         return round(epochs * steps_in(len(self.train_images), self.recipe))
 
     def first_step(self, stage: int) -> int:
-        """Batches before a stage."""
+        """Return the number of batches before a stage."""
         return sum(self.steps(earlier) for earlier in range(stage))
 
     def train_stage(self, stage: int, members: Pool) -> None:
-        """The first layers of a path from a random member, then uniform. Other blocks do not move.
+        """Train a stage: each batch trains a path that begins like a random member and goes on with uniform blocks.
 
-        Raises `Diverged` when the loss is not finite.
+        Other blocks do not change. Raises `Diverged` if the loss is not finite.
         """
         self.supernet.train()
         rng, draws = stream(self.seed, "supernet paths", stage), torch_stream(self.seed, "supernet augmentation", stage)
@@ -207,9 +213,9 @@ class SharedWeights:
             self.update(images, self.train_labels[batch].to(self.device), path, first + index)
 
     def update(self, images: Images, labels: Labels, path: Architecture, step: int) -> None:
-        """One step of the optimiser along the gradient of the path."""
+        """Take one step of the optimiser along the gradient of the path."""
         criterion = cross_entropy(self.recipe.label_smoothing)
-        # None, not zeros, where the path does not lead: neither momentum nor decay moves those blocks
+        # None, not zeros, for blocks off the path: then neither momentum nor weight decay changes them
         self.optimiser.zero_grad(set_to_none=True)
         loss = criterion(self.supernet.features(images, path), self.supernet.classifier.weight, labels)
         if not torch.isfinite(loss):
@@ -220,25 +226,25 @@ class SharedWeights:
         self.optimiser.step()
 
     def state(self) -> State:
-        """Weights and momentum: with the settings all that later stages need."""
+        """Return weights and momentum, which with the settings are all that later stages need."""
         return collect_state(self.supernet, self.optimiser, initial_state(self.supernet))
 
     def restore(self, state: State) -> None:
-        """Go on from a state, to the same bytes."""
+        """Go on from a state; training then ends with the same bytes."""
         load_state(self.supernet, state)
         self.optimiser = make_optimiser(self.supernet, state, self.recipe)
 
     def score(self, architecture: Architecture, stage: int) -> float:
-        """The sub-network's score by the settings' metric on the stage's slice of val."""
+        """Return the sub-network's score by the settings' metric on the stage's slice of val."""
         return self.score_all([architecture], stage)[0]
 
     def score_all(
         self, architectures: Sequence[Architecture], stage: int, parallel: Parallel = sequential, devices: Devices = ()
     ) -> list[float]:
-        """The scores of many sub-networks, in groups side by side; the same numbers as one after the other."""
+        """Score many sub-networks in groups, in parallel; the numbers are those of `score`."""
         settled, slice_ = max(0, stage - 1), self.val_slice(stage)
         shown = (self.recalibration_images(), self.val_images[slice_], self.val_labels[slice_])
-        groups, places = grouped(architectures, settled), devices or (self.device,)
+        groups, places = group_by_beginning(architectures, settled), devices or (self.device,)
         calls = [
             (self.supernet, *shown, group, settled, self.settings.metric, places[index % len(places)])
             for index, group in enumerate(groups)
@@ -254,14 +260,14 @@ class SharedWeights:
         return [scores[a] for a in architectures]
 
     def val_slice(self, stage: int) -> Int64[Tensor, " s"]:
-        """Indices of the val images that all networks of a stage are scored on; at the last stage, all."""
+        """Return the indices of the val images that a stage's networks are scored on, all in the last stage."""
         count = len(self.val_images) if stage >= len(self.layers) else self.settings.score_images
         return torch.from_numpy(
             stream(self.seed, "supernet val slice", stage).permutation(len(self.val_images))[:count]
         )
 
     def recalibration_images(self) -> Images:
-        """The fixed slice of training images, augmented as in training, that statistics are re-estimated on."""
+        """Return the fixed training images, augmented as in training, that re-estimate batch-norm statistics."""
         order = stream(self.seed, RECALIBRATION).permutation(len(self.train_images))
         images = self.train_images[torch.from_numpy(order[: self.settings.recalibration_images])]
         return base_augment(self.recipe)(images, torch_stream(self.seed, RECALIBRATION, "augmentation"))
@@ -274,22 +280,22 @@ class SharedWeights:
 
 
 def chunks(images: Images) -> list[Images]:
-    """Parts of CHUNK images or a little more; never a small rest, whose statistics would count as much."""
+    """Split into parts of CHUNK images or a little more, with no small rest, whose statistics would count as much."""
     return list(images.tensor_split(max(1, len(images) // CHUNK)))
 
 
-def grouped(architectures: Sequence[Architecture], settled: int) -> list[tuple[Architecture, ...]]:
-    """Different networks in groups that begin with the same `settled` blocks, none of more than GROUP."""
+def group_by_beginning(architectures: Sequence[Architecture], settled: int) -> list[tuple[Architecture, ...]]:
+    """Group different networks that begin with the same `settled` blocks, at most GROUP together."""
     alike: dict[Architecture, list[Architecture]] = {}
     for architecture in dict.fromkeys(architectures):
         alike.setdefault(architecture[:settled], []).append(architecture)
     return [tuple(these[i : i + GROUP]) for these in alike.values() for i in range(0, len(these), GROUP)]
 
 
-# Which paths an update takes
+# The path of an update
 
 
 def random_path(layers: Sequence[Sequence[str]], members: Pool, rng: np.random.Generator) -> Architecture:
-    """A member of the pool, completed with uniform blocks."""
+    """Return a random member of the pool, completed with uniform blocks."""
     member = members[int(rng.integers(len(members)))]
     return (*member, *(names[int(rng.integers(len(names)))] for names in layers[len(member) :]))

@@ -1,11 +1,11 @@
-"""Milliseconds of ONNX graphs on the target, on a machine that others disturb.
+"""Latency of ONNX graphs on the target in milliseconds, on a machine that other processes disturb.
 
-Models run in turns, each between two turns of a reference network, whose own time says how disturbed the machine is at
-that moment; a model's time is the median over its quietest turns, those in which it and the reference were fastest.
+Models run in turns, each between two turns of a reference network, whose time shows how disturbed the machine is at
+that moment. A model's time is the median over its quietest turns, in which it and the reference were fastest.
 
 With one thread on the CPU, ONNX Runtime computes on the calling thread, so that the thread's CPU time is the latency
-of an undisturbed machine; with more the clock is the wall's; on a GPU two events on its stream give the time, inputs
-and outputs staying there.
+of an undisturbed machine. With more threads the time is wall-clock time. On a GPU it is measured by two events on its
+stream, with inputs and outputs in its memory.
 """
 
 import platform
@@ -35,23 +35,23 @@ LEVELS = {
     "none": onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL,
 }
 WARMUP = 10
-"""Untimed runs before the first timed one (ours)."""
+"""Number of untimed runs before the first timed one (ours)."""
 SETTLE, BURST = 3, 3
-"""In its turn a model runs SETTLE times untimed, then BURST times timed: a model in service stays in the caches (ours:
-without it, small networks measured in turns come out a tenth to two thirds too slow)."""
+"""In its turn a model runs SETTLE times untimed, then BURST times timed, because a model in service stays in the caches
+(ours: without it, small networks measured in turns are a tenth to two thirds too slow)."""
 PAUSE_SECONDS = 0.05
-"""Between rounds of turns: a neighbour on the same core (hyper-threads, other guests) comes and goes within seconds."""
+"""Seconds between rounds of turns, since a neighbour on the same core (hyper-thread, other guest) comes and goes."""
 DISTURBED = 1.1
-"""A turn in which the reference takes so many times its fastest was disturbed (ours). CPU time is immune to preemption
-but not to a neighbour on the core's other hyper-thread: 1.0 or 1.3-1.6 times, hardly anything between."""
+"""Slowness from which a turn counts as disturbed (ours). Preemption does not change CPU time, but a neighbour on the
+core's other hyper-thread does: measured slowness is 1.0 or 1.3 to 1.6, and hardly anything between."""
 PATIENCE_SECONDS = 10.0
-"""How much longer a measurement may take to meet a quiet machine (ours)."""
+"""Seconds by which a measurement may be extended to meet a quiet machine (ours)."""
 REFERENCE = "reference"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Device:
-    """What a time was measured on; no host name."""
+    """The device that a time was measured on, without its host name."""
 
     processor: str
     provider: str
@@ -70,38 +70,38 @@ class Device:
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """One timed part; milliseconds."""
+    """The times of one part, in milliseconds."""
 
     name: str
     ms: float
     """Median of the quietest turns, at the pace of an undisturbed machine."""
     spread_ms: float
-    """Their interquartile range."""
+    """Interquartile range of the quietest turns."""
     samples: tuple[float, ...]
-    """Every timed run as the clock gave it, turn after turn."""
+    """Every timed run as measured, turn after turn."""
     references: tuple[float, ...]
-    """The reference's time beside each turn."""
+    """Time of the reference beside each turn."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Turn:
-    """A few timed runs in a row, milliseconds."""
+    """A few timed runs in a row, in milliseconds."""
 
     times: tuple[float, ...]
     reference_ms: float
-    """The slower of the reference's medians before and after."""
+    """The larger of the reference's medians before and after the turn."""
 
 
 Turns = dict[str, list[Turn]]
-"""All turns of each model."""
+"""All turns of each model, by its name."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
-    """Latency of a finished file, milliseconds."""
+    """Latency of a finished file, in milliseconds."""
 
     quiet_ms: float
-    """Median of the quietest quarter of the turns: of a machine that others leave alone, and what the budget holds."""
+    """Median of the quietest quarter of the turns, as on an undisturbed machine; the budget limits this number."""
     p50_ms: float
     """Median of all runs."""
     p99_ms: float
@@ -120,7 +120,8 @@ def time_models(
 ) -> Turns:
     """Run all models in turns, each between two turns of the reference, which must be among them.
 
-    At least the settings' repeats; then for up to `patience` seconds, until every model has met a quiet machine.
+    They run at least the settings' repeats, then up to `patience` seconds more, until every model has met a quiet
+    machine.
     """
     runs = {name: timed_run(model.SerializeToString(), settings) for name, model in models.items()}
     turns: Turns = {name: [] for name in models}
@@ -128,13 +129,13 @@ def time_models(
     rounds = ceil(settings.repeats / BURST)
     for _ in progress(range(rounds), rounds, f"rounds of {len(models)} {what}"):
         take_turns(runs, turns)
-    while disturbed(turns) and time.monotonic() < until:
+    while is_disturbed(turns) and time.monotonic() < until:
         take_turns(runs, turns)
     return turns
 
 
 def take_turns(runs: Mapping[str, Callable[[], float]], turns: Turns) -> None:
-    """One turn more of each model."""
+    """Run one more turn of each model."""
     time.sleep(PAUSE_SECONDS)
     before = float(np.median(burst(runs[REFERENCE], WARMUP, BURST)))
     for name, run in runs.items():
@@ -145,14 +146,14 @@ def take_turns(runs: Mapping[str, Callable[[], float]], turns: Turns) -> None:
 
 
 def burst(run: Callable[[], float], untimed: int, timed: int) -> tuple[float, ...]:
-    """Milliseconds of `timed` runs, after some that bring the model back into the caches."""
+    """Return the milliseconds of `timed` runs, after untimed ones that bring the model back into the caches."""
     for _ in range(untimed):
         run()
     return tuple(run() for _ in range(timed))
 
 
 def slowness(turns: Sequence[Turn], reference_ms: float) -> Float[np.ndarray, " turns"]:
-    """About 1 for a turn in which neither the model nor the reference was slower than undisturbed."""
+    """Return each turn's slowness: about 1 if neither the model nor the reference was slower than undisturbed."""
     own = np.array([np.median(turn.times) for turn in turns])
     references = np.array([turn.reference_ms for turn in turns])
     slower: np.ndarray = np.maximum(own / own.min(), references / reference_ms)
@@ -160,30 +161,30 @@ def slowness(turns: Sequence[Turn], reference_ms: float) -> Float[np.ndarray, " 
 
 
 def quietest(turns: Sequence[Turn], reference_ms: float) -> list[Turn]:
-    """The least disturbed quarter of the turns."""
+    """Return the least disturbed quarter of the turns."""
     order = np.argsort(slowness(turns, reference_ms), kind="stable")
     return [turns[place] for place in order[: max(1, len(turns) // 4)]]
 
 
 def quiet_pace(turns: Iterable[Turn]) -> float:
-    """The reference's time on an undisturbed machine, as far as it was met; not the minimum, which is luck."""
+    """Estimate the reference's time on an undisturbed machine by a low percentile; the minimum depends on luck."""
     return float(np.percentile([turn.reference_ms for turn in turns], 10))
 
 
-def disturbed(turns: Turns) -> bool:
+def is_disturbed(turns: Turns) -> bool:
     """Whether a model has yet to meet a quiet machine in a quarter of its turns."""
     reference_ms = quiet_pace(chain(*turns.values()))
     return any(slowness(quietest(these, reference_ms), reference_ms).max() > DISTURBED for these in turns.values())
 
 
 def medians(turns: Turns) -> dict[str, float]:
-    """Milliseconds of each model."""
+    """Return the milliseconds of each model."""
     reference_ms = quiet_pace(chain(*turns.values()))
     return {name: entry_from(name, these, reference_ms).ms for name, these in turns.items()}
 
 
 def entry_from(name: str, turns: Sequence[Turn], reference_ms: float) -> Entry:
-    """The model's time at the pace at which the reference takes `reference_ms`."""
+    """Return the model's times at the pace at which the reference takes `reference_ms`."""
     quiet = quietest(turns, reference_ms)
     paced = [np.divide(turn.times, turn.reference_ms / reference_ms) for turn in quiet]
     low, middle, high = np.percentile(paced, [25, 50, 75])
@@ -197,7 +198,7 @@ def entry_from(name: str, turns: Sequence[Turn], reference_ms: float) -> Entry:
 
 
 def timed_run(model: bytes, settings: Latency) -> Callable[[], float]:
-    """A function that runs the model once on random input and returns its milliseconds.
+    """Return a function that runs the model once on random input and returns its milliseconds.
 
     Raises ValueError if ONNX Runtime cannot compute on the target.
     """
@@ -217,7 +218,7 @@ def timed_run_on_cpu(model: bytes, settings: Latency) -> Callable[[], float]:
 
 
 def timed_run_on_cuda(model: bytes, settings: Latency) -> Callable[[], float]:
-    """Inputs and outputs are bound to the device's memory; ONNX Runtime computes on the stream of the two events."""
+    """Bind inputs and outputs to the device's memory; ONNX Runtime computes on the stream of the two events."""
     if not torch.cuda.is_available():
         raise ValueError(missing_provider(settings, "torch finds no CUDA device"))
     stream = torch.cuda.Stream()
@@ -245,12 +246,12 @@ RUNS = {"cpu": timed_run_on_cpu, "cuda": timed_run_on_cuda}
 def open_session(
     model: bytes, settings: Latency, provider_options: Mapping[str, str] | None = None
 ) -> onnxruntime.InferenceSession:
-    """A session on the provider asked for. Raises ValueError if it would compute anywhere else."""
+    """Open a session on the settings' provider. Raises ValueError if it would compute anywhere else."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = settings.threads
     options.inter_op_num_threads = 1
     options.graph_optimization_level = LEVELS[settings.optimisation]
-    options.log_severity_level = 4  # a missing provider is our error below, not a warning on the screen
+    options.log_severity_level = 4  # a missing provider is reported by our error below
     if settings.provider != "cpu":
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     wanted = PROVIDERS[settings.provider]
@@ -274,12 +275,12 @@ def missing_provider(settings: Latency, reason: str) -> str:
 
 
 def random_feed(session: onnxruntime.InferenceSession, settings: Latency) -> dict[str, np.ndarray]:
-    """Random values for every input of the model."""
+    """Return random values for every input of the model."""
     return {value.name: random_input(value, settings.batch) for value in session.get_inputs()}
 
 
 def random_input(value: onnxruntime.NodeArg, batch: int) -> np.ndarray:
-    """An array of the input's type and shape; a free dimension becomes `batch`."""
+    """Return a random array of the input's type and shape; a free dimension becomes `batch`."""
     shape = [size if isinstance(size, int) else batch for size in value.shape]
     rng = stream(0, "random input")
     if value.type == "tensor(uint8)":
@@ -288,14 +289,14 @@ def random_input(value: onnxruntime.NodeArg, batch: int) -> np.ndarray:
 
 
 def clock_of(settings: Latency) -> str:
-    """The thread's CPU time is the latency only where the calling thread does all the work."""
+    """Return the name of the clock; the thread's CPU time is used only if the calling thread does all the work."""
     if settings.provider == "cuda":
         return "CUDA events"
     return "thread CPU" if settings.threads == 1 else "wall"
 
 
 def device_of(settings: Latency) -> Device:
-    """The target as this machine has it."""
+    """Return this machine's device for the settings."""
     on_gpu = settings.provider == "cuda" and torch.cuda.is_available()
     return Device(
         processor=torch.cuda.get_device_name() if on_gpu else processor_name(),
@@ -309,7 +310,7 @@ def device_of(settings: Latency) -> Device:
 
 
 def processor_name() -> str:
-    """The CPU's model."""
+    """Return the CPU's model name."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -321,7 +322,7 @@ def processor_name() -> str:
 def measure_model(model: bytes, settings: Latency, repeats: int) -> Measurement:
     """Time a finished ONNX file on the target. Raises ValueError if ONNX Runtime cannot compute there.
 
-    The quietest turns are those in which the file itself was fastest: no reference runs beside it.
+    The quietest turns are those in which the file itself was fastest, since no reference runs beside it.
     """
     run = timed_run(model, settings)
     burst(run, WARMUP, 0)

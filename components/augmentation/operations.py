@@ -1,15 +1,16 @@
-"""The augmentation operations: batched kernels on uint8 images, and the table of elements made of them.
+"""The augmentation operations as batched kernels on uint8 images, and the table of elements made of them.
 
     b  images     h w  height and width in pixels     c  channels, 1 or 3     r  bytes in a row of pixels, w c
     m  magnitude of each image, with its sign (b)
     u  two uniform numbers in [0, 1) for each image, for operations that pick a place (b 2)
 
-An operation is a kernel and what the kernel is told about each image. Operations of one kernel share its call: on a
-batch of small images the calls cost more than the pixels. Kernels see images as PIL and the store hold them, (b h w c).
+An operation is a kernel and a function that computes the kernel's parameters for each image. Operations of one kernel
+share its call: on a batch of small images calls cost more than pixels. Kernels take images as PIL and the store hold
+them, (b h w c).
 
-Elements and magnitudes: Lin et al. (OHL-Auto-Aug, ICCV 2019), after Cubuk et al. (AutoAugment, CVPR 2019). Every
-operation gives what PIL gives (`Image.transform` AFFINE with NEAREST and black outside, `ImageEnhance`, `ImageOps`)
-to the last bit; tests/components/test_augmentation_operations.py holds them to it.
+Elements and magnitudes are those of Lin et al. (OHL-Auto-Aug, ICCV 2019), after Cubuk et al. (AutoAugment, CVPR 2019).
+Every operation equals PIL's (`Image.transform` AFFINE with NEAREST and black outside, `ImageEnhance`, `ImageOps`) to
+the last bit, as tests/components/test_augmentation_operations.py checks.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -25,23 +26,23 @@ Images = UInt8[Tensor, "b h w c"]
 Magnitudes = Float64[Tensor, " b"]
 Uniforms = Float64[Tensor, "b 2"]
 Parameters = Callable[[Images, Magnitudes, Uniforms], Tensor]
-"""What a kernel must be told about each image, one row an image."""
+"""(images, magnitudes, uniform numbers) -> the kernel's parameters, one row for each image."""
 Kernel = Callable[[Images, Magnitudes, Tensor], Images]
-"""Images, magnitudes and the rows of parameters to new images."""
+"""(images, magnitudes, parameters) -> new images."""
 
-FIXED = 1 << 16
-"""PIL's affine transform computes source coordinates in 16.16 fixed point."""
+FIXED_POINT = 1 << 16
+"""One in 16.16 fixed point, in which PIL's affine transform computes source coordinates."""
 LUMA = (19595, 38470, 7471)
 """PIL's weights of red, green and blue in a grey level, times 65,536."""
 
 
 def to_bytes(values: Tensor) -> UInt8[Tensor, "..."]:
-    """Numbers in 0..255 without their fractions; by way of int16, for torch vectorises both steps but not the one."""
+    """Truncate numbers in 0..255 to uint8 by way of int16: torch vectorises both steps, but not the direct one."""
     return values.to(torch.int16).to(torch.uint8)
 
 
 def rounded_quotient(total: Int64[Tensor, "..."], count: int) -> Int64[Tensor, "..."]:
-    """total / count, halves upwards; in whole numbers, for a GPU divides by way of a rounded reciprocal."""
+    """Return total / count with halves rounded up, in integers, since a GPU divides by a rounded reciprocal."""
     return (2 * total + count) // (2 * count)
 
 
@@ -49,7 +50,7 @@ def keep(images: Images, m: Magnitudes, parameters: Tensor) -> Images:
     return images
 
 
-def nothing(images: Images, m: Magnitudes, u: Uniforms) -> Float64[Tensor, " b"]:
+def no_parameters(images: Images, m: Magnitudes, u: Uniforms) -> Float64[Tensor, " b"]:
     return m
 
 
@@ -59,32 +60,32 @@ Coefficients = Float64[Tensor, "b 6"]
 
 
 def affine(images: Images, m: Magnitudes, coefficients: Coefficients) -> Images:
-    """Nearest neighbour. The images get a black border one pixel wide, and whatever lies outside is taken from it."""
+    """Apply the affine map with nearest neighbours; pixels from outside come from a black border, one pixel wide."""
     count, height, width, _ = images.shape
     bordered = F.pad(images, (0, 0, 1, 1, 1, 1)).flatten(0, 2)
     assert len(bordered) < 1 << 31, "pixels are counted in 32 bits"
     column, row = source_coordinates(coefficients, height, width)
     source = row.clamp_(0, height + 1).mul_(width + 2).add_(column.clamp_(0, width + 1))
-    source += every(len(bordered) // count, count, images.device)[:, None, None]
+    source += multiples(len(bordered) // count, count, images.device)[:, None, None]
     return bordered.squeeze(1).index_select(0, source.flatten()).view(images.shape)
 
 
-def every(step: int, count: int, device: torch.device) -> Int32[Tensor, " n"]:
-    """0, step, 2 step ...: `count` numbers."""
+def multiples(step: int, count: int, device: torch.device) -> Int32[Tensor, " n"]:
+    """Return the first `count` multiples of step: 0, step, 2 step, ..."""
     return torch.arange(0, count * step, step, dtype=torch.int32, device=device)
 
 
 def source_coordinates(
     coefficients: Coefficients, height: int, width: int
 ) -> tuple[Int32[Tensor, "b h w"], Int32[Tensor, "b h w"]]:
-    """Column and row of every output pixel's source, from the pixel's centre, rounded down; 1 is the first pixel's."""
-    x = every(1, width, coefficients.device)
-    y = every(1, height, coefficients.device)[:, None]
+    """Return column and row of every output pixel's source, from its centre, rounded down; 1 is the first pixel's."""
+    x = multiples(1, width, coefficients.device)
+    y = multiples(1, height, coefficients.device)[:, None]
     along_x, along_y, offset = coefficients.view(-1, 2, 3).unbind(2)
     start = offset + along_x * 0.5 + along_y * 0.5
-    fixed = torch.stack((along_x, along_y, start)).mul_(FIXED).add_(0.5).floor_().int()  # 3 b 2
+    fixed = torch.stack((along_x, along_y, start)).mul_(FIXED_POINT).add_(0.5).floor_().int()  # 3 b 2
     step_x, step_y, first = fixed[..., None, None].unbind(0)  # b 2 1 1
-    places = (first + FIXED + step_y * y) + step_x * x  # b 2 h w
+    places = (first + FIXED_POINT + step_y * y) + step_x * x  # b 2 h w
     column, row = places.bitwise_right_shift_(16).unbind(1)
     return column, row
 
@@ -110,7 +111,7 @@ def translate_y(images: Images, m: Magnitudes, u: Uniforms) -> Coefficients:
 
 
 def rotate(images: Images, m: Magnitudes, u: Uniforms) -> Coefficients:
-    """By m degrees, counter-clockwise, about the centre of the image."""
+    """Return the rotation by m degrees, counter-clockwise, about the centre of the image."""
     angle = torch.deg2rad(-m)
     cosine, sine = torch.cos(angle), torch.sin(angle)
     x, y = images.shape[2] / 2, images.shape[1] / 2
@@ -125,18 +126,18 @@ Level = Float32[Tensor, "b 1 1 1"]
 
 
 def blend(images: Images, m: Magnitudes, degenerate: Degenerate | Level) -> Images:
-    """degenerate + (1 + m) (image - degenerate), in single precision as PIL does it, clipped and cut off."""
+    """Return degenerate + (1 + m) (image - degenerate), in single precision as in PIL, clipped and truncated."""
     factor: Float32[Tensor, "b 1 1 1"] = (1 + m).float()[:, None, None, None]
     return to_bytes(images.float().sub_(degenerate).mul_(factor).add_(degenerate).clamp_(0, 255))
 
 
 def blend_level(images: Images, m: Magnitudes, level: Level) -> Images:
-    """With a degenerate of one level."""
+    """Blend with a degenerate image of one level."""
     return blend(images, m, level)
 
 
 def luma(images: Images) -> Int32[Tensor, "b h w"]:
-    """The grey level of each pixel."""
+    """Return the grey level of each pixel."""
     if images.shape[3] == 1:
         return images[..., 0].int()
     red, green, blue = (plane.int() for plane in images.unbind(3))
@@ -158,7 +159,7 @@ def black(images: Images, m: Magnitudes, u: Uniforms) -> Level:
 
 
 def smooth(images: Images, m: Magnitudes, u: Uniforms) -> Degenerate:
-    """Smoothed by (1 1 1, 1 5 1, 1 1 1) / 13, rounded (no sum lies halfway); the border is the image's."""
+    """Smooth by (1 1 1, 1 5 1, 1 1 1) / 13, rounded (no sum lies halfway); the border stays as it is."""
     values = images.to(torch.int16)
     rows = (values[:, :-2] + values[:, 1:-1]).add_(values[:, 2:])
     total = (rows[:, :, :-2] + rows[:, :, 1:-1]).add_(rows[:, :, 2:]).add_(values[:, 1:-1, 1:-1], alpha=4)
@@ -177,15 +178,15 @@ def look_up(images: Images, m: Magnitudes, table: Table) -> Images:
 
 
 def table_places(images: Images) -> Int32[Tensor, "b h r"]:
-    """Where each pixel's level stands in the tables of all images and channels."""
+    """Return the index of each pixel's level in the flattened tables of all images and channels."""
     count, _, width, channels = images.shape
-    first = every(256, count * channels, images.device)
+    first = multiples(256, count * channels, images.device)
     of_row = first.view(count, 1, 1, channels).expand(-1, -1, width, -1).flatten(2)  # b 1 r
     return images.flatten(2).int().add_(of_row)
 
 
-def stretched(images: Images, m: Magnitudes, u: Uniforms) -> Table:
-    """Stretches each channel to 0..255; a channel of one level stays."""
+def stretch_table(images: Images, m: Magnitudes, u: Uniforms) -> Table:
+    """Return tables that stretch each channel to 0..255; a channel of one level stays."""
     values = images.int()
     low, high = values.amin(1).amin(1).double(), values.amax(1).amax(1).double()  # b c
     flat = low == high
@@ -196,10 +197,10 @@ def stretched(images: Images, m: Magnitudes, u: Uniforms) -> Table:
     return to_bytes((levels * scale).add_(shift).clamp_(0, 255))
 
 
-def equalized(images: Images, m: Magnitudes, u: Uniforms) -> Table:
-    """Flattens each channel's histogram; a channel with fewer than 255 pixels below its top level stays.
+def equalize_table(images: Images, m: Magnitudes, u: Uniforms) -> Table:
+    """Return tables that equalise each channel's histogram; one with fewer than 255 pixels below its top level stays.
 
-    In single precision, which counts pixels and rounds their quotients down exactly below 2^24.
+    Single precision suffices: it counts pixels and rounds their quotients down exactly below 2^24.
     """
     count, height, width, channels = images.shape
     histogram = torch.bincount(table_places(images).flatten(), minlength=256 * count * channels)
@@ -216,12 +217,12 @@ def equalized(images: Images, m: Magnitudes, u: Uniforms) -> Table:
 
 
 def invert_from(images: Images, m: Magnitudes, threshold: UInt8[Tensor, "b 1 1 1"]) -> Images:
-    """Inverts the levels from the threshold upwards. (`>=` with one number an image is slow in torch; this is not.)"""
+    """Invert the levels from the threshold upwards, without `>=`, which is slow in torch with one number an image."""
     above = (torch.maximum(images, threshold) == images).view(torch.uint8)
     return above.mul_(255).bitwise_xor_(images)
 
 
-def least(images: Images, m: Magnitudes, u: Uniforms) -> UInt8[Tensor, "b 1 1 1"]:
+def inversion_threshold(images: Images, m: Magnitudes, u: Uniforms) -> UInt8[Tensor, "b 1 1 1"]:
     return m.ceil().to(torch.uint8)[:, None, None, None]
 
 
@@ -230,7 +231,7 @@ def keep_bits(images: Images, m: Magnitudes, kept: UInt8[Tensor, "b 1 1 1"]) -> 
 
 
 def upper_bits(images: Images, m: Magnitudes, u: Uniforms) -> UInt8[Tensor, "b 1 1 1"]:
-    """The upper m."""
+    """Return the mask of each image's m upper bits."""
     return (256 - 2 ** (8 - m.long())).to(torch.uint8)[:, None, None, None]
 
 
@@ -238,9 +239,9 @@ def upper_bits(images: Images, m: Magnitudes, u: Uniforms) -> UInt8[Tensor, "b 1
 
 
 def cover(images: Images, m: Magnitudes, corner: Float64[Tensor, "b 2"]) -> Images:
-    """Covers a square of side m x width with the image's mean.
+    """Cover a square of side m x width with the image's mean.
 
-    Unlike DeVries & Taylor (2017), who cover with the mean of the training set: an image is all an operation sees.
+    DeVries & Taylor (2017) cover with the mean of the training set, but an operation sees one image only.
     """
     count, height, width, channels = images.shape
     first = corner[..., None]
@@ -255,8 +256,8 @@ def cover(images: Images, m: Magnitudes, corner: Float64[Tensor, "b 2"]) -> Imag
     return (values ^ mean_row).bitwise_and_(covered).bitwise_xor_(values).view(images.shape)
 
 
-def any_corner(images: Images, m: Magnitudes, u: Uniforms) -> Float64[Tensor, "b 2"]:
-    """Top and left of a square of side m x width that is centred on any pixel."""
+def random_corner(images: Images, m: Magnitudes, u: Uniforms) -> Float64[Tensor, "b 2"]:
+    """Return top and left of a square of side m x width that is centred on a random pixel."""
     height, width = images.shape[1:3]
     half = torch.round(m * width)[:, None] // 2
     return torch.stack((u[:, 0] * height, u[:, 1] * width), dim=1).floor_() - half
@@ -267,11 +268,13 @@ def any_corner(images: Images, m: Magnitudes, u: Uniforms) -> Float64[Tensor, "b
 
 @dataclass(frozen=True, kw_only=True)
 class Operation:
+    """A kernel, its parameters, and the magnitudes that the search chooses from."""
+
     kernel: Kernel
-    parameters: Parameters = nothing
+    parameters: Parameters = no_parameters
     magnitudes: tuple[float, ...] = (0.0,)
     signed: bool = False
-    """Whether the sign of the magnitude is drawn anew for each image."""
+    """Whether the sign of the magnitude is drawn for each image."""
 
 
 OPERATIONS: dict[str, Operation] = {
@@ -286,11 +289,11 @@ OPERATIONS: dict[str, Operation] = {
     "Sharpness": Operation(kernel=blend, parameters=smooth, magnitudes=(0.3, 0.6, 0.9), signed=True),
     "Brightness": Operation(kernel=blend_level, parameters=black, magnitudes=(0.3, 0.6, 0.9), signed=True),
     "Posterize": Operation(kernel=keep_bits, parameters=upper_bits, magnitudes=(4.0, 5.0, 7.0)),
-    "Solarize": Operation(kernel=invert_from, parameters=least, magnitudes=(26.0, 102.0, 179.0)),
-    "AutoContrast": Operation(kernel=look_up, parameters=stretched),
-    "Equalize": Operation(kernel=look_up, parameters=equalized),
-    "Invert": Operation(kernel=invert_from, parameters=least),
-    "Cutout": Operation(kernel=cover, parameters=any_corner, magnitudes=(0.5,)),
+    "Solarize": Operation(kernel=invert_from, parameters=inversion_threshold, magnitudes=(26.0, 102.0, 179.0)),
+    "AutoContrast": Operation(kernel=look_up, parameters=stretch_table),
+    "Equalize": Operation(kernel=look_up, parameters=equalize_table),
+    "Invert": Operation(kernel=invert_from, parameters=inversion_threshold),
+    "Cutout": Operation(kernel=cover, parameters=random_corner, magnitudes=(0.5,)),
 }
 
 KERNELS: dict[Kernel, tuple[Operation, ...]] = {
@@ -302,7 +305,7 @@ KERNELS: dict[Kernel, tuple[Operation, ...]] = {
 
 @dataclass(frozen=True)
 class Element:
-    """An operation with a magnitude: what the distribution chooses from."""
+    """An operation with a magnitude, the unit that the distribution chooses."""
 
     operation: str
     magnitude: float = 0.0
@@ -319,7 +322,7 @@ ELEMENTS = tuple(Element(name, m) for name, operation in OPERATIONS.items() for 
 
 
 def named_element(name: str) -> Element:
-    """The element that is written so. Raises `ValueError` for a name that none has."""
+    """Return the element that is written as `name`. Raises `ValueError` if there is none."""
     known = {str(element): element for element in ELEMENTS}
     if name not in known:
         raise ValueError(f"there is no augmentation element {name!r}; use one of {', '.join(known)}")
@@ -330,9 +333,9 @@ def named_element(name: str) -> Element:
 def element_columns(
     elements: tuple[Element, ...], device: torch.device
 ) -> tuple[Int64[Tensor, " k"], Float64[Tensor, "2*k"]]:
-    """Of each element: its operation's place when they are ordered by kernel; its magnitude and the one drawn with it.
+    """Return each element's place among the operations ordered by kernel, and two magnitudes for each element.
 
-    The latter are two neighbours, the second the negative of the first where the sign is drawn, else the same.
+    The second magnitude is the negative of the first if the operation is signed, else equal to it.
     """
     ordered = [operation for operations in KERNELS.values() for operation in operations]
     chosen = [OPERATIONS[element.operation] for element in elements]
@@ -352,9 +355,9 @@ def apply_elements(
     chosen: Int64[Tensor, " b"],
     uniforms: Float64[Tensor, "b 3"],
 ) -> UInt8[Tensor, "b c h w"]:
-    """To each image its chosen element (an index into `elements`); the result is in channels_last layout.
+    """Apply to each image its chosen element (an index into `elements`); the result is in channels_last layout.
 
-    `uniforms`, in [0, 1): the first decides the sign of a signed magnitude, the others the place of an operation
+    `uniforms` are in [0, 1): the first decides the sign of a signed magnitude, the others the place of an operation
     that has one.
     """
     operations, magnitudes = element_columns(elements, images.device)
@@ -363,13 +366,13 @@ def apply_elements(
     order = operation.argsort(stable=True)
     counts = torch.bincount(operation, minlength=len(OPERATIONS)).tolist()
     pixels = images.permute(0, 2, 3, 1).contiguous().index_select(0, order)
-    groups = transformed(pixels, m.index_select(0, order), uniforms[:, 1:].index_select(0, order), counts)
-    results = torch.cat((pixels[:0], *groups))  # of no images, no images
+    groups = apply_kernels(pixels, m.index_select(0, order), uniforms[:, 1:].index_select(0, order), counts)
+    results = torch.cat((pixels[:0], *groups))  # so that a batch without images gives none
     return results.index_select(0, order.argsort()).permute(0, 3, 1, 2)
 
 
-def transformed(images: Images, m: Magnitudes, u: Uniforms, counts: Sequence[int]) -> Iterator[Images]:
-    """The new images, kernel by kernel, of images that are ordered by operation; `counts`: images of each."""
+def apply_kernels(images: Images, m: Magnitudes, u: Uniforms, counts: Sequence[int]) -> Iterator[Images]:
+    """Yield the new images, kernel by kernel, for images ordered by operation; `counts`: images of each operation."""
     count = iter(counts)
     stop = 0
     for kernel, operations in KERNELS.items():

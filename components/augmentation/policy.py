@@ -1,4 +1,4 @@
-"""The policy that comes out of the search: pairs of elements, each with a probability, as a batched augmentation.
+"""The policy that the search finds: pairs of elements with probabilities, applied as a batched augmentation.
 
 K  elements (an operation with a magnitude)    m  pairs that a batch's images draw from    b  images
 """
@@ -17,19 +17,19 @@ from components.settings.require import require
 
 Elements = tuple[Element, ...]
 Pairs = tuple[tuple[int, int], ...]
-"""m pairs of indices into the elements: a sample of the distribution."""
+"""A sample of the distribution: m pairs of indices into the elements."""
 Vector = Float64[np.ndarray, " k"]
 
 DRAWS = 7
-"""Uniform numbers an image takes: one for its pair, three for each element (sign and place)."""
+"""Number of uniform numbers drawn for an image: one for its pair, three for each element (sign and place)."""
 
 
 @dataclass(frozen=True)
 class AugmentPairs:
-    """An `Augment`: each image draws one of the pairs by its weight, then goes through its two elements in turn.
+    """An `Augment` that draws a pair for each image by weight, then applies the pair's two elements in turn.
 
-    Every image takes the same number of random numbers whatever is drawn, so that copies with different samples and
-    the same generator differ by the sample alone.
+    The number of random numbers does not depend on what is drawn, so that copies with different samples and the same
+    generator differ by the sample alone.
     """
 
     elements: Elements
@@ -47,7 +47,7 @@ class AugmentPairs:
 
 
 def augment_pairs(elements: Elements, pairs: Sequence[tuple[int, int]], weights: Vector | None = None) -> AugmentPairs:
-    """Draw from the pairs by weight (which sum to 1), or evenly."""
+    """Return the augmentation that draws from the pairs by weights that sum to 1, or evenly without weights."""
     shares = np.full(len(pairs), 1 / len(pairs)) if weights is None else weights
     return AugmentPairs(elements, torch.tensor(pairs), torch.from_numpy(np.cumsum(shares)))
 
@@ -57,27 +57,27 @@ def augment_pairs(elements: Elements, pairs: Sequence[tuple[int, int]], weights:
 
 @dataclass(frozen=True)
 class Policy:
-    """A learned distribution of pairs: p(first, second), rows the first element."""
+    """A learned distribution of pairs, p(first, second), with the first element in rows."""
 
     elements: Elements
     joint: Float64[np.ndarray, "k k"]
 
     def augment(self) -> AugmentPairs:
-        """Draw a pair for every image from the distribution."""
+        """Return the augmentation that draws a pair for every image from the distribution."""
         kinds = range(len(self.elements))
         return augment_pairs(self.elements, [(i, j) for i in kinds for j in kinds], self.joint.ravel())
 
     def entropy(self) -> float:
-        """Of the pair, in bits; the uniform distribution over K^2 pairs has 2 log2 K."""
+        """Return the entropy of the pair in bits; the uniform distribution over K^2 pairs has 2 log2 K."""
         p = self.joint[self.joint > 0]
         return float(-(p * np.log2(p)).sum())
 
     def element_shares(self) -> dict[str, Vector]:
-        """The distribution of the first and of the second element."""
+        """Return the marginal distributions of the first and of the second element."""
         return {"first": self.joint.sum(axis=1), "second": self.joint.sum(axis=0)}
 
     def operation_shares(self) -> dict[str, float]:
-        """Expected share of each operation among the two that an image gets, the largest first."""
+        """Return each operation's expected share among the two that an image gets, the largest first."""
         first, second = self.element_shares().values()
         each = (first + second) / 2
         shares: dict[str, float] = {}
@@ -86,7 +86,7 @@ class Policy:
         return dict(sorted(shares.items(), key=lambda item: -item[1]))
 
     def to_json(self) -> dict[str, Any]:
-        """JSON values: a summary, then every pair, the most probable first."""
+        """Return JSON values: a summary, then every pair, the most probable first."""
         names = [str(element) for element in self.elements]
         flat = self.joint.ravel().tolist()
         order = sorted(range(len(flat)), key=lambda k: -flat[k])
@@ -101,7 +101,7 @@ class Policy:
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> "Policy":
-        """The inverse of `to_json`; only `elements` and `pairs` are read. Raises `ValueError` for no distribution."""
+        """Read a policy from `elements` and `pairs` of `to_json`. Raises `ValueError` if they are no distribution."""
         try:
             elements = tuple(named_element(name) for name in record["elements"])
             row = {str(element): k for k, element in enumerate(elements)}

@@ -1,4 +1,4 @@
-"""OHL-Auto-Aug (Lin et al., ICCV 2019): the augmentation search, as a world for the engine in components.online."""
+"""The augmentation search OHL-Auto-Aug (Lin et al., ICCV 2019) on the engine in components.online."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -19,7 +19,7 @@ from components.training.parallel import Parallel, sequential
 
 @dataclass(frozen=True, kw_only=True)
 class PairsWorld(World):
-    """Crop and flip, then one of the copy's pairs for each image."""
+    """The world of the augmentation search: each image gets crop and flip, then one of the copy's pairs."""
 
     elements: Elements
     settings: Augmentation
@@ -46,10 +46,10 @@ def search_augmentation(
     parallel: Parallel = sequential,
     after: Trunk[Pairs] | None = None,
 ) -> Iterator[Trunk[Pairs]]:
-    """Train the network on `train` while learning which pairs of elements serve it on `val`; one record a trunk.
+    """Train the network on `train` while learning which pairs of elements help on `val`; yield one record a trunk.
 
-    `distribution` is what the search starts with; without it, what the settings say. `after` a
-    recorded trunk of the same search, it goes on from there.
+    The search starts from `distribution`, by default the settings' one. With `after`, a recorded trunk of the same
+    search, it goes on from there.
     """
     distribution = distribution or first_distribution(settings)
     world = PairsWorld(

@@ -1,12 +1,12 @@
-"""A learned policy outside this project: as a torchvision v2 transform, and as a list of torchvision's own transforms.
+"""A learned policy for use outside this project: as a torchvision v2 transform, or as torchvision's own transforms.
 
     transform = load_policy("augmentation.json")            # an nn.Module, needs `components.augmentation`
     transform = torchvision_transform(policy, size=32)      # needs torchvision alone, also after torch.save
 
-The first gives the very pixels that the search trained with, and a batch draws a pair for each image. The second draws
-as often; Cutout covers with grey instead of the image's mean, and on tensors torchvision rounds differently: by one
-level in Color, Contrast, Sharpness and AutoContrast, by one pixel of the source for up to 10 % of the pixels in shears
-and 2 % in rotations. On PIL images it agrees to the last bit.
+The first gives the very pixels that the search trained with, and draws a pair for each image of a batch. The second has
+the same probabilities, but Cutout covers with grey instead of the image's mean. On tensors torchvision also rounds
+differently: by one level in Color, Contrast, Sharpness and AutoContrast, by one pixel of the source for up to 10 % of
+the pixels in shears and 2 % in rotations. On PIL images it agrees to the last bit.
 """
 
 import json
@@ -28,21 +28,21 @@ from components.augmentation.policy import Policy
 from components.settings.require import require
 
 GREY = 128
-"""What an exported Cutout covers with."""
+"""Grey level that an exported Cutout covers with."""
 UNMOVED = (tv_tensors.BoundingBoxes, tv_tensors.KeyPoints, tv_tensors.Mask, tv_tensors.Video)
 
 
 def load_policy(path: str | Path, generator: torch.Generator | None = None) -> "PolicyTransform":
-    """The policy in an `augmentation.json` as a transform."""
+    """Return the policy in an `augmentation.json` as a transform."""
     return PolicyTransform(Policy.from_json(json.loads(Path(path).read_text(encoding="utf-8"))), generator)
 
 
 class PolicyTransform(v2.Transform):
-    """Draws a pair of elements for every image: a PIL image, `tv_tensors.Image` or uint8 tensor [... c h w].
+    """Applies a drawn pair of elements to every image: a PIL image, `tv_tensors.Image` or uint8 tensor [... c h w].
 
-    Works inside a `v2.Compose`; a batch draws a pair for each of its images. Random numbers come from torch's global
-    generator, as in torchvision (so DataLoader workers differ), or from `generator`, in one process. Put it before any
-    conversion to float. Raises `TypeError` for boxes, masks and key points, which it could not move along.
+    It works inside a `v2.Compose`, before any conversion to float, and draws a pair for each image of a batch. Random
+    numbers come from torch's global generator, as in torchvision (so DataLoader workers differ), or from `generator`,
+    in one process. Raises `TypeError` for boxes, masks and key points, which it could not move along.
     """
 
     def __init__(self, policy: Policy, generator: torch.Generator | None = None) -> None:
@@ -60,10 +60,10 @@ class PolicyTransform(v2.Transform):
             require(
                 inpt.mode in ("L", "RGB"), f"the policy got a PIL image of mode {inpt.mode}; convert it to L or RGB"
             )
-            return F.to_pil_image(self.augmented(F.pil_to_tensor(inpt)), mode=inpt.mode)
-        return tv_tensors.wrap(self.augmented(inpt.as_subclass(Tensor)), like=inpt)
+            return F.to_pil_image(self.augment_tensor(F.pil_to_tensor(inpt)), mode=inpt.mode)
+        return tv_tensors.wrap(self.augment_tensor(inpt.as_subclass(Tensor)), like=inpt)
 
-    def augmented(self, images: Tensor) -> Tensor:
+    def augment_tensor(self, images: Tensor) -> Tensor:
         require(
             images.dtype == torch.uint8 and images.ndim >= 3 and images.shape[-3] in (1, 3),
             f"the policy got {images.dtype} images of shape {list(images.shape)}; "
@@ -77,13 +77,13 @@ class PolicyTransform(v2.Transform):
 
 
 def torchvision_transform(policy: Policy, size: int) -> v2.RandomChoice:
-    """The policy in torchvision's transforms alone, for images of `size` x `size`; a batch shares one draw."""
+    """Return the policy made of torchvision's transforms, for images of `size` x `size`; a batch shares one draw."""
     shares, pairs = zip(*torchvision_pairs(policy, size), strict=True)
     return v2.RandomChoice(pairs, p=list(shares))
 
 
 def torchvision_pairs(policy: Policy, size: int) -> list[tuple[float, v2.Compose]]:
-    """(probability, transforms of the first and of the second element), the most probable first."""
+    """Return (probability, transforms of the first and second element) of every pair, the most probable first."""
     transforms = [element_transform(element, size) for element in policy.elements]
     rows = [
         (float(share), v2.Compose([first, second]))
@@ -95,7 +95,7 @@ def torchvision_pairs(policy: Policy, size: int) -> list[tuple[float, v2.Compose
 
 
 def element_transform(element: Element, size: int) -> v2.Transform:
-    """The element; a signed one draws its sign at every call."""
+    """Return the element's transform; a signed one draws its sign at every call."""
     make, m = TORCHVISION[element.operation], element.magnitude
     if OPERATIONS[element.operation].signed:
         return v2.RandomChoice([make(m, size), make(-m, size)])
@@ -103,21 +103,21 @@ def element_transform(element: Element, size: int) -> v2.Transform:
 
 
 def call(functional: Callable[..., Any], **settings: Any) -> v2.Lambda:
-    """One of torchvision's functions with its settings, on images alone."""
+    """Return a transform that applies one of torchvision's functions, with its settings, to images alone."""
     bound = partial(functional, **settings)
     bound.__dict__["__name__"] = f"{functional.__name__} {settings}"  # what `print` shows of a Lambda
     return v2.Lambda(bound, Tensor, PIL.Image.Image)
 
 
 def affine(shear: tuple[float, float] = (0.0, 0.0), shift: tuple[float, float] = (0.0, 0.0)) -> v2.Lambda:
-    """Shear by so much (a tangent) about the corner, move by so many pixels; the source moves the other way."""
+    """Shear by tangents about the corner and move by pixels; torchvision moves the image, so the shift is negated."""
     angles = [math.degrees(math.atan(tangent)) for tangent in shear]
     moved = [-pixels for pixels in shift]
     return call(F.affine, angle=0.0, translate=moved, scale=1.0, shear=angles, center=[0.0, 0.0])
 
 
-def covered(share: float, size: int) -> v2.Compose:
-    """Cutout: the square may hang over the edge, so it is erased from a padded image that is cut back."""
+def cutout(share: float, size: int) -> v2.Compose:
+    """Return Cutout: its square may hang over the edge, so it is erased from a padded image that is then cropped."""
     side = round(share * size)
     before = side // 2
     padded = size + side - 1
@@ -146,6 +146,6 @@ TORCHVISION: dict[str, Callable[[float, int], v2.Transform]] = {
     "AutoContrast": lambda m, size: call(F.autocontrast),
     "Equalize": lambda m, size: call(F.equalize),
     "Invert": lambda m, size: call(F.invert),
-    "Cutout": covered,
+    "Cutout": cutout,
 }
-"""Of each operation: its transform with a magnitude (signed) on images of a size."""
+"""For each operation, a function from a signed magnitude and an image size to its transform."""

@@ -1,4 +1,4 @@
-"""Whether there are images enough for a batch."""
+"""The check that there are enough images for a batch."""
 
 from components.data.store import TRAIN
 from components.settings.require import require

@@ -1,7 +1,7 @@
-"""Encoded bytes that Pillow refuses: what they are, and how they read where nothing but the pixels is asked for.
+"""Encoded bytes that Pillow refuses: what they are, and how to read them if only the pixels are wanted.
 
-A PNG is more than its pixels (texts, profiles, checksums of both), a JPEG ends with a marker that holds none: damage
-there costs no image. What is missing from the pixels themselves is never made up.
+A PNG holds more than its pixels (texts, profiles, checksums of both), and a JPEG ends with a marker that holds none:
+damage there loses no image. Pixels that are missing are never made up.
 """
 
 import io
@@ -20,35 +20,35 @@ JPEG = b"\xff\xd8\xff"
 TIFF = (b"II*\0", b"MM\0*")
 
 TEXTS = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")
-"""PNG's chunks that Pillow inflates, up to a limit, and that no pixel depends on."""
+"""PNG chunks that Pillow inflates, up to a limit, although no pixel depends on them."""
 TRANSPARENCY = b"tRNS"
-"""The one ancillary chunk that the picture depends on: damaged, it is damage to the picture."""
+"""The one ancillary chunk that the picture depends on."""
 ANCILLARY = 0x20
-"""The bit of a chunk's first letter that says a decoder can do without it."""
+"""The bit of a chunk's first letter that says that a decoder can do without the chunk."""
 
 END = b"\xff\xd9"
-"""JPEG's marker at the end of an image."""
+"""The JPEG marker at the end of an image."""
 MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]", re.DOTALL)
-"""What ends a JPEG's scan: no stuffed byte, restart marker or padding."""
+"""A marker that ends a JPEG's scan, which a stuffed byte, a restart marker or padding does not."""
 FRAMES = frozenset({0xC0, 0xC1, 0xC2, 0xC9, 0xCA})
-"""Frame headers: sequential and progressive, Huffman and arithmetic."""
+"""Markers of frame headers: sequential and progressive, Huffman and arithmetic."""
 FILL = 16
-"""Zeros that are no scan's: a picture of one colour may end in some."""
+"""Number of zeros at the end that are more than scan data: a picture of one colour may end in a few."""
 SCAN = 0xDA
 RESTART = 0xD0
 EVERY = (1 << 64) - 1
-"""All 64 coefficients of a block, a bit each."""
+"""Bit mask of all 64 coefficients of a block."""
 
 
 def readings(data: bytes) -> Iterator[bytes]:
-    """What the bytes may be read as instead, none where nothing helps. The image is whole if all give equal pixels."""
+    """Yield other bytes to decode instead, if any can help. The image is whole if all of them give equal pixels."""
     for start, read in READINGS.items():
         if data.startswith(start):
             yield from read(data)
 
 
-def bare_png(data: bytes) -> Iterator[bytes]:
-    """The PNG without its texts, its colour profile and every ancillary chunk whose checksum is wrong."""
+def strip_png(data: bytes) -> Iterator[bytes]:
+    """Yield the PNG without its texts, its colour profile and every ancillary chunk whose checksum is wrong."""
     parts = [PNG]
     place = len(PNG)
     while place < len(data):
@@ -67,11 +67,11 @@ def is_sound(chunk: bytes) -> bool:
     return zlib.crc32(chunk[4:-4]) == int.from_bytes(chunk[-4:])
 
 
-def ended_jpeg(data: bytes) -> Iterator[bytes]:
-    """The JPEG with an end: at once, and after further scan data of two kinds.
+def close_jpeg(data: bytes) -> Iterator[bytes]:
+    """Yield the JPEG with an end marker: once at its end, and twice after different further scan data.
 
-    A decoder fills missing pixels with grey and tells nobody; but where any is missing, further data changes the
-    pixels. The restart markers are for a file cut at one of its own, where a decoder skips all data up to the next.
+    A decoder silently fills missing pixels with grey, but if any is missing, further data changes the pixels. The
+    restart markers are for a file that is cut at one of its own, where a decoder skips all data up to the next.
     """
     kept = without_fill(data)
     if not has_every_scan(kept):
@@ -84,7 +84,7 @@ def ended_jpeg(data: bytes) -> Iterator[bytes]:
 
 
 def without_fill(data: bytes) -> bytes:
-    """The bytes without the zeros of a download that ended early, and without half an end marker."""
+    """Remove the zeros of a download that ended early, and half an end marker."""
     written = data.rstrip(b"\0")
     if len(data) - len(written) < FILL:
         return data.rstrip(b"\xff")
@@ -92,15 +92,17 @@ def without_fill(data: bytes) -> bytes:
 
 
 def restart_due(data: bytes) -> int:
-    """The number of the restart marker that comes next in a JPEG's last scan: a decoder skips what is under another."""
+    """Return the number of the next restart marker in a JPEG's last scan; a decoder skips data under another number."""
     scan = data.rfind(bytes([0xFF, SCAN]))
     place, number = max((data.rfind(bytes([0xFF, RESTART + number]), scan), number) for number in range(8))
     return (number + 1) % 8 if place >= 0 else 0
 
 
 def is_unended(data: bytes) -> bool:
-    """Whether the bytes are a JPEG in which no end follows the last scan: Pillow takes some of these for whole, those
-    that zeros follow, as in a download whose file was made at full length."""
+    """Whether the bytes are a JPEG in which no end marker follows the last scan.
+
+    Pillow takes some of these for whole, namely if zeros follow, as in a download whose file was made at full length.
+    """
     return data.startswith(JPEG) and data.rfind(END) < data.rfind(bytes([0xFF, SCAN]))
 
 
@@ -122,7 +124,7 @@ def has_every_scan(data: bytes) -> bool:
 
 
 def segments(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """(marker, content) of a JPEG's headers up to its end, one pass over the bytes."""
+    """Yield (marker, content) of a JPEG's headers up to its end, in one pass over the bytes."""
     place = 2
     while (found := MARKER.search(data, place)) is not None and found.end() + 2 <= len(data) and found[0] != END:
         length = int.from_bytes(data[found.end() : found.end() + 2])
@@ -130,11 +132,11 @@ def segments(data: bytes) -> Iterator[tuple[int, bytes]]:
         place = found.end() + length
 
 
-READINGS: dict[bytes, Callable[[bytes], Iterator[bytes]]] = {PNG: bare_png, JPEG: ended_jpeg}
+READINGS: dict[bytes, Callable[[bytes], Iterator[bytes]]] = {PNG: strip_png, JPEG: close_jpeg}
 
 
 class Kind(NamedTuple):
-    """A kind of file that is no image for us."""
+    """A kind of file that is not accepted as an image: how it starts, what it is, and what to do about it."""
 
     starts: tuple[bytes, ...]
     what: str
@@ -153,7 +155,7 @@ BOXES = (
     Kind((b"avif", b"avis"), "an AVIF image whose header is damaged", "fetch it again", Rule.CORRUPT),
     Kind((b"",), "a video (MP4 or QuickTime)", FRAME),
 )
-"""By the brand of an ISO media file."""
+"""Kinds of files by the brand of an ISO media file."""
 WORDS = (
     Kind((b"version https://git-lfs",), "a git-lfs pointer, which stands for a file", "run `git lfs pull`"),
     Kind(
@@ -163,7 +165,7 @@ WORDS = (
     Kind((b"%pdf-",), "a PDF document", CONVERT),
     Kind((b"{", b"["), "JSON, or other text", REMOVE),
 )
-"""By the first words, in lower case."""
+"""Kinds of files by their first words, in lower case."""
 NUMBERS = (
     Kind((PNG, JPEG, b"GIF8"), "a PNG, JPEG or GIF whose header is damaged", "fetch it again", Rule.CORRUPT),
     Kind((b"8BPS",), "a Photoshop document", CONVERT, Rule.UNSUPPORTED),
@@ -181,14 +183,14 @@ NUMBERS = (
     Kind((b"\x89HDF",), "an HDF5 file", CONVERT),
     Kind((b"\0\5\x16\7", b"\0\5\x16\0"), "macOS's notes about a file (AppleDouble)", REMOVE),
 )
-"""By the first bytes."""
+"""Kinds of files by their first bytes."""
 
 TGA_TYPES = (1, 2, 3, 9, 10, 11)
 TGA_BITS = (8, 15, 16, 24, 32)
 
 
-def named(data: bytes) -> Refused:
-    """The refusal of bytes in which Pillow finds no image: what they are, and what to do about it."""
+def refusal_of(data: bytes) -> Refused:
+    """Return the refusal of bytes in which Pillow finds no image: what they are, and what to do about it."""
     kind = kind_of(data)
     if kind is None:
         return Refused(Rule.NOT_AN_IMAGE, "no image format is known that starts as it does; store PNG or JPEG")
@@ -198,22 +200,22 @@ def named(data: bytes) -> Refused:
 def kind_of(data: bytes) -> Kind | None:
     words = data[:1024].removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     if data[4:8] == b"ftyp":
-        return starting(BOXES, data[8:12])
+        return first_match(BOXES, data[8:12])
     if data[:4] == b"RIFF" and data[8:12] in (b"AVI ", b"WAVE"):
         return Kind((), "a video or sound (RIFF)", FRAME)
     if data[128:132] == b"DICM":
         return Kind((), "a DICOM image", CONVERT, Rule.UNSUPPORTED)
     if data.startswith(TIFF):
         return kind_of_tiff(data)
-    return starting(NUMBERS, data) or starting(WORDS, words) or kind_of_text(words) or kind_of_tga(data)
+    return first_match(NUMBERS, data) or first_match(WORDS, words) or kind_of_text(words) or kind_of_tga(data)
 
 
-def starting(kinds: tuple[Kind, ...], data: bytes) -> Kind | None:
+def first_match(kinds: tuple[Kind, ...], data: bytes) -> Kind | None:
     return next((kind for kind in kinds if data.startswith(kind.starts)), None)
 
 
 def kind_of_tiff(data: bytes) -> Kind:
-    """By its number of bands, if that can be read."""
+    """Return the kind of a TIFF that Pillow refuses, with its number of bands if that can be read."""
     try:
         directory = ImageFileDirectory_v2(data[:8])
         source = io.BytesIO(data)
@@ -229,7 +231,7 @@ def kind_of_tiff(data: bytes) -> Kind:
 
 
 def kind_of_text(words: bytes) -> Kind | None:
-    """SVG, XML or other text."""
+    """Return the kind of SVG, XML or other text; None if it is no text."""
     if b"<svg" in words:
         return Kind((), "an SVG drawing", CONVERT, Rule.UNSUPPORTED)
     try:
@@ -241,7 +243,7 @@ def kind_of_text(words: bytes) -> Kind | None:
 
 
 def kind_of_tga(data: bytes) -> Kind | None:
-    """TGA has no mark at its start: by a header that makes sense, or its mark at the end."""
+    """Return the kind of a TGA image, which has no mark at its start: by a plausible header or the mark at its end."""
     likely = len(data) > 18 and data[1] in (0, 1) and data[2] in TGA_TYPES and data[16] in TGA_BITS
     if (likely and any(data[12:14]) and any(data[14:16])) or data[-18:].startswith(b"TRUEVISION-XFILE"):
         return Kind((), "a TGA image", CONVERT, Rule.UNSUPPORTED)

@@ -1,6 +1,6 @@
 """The `folder` source: `<root>/<class>/<image>`, or `<root>/{train,val,test}/<class>/<image>` with its own test split.
 
-Which folder is what, components.data.layout says.
+The module components.data.layout decides which folder is what.
 """
 
 import stat
@@ -8,21 +8,22 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from components.data.layout import Layout, entries, holds_images, left_out, read_layout, show
+from components.data.layout import Layout, entries, exclusion_of, holds_images, read_layout, show
 from components.data.records import Record, Refused, Rule, Source, refuse, relative
 from components.settings.data import Data
 from components.settings.require import require
 
 BYTES_PER_PIXEL = 8
-"""Four channels of 16 bits, uncompressed: no honest file is larger, but for `METADATA`."""
+"""Bytes of four uncompressed channels of 16 bits: with `METADATA`, no honest file is larger."""
 METADATA = 1 << 20
+"""Bytes that a file may have beside its pixels."""
 
 
 def open_folder(data: Data) -> Source:
-    """Every file below the root becomes a record, also those that are no image: nothing is passed over in silence.
+    """Open the source. Every file below the root becomes a record, even one that is no image, so that none is ignored.
 
-    A root that holds both `train` and `test`, so or similarly called, brings its own test split; its own `val` counts
-    as train, for the line draws its own. Raises ValueError without class folders.
+    A root that holds both `train` and `test`, under these or similar names, has its own test split; its own `val`
+    counts as train, because the line draws a val split itself. Raises ValueError if there are no class folders.
     """
     root = Path(data.path or "")
     require(root.is_dir(), f"data.path is {data.path!r}, which is no folder; give the one that holds the class folders")
@@ -40,13 +41,13 @@ def open_folder(data: Data) -> Source:
 
 
 def walk(root: Path, layout: Layout, limit: int) -> Iterator[Record]:
-    """The images of every class folder, and all that lies elsewhere."""
+    """Yield a record for every file: those of class folders, and refusals for all others."""
     for holder, split in layout.holders.items():
         for entry in entries(holder):
             path = Path(entry.path)
             if holds_images(entry):
                 yield from walk_class(root, path, split, limit)
-            elif entry.is_dir() and left_out(entry.name) is None:
+            elif entry.is_dir() and exclusion_of(entry.name) is None:
                 refusal = partial(refuse, Rule.NO_IMAGE, "the folder holds no image, so it is no class")
                 yield Record(path=show(root, path), label=None, read=refusal)
             else:
@@ -60,20 +61,22 @@ def walk(root: Path, layout: Layout, limit: int) -> Iterator[Record]:
 
 
 def walk_class(root: Path, folder: Path, split: str | None, limit: int) -> Iterator[Record]:
-    """The images of one class folder."""
+    """Yield a record for every file of one class folder."""
     label = relative(folder.name)
     for entry in entries(folder):
         path = Path(entry.path)
-        if entry.is_dir() or left_out(entry.name) is not None:
+        if entry.is_dir() or exclusion_of(entry.name) is not None:
             yield from turn_away(root, path, label, f"it lies in a folder within the class folder {label!r}")
         else:
             yield Record(path=show(root, path), label=label, split=split, read=partial(read_file, path, limit))
 
 
 def turn_away(root: Path, path: Path, label: str | None, reason: str) -> Iterator[Record]:
-    """Refusals for a file, or for every file of a folder; a link to a folder and what is left out by its name are one
-    each."""
-    why = left_out(path.name)
+    """Yield refusals for a file, or for every file of a folder.
+
+    A link to a folder, and a folder that is excluded by its name, get one refusal as a whole.
+    """
+    why = exclusion_of(path.name)
     if why is None and path.is_dir() and not path.is_symlink():
         for entry in entries(path):
             yield from turn_away(root, Path(entry.path), label, reason)
@@ -83,12 +86,12 @@ def turn_away(root: Path, path: Path, label: str | None, reason: str) -> Iterato
 
 
 def most_bytes(data: Data) -> int:
-    """The size beyond which no file is read."""
+    """Return the size in bytes beyond which no file is read."""
     return data.max_pixels * BYTES_PER_PIXEL + METADATA
 
 
 def read_file(path: Path, limit: int) -> bytes:
-    """The file's bytes; raises `Refused` for what is no file, cannot be read, or is larger than `limit` bytes."""
+    """Read the file's bytes; raises `Refused` if it is no file, cannot be read, or is larger than `limit` bytes."""
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):  # a pipe would block for ever

@@ -1,7 +1,7 @@
-"""From encoded bytes to pixels: what counts as an image, what it looks like, and what makes two the same.
+"""Decoding of images: which bytes count as an image, which pixels they give, and when two images are the same.
 
-Bytes come from strangers, so nothing is decoded before its header is read, and only by Pillow's raster decoders
-(Pillow would otherwise hand PostScript to Ghostscript).
+Bytes are not trusted: the header is read before anything is decoded, and only Pillow's raster decoders are used
+(otherwise Pillow would pass PostScript to Ghostscript).
 """
 
 import hashlib
@@ -14,7 +14,7 @@ from PIL import Image, UnidentifiedImageError
 from PIL.ImageFile import ImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
-from components.data.encoded import is_unended, named, readings
+from components.data.encoded import is_unended, readings, refusal_of
 from components.data.records import Refused, Rule
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF", "JPEG2000")
@@ -29,36 +29,36 @@ UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""EXIF orientation -> what turns the image upright."""
+"""EXIF orientation -> the operation that turns the image upright."""
 
 BITS_PER_SAMPLE = 258
-"""TIFF's tag."""
+"""TIFF's tag of this name."""
 RANGELESS = ("I", "F")
-"""Pillow's modes of 32-bit numbers: no white point, so no honest way to 8 bits."""
+"""Pillow's modes of 32-bit numbers, which have no white point and so no correct conversion to 8 bits."""
 RANGED = ("PPM", "I")
-"""The one format whose grey Pillow holds in 32 bits although its white is known: 65535."""
+"""The one (format, mode) whose white is known, 65535, although Pillow holds it in 32 bits."""
 SIXTEEN = ("PNG", "TIFF", "PPM", "JPEG2000")
-"""Formats of 16-bit numbers; in others ";16" means pixels of 16 bits in all."""
+"""Formats with 16-bit values; in other formats ";16" means that a whole pixel has 16 bits."""
 DARK = 1 << 12
-"""Of 65535: a 16-bit image that stays below is refused."""
+"""Value, of 65535, below which all pixels of a 16-bit image must not stay: such an image is refused."""
 MENDABLE = frozenset({Rule.NOT_AN_IMAGE, Rule.TRUNCATED, Rule.CORRUPT})
-"""Refusals after which another reading of the bytes may find whole pixels."""
+"""Refusals after which another reading of the bytes may find all pixels."""
 CUT_OFF = "the file ends before its last pixel"
 
 
 def decode(data: bytes, max_pixels: int | None = None) -> Image.Image:
-    """The image as a person sees it: upright, mode `L` if it is grey (however it was stored), else `RGB`.
+    """Decode the image as a person sees it: upright, in mode `L` if it is grey (however it was stored), else `RGB`.
 
-    Transparent pixels become white; 16 bits keep their upper 8; of several frames the first counts. Damage that costs
-    no pixel (a PNG's texts, profiles and their checksums, a JPEG's missing end) costs no image.
-    Raises `Refused`: header announces more than `max_pixels`, not an image, truncated, corrupt, unsupported, blank.
+    Transparent pixels become white, 16 bits keep their upper 8, and of several frames the first counts. Damage that
+    loses no pixel (a PNG's texts, profiles and their checksums, a JPEG's missing end) is ignored. Raises `Refused` if
+    the header announces more than `max_pixels`, or the image is none, truncated, corrupt, unsupported or blank.
 
     No rule looks at other images, so that one file gives the same pixels in a data set and before a model. Hence 16
-    bits are never stretched: a dark photo would become a bright one. One of which no value reaches `DARK` is refused:
-    of its 256 grey levels at most 16 would be left, and mostly it is 8- or 12-bit values in a 16-bit file.
+    bits are never stretched: a dark photo would become a bright one. An image without a value of `DARK` or more is
+    refused: at most 16 of its 256 grey levels would be left, and mostly it has 8- or 12-bit values in a 16-bit file.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow warns about what is refused here, or about metadata nobody reads
+        warnings.simplefilter("ignore")  # Pillow warns about what is refused here, or about unused metadata
         try:
             if is_unended(data):
                 raise Refused(Rule.TRUNCATED, CUT_OFF)
@@ -73,7 +73,7 @@ def decode(data: bytes, max_pixels: int | None = None) -> Image.Image:
 
 
 def read(data: bytes, max_pixels: int | None) -> Image.Image:
-    """The image of bytes that Pillow can read as they are."""
+    """Decode bytes that Pillow can read as they are; raises `Refused`."""
     image = open_header(data)
     width, height = image.size
     if max_pixels is not None and width * height > max_pixels:
@@ -85,7 +85,7 @@ def read(data: bytes, max_pixels: int | None) -> Image.Image:
     except MemoryError:
         raise  # our machine's fault, not the image's
     except Exception as error:  # decoders of nine formats raise nearly anything on hostile bytes
-        raise broken(error) from None
+        raise refusal_from(error) from None
     upper = plain(upright(image), depth)
     if sixteen and brightest(upper) < DARK >> 8:
         below = (brightest(upper) + 1) << 8
@@ -95,12 +95,12 @@ def read(data: bytes, max_pixels: int | None) -> Image.Image:
 
 
 def brightest(image: Image.Image) -> int:
-    """The largest value of any channel of an 8-bit image."""
+    """Return the largest value of any channel of an 8-bit image."""
     return int(np.asarray(image).max())
 
 
 def reread(data: bytes, max_pixels: int | None) -> Image.Image | None:
-    """The image that all other readings of the bytes agree on; None where there is no other. Raises `Refused`."""
+    """Return the image that all other readings of the bytes agree on; None if there is none. Raises `Refused`."""
     first: Image.Image | None = None
     for reading in readings(data):
         try:
@@ -118,7 +118,7 @@ def open_header(data: bytes) -> Image.Image:
     try:
         return Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError:
-        raise named(data) from None
+        raise refusal_of(data) from None
     except Image.DecompressionBombError:
         most = 2 * (Image.MAX_IMAGE_PIXELS or 0)
         reason = f"its header announces more than {most} pixels, the most that Pillow opens"
@@ -126,18 +126,18 @@ def open_header(data: bytes) -> Image.Image:
     except MemoryError:
         raise
     except Exception as error:  # as above: a header can break a decoder in any way
-        raise broken(error) from None
+        raise refusal_from(error) from None
 
 
-def broken(error: Exception) -> Refused:
-    """What a decoder's complaint means; its text is left out, for it may hold addresses and paths."""
+def refusal_from(error: Exception) -> Refused:
+    """Return the refusal for a decoder's error, without the error's text, which may hold addresses and paths."""
     if isinstance(error, EOFError) or "truncated" in str(error).lower():
         return Refused(Rule.TRUNCATED, CUT_OFF)
     return Refused(Rule.CORRUPT, f"its pixels cannot be decoded ({type(error).__name__})")
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """Turn the image as its EXIF orientation asks; broken metadata turns nothing."""
+    """Turn the image upright by its EXIF orientation; with broken metadata it stays as it is."""
     try:
         turn = UPRIGHT.get(image.getexif().get(ORIENTATION, 1))
     except Exception:  # a viewer shows such an image unturned, and so do we: the pixels are sound
@@ -146,7 +146,7 @@ def upright(image: Image.Image) -> Image.Image:
 
 
 def depth_of(image: Image.Image) -> int | None:
-    """Bits of a value up to white where a pixel takes more than 8: 16, but TIFF's 12; None where white is not known."""
+    """Return the bits of white for values of more than 8 bits: 16, or 12 in some TIFFs; None if white is not known."""
     if image.mode in RANGELESS and (image.format, image.mode) != RANGED:
         return None
     bits = image.tag_v2.get(BITS_PER_SAMPLE) if isinstance(image, TiffImageFile) else None
@@ -154,7 +154,7 @@ def depth_of(image: Image.Image) -> int | None:
 
 
 def has_16_bits(image: Image.Image) -> bool:
-    """Whether the file of an image that is not decoded yet stores numbers up to 65535, grey or colour."""
+    """Whether the file of an image that is not decoded yet stores values up to 65535, grey or colour."""
     if depth_of(image) == 12 or image.format not in SIXTEEN or not isinstance(image, ImageFile) or not image.tile:
         return False
     arguments = image.tile[0].args
@@ -163,8 +163,10 @@ def has_16_bits(image: Image.Image) -> bool:
 
 
 def plain(image: Image.Image, depth: int | None = 16) -> Image.Image:
-    """Mode `L` or `RGB`, 8 bits, no transparency; `depth` as of `depth_of`. Raises `Refused` for numbers without a
-    range, and for a picture that its transparency alone drew."""
+    """Convert to mode `L` or `RGB`, 8 bits, without transparency; `depth` is that of `depth_of`.
+
+    Raises `Refused` for values without a known white, and for a picture that only its transparency draws.
+    """
     if depth is None:
         reason = f"pixels of 32 bits or with a sign (mode {image.mode}) have no white; store 8 or 16 bits, unsigned"
         raise Refused(Rule.UNSUPPORTED, reason)
@@ -181,8 +183,10 @@ def plain(image: Image.Image, depth: int | None = 16) -> Image.Image:
 
 
 def on_white(image: Image.Image) -> Image.Image:
-    """The picture with white behind it. Raises `Refused` when nothing is to be seen there, which would make all such
-    pictures one; an opaque image of one colour is a picture like another."""
+    """Put white behind the picture. Raises `Refused` if the result is all white, which would make such pictures equal.
+
+    An opaque image of one colour is accepted.
+    """
     layer = image.convert("RGBA")
     alpha = layer.getchannel("A")
     whole = Image.new("RGB", layer.size, "white")
@@ -200,7 +204,7 @@ def is_grey(image: Image.Image) -> bool:
 
 
 def content_hash(image: Image.Image) -> str:
-    """sha256 of mode, size and pixels of a decoded image: equal for the same picture in another encoding."""
+    """Return sha256 of mode, size and pixels of a decoded image, equal for the same picture in another encoding."""
     width, height = image.size
     digest = hashlib.sha256(f"{image.mode} {width} {height}\n".encode())
     digest.update(image.tobytes())
@@ -212,9 +216,9 @@ def channels_of(image: Image.Image) -> int:
 
 
 def to_array(image: Image.Image, size: int, channels: int) -> UInt8[np.ndarray, "size size channels"]:
-    """A decoded image as a network takes it: a square of `size` pixels, whatever its shape was.
+    """Return a decoded image as a network takes it: a square of `size` pixels, whatever its shape was.
 
-    Bilinear with antialiasing, torchvision's default, so that a client of the model can do the same.
+    Resizing is bilinear with antialiasing, torchvision's default, so that a client of the model can do the same.
     """
     if image.size != (size, size):
         image = image.resize((size, size), Image.Resampling.BILINEAR)
@@ -224,7 +228,7 @@ def to_array(image: Image.Image, size: int, channels: int) -> UInt8[np.ndarray, 
 
 
 def encode_png(image: Image.Image, compress_level: int = 6) -> bytes:
-    """Lossless bytes; level 0 stores the pixels, so that the bytes depend on no zlib version."""
+    """Encode the image as PNG; level 0 stores the pixels, so that the bytes depend on no zlib version."""
     buffer = io.BytesIO()
     image.save(buffer, format="PNG", compress_level=compress_level)
     return buffer.getvalue()

@@ -1,4 +1,4 @@
-"""From an opened source to a complete `data/raw` folder."""
+"""Intake of an opened source into a complete `data/raw` folder."""
 
 from pathlib import Path
 
@@ -15,8 +15,8 @@ VALIDATION = "validation.json"
 def take_in(source: Source, folder: Path, data: Data, progress: Progress) -> Report:
     """Read every record once and fill the empty `folder` with shards and validation.json.
 
-    One image is decoded at a time; encoded bytes wait on disk. Raises ValueError when a class is left with too few
-    images, or the source breaks off.
+    One image is decoded at a time; encoded bytes wait on disk. Raises ValueError if a class is left with too few
+    images, or the source fails.
     """
     with Spill(folder) as spill:
         entries, refused = read_records(source, spill, data.max_pixels, progress)
@@ -31,7 +31,7 @@ def take_in(source: Source, folder: Path, data: Data, progress: Progress) -> Rep
 def read_records(
     source: Source, spill: Spill, max_pixels: int, progress: Progress
 ) -> tuple[list[Entry], list[Rejection]]:
-    """Examine every record; the sound ones' bytes go to the spill files."""
+    """Examine every record, and write the bytes of the sound ones to the spill files."""
     entries: list[Entry] = []
     refused: list[Rejection] = []
     classes = frozenset(source.classes) if source.classes is not None else None

@@ -1,4 +1,4 @@
-"""How a folder of images is laid out: what in it is a class, a split, a wrapping, or no part of the data at all."""
+"""The layout of a folder of images: which folders are classes, splits or wrappers, and which are no data at all."""
 
 import os
 from collections.abc import Iterator
@@ -18,8 +18,8 @@ OWN_SPLITS = {
     "test": "test",
     "testing": "test",
 }
-"""What a source calls its splits, in lower case -> the split it is for us. Its own val is train material: the line
-draws val by its own rule, so that it can grow (components.data.split); only `test` is kept apart."""
+"""A source's name for a split, in lower case -> our split. The source's val counts as train, because the line draws val
+by its own rule, so that it can grow (components.data.split); only `test` is kept apart."""
 TRAIN = frozenset({"train", "training"})
 VAL = frozenset({"val", "valid", "validation", "dev"})
 
@@ -29,33 +29,32 @@ SYSTEM = frozenset(
         "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__pycache__",
     }
 )  # fmt: skip
-"""Names, in lower case, of what systems and programs leave in folders."""
+"""Names, in lower case, of files and folders that systems and programs leave behind."""
 DOCUMENTS = frozenset(
     {
         ".txt", ".md", ".rst", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".yaml", ".yml", ".toml", ".ini", ".log",
         ".pdf", ".doc", ".docx", ".xls", ".xlsx", ".py", ".ipynb",
     }
 )  # fmt: skip
-"""Endings of files that nobody means as an image: a folder of nothing else is no class."""
+"""Endings of files that are not meant as images: a folder of nothing else is no class."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """Where the class folders are."""
+    """The places of the class folders."""
 
     holders: dict[Path, str | None]
     """Folder of class folders -> the source's own split."""
     around: tuple[Path, ...]
-    """The folders around them, from the outermost."""
+    """The folders around these, from the outermost."""
     notes: tuple[str, ...]
 
 
 def read_layout(root: Path) -> Layout:
-    """Find the class folders: in the root, in its one folder, or in folders that are called as splits are.
+    """Find the class folders: in the root, in its one folder, or in folders that are named as splits.
 
-    Folders are splits when there are two or more of such a name and the one called train holds class folders: a class
-    may be called train, beside car and bus. Raises ValueError when there are no class folders, or when images lie
-    deeper.
+    Folders are splits if two or more have such names and the one called train holds class folders: a class may be
+    called train, beside car and bus. Raises ValueError if there are no class folders, or images lie deeper.
     """
     *outer, inner = wrappings(root)
     notes = [f"read from {show(root, inner)}, the one folder that holds class folders"] if outer else []
@@ -88,7 +87,7 @@ def holds_image(folder: Path) -> bool:
 
 
 def wrappings(root: Path) -> Iterator[Path]:
-    """The root, and the one folder in it that holds images, as long as that holds folders of images only."""
+    """Yield the root, then the one folder in it that holds images, as long as that holds folders of images only."""
     yield root
     inside = image_folders(root)
     if len(inside) == 1 and not inside[0].is_symlink() and image_folders(inside[0]) and not holds_image(inside[0]):
@@ -96,44 +95,46 @@ def wrappings(root: Path) -> Iterator[Path]:
 
 
 def image_folders(folder: Path) -> list[Path]:
-    """The folders in it that hold an image in any depth."""
+    """Return the folders in it that hold an image at any depth."""
     return [Path(entry.path) for entry in entries(folder) if holds_images(entry)]
 
 
 def holds_images(entry: os.DirEntry[str]) -> bool:
-    return entry.is_dir() and left_out(entry.name) is None and next(images_below(Path(entry.path)), None) is not None
+    return (
+        entry.is_dir() and exclusion_of(entry.name) is None and next(images_below(Path(entry.path)), None) is not None
+    )
 
 
 def images_below(folder: Path) -> Iterator[Path]:
-    """What may be an image in the folder and in its folders; links to folders are not followed."""
+    """Yield what may be an image in the folder and its subfolders; links to folders are not followed."""
     yield from images_in(folder)
-    for entry in listed(folder):
-        if entry.is_dir(follow_symlinks=False) and left_out(entry.name) is None:
+    for entry in scan_folder(folder):
+        if entry.is_dir(follow_symlinks=False) and exclusion_of(entry.name) is None:
             yield from images_below(Path(entry.path))
 
 
 def images_in(folder: Path) -> Iterator[Path]:
-    """What may be an image directly in the folder."""
-    for entry in listed(folder):
+    """Yield what may be an image directly in the folder."""
+    for entry in scan_folder(folder):
         document = PurePath(entry.name).suffix.lower() in DOCUMENTS
-        if not document and left_out(entry.name) is None and not entry.is_dir():
+        if not document and exclusion_of(entry.name) is None and not entry.is_dir():
             yield Path(entry.path)
 
 
-def left_out(name: str) -> tuple[Rule, str] | None:
-    """Why a file or folder of this name is left out, whatever it holds; None if it is not."""
+def exclusion_of(name: str) -> tuple[Rule, str] | None:
+    """Return why a file or folder of this name is excluded, whatever it holds; None if it is not."""
     if name.lower() in SYSTEM:
         return Rule.SYSTEM, "its name is one that systems and programs give to what they leave behind"
     return (Rule.HIDDEN, "its name starts with a dot") if name.startswith(".") else None
 
 
 def entries(folder: Path) -> list[os.DirEntry[str]]:
-    """What the folder holds, by name; raises ValueError when it may not be listed."""
-    return sorted(listed(folder), key=lambda entry: entry.name)
+    """Return the folder's entries, sorted by name; raises ValueError if it cannot be listed."""
+    return sorted(scan_folder(folder), key=lambda entry: entry.name)
 
 
-def listed(folder: Path) -> Iterator[os.DirEntry[str]]:
-    """The same as it comes: of a million images the first says enough."""
+def scan_folder(folder: Path) -> Iterator[os.DirEntry[str]]:
+    """Yield the folder's entries unsorted, so that the first of a million images is found at once."""
     try:
         with os.scandir(folder) as found:
             yield from found
@@ -142,5 +143,5 @@ def listed(folder: Path) -> Iterator[os.DirEntry[str]]:
 
 
 def show(root: Path, path: Path) -> str:
-    """A path as messages and reports name it: relative to data.path."""
+    """Return a path as messages and reports name it, relative to data.path."""
     return relative(str(path.relative_to(root)))

@@ -1,8 +1,8 @@
 """The `parquet` source, Hugging Face layout: `image: {bytes, path}`, `label: int`, class names in the metadata.
 
-A file, or a folder of shards. When the names of some shards, or of their folders, hold the word test and those of
-others train or val, the former are the source's own test split; its own val counts as train, for the line draws its
-own.
+It is a file, or a folder of shards. If the names of some shards, or of their folders, contain the word test and those
+of others train or val, the former are the source's own test split; its own val counts as train, because the line draws
+a val split itself.
 """
 
 import json
@@ -21,13 +21,13 @@ from components.settings.data import Data
 from components.settings.require import require
 
 BATCH = 256
-"""Rows in memory at a time."""
+"""Number of rows in memory at a time."""
 SPLIT_WORD = re.compile(rf"(?<![a-z])(?:{'|'.join(OWN_SPLITS)})(?![a-z])")
-"""The name of a split between what is no letter: mnist_test.parquet and train-00000-of-00002.parquet, not latest."""
+"""The name of a split without a letter beside it, as in mnist_test.parquet or train-00000-of-00002.parquet."""
 
 
 def open_parquet(data: Data) -> Source:
-    """Rows of all shards, in order of file name. Raises ValueError for a missing or broken file, column or class name.
+    """Open all shards, in order of file name. Raises ValueError for a missing or broken file, column or class name.
 
     Without class names in the metadata, the label numbers name the classes.
     """
@@ -49,7 +49,7 @@ def open_parquet(data: Data) -> Source:
 
 
 def find_shards(root: Path) -> list[Path]:
-    """The file itself, or every visible *.parquet below the folder."""
+    """Return the file itself, or every visible *.parquet below the folder."""
     require(root.exists(), f"data.path is {str(root)!r}, which is not there; give a Parquet file or a folder of shards")
     if root.is_file():
         return [root]
@@ -64,7 +64,7 @@ def find_shards(root: Path) -> list[Path]:
 
 
 def own_splits(root: Path, shards: list[Path]) -> dict[Path, str | None]:
-    """`test` for shards called so, `train` for all others, if there are shards of both names; else None."""
+    """Return `test` for shards of that name and `train` for all others if both names occur, else None for all."""
     named = {shard: own_split(shard.relative_to(root)) for shard in shards} if root.is_dir() else {}
     if not {"train", "test"} <= set(named.values()):
         return dict.fromkeys(shards)
@@ -72,7 +72,7 @@ def own_splits(root: Path, shards: list[Path]) -> dict[Path, str | None]:
 
 
 def own_split(shard: Path) -> str | None:
-    """The split that the shard's name tells, or where that tells none or two, its folder's name, and so on outwards."""
+    """Return the split in the shard's name; if it holds none or two, that in its folder's name, and so on outwards."""
     for part in reversed(shard.parts):
         told = {OWN_SPLITS[word] for word in SPLIT_WORD.findall(part.lower())}
         if len(told) == 1:
@@ -81,7 +81,7 @@ def own_split(shard: Path) -> str | None:
 
 
 def show(root: Path, shard: Path) -> str:
-    """The shard as messages and reports name it: relative to data.path."""
+    """Return the shard as messages and reports name it, relative to data.path."""
     return relative(shard.name if shard == root else str(shard.relative_to(root)))
 
 
@@ -108,7 +108,7 @@ def read_schema(root: Path, shard: Path) -> tuple[str, ...] | None:
 
 
 def class_names(shard: str, metadata: Mapping[bytes, bytes]) -> tuple[str, ...] | None:
-    """features.label.names of the `huggingface` metadata, None without; raises ValueError for what makes no sense."""
+    """Return features.label.names of the `huggingface` metadata, or None; raises ValueError if they are malformed."""
     try:
         stored: Any = json.loads(metadata.get(b"huggingface", b"{}"))
         names = stored.get("info", stored).get("features", {}).get("label", {}).get("names")
@@ -123,7 +123,7 @@ def class_names(shard: str, metadata: Mapping[bytes, bytes]) -> tuple[str, ...] 
 
 
 def read_shard(root: Path, shard: Path, split: str | None, names: tuple[str, ...] | None) -> Iterator[Record]:
-    """The shard's rows, `BATCH` in memory at a time. A row without a path is named by shard and row number."""
+    """Yield the shard's rows, `BATCH` in memory at a time. A row without a path is named by shard and row number."""
     name = show(root, shard)
     row = 0
     try:
@@ -142,7 +142,7 @@ def read_shard(root: Path, shard: Path, split: str | None, names: tuple[str, ...
 def row_record(
     path: str, image: Mapping[str, Any], label: int | None, split: str | None, names: tuple[str, ...] | None
 ) -> Record:
-    """One row; its `read` refuses what no image or no class can be made of."""
+    """Return the record of one row; its `read` refuses a row without image bytes or with an unknown label."""
     if label is None or label < 0 or (names is not None and label >= len(names)):
         reason = f"its label is {label}; labels are 0 to {len(names) - 1 if names is not None else 'the last class'}"
         return Record(path=path, label=None, split=split, read=partial(refuse, Rule.UNKNOWN_CLASS, reason))

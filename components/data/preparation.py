@@ -1,4 +1,4 @@
-"""From `data/raw` to the splits that training reads: each image decoded once, none kept in memory.
+"""Preparation of the splits that training reads from `data/raw`: each image is decoded once, none is kept in memory.
 
 h w  pixels, both `size`    c  channels    histogram[c, v]  train pixels whose channel c has the value v
 """
@@ -23,9 +23,9 @@ from components.settings.data import Data
 def prepare(
     raw: Path, record: Path, data: Data, folders: Mapping[str, Path], progress: Progress
 ) -> tuple[Classes, Statistics]:
-    """Decode every image and write it to the split that the record (components.data.split) has it in: split -> folder.
+    """Decode every image and write it to the folder of its recorded split (components.data.split).
 
-    Raises ValueError when the record does not fit the images or the settings, or a split lacks a class.
+    Raises ValueError if the record does not fit the images or the settings, or a split lacks a class.
     """
     index = read_index(raw)
     assigned = splits_of(index.contents, Shares.of(data, index.splits), record)
@@ -40,7 +40,7 @@ def prepare(
 
 
 def decode_all(raw: Path, classes: Classes) -> Iterator[UInt8[np.ndarray, "h w c"]]:
-    """Every image of `raw` in the order of its index, as a square of the classes' size and channels."""
+    """Yield every image of `raw` in the order of its index, as a square of the classes' size and channels."""
     for path, data in read_images(raw):
         try:
             yield to_array(decode(data), classes.size, classes.channels)
@@ -56,7 +56,7 @@ def write_splits(
     classes: Classes,
     folders: Mapping[str, Path],
 ) -> Int64[np.ndarray, "c 256"]:
-    """Append each image to its split's files; returns the histogram."""
+    """Append each image to its split's files; return the histogram."""
     histogram = np.zeros((classes.channels, 256), dtype=np.int64)
     with ExitStack() as stack:
         writers = {
@@ -71,7 +71,7 @@ def write_splits(
 
 
 def moments(histogram: Int64[np.ndarray, "c 256"]) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of each channel, pixels as 0..1; exact integer sums, so no order of images shows."""
+    """Return mean and deviation of each channel, with pixels in 0..1; exact sums make the images' order irrelevant."""
     values = list(range(256))
     mean, std = [], []
     for counts in histogram.tolist():

@@ -1,7 +1,7 @@
-"""`data/raw`: the accepted images, encoded as they came, in up to 16 Parquet shards in Hugging Face's layout.
+"""The folder `data/raw`: accepted images, encoded as they came, in up to 16 Parquet shards in Hugging Face's layout.
 
 Shard images-<x>.parquet holds the images whose content hash starts with the hexadecimal digit x, sorted by that hash,
-so that the bytes depend on the set of images alone, and few files are enough for any number of images.
+so that its bytes depend on the set of images alone, and few files suffice for any number of images.
 """
 
 import json
@@ -21,9 +21,9 @@ from components.data.records import Entry
 
 BUCKETS = "0123456789abcdef"
 OWN = re.compile(rf"images-[{BUCKETS}]\.parquet|validation\.json|spill-[{BUCKETS}]")
-"""The names of the files that an ingest makes."""
+"""Matches the names of the files that an ingest makes."""
 GROUP_BYTES = 16 << 20
-"""Encoded bytes after which a row group is written: what a reader holds at a time."""
+"""Number of encoded bytes after which a row group is written: a reader holds one at a time."""
 GROUP_ROWS = 1024
 
 FIELDS = pa.schema(
@@ -38,7 +38,7 @@ FIELDS = pa.schema(
 
 
 class Spill:
-    """Encoded bytes on disk while it is not yet known which images stay: one file a bucket, in order of arrival."""
+    """Keeps encoded bytes on disk until it is known which images stay: one file a bucket, in order of arrival."""
 
     def __init__(self, folder: Path) -> None:
         self.paths = {bucket: folder / f"spill-{bucket}" for bucket in BUCKETS}
@@ -67,7 +67,7 @@ class Spill:
 
 
 def write_shards(folder: Path, kept: Sequence[Entry], names: Sequence[str], spill: Spill) -> Iterator[Entry]:
-    """Write the shards, one image in memory after the other; yields each image when its turn comes."""
+    """Write the shards, with one row group in memory at a time; yield each image as it is added."""
     numbers = {name: number for number, name in enumerate(names)}
     schema = FIELDS.with_metadata({"huggingface": json.dumps({"info": {"features": features(names)}})})
     ordered = sorted(kept, key=lambda entry: entry.content)
@@ -87,7 +87,7 @@ def write_shards(folder: Path, kept: Sequence[Entry], names: Sequence[str], spil
 
 
 def features(names: Sequence[str]) -> dict[str, object]:
-    """The columns in the words of Hugging Face's `datasets`, which can load the folder as it is."""
+    """Return the columns as metadata of Hugging Face's `datasets`, which can load the folder as it is."""
     values = {"split": "string", "content": "string", "channels": "int64"}
     return {
         "image": {"_type": "Image"},
@@ -97,7 +97,7 @@ def features(names: Sequence[str]) -> dict[str, object]:
 
 
 def groups(entries: Sequence[Entry]) -> Iterator[list[Entry]]:
-    """The entries in runs of bounded bytes and rows: what is in memory at a time."""
+    """Yield the entries in groups of bounded bytes and rows, one of which is in memory at a time."""
     group: list[Entry] = []
     size = 0
     for entry in entries:
@@ -127,7 +127,7 @@ def sync(path: Path) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Index:
-    """Everything about `data/raw` but the bytes, in the order in which `read_images` gives them."""
+    """Everything about the images of `data/raw` except their bytes, in the order of `read_images`."""
 
     names: tuple[str, ...]
     contents: tuple[str, ...]
@@ -138,7 +138,7 @@ class Index:
 
 
 def is_own(file: Path, *, known: bool) -> bool:
-    """Whether an ingest wrote the file of `data/raw`: by its name, and by its columns unless the folder is `known`."""
+    """Whether an ingest wrote the file, judged by its name and, unless the folder is `known`, by its contents."""
     if not OWN.fullmatch(file.name) or not file.is_file() or file.is_symlink():
         return False
     if known:
@@ -152,7 +152,7 @@ def is_own(file: Path, *, known: bool) -> bool:
 
 
 def shards(folder: Path) -> list[Path]:
-    """The shards in order; raises ValueError when there are none."""
+    """Return the shards in order; raises ValueError if there are none."""
     found = sorted(folder.glob("images-*.parquet"))
     if not found:
         raise ValueError(f"{folder} holds no images; run `python -m flows.ingest` (or `dvc pull`) first")
@@ -175,7 +175,7 @@ def read_index(folder: Path) -> Index:
 
 
 def read_images(folder: Path) -> Iterator[tuple[str, bytes]]:
-    """(source-relative path, encoded bytes) of every image, a row group in memory at a time."""
+    """Yield (source-relative path, encoded bytes) of every image, with a row group in memory at a time."""
     for path in shards(folder):
         with pq.ParquetFile(path) as file:
             for group in range(file.num_row_groups):

@@ -1,4 +1,4 @@
-"""One labelled image: as a source offers it, as it is once found sound, and the rules by which it is turned away."""
+"""Records of labelled images, as a source offers them and after they are found sound, and the rules of refusal."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from typing import NoReturn
 
 
 class Rule(StrEnum):
-    """Why an image is not taken in; the word that validation.json counts by."""
+    """The reason why an image is not accepted; validation.json counts images by these words."""
 
     HIDDEN = "hidden"
     SYSTEM = "system file"
@@ -28,7 +28,7 @@ class Rule(StrEnum):
 
 
 class Refused(ValueError):
-    """One image is turned away; the others go on."""
+    """Raised when one image is refused; the others go on."""
 
     def __init__(self, rule: Rule, reason: str) -> None:
         super().__init__(f"{rule}: {reason}")
@@ -37,57 +37,57 @@ class Refused(ValueError):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Record:
-    """One image of a source."""
+    """One image as a source offers it."""
 
     path: str
-    """Where it is in the source: relative, with forward slashes, fit for a report that others read."""
+    """Its path relative to the source, with forward slashes, fit for a report that others read."""
     label: str | None
-    """Its class; None where the source itself cannot tell (`read` then refuses)."""
+    """Its class; None if the source itself cannot tell (`read` then refuses)."""
     split: str | None = None
     """The source's own split, `train` or `test`; None if it has none."""
     read: Callable[[], bytes]
-    """The encoded bytes, read only now; raises `Refused`."""
+    """Reads the encoded bytes when it is called; raises `Refused`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Entry:
-    """What is known of a sound image besides its bytes."""
+    """A sound image without its bytes."""
 
     path: str
-    """Source-relative."""
+    """Path relative to the source."""
     label: str
     split: str | None
-    """The source's own."""
+    """The source's own split; None if it has none."""
     content: str
     """Its content hash (components.data.images)."""
     channels: int
     start: int
-    """Where its bytes lie in the spill file of its bucket (components.data.raw)."""
+    """Offset of its bytes in the spill file of its bucket (components.data.raw)."""
     length: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """A source that has been opened: what is known before the first image is read."""
+    """An opened source, before its first image is read."""
 
     name: str
-    """As in data.source."""
+    """The setting data.source."""
     classes: tuple[str, ...] | None
-    """In label order; None where labels are bare numbers, which then name the classes."""
+    """Class names in label order; None if labels are bare numbers, which then name the classes."""
     count: int
-    """Records that will come, refused ones included."""
+    """Number of records that will come, refused ones included."""
     records: Iterator[Record]
     notes: tuple[str, ...] = ()
-    """How it was read, where that was to be decided: a sentence each."""
+    """Decisions about how the source was read, a sentence each."""
 
 
 def refuse(rule: Rule, reason: str) -> NoReturn:
-    """The `read` of a record that its source already knows to be no good (bind the arguments with `partial`)."""
+    """Raise `Refused`: the `read` of a record that its source refuses already (bind the arguments with `partial`)."""
     raise Refused(rule, reason)
 
 
 def relative(path: str) -> str:
-    """A path fit for a report: forward slashes, valid UTF-8, and never a person's absolute path (the name is kept)."""
+    """Return a path fit for a report: forward slashes, valid UTF-8, and of an absolute path the name alone."""
     slashed = path.replace("\\", "/")
     readable = slashed.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     pure = PurePosixPath(readable)

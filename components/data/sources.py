@@ -1,4 +1,4 @@
-"""Where labelled images come from: data.source -> an opened source of records. A new source is one line of SOURCES."""
+"""The sources of labelled images that data.source can name; a new source is one line of SOURCES."""
 
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -16,14 +16,14 @@ TORCHVISION = "torchvision:"
 
 
 def open_source(data: Data) -> Source:
-    """Open what data.source and data.path name; raises ValueError when nothing usable is there."""
+    """Open what data.source and data.path name; raises ValueError if nothing usable is there."""
     kind = TORCHVISION if data.source.startswith(TORCHVISION) else data.source
     return SOURCES[kind](data)
 
 
 def open_digits(data: Data) -> Source:
-    """scikit-learn's 1,797 handwritten digits: 8 x 8 pixels, grey, 10 classes; inside the package, no network."""
-    from sklearn.datasets import load_digits  # a second that no other source pays
+    """Open scikit-learn's 1,797 handwritten digits (8 x 8 pixels, grey, 10 classes), which the package contains."""
+    from sklearn.datasets import load_digits  # takes a second, which other sources are spared
 
     digits = load_digits()
     grey = np.rint(digits.images * (255 / 16)).astype(np.uint8)  # n h w, stored as 0..16
@@ -38,8 +38,8 @@ def open_digits(data: Data) -> Source:
 
 
 def open_torchvision(data: Data) -> Source:
-    """Any classification data set of torchvision's that is on disk; see components.data.torchvision_source."""
-    from components.data.torchvision_source import open_data_set  # loads torch: seconds that no other source pays
+    """Open a classification data set of torchvision's that is on disk; see components.data.torchvision_source."""
+    from components.data.torchvision_source import open_data_set  # loads torch, which other sources are spared
 
     return open_data_set(data.source.removeprefix(TORCHVISION), data)
 

@@ -1,13 +1,13 @@
-"""Which split an image belongs to: decided once, when it first arrives, recorded, and never changed by other images.
+"""Assignment of images to splits: decided once, when an image first arrives, recorded, and not changed by other images.
 
-    n      images of a class
-    a      those of them that a split has
-    share  of the class's images that the split is to have
+    n      number of images of a class
+    a      number of these that a split has
+    share  share of the class's images that a split should have
 
 Every new image of a class goes to the split with the largest share / sqrt(a (a + 1)), the method of equal proportions
-(Huntington, The apportionment of representatives in Congress, Transactions of the AMS 1928). Each split so gets one
-image before any gets two, and its size depends on n alone: the same images in one step or in ten make splits of the
-same sizes. A split of the source's own is kept: its test images are the test split, and the rest are train and val.
+(Huntington, The apportionment of representatives in Congress, Transactions of the AMS 1928). So each split gets one
+image before any gets two, and its size depends on n alone: the same images give splits of the same sizes whether they
+arrive in one step or in ten. A source's own test split is kept; its other images are split into train and val.
 """
 
 import math
@@ -24,24 +24,24 @@ from components.settings.require import require
 HEADER = "content,split"
 RESTORE = "move it away, and `dvc checkout data/split.csv.dvc` brings the last one back"
 CONFLICT = ("<<<<<<<", "=======", ">>>>>>>")
-"""How git marks what it could not merge."""
+"""Beginnings of lines by which git marks a merge conflict."""
 
 
 @dataclass(frozen=True)
 class Shares:
-    """Of each class's images; train has the rest."""
+    """Shares of each class's images in val and test; train has the rest."""
 
     val: float
     test: float | None
-    """None: the source brings its own test split."""
+    """None if the source has its own test split."""
 
     @staticmethod
     def of(data: Data, own: Iterable[str | None]) -> "Shares":
-        """What the settings ask for. `own`: the source's own split of each image."""
+        """Return the shares that the settings ask for. `own`: the source's own split of each image."""
         return Shares(data.val, None if TEST in own else data.test)
 
     def each(self) -> dict[str, float]:
-        """Split -> share."""
+        """Return the share of every split, by its name."""
         test = self.test or 0.0
         return {TRAIN: 1 - self.val - test, VAL: self.val, TEST: test}
 
@@ -50,11 +50,11 @@ class Shares:
 
 
 @dataclass(frozen=True)
-class Labelled:
-    """What decides on an image's split."""
+class LabelledImage:
+    """What an image's split depends on."""
 
     content: str
-    """Its content hash: images with equal pixels are one."""
+    """Its content hash: images with equal pixels count as one."""
     label: str
     own: str | None
     """The source's own split, `train` or `test`."""
@@ -66,49 +66,49 @@ class Assignment:
 
     shares: Shares
     splits: Mapping[str, str]
-    """Content hash -> split, of images that have left too: one that comes back is where it was."""
+    """Content hash -> split, also of images that have left, so that one that comes back is where it was."""
 
 
 @dataclass(frozen=True)
-class Assigned:
-    """An assignment that all of the images are part of."""
+class AssignmentResult:
+    """An assignment that covers all images, and what it changed."""
 
     assignment: Assignment
     moved: Mapping[tuple[str, str], int] = field(default_factory=dict)
-    """(from, to) -> images that changed their split, because the shares or the source's own split did."""
+    """(from, to) -> number of images that moved, because the shares or the source's own split changed."""
 
 
 def assign(
-    images: Sequence[Labelled], shares: Shares, before: Assignment | None = None, anew: Collection[str] = ()
-) -> Assigned:
-    """Give every image its split: the recorded one, unless the shares are others now; new images fill the splits.
+    images: Sequence[LabelledImage], shares: Shares, before: Assignment | None = None, anew: Collection[str] = ()
+) -> AssignmentResult:
+    """Give every image its split: the recorded one if the shares are unchanged; new images fill the splits.
 
-    Under other shares, images leave val and test for train, and train for val and test, until each class has what it
-    is to have, or no image of train is left that was there before; none goes from val to test or back. A source that
-    brings its own test split is obeyed at once, whichever way an image goes. `anew`: classes that are split as if none
-    of their images were recorded.
+    If the shares changed, images move between train and val and between train and test, never between val and test,
+    until each class has the numbers that it should have, or train has no image left that was there before. A source's
+    own test split is followed at once, whichever way an image moves. `anew`: classes that are split as if none of their
+    images were recorded.
     """
     known = before.splits if before else {}
     changed = before is not None and before.shares != shares
-    by_class: dict[str, list[Labelled]] = defaultdict(list)
+    by_class: dict[str, list[LabelledImage]] = defaultdict(list)
     for image in sorted(images, key=lambda image: image.content):
         by_class[image.label].append(image)
     splits: dict[str, str] = {}
     for label, members in by_class.items():
         splits |= assign_class(members, shares, {} if label in anew else known, changed=changed)
     moved = Counter((known[content], split) for content, split in splits.items() if known.get(content, split) != split)
-    return Assigned(Assignment(shares, {**known, **splits}), dict(moved))
+    return AssignmentResult(Assignment(shares, {**known, **splits}), dict(moved))
 
 
 def assign_class(
-    images: Sequence[Labelled], shares: Shares, known: Mapping[str, str], *, changed: bool
+    images: Sequence[LabelledImage], shares: Shares, known: Mapping[str, str], *, changed: bool
 ) -> dict[str, str]:
-    """The splits of one class's images, in order of their content hash."""
+    """Return the splits of one class's images, which come in order of their content hash."""
     own = {image.content: TEST for image in images if shares.test is None and image.own == TEST}
     free = [image.content for image in images if image.content not in own]
     held: dict[str, list[str]] = {split: [] for split in SPLITS}
     for content in free:
-        if content in known:  # of the source's own test split nothing stays that it calls train now
+        if content in known:  # an image that left the source's own test split goes to train
             held[TRAIN if known[content] == TEST and shares.test is None else known[content]].append(content)
     wanted, trained = apportion(len(free), shares.each()), iter(held[TRAIN].copy())
     if changed:
@@ -129,7 +129,7 @@ def assign_class(
 
 
 def apportion(n: int, shares: Mapping[str, float]) -> dict[str, int]:
-    """How many of n images of a class each split is to have."""
+    """Return how many of n images of a class each split should have."""
     counts = dict.fromkeys(SPLITS, 0)
     for _ in range(n):
         counts[neediest(counts, shares)] += 1
@@ -137,12 +137,12 @@ def apportion(n: int, shares: Mapping[str, float]) -> dict[str, int]:
 
 
 def neediest(counts: Mapping[str, int], shares: Mapping[str, float]) -> str:
-    """The split that the next image goes to; of equals the first of `SPLITS`."""
+    """Return the split that the next image goes to; of equals the first of `SPLITS`."""
     return max(SPLITS, key=lambda split: need(shares[split], counts[split]))
 
 
 def need(share: float, a: int) -> float:
-    """How much a split is owed its next image; below 0: never."""
+    """Return the priority of a split for the next image; below 0 if it has no share."""
     if share <= 0:
         return -1.0
     return math.inf if a == 0 else share / math.sqrt(a * (a + 1))
@@ -152,7 +152,7 @@ def need(share: float, a: int) -> float:
 
 
 def write_assignment(path: Path, assignment: Assignment) -> None:
-    """Text that merges line by line: a line an image, in order of content hash, below the shares."""
+    """Write the shares, then a line for each image in order of content hash: text that git merges line by line."""
     rows = (f"{content},{split}\n" for content, split in sorted(assignment.splits.items()))
     with path.open("w", encoding="utf-8", newline="\n") as file:
         file.write(f"# {assignment.shares}\n{HEADER}\n")
@@ -160,7 +160,7 @@ def write_assignment(path: Path, assignment: Assignment) -> None:
 
 
 def read_assignment(path: Path) -> Assignment:
-    """The record that `write_assignment` wrote. Raises ValueError, with the line, for what is no such record."""
+    """Read the record that `write_assignment` wrote. Raises ValueError, with the line, if it is no such record."""
     try:
         return parse_assignment(path, path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
@@ -170,7 +170,7 @@ def read_assignment(path: Path) -> Assignment:
 
 
 def parse_assignment(path: Path, text: str) -> Assignment:
-    """The record in a text. `path`: what messages call it."""
+    """Parse the text of a record. `path`: its name in messages."""
     splits: dict[str, str] = {}
     shares: set[Shares] = set()
     for number, line in enumerate(text.splitlines(), start=1):
@@ -204,9 +204,9 @@ def read_shares(path: Path, line: str) -> Shares:
 
 
 def splits_of(contents: Sequence[str], shares: Shares, record: Path) -> list[str]:
-    """The recorded split of each image. Raises ValueError where the record does not fit the images or the settings."""
+    """Return each image's recorded split. Raises ValueError if the record does not fit the images or the settings."""
     assignment = read_assignment(record)
-    own = None in (assignment.shares.test, shares.test)  # an ingest that was cut off left the images before: they fit
+    own = None in (assignment.shares.test, shares.test)  # an interrupted ingest left the images of before, which fit
     require(
         assignment.shares.val == shares.val and (own or assignment.shares.test == shares.test),
         f"{record} was made for {assignment.shares}, and data.val and data.test ask for {shares}; "
@@ -221,16 +221,16 @@ def splits_of(contents: Sequence[str], shares: Shares, record: Path) -> list[str
 
 
 def count_classes(assigned: Sequence[str], labels: Sequence[int], names: Sequence[str]) -> dict[str, dict[str, int]]:
-    """split -> class -> images, with every split and class present."""
+    """Return split -> class -> number of images, with every split and class present."""
     seen = Counter(zip(assigned, labels, strict=True))
     return {split: {name: seen[split, label] for label, name in enumerate(names)} for split in SPLITS}
 
 
 def require_every_class(counts: dict[str, dict[str, int]], *, own_test: bool) -> None:
-    """Raise ValueError unless each split has an image of each class: a class unseen there is neither learnt nor judged.
+    """Raise ValueError unless each split has an image of each class, without which it is neither learnt nor judged.
 
-    No image is moved to fill the gap unless a person says so: it would be lost for judging the model in service, which
-    was trained on it. New images go there first.
+    No image is moved to fill the gap unless a person says so: an image that the model in service was trained on could
+    not judge it. New images go there first.
     """
     missing = [(split, name) for split in SPLITS for name, images in counts[split].items() if images == 0]
     if not missing:

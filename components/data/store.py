@@ -1,4 +1,4 @@
-"""What `prepare` hands to every later stage: images and labels in memory-mapped files, the classes, the statistics.
+"""The files that `prepare` writes for every later stage: memory-mapped images and labels, classes and statistics.
 
 n   images of a split       h w  pixels, both `size`
 c   channels, 1 or 3        k    classes
@@ -21,15 +21,15 @@ TRAIN, VAL, TEST = SPLITS = ("train", "val", "test")
 IMAGES = "images.npy"
 LABELS = "labels.npy"
 CONTENTS = "contents.npy"
-"""The content hash of each image, 32 bytes: who it is, wherever it stands."""
+"""File of each image's content hash (32 bytes), which identifies it independently of its position."""
 
 
 @dataclass(frozen=True)
 class Classes:
-    """What a network must know of the data; unchanged when only more images of the same classes arrive."""
+    """What a network depends on; it is unchanged when more images of the same classes arrive."""
 
     names: tuple[str, ...]
-    """Label i is class names[i]."""
+    """Class names; label i is names[i]."""
     size: int
     channels: int
 
@@ -39,29 +39,29 @@ class Statistics:
     """Numbers that normalise images and describe the splits."""
 
     mean: tuple[float, ...]
-    """Per channel, pixels as 0..1, over the train split only."""
+    """Mean of each channel over the train split, with pixels in 0..1."""
     std: tuple[float, ...]
-    """Per channel, over the train split only; at least 1/255, so that a constant channel divides by no zero."""
+    """Standard deviation likewise; at least 1/255, so that a constant channel does not divide by zero."""
     counts: dict[str, dict[str, int]]
-    """split -> class -> images."""
+    """split -> class -> number of images."""
 
 
 @dataclass(frozen=True)
 class Split:
-    """Images and labels of one split, both memory-mapped and read-only when they come from `open_split`.
+    """Images and labels of one split, both memory-mapped and read-only if they come from `open_split`.
 
-    Pickled, a mapped array is the name of its file: another process maps the file, wherever a copy would go.
+    A mapped array is pickled as the name of its file, so that another process maps the file instead of copying it.
     """
 
     images: UInt8[np.ndarray, "n h w c"]
     labels: Int64[np.ndarray, " n"]
 
     def at(self, rows: Int64[np.ndarray, " m"] | slice) -> "Split":
-        """The images and labels of these rows; by a slice they stay mapped."""
+        """Return the images and labels of these rows; with a slice they stay mapped."""
         return Split(images=self.images[rows], labels=self.labels[rows])
 
     def __reduce__(self) -> tuple[object, ...]:
-        return unpickled_split, (by_name(self.images), by_name(self.labels))
+        return unpickle_split, (as_mapped_file(self.images), as_mapped_file(self.labels))
 
 
 @dataclass(frozen=True)
@@ -77,14 +77,14 @@ class MappedFile:
         return np.memmap(self.path, mode="r", offset=self.offset, dtype=self.dtype, shape=self.shape)
 
 
-def by_name(array: np.ndarray) -> np.ndarray | MappedFile:
-    """Where a mapped array lies; the array itself if it is not mapped, or a view of one that is."""
+def as_mapped_file(array: np.ndarray) -> np.ndarray | MappedFile:
+    """Return a reference to the file of a mapped array; other arrays, and views of mapped ones, as they are."""
     if not isinstance(array, np.memmap) or not isinstance(array.base, mmap.mmap) or not array.flags.c_contiguous:
         return array
     return MappedFile(str(array.filename), array.offset, array.dtype.str, array.shape)
 
 
-def unpickled_split(images: np.ndarray | MappedFile, labels: np.ndarray | MappedFile) -> Split:
+def unpickle_split(images: np.ndarray | MappedFile, labels: np.ndarray | MappedFile) -> Split:
     opened = [array.open() if isinstance(array, MappedFile) else array for array in (images, labels)]
     return Split(images=opened[0], labels=opened[1])
 
@@ -115,7 +115,7 @@ class SplitWriter:
 
 
 def open_array(path: Path, dtype: str, shape: tuple[int, ...]) -> BinaryIO:
-    """A new .npy file, header written, whose elements the caller appends in C order."""
+    """Open a new .npy file and write its header; the caller appends the elements in C order."""
     file = path.open("wb")
     np.lib.format.write_array_header_1_0(file, {"descr": dtype, "fortran_order": False, "shape": shape})
     return file
@@ -135,12 +135,12 @@ def write_contents(folder: Path, contents: Sequence[str]) -> None:
 
 
 def read_contents(file: Path | BytesIO) -> list[bytes]:
-    """The same, each as its 32 bytes, from the file `contents.npy`."""
+    """Read the content hashes, each as 32 bytes, from the file `contents.npy`."""
     return [row.tobytes() for row in np.load(file)]
 
 
 def open_split(folder: Path) -> Split:
-    """The split in `folder`, mapped read-only: nothing is read before it is used."""
+    """Open the split in `folder`, mapped read-only, so that nothing is read before it is used."""
     return Split(images=np.load(folder / IMAGES, mmap_mode="r"), labels=np.load(folder / LABELS, mmap_mode="r"))
 
 
@@ -163,7 +163,7 @@ def read_statistics(path: Path) -> Statistics:
 
 
 def write_record(path: Path, record: Mapping[str, object]) -> None:
-    """JSON with the same bytes every time: keys sorted, floats exact, one trailing newline."""
+    """Write JSON with the same bytes every time: sorted keys, exact floats, one trailing newline."""
     path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(record, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
     path.write_text(text + "\n", encoding="utf-8", newline="\n")

@@ -24,7 +24,7 @@ from components.settings.require import require
 PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
 
 Parts = tuple[tuple[Mapping[str, object], str | None], ...]
-"""(constructor arguments, the source's own split) of each part of a data set; `test` is never trained on."""
+"""(constructor arguments, the source's own split) for each part of a data set; `test` is never trained on."""
 
 WHOLE: Parts = (({}, None),)
 TRAIN_FLAG: Parts = (({"train": True}, "train"), ({"train": False}, "test"))
@@ -46,15 +46,15 @@ PARTS: dict[str, Parts] = {
     "Places365": (({"split": "train-standard", "small": True}, "train"), ({"split": "val", "small": True}, "test")),
     "RenderedSST2": WITH_VAL,
 }
-"""Data sets whose parts do not follow from their constructor's signature."""
+"""The parts of data sets whose constructor's signature does not show them."""
 
 
 def open_data_set(name: str, data: Data) -> Source:
-    """Every part of torchvision.datasets.`name`, nothing downloaded.
+    """Open every part of torchvision.datasets.`name`, without downloading anything.
 
-    Where the data set is one of image files, their own bytes are the images, decoded by the rules that hold for every
-    source and for a model in service; torchvision's loader ignores EXIF and makes 16 bits white. Else PNG of its items.
-    Raises ValueError when there is no such data set, it is not in data.path, or it is no classification data set.
+    If the data set consists of image files, their own bytes are taken and decoded as from every source and for a model
+    in service (torchvision's loader ignores EXIF and turns 16 bits white); else its items are encoded as PNG. Raises
+    ValueError if there is no such data set, it is not in data.path, or it is no classification data set.
     """
     maker = find_class(name)
     parts = [(construct(name, maker, data.path, arguments), split) for arguments, split in parts_of(name, maker)]
@@ -68,7 +68,7 @@ def open_data_set(name: str, data: Data) -> Source:
 
 
 def find_class(name: str) -> type[Any]:
-    """torchvision.datasets.NAME; raises ValueError with what it may have been meant to be."""
+    """Return torchvision.datasets.NAME; raises ValueError, with the most similar name, if there is none."""
     maker: Any = getattr(torchvision.datasets, name, None)
     known = inspect.isclass(maker) and issubclass(maker, Dataset) and maker is not torchvision.datasets.VisionDataset
     close = difflib.get_close_matches(name, torchvision.datasets.__all__, n=1, cutoff=0.4)
@@ -79,7 +79,7 @@ def find_class(name: str) -> type[Any]:
 
 
 def parts_of(name: str, maker: type[Any]) -> Parts:
-    """The parts to read: from the table, else by what the constructor asks for."""
+    """Return the parts to read, from the table or by the constructor's parameters."""
     accepted = inspect.signature(maker).parameters
     usual = TRAIN_FLAG if "train" in accepted else SPLIT_WORD if "split" in accepted else WHOLE
     return PARTS.get(name, usual)
@@ -108,7 +108,7 @@ def construct(name: str, maker: type[Any], root: str | None, arguments: Mapping[
 
 
 def class_names(dataset: Any) -> tuple[str, ...] | None:
-    """The data set's own names (several names of one class joined), None where it has none that tell classes apart."""
+    """Return the data set's class names (several names of a class joined), or None if they tell no classes apart."""
     stored = getattr(dataset, "classes", getattr(dataset, "categories", None))
     if not isinstance(stored, list | tuple) or not all(isinstance(name, str | tuple) for name in stored):
         return None
@@ -119,7 +119,7 @@ def class_names(dataset: Any) -> tuple[str, ...] | None:
 def read_part(
     name: str, dataset: Any, split: str | None, classes: tuple[str, ...] | None, data: Data
 ) -> Iterator[Record]:
-    """The items of one part, one at a time; an item that torchvision cannot read is refused, not fatal."""
+    """Yield the items of one part; one that torchvision cannot read is refused, and the others go on."""
     give_files(dataset)
     for index in range(len(dataset)):
         path = f"{split or 'all'}/{index:06d}"
@@ -158,7 +158,7 @@ def is_label(target: object) -> bool:
 def item_record(
     path: str, read: Callable[[], bytes], label: int, split: str | None, classes: tuple[str, ...] | None
 ) -> Record:
-    """One item; a label outside the class names is refused."""
+    """Return the record of one item; a label outside the class names is refused."""
     if label < 0 or (classes is not None and label >= len(classes)):
         refusal = partial(refuse, Rule.UNKNOWN_CLASS, f"its label is {label}, which has no class")
         return Record(path=path, label=None, split=split, read=refusal)
@@ -167,5 +167,5 @@ def item_record(
 
 
 def encode_item(image: Image.Image) -> bytes:
-    """An item that torchvision decoded, upright, as PNG."""
+    """Encode an item that torchvision decoded as PNG, turned upright."""
     return encode_png(upright(image if image.mode in PNG_MODES else image.convert("RGB")))

@@ -1,7 +1,7 @@
-"""Which images of a source become data, and the report on those that do not.
+"""Validation of a source's images, and the report on those that are not accepted.
 
-Each image is looked at alone first (`examine`), then all together (`resolve`): one picture under two labels is
-quarantined in every copy, for nobody can say which label is right; one picture twice under one label is kept once.
+Each image is examined alone first (`examine`), then all together (`resolve`): a picture under two labels is quarantined
+in every copy, because nobody can say which label is right; a picture that occurs twice under one label is kept once.
 """
 
 from collections import Counter, defaultdict
@@ -13,15 +13,15 @@ from components.data.records import Entry, Record, Refused, Rule, Source
 from components.settings.require import require
 
 FEWEST = 3
-"""Images a class needs: one for each split."""
+"""Number of images that a class needs, one for each split."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rejection:
-    """One image that is not taken in."""
+    """One image that is not accepted."""
 
     path: str
-    """Source-relative."""
+    """Path relative to the source."""
     label: str | None
     rule: Rule
     reason: str
@@ -29,7 +29,7 @@ class Rejection:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """What became of every record of a source."""
+    """The result of validation for every record of a source."""
 
     source: str
     classes: tuple[str, ...]
@@ -38,7 +38,7 @@ class Report:
     quarantined: tuple[Rejection, ...]
     duplicates: tuple[Rejection, ...]
     notes: tuple[str, ...] = ()
-    """What else was decided about the source, a sentence each."""
+    """Other decisions about the source, a sentence each."""
 
     @property
     def rejected(self) -> dict[str, tuple[Rejection, ...]]:
@@ -46,7 +46,7 @@ class Report:
 
 
 def examine(record: Record, classes: frozenset[str] | None, max_pixels: int) -> tuple[bytes, str, int]:
-    """(encoded bytes, content hash, channels) of an image that is sound on its own; raises `Refused`."""
+    """Return (encoded bytes, content hash, channels) of an image that is sound on its own; raises `Refused`."""
     data = record.read()
     if classes is not None and record.label not in classes:
         raise Refused(Rule.UNKNOWN_CLASS, f"the source has no class {record.label!r}")
@@ -61,7 +61,7 @@ def reject(record: Record, refused: Refused) -> Rejection:
 
 
 def resolve(source: Source, entries: Sequence[Entry], refused: Sequence[Rejection]) -> Report:
-    """Look at all sound images together: quarantine contradictions, keep one of each picture."""
+    """Compare all sound images: quarantine contradictions, and keep one of each picture."""
     by_content: dict[str, list[Entry]] = defaultdict(list)
     for entry in entries:
         by_content[entry.content].append(entry)
@@ -89,7 +89,7 @@ def resolve(source: Source, entries: Sequence[Entry], refused: Sequence[Rejectio
 
 
 def contradictions(copies: Sequence[Entry]) -> list[Rejection]:
-    """Every copy of a picture that stands under two or more labels."""
+    """Reject every copy of a picture that has two or more labels."""
     first = {copy.label: copy.path for copy in reversed(copies)}
     reason = "the same picture is " + " and ".join(f"{label!r} in {first[label]}" for label in sorted(first))
     return [turn_down(copy, Rule.TWO_LABELS, reason) for copy in copies]
@@ -106,10 +106,10 @@ def in_order(rejections: Iterable[Rejection]) -> tuple[Rejection, ...]:
 def used_classes(
     names: tuple[str, ...] | None, found: Iterable[Entry | Rejection]
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """(the classes that an image bears, also one that was turned away; a note on the names that none bears).
+    """Return the classes that some image has, even a rejected one, and a note on names that no image has.
 
-    Bare label numbers name classes in numerical order. A data set that was filtered keeps the names of all its classes:
-    those without an image are no class of this one.
+    Bare label numbers name classes in numerical order. A filtered data set keeps the names of all its former classes:
+    those without an image are no classes here.
     """
     borne = {one.label for one in found if one.label is not None}
     if names is None:
@@ -120,8 +120,8 @@ def used_classes(
 
 
 def require_enough(report: Report) -> None:
-    """Raise ValueError, with what was wrong with its images, for a class that cannot be in all three splits."""
-    found = f"{len(report.classes)} class(es){missed(report)}"
+    """Raise ValueError, with a reason of a rejected image, for a class that cannot be in all three splits."""
+    found = f"{len(report.classes)} class(es){summarise_classes(report)}"
     require(len(report.classes) >= 2, f"data.source {report.source} gives {found}; a classifier needs at least 2")
     left = Counter(entry.label for entry in report.kept)
     for name in report.classes:
@@ -134,15 +134,15 @@ def require_enough(report: Report) -> None:
         )
 
 
-def missed(report: Report) -> str:
-    """The classes there are, and what might have been one, in brackets."""
+def summarise_classes(report: Report) -> str:
+    """Return, in brackets, the classes, the first folder that is none, and the notes."""
     folders = [f"{one.path}: {one.reason}" for one in report.refused if one.rule == Rule.NO_IMAGE]
     said = [", ".join(report.classes), *folders[:1], *report.notes]
     return f" ({'; '.join(part for part in said if part)})"
 
 
 def describe(report: Report) -> dict[str, object]:
-    """The report as validation.json holds it: counts, counts by rule and by class, every rejection."""
+    """Return the contents of validation.json: counts, counts by rule and by class, and every rejection."""
     labels = {part: Counter(one.label for one in ones) for part, ones in report.rejected.items()}
     labels["kept"] = Counter(entry.label for entry in report.kept)
     return {

@@ -1,4 +1,4 @@
-"""The curves of a found loss, as a figure."""
+"""A figure of the curves of a found loss."""
 
 import matplotlib
 import numpy as np
@@ -12,13 +12,13 @@ BESIDE = {
     "t": {"cross-entropy": "softmax", "AM-softmax": "am_softmax", "ArcFace": "arcface"},
     "tau": {"cross-entropy": "softmax", "focal": "focal"},
 }
-"""Known losses drawn beside the found one: label -> name in KNOWN."""
+"""Known losses drawn beside the found one, for each curve: label -> name in KNOWN."""
 
 LABELS = {"t": ("cosine of image and class", "t"), "tau": ("probability p of the label", "τ")}
 
 
 def loss_curves(loss: Member) -> str:
-    """t and tau of a found loss beside known ones, as SVG text."""
+    """Draw t and tau of a found loss beside known ones; return SVG text."""
     with matplotlib.rc_context(FIXED):
         figure = Figure(figsize=(8, 3.6), layout="constrained")
         for axes, part in zip(figure.subplots(1, 2), BESIDE, strict=True):

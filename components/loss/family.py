@@ -1,4 +1,4 @@
-"""The family of losses that AM-LFS searches, and known losses as points of it.
+"""The family of losses that AM-LFS searches, and known losses as members of it.
 
 Li et al., "AM-LFS: AutoML for Loss Function Search", ICCV 2019, section 3.
 
@@ -9,13 +9,13 @@ Li et al., "AM-LFS: AutoML for Loss Function Search", ICCV 2019, section 3.
     z    logits x W^T, norms kept              q    knots of t and of tau, equally spaced
     y    label                                 theta  what is searched: q numbers of t, then q of tau
 
-Unlike the paper, whose free slope and intercept an interval make tau negative or falling for nearly every sample, t and
-tau are continuous and rise: their values at the knots are cumulated softplus. theta = 0 is cross-entropy. What the
-paper searches is in tests/benchmarks/literal_loss.py. All classes share t and tau; a margin a + b log n_c of class c,
-from its n_c training images, may be searched beside them.
+In the paper each interval has a free slope and intercept, which makes tau negative or falling for nearly every sample.
+Here t and tau are continuous and rise: their values at the knots are cumulative sums of softplus. theta = 0 is
+cross-entropy. The paper's family is in tests/benchmarks/literal_loss.py. All classes share t and tau; a margin
+a + b log n_c of class c, with n_c its number of training images, can be searched too.
 
     loss = read_loss("loss.json")                                # an nn.Module
-    criterion = loss.beginning() if step < 0.1 * steps else loss  # or classes may never be learned
+    criterion = loss.beginning() if step < 0.1 * steps else loss  # else some classes may never be learned
     criterion(features, network.classifier.weight, labels).backward()
 """
 
@@ -35,23 +35,24 @@ from torch import Tensor, nn
 
 Curve = Callable[[Float64[np.ndarray, " g"]], Float64[np.ndarray, " g"]]
 
-SLOWEST = 1e-4
-"""Least increment between knots, as a share of cross-entropy's: keeps log tau away from -inf in float32 (ours)."""
+SMALLEST_INCREMENT = 1e-4
+"""Smallest increment between knots, as a share of cross-entropy's: it keeps log tau above -inf in float32 (ours)."""
 MARGIN = 0.1
-"""Cosine a unit of theta adds to t (ours): norms of about 20 make a logit of 2 of it."""
-BENDING = 0.3
-"""Of theta that bends t, where tau takes all of it (ours): logits multiply by norms of about 20 what t does. With t as
-mobile as tau, the last network was 3 points worse than without t's part (40 % wrong labels, one seed)."""
-RARITY = 2.0
-"""b for a unit of theta (ours): with 1 the search went 0.4 of the way to balanced softmax (1:50, one seed)."""
+"""Cosine that one unit of theta adds to t (ours): with norms of about 20, this is 2 on a logit."""
+T_FACTOR = 0.3
+"""Factor on theta before it bends t (ours); tau uses theta unscaled. Logits multiply changes of t by norms of about 20:
+with factor 1, the last network was 3 points worse than without a search of t (40 % wrong labels, one seed)."""
+CLASS_FACTOR = 2.0
+"""Change of b for one unit of theta (ours): with 1, the search went 0.4 of the way to balanced softmax (classes 1:50,
+one seed)."""
 LOWEST = {"t": -1.0, "tau": 0.0}
-"""Where each curve begins; both end at 1."""
-SHORTEST = 1e-12
-"""Least norm a logit is divided by to get a cosine."""
+"""Lower end of each curve's domain; the upper end is 1 for both."""
+SMALLEST_NORM = 1e-12
+"""Smallest norm that a logit is divided by to get a cosine."""
 
 
 class Member(nn.Module, ABC):
-    """What all parametrisations share, a criterion: (features, classifier weight without bias, labels) -> mean loss.
+    """A member of the family, as a criterion: (features, classifier weight without bias, labels) -> mean loss.
 
     With label smoothing e the loss is (1 - e) times the mean of -log tau(p) plus e times the mean over classes of
     -log softmax of the modified logits: `F.cross_entropy(label_smoothing=e)` where t and tau are the identity.
@@ -63,7 +64,7 @@ class Member(nn.Module, ABC):
     def __init__(
         self, *, scale: float, label_smoothing: float, label_logit: float, class_logits: list[float] | None
     ) -> None:
-        """`label_logit` joins the label's logit, a margin if below 0; `class_logits` (k) every logit."""
+        """Add `label_logit` to the label's logit (a margin if below 0) and `class_logits` (k) to all logits."""
         super().__init__()
         if not np.isfinite([label_logit, *(class_logits or [])]).all():
             raise ValueError("label_logit and class_logits must be finite numbers")
@@ -87,10 +88,10 @@ class Member(nn.Module, ABC):
     def modified_logits(
         self, features: Float[Tensor, "b d"], weight: Float[Tensor, "k d"], labels: Int64[Tensor, " b"]
     ) -> Float[Tensor, "b k"]:
-        """The logits with the label's n c replaced by n t(c), written as n c + n (t(c) - c), and the class's own."""
+        """Return the logits plus class logits, with the label's n c replaced by n t(c) = n c + n (t(c) - c)."""
         logits = features @ weight.T
         norm = torch.linalg.vector_norm(features, dim=1) * torch.linalg.vector_norm(weight, dim=1)[labels]  # b
-        cosine = logits.gather(1, labels[:, None]).squeeze(1) / norm.clamp_min(SHORTEST)  # b
+        cosine = logits.gather(1, labels[:, None]).squeeze(1) / norm.clamp_min(SMALLEST_NORM)  # b
         added = norm * self.excess_at(cosine) + self.label_logit
         if self.class_logits is not None:
             logits = logits + self.class_logits
@@ -98,31 +99,31 @@ class Member(nn.Module, ABC):
 
     @abstractmethod
     def excess_at(self, cosine: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
-        """t(c) - c."""
+        """Return t(c) - c."""
 
     @abstractmethod
     def log_tau(self, log_p: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
-        """log tau(p) from log p."""
+        """Return log tau(p) from log p."""
 
     @abstractmethod
     def curve(self, part: str, at: Float64[np.ndarray, " g"]) -> Float64[np.ndarray, " g"]:
-        """`t` or `tau` at these places."""
+        """Return the values of the curve `t` or `tau` at these points."""
 
     @abstractmethod
     def shape(self) -> dict[str, Any]:
-        """The arguments that make t and tau again."""
+        """Return the arguments that reconstruct t and tau."""
 
     def at_scale(self, scale: float) -> "Member":
-        """The same loss times another constant, on the same device."""
+        """Return the same loss with another constant factor, on the same device."""
         device = next(self.buffers()).device
         return type(self)(**{**self.to_json(), "scale": scale}).to(device)
 
     def beginning(self) -> "SearchedLoss":
-        """What a training from scratch begins under: cross-entropy with this loss's class margins.
+        """Return the loss that a training from scratch begins under: cross-entropy with this loss's class margins.
 
-        Where tau(0) is above 0 the gradient of an image is tau' p / tau of cross-entropy's: small at p = 1 / k, and
-        smaller below, so that a class which falls behind stays there. Begun under such a loss, networks never learned
-        one class or several (see README.md).
+        If tau(0) > 0, an image's gradient is cross-entropy's times tau' p / tau: small at p = 1 / k and smaller below,
+        so that a class which falls behind stays behind. Networks that began under such a loss never learned one class
+        or several (see README.md).
         """
         loss = SearchedLoss(
             t=[-1.0, 1.0],
@@ -133,12 +134,12 @@ class Member(nn.Module, ABC):
         return loss.to(next(self.buffers()).device)
 
     def to_json(self) -> dict[str, Any]:
-        """The arguments that make this loss again."""
+        """Return the arguments that reconstruct this loss."""
         return self.shape() | self.settings
 
 
 class SearchedLoss(Member):
-    """t and tau by their values at knots, continuous and rising."""
+    """A member whose t and tau are piecewise linear, continuous and rising, given by their values at knots."""
 
     excess: Tensor
     excess_slope: Tensor
@@ -155,14 +156,14 @@ class SearchedLoss(Member):
         label_logit: float = 0.0,
         class_logits: list[float] | None = None,
     ) -> None:
-        """Values of t and tau at equally spaced knots over [-1, 1] and [0, 1]; `scale` multiplies the loss.
+        """Set the values of t and tau at equally spaced knots over [-1, 1] and [0, 1]; `scale` multiplies the loss.
 
-        Raises ValueError where the values are no member of the family.
+        Raises ValueError if the values give no member of the family.
         """
         super().__init__(
             scale=scale, label_smoothing=label_smoothing, label_logit=label_logit, class_logits=class_logits
         )
-        refuse_outsiders(t, tau)
+        require_member(t, tau)
         self.knots = {"t": list(t), "tau": list(tau)}
         places = np.linspace(-1, 1, len(t))
         excess = np.asarray(t) - places  # what t adds to the cosine: exactly 0 for cross-entropy
@@ -177,7 +178,7 @@ class SearchedLoss(Member):
         return self.excess[left] + self.excess_slope[left] * (cosine - start)
 
     def log_tau(self, log_p: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
-        """Exact where p itself underflows: before the second knot, tau is tau(0) + slope p."""
+        """Return log tau(p), exact even if p underflows: before the second knot, tau is tau(0) + slope p."""
         width = 1 / len(self.tau_slope)
         p = log_p.exp()
         inside = p.clamp_min(width)  # the branch that is not chosen must stay finite, or its gradient is nan
@@ -196,11 +197,11 @@ class SearchedLoss(Member):
 
 
 def interval(share: Float[Tensor, " b"], count: int) -> Int64[Tensor, " b"]:
-    """Which of `count` equal intervals of [0, 1] holds it; the outer ones go on to infinity."""
+    """Return which of `count` equal intervals of [0, 1] holds the share; the outer ones extend to infinity."""
     return (share.detach() * count).floor().long().clamp(0, count - 1)
 
 
-def refuse_outsiders(t: list[float], tau: list[float]) -> None:
+def require_member(t: list[float], tau: list[float]) -> None:
     if min(len(t), len(tau)) < 2:
         raise ValueError(f"t has {len(t)} and tau {len(tau)} values; a line needs at least 2 knots")
     if not np.isfinite([*t, *tau]).all():
@@ -212,7 +213,7 @@ def refuse_outsiders(t: list[float], tau: list[float]) -> None:
 
 
 def read_loss(path: str | Path) -> SearchedLoss:
-    """The loss in a `loss.json` as a criterion: (features, classifier weight, labels) -> mean loss."""
+    """Read the loss in a `loss.json` as a criterion: (features, classifier weight, labels) -> mean loss."""
     return SearchedLoss(**json.loads(Path(path).read_text(encoding="utf-8")))
 
 
@@ -222,16 +223,17 @@ def read_loss(path: str | Path) -> SearchedLoss:
 def decode(
     theta: Float64[np.ndarray, " p"], label_smoothing: float = 0.0, counts: Int64[np.ndarray, " k"] | None = None
 ) -> SearchedLoss:
-    """The loss of the unconstrained theta = (margin of t, increments of t, start of tau, increments of tau).
+    """Return the loss of the unconstrained theta = (margin of t, increments of t, start of tau, increments of tau).
 
-    theta = 0 is cross-entropy. t is 0 at cosine 0 but for a margin of `MARGIN` times its theta (AM-softmax: below 0),
-    and then moved down until it is nowhere above the cosine: n t(c) > n c is a gift to the label that longer features
-    and weights make as large as they like, and the loss falls without anything being learned. A search that looks one
-    trunk ahead does not see that; a whole training on CIFAR-10 ended at half of cross-entropy's accuracy.
-    tau starts at r / (1 + r), r = max(0, theta): above 0 the loss of a hopeless image is bounded and its gradient
-    vanishes, which is what resists wrong labels; otherwise it is cross-entropy's. tau's increments are divided by
-    their sum, so that it ends at 1. With the training images of each class n_c, theta ends with a and b: a joins the
-    label's logit, b log n_c every class's (b = 1: balanced softmax, Ren et al., NeurIPS 2020).
+    theta = 0 is cross-entropy. At cosine 0, t is `MARGIN` times its theta (AM-softmax: below 0). Then t is moved down
+    until it is nowhere above the cosine: where n t(c) > n c, longer features and weights would lower the loss without
+    anything being learned. A search that looks one trunk ahead does not see that; a whole training on CIFAR-10 ended at
+    half of cross-entropy's accuracy.
+
+    tau starts at r / (1 + r), r = max(0, theta). Above 0 the loss of a hopeless image is bounded and its gradient
+    vanishes, which is what resists wrong labels. tau's increments are divided by their sum, so that it ends at 1. With
+    `counts`, the training images n_c of each class, theta ends with a and b: a is added to the label's logit, b log n_c
+    to every class's (b = 1: balanced softmax, Ren et al., NeurIPS 2020).
     """
     curves, (label_logit, class_logits) = theta, (0.0, None)
     if counts is not None:
@@ -239,7 +241,7 @@ def decode(
     assert len(curves) % 2 == 0, "as many numbers for tau as for t"
     of_t, of_tau = np.split(curves, 2)
     places = np.linspace(-1, 1, len(of_t))
-    excess = cumulate(0.0, np.diff(places) * (increments(BENDING * of_t[1:]) - 1))
+    excess = cumulate(0.0, np.diff(places) * (increments(T_FACTOR * of_t[1:]) - 1))
     excess += MARGIN * of_t[0] - np.interp(0.0, places, excess)
     t = places + excess - max(0.0, float(excess.max()))
     odds = max(0.0, float(of_tau[0]))
@@ -257,15 +259,15 @@ def decode(
 
 
 def class_margins(theta: Float64[np.ndarray, " p"], counts: Int64[np.ndarray, " k"]) -> tuple[float, list[float]]:
-    """a, and b log n_c without its mean over classes (which the softmax cancels); a class without images counts 1."""
-    a, b = theta[0].item(), RARITY * theta[1].item()
+    """Return a, and b log n_c minus its mean, which the softmax cancels; a class without images counts as one."""
+    a, b = theta[0].item(), CLASS_FACTOR * theta[1].item()
     logs = np.log(np.maximum(counts, 1))
     return a, (b * (logs - logs.mean())).tolist()
 
 
 def increments(theta: Float64[np.ndarray, " i"]) -> Float64[np.ndarray, " i"]:
-    """softplus(theta + log(e - 1)): positive, and 1 at theta = 0."""
-    steps: Float64[np.ndarray, " i"] = np.maximum(np.logaddexp(0.0, theta + math.log(math.e - 1)), SLOWEST)
+    """Return softplus(theta + log(e - 1)), which is positive, and 1 at theta = 0."""
+    steps: Float64[np.ndarray, " i"] = np.maximum(np.logaddexp(0.0, theta + math.log(math.e - 1)), SMALLEST_INCREMENT)
     return steps
 
 
@@ -278,7 +280,7 @@ def cumulate(start: float, steps: Float64[np.ndarray, " i"]) -> Float64[np.ndarr
 
 @dataclass(frozen=True, kw_only=True)
 class Known:
-    """A published loss in the family's terms."""
+    """A published loss as its curves t and tau."""
 
     t: Curve
     tau: Curve
@@ -289,7 +291,7 @@ def identity(x: Float64[np.ndarray, " g"]) -> Float64[np.ndarray, " g"]:
 
 
 def angular(margin: int) -> Curve:
-    """A-softmax (SphereFace) and L-softmax: (-1)^k cos(m theta) - 2 k for theta in [k pi / m, (k + 1) pi / m]."""
+    """Return t of A-softmax (SphereFace) and L-softmax: (-1)^k cos(m theta) - 2 k on [k pi / m, (k + 1) pi / m]."""
 
     def t(x: Float64[np.ndarray, " g"]) -> Float64[np.ndarray, " g"]:
         angle = np.arccos(np.clip(x, -1, 1))
@@ -301,12 +303,12 @@ def angular(margin: int) -> Curve:
 
 
 def arc(margin: float) -> Curve:
-    """ArcFace: cos(theta + m). It falls between theta = pi - m and pi, where no member of the family follows."""
+    """Return t of ArcFace, cos(theta + m). It falls for theta from pi - m to pi, where no member of the family does."""
     return lambda x: np.cos(np.arccos(np.clip(x, -1, 1)) + margin)
 
 
 def focal(alpha: float) -> Curve:
-    """p^((1 - p)^alpha): the focal loss -(1 - p)^alpha log p."""
+    """Return tau of the focal loss -(1 - p)^alpha log p, which is p^((1 - p)^alpha)."""
     return lambda p: np.where(p > 0, np.maximum(p, 1e-300) ** ((1 - p) ** alpha), 0.0)
 
 
@@ -318,18 +320,19 @@ KNOWN: dict[str, Known] = {
     "arcface": Known(t=arc(0.5), tau=identity),
     "focal": Known(t=identity, tau=focal(2.0)),
 }
-"""With usual constants: m = 4 (SphereFace), 2 (L-softmax), .35 (AM-softmax), .5 (ArcFace), alpha = 2 (focal)."""
+"""Published losses with their usual constants: m = 4 (SphereFace), 2 (L-softmax), .35 (AM-softmax), .5 (ArcFace),
+alpha = 2 (focal)."""
 
 
 def closest(known: Known, knots: int) -> SearchedLoss:
-    """The member of the family nearest to the known loss in the largest difference."""
+    """Return the member of the family with the smallest maximal difference from the known loss."""
     t = fit_knots(known.t, -1.0, 1.0, [(None, None)] * knots)
     tau = fit_knots(known.tau, 0.0, 1.0, [(0.0, 1.0)] * (knots - 1) + [(1.0, 1.0)])
     return SearchedLoss(t=t.tolist(), tau=tau.tolist())
 
 
 def representation_error(known: Known, knots: int) -> tuple[float, float]:
-    """Largest difference of t on [-1, 1] and of tau on [0, 1] between the known loss and `closest`."""
+    """Return the maximal differences of t on [-1, 1] and of tau on [0, 1] between the known loss and `closest`."""
     member = closest(known, knots).knots
     return sup_error(known.t, member["t"], -1.0, 1.0), sup_error(known.tau, member["tau"], 0.0, 1.0)
 
@@ -340,13 +343,16 @@ def sup_error(curve: Curve, values: list[float], low: float, high: float) -> flo
 
 
 GRID = 2001
+"""Number of points at which curves are compared."""
 
 
 def fit_knots(
     curve: Curve, low: float, high: float, bounds: Sequence[tuple[float | None, float | None]]
 ) -> Float64[np.ndarray, " q"]:
-    """Rising values at the knots, each within its bounds, whose lines come closest to the curve in the largest
-    difference: a linear programme in the values and that difference."""
+    """Return rising values at the knots, within their bounds, that minimise the maximal difference from the curve.
+
+    It is a linear programme in the values and that difference.
+    """
     grid, knots = np.linspace(low, high, GRID), len(bounds)
     hats = np.stack([np.interp(grid, np.linspace(low, high, knots), row) for row in np.eye(knots)], axis=1)  # g q
     falls = -np.diff(np.eye(knots), axis=0)  # q-1 q: how far the values fall from one knot to the next

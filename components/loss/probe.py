@@ -1,11 +1,12 @@
-"""Linear probes: which classifier would training under each loss leave on top of the features that a network has now?
+"""Linear probes: classifiers that are trained under each loss on the frozen features of one network.
 
-Alain and Bengio, "Understanding intermediate layers using linear classifier probes", 2016, for the name; that a
-classifier trained anew on frozen features shows what a loss does to it, Kang et al., "Decoupling representation and
-classifier for long-tailed recognition", ICLR 2020.
+The name is from Alain and Bengio, "Understanding intermediate layers using linear classifier probes", 2016. Kang et
+al., "Decoupling representation and classifier for long-tailed recognition", ICLR 2020, show that a new classifier on
+frozen features tells what a loss does to it.
 
-A loss acts on the classifier first, and there a whole training costs next to nothing: the network runs once for all
-losses. n images, d features, k classes, l losses.
+A loss acts on the classifier first, and training it alone is cheap: the network runs once for all losses.
+
+    n  images     d  features     k  classes     l  losses
 """
 
 from collections.abc import Sequence
@@ -22,26 +23,26 @@ from components.training.devices import one_thread
 from components.training.metrics import METRICS
 
 STEPS = 50
-"""Of Adam, on all images at once (ours), until wrong labels begin to be learned by heart; 100 found losses as good."""
+"""Adam's steps, each on all images (ours): later, wrong labels begin to be memorised; 100 found losses as good."""
 RATE = 0.3
-"""Learning rate, for features of mean length 1 (ours)."""
-FIRST = 1e-3
-"""Deviation of the first weights: as good as 0, where cosines are not defined."""
-AT_ONCE = 8
-"""Classifiers trained in one stack, by the index of their samples, whatever the workers: their intermediate values stay
-in the cache."""
+"""Adam's learning rate, for features of mean length 1 (ours)."""
+FIRST_DEVIATION = 1e-3
+"""Standard deviation of the first weights: nearly 0, but at 0 itself cosines are not defined."""
+STACK_SIZE = 8
+"""Number of classifiers trained in one stack, whose intermediate values then stay in the cache. Stacks follow the order
+of samples, not the number of workers."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeData:
-    """What all classifiers of a trunk train on and are scored on; features of mean length 1 over training images."""
+    """The data that all classifiers of a trunk train and are scored on; training features have mean length 1."""
 
     features: Float[Tensor, "n d"]
     labels: Int64[Tensor, " n"]
     val_features: Float[Tensor, "v d"]
     val_labels: Int64[Tensor, " v"]
     first: Float[Tensor, "k d"]
-    """Weights that every classifier starts with."""
+    """The weights that every classifier starts with."""
 
 
 def probe_data(
@@ -53,26 +54,25 @@ def probe_data(
     classes: int,
     rng: torch.Generator,
 ) -> ProbeData:
-    """Features as the network gives them. Where all are 0 they stay so."""
+    """Return the data with features scaled to mean length 1; features that are all 0 stay 0."""
     length = torch.linalg.vector_norm(features, dim=1).mean().clamp_min(torch.finfo(features.dtype).tiny)
     return ProbeData(
         features=features / length,
         labels=labels,
         val_features=val_features / length,
         val_labels=val_labels,
-        first=FIRST * torch.randn(classes, features.shape[1], generator=rng),
+        first=FIRST_DEVIATION * torch.randn(classes, features.shape[1], generator=rng),
     )
 
 
 def probe_scores(on: ProbeData, losses: Sequence[Member], metric: str) -> list[float]:
-    """The metric on val of a classifier trained under each loss, on one thread; nan where the loss was no finite number
-    at some step.
+    """Return the metric on val of a classifier trained under each loss; nan if the loss was not finite at some step.
 
-    The losses are alike but for their buffers: they are trained in one stack.
+    The losses may differ in their buffers only: they are trained in one stack, on one thread.
     """
     score = METRICS[metric]
     with one_thread():
-        weights, finite = trained_classifiers(on, losses)
+        weights, finite = train_classifiers(on, losses)
         logits = on.val_features @ weights.mT  # l v k
         return [
             score(each, on.val_labels) if sound else float("nan")
@@ -80,9 +80,11 @@ def probe_scores(on: ProbeData, losses: Sequence[Member], metric: str) -> list[f
         ]
 
 
-def trained_classifiers(on: ProbeData, losses: Sequence[Member]) -> tuple[Float[Tensor, "l k d"], Bool[Tensor, " l"]]:
-    """The trained classifiers, and whether each loss was finite at every step (log of a negative tau has no value, but
-    a gradient)."""
+def train_classifiers(on: ProbeData, losses: Sequence[Member]) -> tuple[Float[Tensor, "l k d"], Bool[Tensor, " l"]]:
+    """Train a classifier under each loss; return the weights, and whether each loss was finite at every step.
+
+    The loss itself must be checked, because the log of a negative tau has no value but a finite gradient.
+    """
     alike = {(type(each), each.scale, each.label_smoothing, each.class_logits is None) for each in losses}
     assert len(alike) == 1, "what is no buffer is the first loss's for the whole stack"
     _, buffers = stack_module_state(list(losses))

@@ -1,4 +1,4 @@
-"""What the next trunk starts from: the copies' mean, or the best of them."""
+"""Combine the copies of a trunk into the model that the next trunk starts from: their mean, or the best of them."""
 
 from collections.abc import Sequence
 
@@ -26,13 +26,13 @@ BROADCASTS = {"best": best_alone, "average": equal_weights}
 
 
 def broadcast(copies: Sequence[State | None], rewards: Float64[np.ndarray, " n"], rule: str) -> State:
-    """The next model, from the copies that did not lose the trunk."""
+    """Return the model that the next trunk starts from; copies that were lost in this trunk do not count."""
     alive = [copy for copy, reward in zip(copies, rewards, strict=True) if copy is not None and np.isfinite(reward)]
     return mean_state(alive, BROADCASTS[rule](rewards[np.isfinite(rewards)]))
 
 
 def mean_state(states: Sequence[State], weights: Float64[np.ndarray, " m"] | None = None) -> State:
-    """Key by key (weights, momentum and batch-norm buffers alike) the weighted mean; integers are the first's."""
+    """Return the weighted mean of weights, momentum and batch-norm buffers; integer entries are the first state's."""
     shares = np.full(len(states), 1 / len(states)) if weights is None else weights
     parts = [(float(share), state) for share, state in zip(shares, states, strict=True) if share > 0]
     first = parts[0][1]
@@ -42,7 +42,7 @@ def mean_state(states: Sequence[State], weights: Float64[np.ndarray, " m"] | Non
 
 
 def weighted_sum(parts: Sequence[tuple[float, Float[Tensor, "*shape"] | Int64[Tensor, "*shape"]]]) -> Tensor:
-    """In double precision, so that the mean of equal copies is that copy to the last bit; on the first one's device."""
+    """Sum in double precision, so that the mean of equal copies is that copy to the last bit; on the first's device."""
     first = parts[0][1]
     if not first.is_floating_point():
         return first

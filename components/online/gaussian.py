@@ -1,4 +1,4 @@
-"""A Gaussian over unconstrained numbers, for hyper-parameters that are real: a `Distribution` of the online engine.
+"""A Gaussian `Distribution` for the online engine, over hyper-parameters that are unconstrained real numbers.
 
 theta  what is learned: the mean      sigma  standard deviation, fixed      eps  standard normal, one for two copies
 """
@@ -9,12 +9,12 @@ import numpy as np
 from jaxtyping import Float64
 
 Sample = tuple[float, ...]
-"""One draw around theta."""
+"""One draw from the Gaussian (p numbers)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Gaussian:
-    """N(theta, sigma^2 I).
+    """The normal distribution N(theta, sigma^2 I).
 
     Samples come in antithetic pairs theta +- sigma eps, so that a difference of two rewards belongs to one direction.
     """
@@ -23,7 +23,7 @@ class Gaussian:
     sigma: float
 
     def sample(self, count: int, rng: np.random.Generator) -> tuple[Sample, ...]:
-        """Copies 2 i and 2 i + 1 lie opposite each other around theta."""
+        """Draw `count` samples, an even number; samples 2 i and 2 i + 1 lie opposite each other around theta."""
         assert count % 2 == 0, f"{count} copies do not make pairs"
         steps = self.sigma * rng.standard_normal((count // 2, len(self.theta)))
         return tuple(tuple((self.theta + sign * step).tolist()) for step in steps for sign in (1, -1))
@@ -32,7 +32,7 @@ class Gaussian:
         return self.sample(count, rng)
 
     @property
-    def places(self) -> int:
+    def slots(self) -> int:
         return 1
 
     def toward(self, shares: Float64[np.ndarray, " n"], rate: float) -> "Gaussian":
@@ -43,7 +43,7 @@ class Gaussian:
         return gradient
 
     def features(self, sample: Sample) -> Float64[np.ndarray, " p"]:
-        """How far each number lies from the mean, in standard deviations."""
+        """Return how far each number of the sample lies from the mean, in standard deviations."""
         offset: Float64[np.ndarray, " p"] = (np.asarray(sample) - self.theta) / self.sigma
         return offset
 

@@ -1,11 +1,12 @@
-"""A search's world for any image classifier: what the engine asks for, from a network, two splits and a recipe.
+"""The functions that the engine needs, for any image classifier: training, scores and gradients of a network.
 
-A search says, by `treatment`, what a sample changes of training; all else is the same for all of them.
+A subclass says in `treatment` how a sample changes training; everything else is the same for all searches.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar, cast
 
 import numpy as np
@@ -15,8 +16,8 @@ from torch import Tensor, nn
 
 from components.data.store import Split
 from components.online.controllers import Distribution
-from components.online.engine import Trunk, search
-from components.online.rewards import Probe, Request
+from components.online.engine import Play, Trunk, align_gradients, race_copies, search
+from components.online.rewards import TargetGradient
 from components.settings.online import Online
 from components.settings.recipe import Recipe
 from components.settings.require import require
@@ -42,33 +43,33 @@ from components.training.parallel import Parallel, sequential
 
 S = TypeVar("S")
 SCORE_BATCH = 64
-"""Images scored at a time: on one thread, batches that stay in the cache are three times as fast as 512 (32 pixels)."""
+"""Images scored at a time: on one thread, 64 (of 32 pixels) stay in the cache and are three times as fast as 512."""
 
 
 def unchanged(images: UInt8[Tensor, "b c h w"], rng: torch.Generator) -> UInt8[Tensor, "b c h w"]:
-    """The `Augment` that does nothing; it travels to workers by its name."""
+    """Return the images as they are; a module-level function, so that it can be pickled for workers."""
     return images
 
 
 @dataclass(frozen=True, kw_only=True)
 class Treatment:
-    """How a copy trains."""
+    """How a copy trains: augmentation, loss and recipe."""
 
     augment: Augment
-    """Crop and flip included."""
+    """The whole augmentation, crop and flip included."""
     criterion: Criterion
     recipe: Recipe
 
 
 @dataclass(frozen=True, kw_only=True)
 class World(ABC):
-    """Where samples are tried. Workers get it whole."""
+    """The network, data and recipe that samples are tried with; it is pickled whole for workers."""
 
     make: Make
     train: Split
     val: Split
     augment: Augment = unchanged
-    """The augmentation found before; the recipe's crop and flip come first."""
+    """The augmentation that an earlier search found; the recipe's crop and flip come before it."""
     recipe: Recipe
     seed: int
     devices: Devices = CPU
@@ -76,19 +77,27 @@ class World(ABC):
     @property
     @abstractmethod
     def online(self) -> Online:
-        """The engine's settings."""
+        """Settings of the online engine."""
 
     @abstractmethod
     def treatment(self, sample: Any, state: State, trunk: int, copy: int) -> Treatment:
-        """Of a copy that starts the trunk from the state."""
+        """Return how a copy that starts the trunk from the state trains under the sample."""
 
-    @property
-    def probe(self) -> Probe | None:
-        """Scores samples on the features of one model; none where a sample changes the features."""
-        return None
+    def play(self) -> Play:
+        """Return the function that runs a trunk of the settings' reward; raises ValueError if the world has none."""
+        reward = self.online.reward
+        require(reward != "linear_probe", "reward linear_probe is the loss search's; use alignment or leave_one_out")
+        if reward == "alignment":
+            return partial(
+                align_gradients,
+                train=self.train_copy,
+                target_gradient=self.target_gradient,
+                training_gradient=self.training_gradient,
+            )
+        return partial(race_copies, train=self.train_copy, score=self.score)
 
     def plain(self) -> Treatment:
-        """Training without what is searched."""
+        """Return the treatment of plain training, without what is searched."""
         augment = compose(base_augment(self.recipe), self.augment)
         return Treatment(augment=augment, criterion=cross_entropy(self.recipe.label_smoothing), recipe=self.recipe)
 
@@ -98,26 +107,23 @@ class World(ABC):
         parallel: Parallel = sequential,
         after: Trunk[S] | None = None,
     ) -> Iterator[Trunk[S]]:
-        """Train the network while learning the distribution; `after` a recorded trunk of the same search, go on."""
+        """Train the network while learning the distribution; with `after`, a recorded trunk, go on from there."""
         yield from search(
             distribution,
-            self.begin() if after is None else initial_state(network_on(self.devices, self.make)),
-            train=self.train_copy,
+            self.warm_up() if after is None else initial_state(network_on(self.devices, self.make)),
+            play=self.play(),
             score=self.score,
-            ask=self.ask,
-            pull=self.pull,
-            probe=self.probe,
             settings=self.online,
             seed=self.seed,
             parallel=parallel,
             after=after,
         )
 
-    def begin(self) -> State:
-        """The network after the head start, trained as it is, on one thread: where the first trunk starts from."""
+    def warm_up(self) -> State:
+        """Return the first trunk's starting state, after plain warm-up training (`head_start`) on one thread."""
         rng, plain = stream(self.seed, "warm-up training"), self.plain()
         images, labels = split_tensors(self.train)
-        network, steps = network_on(self.devices, self.make), head_steps(self.online, self.recipe)
+        network, steps = network_on(self.devices, self.make), warm_up_steps(self.online, self.recipe)
         with one_thread():
             return train_steps(
                 network,
@@ -134,7 +140,7 @@ class World(ABC):
             )
 
     def train_copy(self, state: State, sample: Any, trunk: int, copy: int) -> State:
-        """One copy through one trunk; without a sample as training is. Raises `Diverged`."""
+        """Train one copy for one trunk under the sample; None stands for plain training. Raises `Diverged`."""
         treatment = self.plain() if sample is None else self.treatment(sample, state, trunk, copy)
         return train_trunk(
             network_on(self.devices, self.make, copy),
@@ -148,13 +154,15 @@ class World(ABC):
         )
 
     def score(self, state: State) -> float:
-        """The metric of the plain logits on val, in evaluation mode."""
+        """Return the metric of the plain logits on val, in evaluation mode."""
         return score_state(network_on(self.devices, self.make), state, self.val, self.online)
 
-    def ask(self, state: State, trunk: int) -> Request:
-        """The slope of the log-likelihood on each half of val, less that on as many training images as training sees
-        them, which no `pull` of the trunk has unless there are too few: the same noise in both would look like an
-        answer. Raises ValueError for fewer than two images of val."""
+    def target_gradient(self, state: State, trunk: int) -> TargetGradient:
+        """Return, for each half of val, its log-likelihood's gradient minus that of as many augmented training images.
+
+        No `training_gradient` of the trunk uses these training images, unless there are too few: noise common to both
+        would look like alignment. Raises ValueError for fewer than two images of val.
+        """
         network, criterion = network_on(self.devices, self.make), cross_entropy()
         images, labels = score_tensors(self.val, self.online)
         require(len(labels) > 1, "val has one image; reward alignment compares two halves of val, so raise data.val")
@@ -163,24 +171,24 @@ class World(ABC):
         augmented = self.plain().augment(train_images.to(device_of(network)), torch_rng(rng))
         halves, val_loss, train_loss = [], 0.0, 0.0
         for half in (slice(0, None, 2), slice(1, None, 2)):
-            slope, on_val = descent(network, state, images[half], labels[half], criterion)
-            pull, on_train = descent(network, state, augmented[half], train_labels[half], criterion)
-            halves.append({name: value - pull[name] for name, value in slope.items()})
+            target, on_val = negative_gradient(network, state, images[half], labels[half], criterion)
+            training, on_train = negative_gradient(network, state, augmented[half], train_labels[half], criterion)
+            halves.append({name: value - training[name] for name, value in target.items()})
             val_loss, train_loss = val_loss + on_val, train_loss + on_train
-        return Request(halves=(halves[0], halves[1]), train_loss=train_loss / 2, val_loss=val_loss / 2)
+        return TargetGradient(halves=(halves[0], halves[1]), train_loss=train_loss / 2, val_loss=val_loss / 2)
 
-    def pull(self, state: State, sample: Any, trunk: int, copy: int) -> State:
-        """Minus the gradient of the loss under the sample, on `probe_images` training images of the trunk."""
+    def training_gradient(self, state: State, sample: Any, trunk: int, copy: int) -> State:
+        """Return minus the gradient of the loss under the sample, on `probe_images` training images of the trunk."""
         treatment = self.plain() if sample is None else self.treatment(sample, state, trunk, copy)
         order, rng = self.order(trunk)
         images, labels = split_tensors(self.train.at(order[: self.online.probe_images]))
         network = network_on(self.devices, self.make, copy)
         moved = treatment.augment(images.to(device_of(network)), torch_rng(rng))
-        pull, _ = descent(network, state, moved, labels, treatment.criterion)
-        return pull
+        gradient, _ = negative_gradient(network, state, moved, labels, treatment.criterion)
+        return gradient
 
     def order(self, trunk: int) -> tuple[Int64[np.ndarray, " n"], np.random.Generator]:
-        """The trunk's order of the training images for gradients, and the generator that drew it, to draw on."""
+        """Return the trunk's order of training images for gradients, and its generator, to draw augmentation from."""
         rng = stream(self.seed, "probe images", trunk)
         return rng.permutation(len(self.train.labels)), rng
 
@@ -196,17 +204,17 @@ def train_trunk(
     trunk: int,
     copy: int,
 ) -> State:
-    """One copy through one trunk, on one thread; the learning rate follows the step of the whole search.
+    """Train one copy for one trunk, on one thread; the learning rate follows the step within the whole search.
 
-    Common random numbers when the best copy is broadcast (all copies see the same batches, so rewards differ by the
-    sample alone); own batches when copies are averaged (so that their work adds up). The trunk's images go to the
-    network's device at once. Raises `Diverged`.
+    When the best copy is broadcast, all copies see the same batches (common random numbers), so that rewards differ by
+    the sample alone. When copies are averaged, each has batches of its own, so that their work adds up. All images of
+    the trunk are moved to the network's device at once. Raises `Diverged`.
     """
     recipe = treatment.recipe
     rng = stream(seed, "copy training", trunk, 0 if settings.broadcast == "best" else copy)
     steps = steps_in(settings.images, recipe)
     batches = list(batches_of(len(split.labels), recipe.batch_size, steps, rng))
-    rows = torch.cat(batches).numpy()  # only these leave the memory map
+    rows = torch.cat(batches).numpy()  # only these are read from the memory map
     chosen = split.at(rows)
     images, labels = (part.to(device_of(network)) for part in split_tensors(chosen))
     with one_thread():
@@ -217,7 +225,7 @@ def train_trunk(
             labels,
             batches=torch.arange(len(rows)).split(len(batches[0])),
             rate=whole_schedule(settings, recipe),
-            first_step=head_steps(settings, recipe) + steps * trunk,
+            first_step=warm_up_steps(settings, recipe) + steps * trunk,
             augment=treatment.augment,
             criterion=treatment.criterion,
             recipe=recipe,
@@ -225,32 +233,35 @@ def train_trunk(
         )
 
 
-def head_steps(settings: Online, recipe: Recipe) -> int:
+def warm_up_steps(settings: Online, recipe: Recipe) -> int:
+    """Return the number of steps of the warm-up training before the first trunk."""
     return settings.head_start // recipe.batch_size
 
 
 def whole_schedule(settings: Online, recipe: Recipe) -> Callable[[int], float]:
-    """Learning rate over the head start and all trunks."""
-    return schedule(recipe, head_steps(settings, recipe) + steps_in(settings.images, recipe) * settings.trunks)
+    """Return the learning-rate schedule over the warm-up training and all trunks."""
+    return schedule(recipe, warm_up_steps(settings, recipe) + steps_in(settings.images, recipe) * settings.trunks)
 
 
 def score_state(network: nn.Module, state: State, split: Split, settings: Online) -> float:
-    """The metric of the model on val (its first `score_images` images), in evaluation mode, on one thread."""
+    """Return the metric of the model on val (its first `score_images` images), in evaluation mode, on one thread."""
     images, labels = score_tensors(split, settings)
     load_state(network, state)
     with one_thread():
         return METRICS[settings.metric](predict(network, images, batch_size=SCORE_BATCH), labels)
 
 
-def descent(
+def negative_gradient(
     network: nn.Module,
     state: State,
     images: UInt8[Tensor, "n c h w"],
     labels: Int64[Tensor, " n"],
     criterion: Criterion,
 ) -> tuple[State, float]:
-    """Minus the gradient of the mean loss by every parameter (`model.<name>`), and that loss; in evaluation mode, on
-    one thread."""
+    """Return minus the gradient of the mean loss by every parameter (`model.<name>`), and the loss.
+
+    The network is in evaluation mode, on one thread.
+    """
     load_state(network, state)
     network.eval()
     names, parameters = zip(*network.named_parameters(), strict=True)
@@ -269,5 +280,5 @@ def descent(
 
 
 def score_tensors(split: Split, settings: Online) -> tuple[UInt8[Tensor, "n c h w"], Int64[Tensor, " n"]]:
-    """The images that rewards are measured on."""
+    """Return images and labels that rewards are measured on."""
     return split_tensors(split.at(slice(settings.score_images)))

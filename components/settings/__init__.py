@@ -1,1 +1,1 @@
-"""What a person can set, in the shape of params.yaml: one file a section."""
+"""The settings of params.yaml as dataclasses, one file for each section."""

@@ -1,4 +1,4 @@
-"""The architecture search, and the budget that it is held to."""
+"""Settings of the architecture search and its budgets (section `architecture`)."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -7,67 +7,68 @@ from components.settings.require import require
 from components.settings.space import SearchSpace
 
 STEERING = ("enas", "proxyless")
-"""Strategies whose path weights say what the shared weights are trained on."""
+"""Strategies that learn path weights, by which they choose what the shared weights are trained on."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Architecture(SearchSpace):
-    """PC-NAS (Li et al., CVPR 2020) and its rivals, in the space; see components/architecture/README.md."""
+    """Settings of PC-NAS (Li et al., CVPR 2020) and its rivals; see components/architecture/README.md."""
 
     latency_ms: float | tuple[float, ...]
-    """The budget: milliseconds an inference of the shipped ONNX file may take on the target. A list: a network for each
-    budget from one supernet; the line goes on with the first."""
+    """The budget: milliseconds that an inference of the shipped ONNX file may take on the target. A list gives a
+    network for each budget, from one supernet; the line goes on with the first."""
     margin: float = 0.05
-    """Share of the budget kept free during the search, for the table's prediction error (ours)."""
+    """Share of the budget that the search keeps free for the error of the latency prediction (ours)."""
     max_parameters: int | None = None
-    """Limit on trained numbers; null: none. This one and the next three are counted as components/architecture/costs.py
-    says, and hold together with the budget."""
+    """Limit on the number of trained parameters; null: none. This limit and the next three are counted as
+    components/architecture/costs.py says, and hold together with the budget."""
     max_flops: int | None = None
-    """Limit on FLOPs an image: multiply-adds times 2; null: none."""
+    """Limit on FLOPs per image, two for each multiply-add; null: none."""
     max_memory_bytes: int | None = None
-    """Limit on the peak memory of float32 activations, one image; null: none."""
+    """Limit on the peak memory of float32 activations for one image; null: none."""
     max_file_bytes: int | None = None
-    """Limit on the float32 ONNX file, estimated within 3 %, which the search keeps free; an int8 file is far smaller.
-    The gate weighs the file that ships; null: none."""
+    """Limit on the size of the float32 ONNX file; null: none. The search estimates the size within 3 % and keeps as
+    much free; an int8 file is far smaller. The gate checks the file that ships."""
     strategy: Literal["pc_nas", "random", "evolution", "aging_evolution", "ridge", "enas", "proxyless"] = "pc_nas"
-    """The others are its rivals at as many evaluations; `random` is the control."""
+    """The search strategy. The rivals of `pc_nas` use as many evaluations; `random` is the control."""
     potential: Literal["mean", "additive"] = "additive"
-    """`pc_nas`: a partial model's potential is the mean over completions (the paper) or what one ridge model over all
-    scores expects (ours); `ridge` chooses among its finalists by their own scores or by the model."""
+    """`pc_nas`: a partial model's potential is the mean score of its completions (the paper), or the best score that a
+    ridge model of all scores expects (ours). `ridge` chooses among its finalists by their own scores or by the
+    model."""
     population: int = 20
-    """`evolution`: networks a generation (SPOS: 50); `aging_evolution`: networks alive (Real et al.: 100)."""
+    """`evolution`: networks in a generation (SPOS: 50); `aging_evolution`: networks alive (Real et al.: 100)."""
     mutation: float = 0.1
     """`evolution`: probability that a mutant's layer is drawn anew (SPOS: 0.1)."""
     controller_lr: float = 0.3
-    """`enas`, `proxyless`: Adam step of the path weights (ENAS: 3.5e-4 and ProxylessNAS: 1e-3, of many thousands)."""
+    """`enas`, `proxyless`: Adam's step for the path weights (ENAS: 3.5e-4, ProxylessNAS: 1e-3, over many thousands)."""
     latency_weight: float = 1.0
     """`proxyless`: weight of the expected latency, as a share of the limit, in the loss (ours)."""
     pool: int = 5
-    """P, partial models kept a stage (paper: 5)."""
+    """P, the number of partial models kept in a stage (paper: 5)."""
     completions: int = 4
-    """S, completions scored for each candidate."""
+    """S, the number of completions scored for each candidate."""
     metric: Literal["accuracy", "likelihood"] = "likelihood"
-    """A network's score on val: the share of images that it names rightly (the paper), or the geometric mean of the
-    right classes' probabilities (ours): what is nearly right and what is hopeless differ, so it is less noisy."""
+    """A network's score on val: its accuracy (the paper), or the geometric mean of the right classes' probabilities
+    (ours), which is less noisy because it tells nearly right from hopeless predictions."""
     warmup_epochs: float
-    """Epochs of the whole supernet, paths uniform, before stage 1."""
+    """Epochs that the whole supernet trains with uniform paths before stage 1."""
     stage_epochs: float
-    """Epochs of the shrinking supernet in each stage."""
+    """Epochs that the shrinking supernet trains in each stage."""
     score_images: int = 500
-    """Images of val a completion is scored on; the last stage uses all of val."""
+    """Number of val images that a completion is scored on; the last stage uses all of val."""
     recalibration_images: int = 512
-    """Train images that re-estimate a sub-network's batch-norm statistics (at least 512, ours)."""
+    """Number of train images that re-estimate a sub-network's batch-norm statistics (use at least 512; ours)."""
     max_images: int | None = None
-    """Train the supernet on at most so many images; all if null."""
+    """Number of images that the supernet trains on at most; null: all."""
 
     @property
     def budget(self) -> float:
-        """Milliseconds: the budget that the line goes on with."""
+        """The budget that the line goes on with, in milliseconds."""
         return self.budgets[0]
 
     @property
     def budgets(self) -> tuple[float, ...]:
-        """Milliseconds, the one that the line goes on with first."""
+        """All budgets in milliseconds; the line goes on with the first."""
         return self.latency_ms if isinstance(self.latency_ms, tuple) else (self.latency_ms,)
 
     def __post_init__(self) -> None:

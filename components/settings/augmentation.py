@@ -1,4 +1,4 @@
-"""The augmentation search."""
+"""Settings of the augmentation search (section `augmentation`)."""
 
 from dataclasses import dataclass
 
@@ -8,16 +8,18 @@ from components.settings.require import require
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
-    """The augmentation policy's distribution (Lin et al., ICCV 2019); see components/augmentation/README.md."""
+    """Settings of the search for an augmentation policy (Lin et al., ICCV 2019); see
+    components/augmentation/README.md."""
 
     pairs_per_trunk: int | None = 2
-    """Pairs a copy commits to in a trunk; null: a fresh pair for every image (the paper). Nothing to `alignment`."""
+    """Number of pairs that a copy draws from for a whole trunk; null: a new pair for every image (the paper). The
+    reward `alignment` does not use it."""
     cutout: bool = True
-    """Whether Cutout is an element of the space (never always on)."""
+    """Whether Cutout is an element of the search space; it is never applied outside the policy."""
     identity_share: float | None = None
     """Probability of Identity in each place of a pair when the search starts; null: uniform (the paper). Uniform pairs
-    underfit small networks and short trainings; an operation must then earn its share (ours). `matching` with
-    controller_lr 1 goes all the way to its match, wherever it starts."""
+    make small networks and short trainings underfit; with a high share, operations must earn theirs (ours). The
+    controller `matching` with controller_lr 1 does not depend on the start."""
     online: Online
 
     def __post_init__(self) -> None:

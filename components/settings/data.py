@@ -1,4 +1,4 @@
-"""Where images come from, and how they are split."""
+"""Settings of the images' source and splits (section `data`)."""
 
 from dataclasses import dataclass
 
@@ -7,20 +7,21 @@ from components.settings.require import require
 
 @dataclass(frozen=True, kw_only=True)
 class Data:
-    """Where labelled images come from and how they are split."""
+    """Settings of the source of labelled images and of their splits."""
 
     source: str
     """`digits`, `folder`, `parquet`, or `torchvision:NAME` (a data set's class name)."""
     path: str | None = None
-    """Folder (`folder`, `torchvision:NAME`: its root) or file or folder of shards (`parquet`)."""
+    """The folder of images (`folder`), the file or folder of shards (`parquet`), or the data set's root
+    (`torchvision:NAME`)."""
     size: int
-    """Side, in pixels, of the square every image is resized to."""
+    """Side, in pixels, of the square that every image is resized to."""
     val: float
-    """Share of each class's images that rewards are measured on."""
+    """Share of each class's images in val, which rewards are measured on."""
     test: float
-    """Share of each class's images that only `evaluate` reads; unused if the source has its own test split."""
+    """Share of each class's images in test, which only `evaluate` reads; unused if the source has its own test."""
     max_pixels: int = 50_000_000
-    """An image whose header announces more pixels is refused before it is decoded."""
+    """Number of pixels above which an image is refused by its header, before it is decoded."""
 
     def __post_init__(self) -> None:
         known = self.source in ("digits", "folder", "parquet") or self.source.startswith("torchvision:")

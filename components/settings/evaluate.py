@@ -1,4 +1,4 @@
-"""What the test split is asked."""
+"""Settings of the final measurement on the test split (section `evaluate`)."""
 
 from dataclasses import dataclass
 
@@ -7,15 +7,15 @@ from components.settings.require import require
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluate:
-    """What is measured once, on the test split, of the very file that ships."""
+    """Settings of what is measured once, on the test split, of the very file that ships."""
 
     repeats: int = 200
-    """Timed runs of the ONNX file."""
+    """Number of timed runs of the ONNX file."""
     parity_images: int = 256
-    """Test images on which torch and ONNX Runtime must give the same logits."""
+    """Number of test images on which torch and ONNX Runtime must give the same logits."""
     budgets: tuple[str, ...]
-    """Those of `train.variants` that are of further budgets: each is measured beside its own limit. Without a default,
-    since dvc.yaml makes a stage of each and knows none."""
+    """The `train.variants` that belong to further budgets; each is measured against its own limit. There is no default,
+    because dvc.yaml makes a stage of each and knows no defaults."""
 
     def __post_init__(self) -> None:
         require(self.repeats >= 1, f"evaluate.repeats is {self.repeats}; use at least 1")

@@ -1,4 +1,4 @@
-"""What a new model must pass."""
+"""Settings of the gate, which a new model must pass (section `gate`)."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -8,25 +8,25 @@ from components.settings.require import require
 
 @dataclass(frozen=True, kw_only=True)
 class Gate:
-    """What a model must show on the test split and on this machine before it may ship."""
+    """Settings of the checks, on the test split and on this machine, that a model must pass before it ships."""
 
     test: Literal["mcnemar", "bootstrap"] = "mcnemar"
-    """`mcnemar`: refused if it is worse beyond chance (exact, one-sided). `bootstrap`: refused unless the images show
-    that it loses no more than the margin (Bayesian bootstrap, one more image counted as lost): the burden of proof is
-    the new model's, and few test images prove little: with a margin of 0.01 and alpha 0.05, it takes about 300 without
-    a loss."""
+    """`mcnemar`: a model is refused if it is significantly worse (exact, one-sided). `bootstrap`: it is refused unless
+    the test images show that it loses no more than the margin (Bayesian bootstrap with one more image counted as lost).
+    The burden of proof is then the new model's: with a margin of 0.01 and alpha 0.05 it takes about 300 test images
+    without a loss."""
     alpha: float = 0.05
-    """Chance of error of the paired test; 0 turns it off, and the margin alone decides."""
+    """Error probability of the paired test; 0 turns it off, and the margin alone decides."""
     margin: float = 0.01
-    """How far below the champion's accuracy a model may be, and ship."""
+    """How far below the champion's accuracy a model may be and still ship."""
     class_alpha: float = 0.05
-    """Chance of error of the paired tests of the single classes, all of them together (exact, one-sided, Holm); 0 turns
-    them off. A class of few images is refused only for what its few images can show."""
+    """Error probability of the paired tests of single classes, all of them together (exact, one-sided, Holm); 0 turns
+    them off. A class with few images is refused only for what those can show."""
     p99: float = 2.0
-    """The 99th percentile of its latency, over all runs, may be so many times the budget; the budget itself is for the
-    median of the quietest quarter of the runs, which others on the machine disturb least."""
+    """How many times the budget the 99th percentile of the latency, over all runs, may be. The budget itself is
+    compared with the median of the quietest quarter of the runs, which other processes disturb least."""
     parity: float = 1.0e-3
-    """Largest difference between torch's and ONNX Runtime's logits."""
+    """Largest allowed difference between torch's and ONNX Runtime's logits."""
 
     def __post_init__(self) -> None:
         require(0 <= self.alpha < 1, f"gate.alpha is {self.alpha}; use 0 (off) to below 1")

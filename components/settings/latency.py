@@ -1,4 +1,4 @@
-"""What the latency budget is measured on."""
+"""Settings of the target that latency is measured on (section `latency`)."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -8,21 +8,22 @@ from components.settings.require import require
 
 @dataclass(frozen=True, kw_only=True)
 class Latency:
-    """The target that latencies are measured on, and how."""
+    """Settings of the target that latencies are measured on, and of the measurement."""
 
     provider: Literal["cpu", "cuda"] = "cpu"
-    """ONNX Runtime execution provider; one that is missing is an error, never a silent CPU number."""
+    """Execution provider of ONNX Runtime; a missing one is an error, never silently replaced by the CPU."""
     threads: int = 1
-    """ONNX Runtime intra-op threads; with 1 the time is the thread's CPU time, immune to preemption (not to a neighbour
-    on the core's other hyper-thread: the quietest quarter of the runs counts)."""
+    """Number of ONNX Runtime's intra-op threads. With 1 the time is the thread's CPU time, which preemption does not
+    change; another process on the core's other hyper-thread does, so that only the quietest quarter of the runs
+    counts."""
     batch: int = 1
-    """Images an inference."""
+    """Number of images in an inference."""
     optimisation: Literal["all", "extended", "basic", "none"] = "all"
-    """ONNX Runtime's graph optimisation level; `all` is its own default, and what a service runs with."""
+    """Graph optimisation level of ONNX Runtime; `all` is its default, and what a service runs with."""
     repeats: int = 60
-    """Timed runs of each block; the median of the quietest quarter counts."""
+    """Number of timed runs of each block; the median of the quietest quarter counts."""
     calibration: int = 10
-    """Whole networks measured to fit the line from sums of block latencies to network latency."""
+    """Number of whole networks that are measured to fit network latency as a line over sums of block latencies."""
 
     def __post_init__(self) -> None:
         for name in ("threads", "batch", "repeats"):

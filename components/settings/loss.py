@@ -1,4 +1,4 @@
-"""The loss search."""
+"""Settings of the loss search (section `loss`)."""
 
 from dataclasses import dataclass
 
@@ -8,16 +8,16 @@ from components.settings.require import require
 
 @dataclass(frozen=True, kw_only=True)
 class Loss:
-    """The loss family and its Gaussian (Li et al., ICCV 2019); see components/loss/README.md."""
+    """Settings of the loss family and of the Gaussian over it (Li et al., ICCV 2019); see components/loss/README.md."""
 
     knots: int = 10
-    """Values of t and of tau that are searched: with 10, A-softmax's t (m = 4) is met within 0.19 of its range of 8,
-    ArcFace's (m = .5) with 7 or more within 0.061, for it falls where no member does."""
+    """Number of values of t, and of tau, that are searched. 10 knots approximate A-softmax's t (m = 4) within 0.19 of
+    its range of 8; 7 or more ArcFace's (m = .5) within 0.061, since it falls where no member of the family does."""
     sigma: float = 0.2
     """Standard deviation of the Gaussian over unconstrained knots (paper: 0.2)."""
     class_margins: bool = False
-    """Search a margin a + b log n_c of class c too, from its n_c training images; t and tau are shared by all classes
-    (ours)."""
+    """Whether to search a margin a + b log n_c of class c too, with n_c its number of training images; t and tau are
+    shared by all classes (ours)."""
     online: Online
 
     def __post_init__(self) -> None:

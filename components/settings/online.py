@@ -1,4 +1,4 @@
-"""What the online searches share: `augmentation.online`, `loss.online`."""
+"""Settings that the online searches share (sections `augmentation.online` and `loss.online`)."""
 
 import math
 from dataclasses import dataclass
@@ -9,45 +9,48 @@ from components.settings.require import require
 
 @dataclass(frozen=True, kw_only=True)
 class Online:
-    """Online hyper-parameter learning (Lin et al., ICCV 2019, Algorithm 1); see components/augmentation/README.md."""
+    """Settings of online hyper-parameter learning (Lin et al., ICCV 2019, Algorithm 1); see
+    components/augmentation/README.md."""
 
     trunks: int
-    """T_max, rounds of training, reward and update (paper: 300)."""
+    """T_max, the number of rounds of training, reward and update (paper: 300)."""
     copies: int = 8
-    """N, copies of the model trained side by side in a trunk (paper: 8). Of one model the loss search asks so many
-    samples, and the augmentation search every element, whatever this says."""
+    """N, the number of copies of the model that train side by side in a trunk (paper: 8). With rewards that train one
+    model, the loss search tries so many samples, and the augmentation search tries every element whatever this says."""
     images: int
-    """Training images each copy sees in a trunk (paper: one epoch)."""
+    """Number of training images that each copy sees in a trunk (paper: one epoch)."""
     head_start: int = 0
-    """Training images of one network, without what is searched, before the first trunk (ours): from noise, all copies
-    learn the same whatever they draw."""
+    """Number of training images of the warm-up training: one network, without what is searched, before the first trunk
+    (ours). Copies that start from random weights learn the same whatever they draw."""
     controller: Literal["reinforce", "bandit", "matching", "null"] = "reinforce"
-    """The paper's, one linear model over all rewards (ours), the mixture whose gradients match val's (ours), or never
-    moved: the control of every claim."""
+    """How rewards move the distribution: `reinforce` is the paper's, `bandit` fits a linear model to all rewards
+    (ours), `matching` finds the mixture of samples whose gradients match val's (ours), `null` never moves it (the
+    control)."""
     controller_lr: float = 0.2
-    """`reinforce`: Adam step of the distribution's parameters (paper: 0.05; 0.2 and more learn at small scale).
-    `bandit`: shift of a parameter for each standard deviation by which its effect differs from 0. `matching`: share of
-    the way from the start to the match, 1 for all of it."""
+    """`reinforce`: Adam's step for the distribution's parameters (paper: 0.05; 0.2 and more learn at small scale).
+    `bandit`: shift of a parameter for each standard deviation by which its effect differs from 0. `matching`: fraction
+    of the way from the start to the match, 1 for all of it."""
     broadcast: Literal["best", "average"] = "average"
-    """What the next trunk starts from: the best copy (paper), or the copies' mean (ours); nothing to rewards that
-    train one model."""
+    """What the next trunk starts from: the best copy (paper), or the copies' mean (ours). Rewards that train one model
+    do not use it."""
     reward: Literal["own", "leave_one_out", "alignment", "linear_probe"] = "leave_one_out"
-    """A copy's score (paper), or its marginal contribution to the average of the copies (ours). The others (ours) train
-    one model instead of N copies: `alignment` asks every sample how far its gradient points where val's does,
-    `linear_probe` (of the loss search) trains a new classifier on the model's features under every sample and scores
-    that."""
+    """`own`: a copy's score (paper). `leave_one_out`: its marginal contribution to the average of the copies (ours).
+    The others (ours) train one model instead of N copies: `alignment` compares the direction of every sample's gradient
+    with val's; `linear_probe` (loss search only) trains a new classifier on the model's features under every sample and
+    scores it."""
     probe_images: int = 256
-    """Training images of a sample's gradient (`alignment`) or classifier (`linear_probe`)."""
+    """Number of training images for a sample's gradient (`alignment`) or classifier (`linear_probe`)."""
     metric: Literal["accuracy", "log_likelihood", "lq_likelihood", "calibrated_log_likelihood"] = "log_likelihood"
-    """What is measured on val; lq: between accuracy, which bears wrong labels, and log-likelihood, which counts what is
-    hopeless; calibrated: at the best temperature, so that mere doubt earns nothing (ours). With `alignment` the
-    augmentation search rewards by the log-likelihood, and this is what its progress shows."""
+    """The metric on val. `lq_likelihood` lies between accuracy, which tolerates wrong labels, and log-likelihood, which
+    counts how hopeless an image is; `calibrated_log_likelihood` is taken at the best temperature, so that less
+    confidence alone earns nothing (ours). With `alignment` the augmentation search is rewarded by the log-likelihood,
+    and its progress shows this metric."""
     warmup_trunks: int = 2
-    """Trunks before the distribution first moves; the controller learns from their rewards already."""
+    """Number of trunks before the distribution first moves; the controller already learns from their rewards."""
     learn_until: float = 0.8
-    """Share of the trunks after which the distribution stands still: late learning rates carry no signal."""
+    """Share of the trunks after which the distribution no longer moves: low learning rates carry no signal."""
     score_images: int | None = None
-    """Images of val a reward is measured on; all if null."""
+    """Number of val images that a reward is measured on; null: all."""
 
     def __post_init__(self) -> None:
         require(self.trunks >= 1, f"trunks is {self.trunks}; use at least 1")
@@ -81,10 +84,10 @@ class Online:
 
     @property
     def one_model(self) -> bool:
-        """Whether a trunk trains one model, whatever is tried, instead of a copy for every sample."""
+        """Whether a trunk trains one model instead of a copy for every sample."""
         return self.reward in ("alignment", "linear_probe")
 
     @property
     def last_learned(self) -> int:
-        """Trunks after which the distribution stands still."""
+        """Number of trunks after which the distribution no longer moves."""
         return math.ceil(round(self.learn_until * self.trunks, 9))  # 0.55 * 100 is 55, not a little more

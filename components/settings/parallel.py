@@ -1,4 +1,4 @@
-"""Where the copies of a search run."""
+"""Settings of the workers that the copies of a search run on (section `parallel`)."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -8,13 +8,13 @@ from components.settings.require import require
 
 @dataclass(frozen=True, kw_only=True)
 class Parallel:
-    """Where the copies of a search run; never changes a result."""
+    """Settings of the workers that the copies of a search run on; they never change a result."""
 
     backend: Literal["sequential", "loky", "ray", "dask"] = "loky"
-    """`loky`: processes here; `ray`, `dask` (extras): a cluster that sees the data at the same path, or one started
-    here."""
+    """`loky`: processes on this machine. `ray`, `dask` (extras): a cluster that sees the data at the same path, or one
+    that is started on this machine."""
     workers: int = 2
-    """Copies at a time; 1 runs them in the stage's own process, whatever the backend."""
+    """Number of copies that run at a time; with 1 they run in the stage's own process, whatever the backend."""
 
     def __post_init__(self) -> None:
         require(self.workers >= 1, f"parallel.workers is {self.workers}; use at least 1")

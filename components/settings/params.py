@@ -1,8 +1,8 @@
-"""What a person can set, in the shape of params.yaml: one frozen dataclass a section.
+"""The whole of params.yaml as frozen dataclasses, one for each section.
 
-The flows validate the file against these classes strictly (types, unknown keys); each class
-checks its own values, so that a component used without the flows refuses the same mistakes.
-"ours" marks a value that the papers do not give.
+The flows validate the file against these classes strictly (types, unknown keys). Each class checks its own values, so
+that a component that is used without the flows refuses the same mistakes. "ours" marks a value that the papers do not
+give.
 """
 
 from dataclasses import dataclass, field, fields
@@ -34,10 +34,10 @@ class Params:
 
     seed: int
     threads: int
-    """torch threads outside the copies (a copy always uses 1): part of the result, so it is fixed here."""
+    """Number of torch threads outside the copies (a copy always uses 1). It changes the result, so it is fixed here."""
     device: Literal["cpu", "cuda"]
-    """Where networks train: the CPU, or all CUDA devices here (copy n of a search on the n-th, in turns); part of the
-    result. `cuda` where there is none is an error, never a silent CPU run; what ships is exported from the CPU."""
+    """Where networks train: on the CPU, or on all CUDA devices here, which the copies of a search take in turns. It
+    changes the result. `cuda` without such a device is an error; the file that ships is exported from the CPU."""
     parallel: Parallel
     data: Data
     latency: Latency
@@ -53,12 +53,12 @@ class Params:
 
     @property
     def space(self) -> SearchSpace:
-        """What every network is of; so that a stage which only builds one depends on no setting of the search."""
+        """The space of networks alone, so that a stage that only builds one depends on no setting of the search."""
         return self.architecture
 
     @property
     def budgets(self) -> tuple[float, ...]:
-        """Milliseconds, the one that the line goes on with first."""
+        """All budgets in milliseconds; the line goes on with the first."""
         return self.architecture.budgets
 
     @property
@@ -67,7 +67,7 @@ class Params:
         return self.train.recipe
 
     def part(self, kind: type[T]) -> T:
-        """The settings that `kind`, a dataclass, has fields for: what a stage reads, and nothing else."""
+        """Return the settings that the dataclass `kind` has fields for: what one stage reads, and nothing else."""
         chosen: Any = kind
         return kind(**{one.name: getattr(self, one.name) for one in fields(chosen)})
 

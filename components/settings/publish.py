@@ -1,4 +1,4 @@
-"""Where models are registered."""
+"""Settings of the model registry (section `publish`)."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ from components.settings.require import require
 
 @dataclass(frozen=True, kw_only=True)
 class Publish:
-    """The registry."""
+    """Settings of the model registry."""
 
     model: str
     """Name of the registered model in MLflow."""

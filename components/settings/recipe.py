@@ -1,4 +1,4 @@
-"""How a network is trained, wherever one is."""
+"""Settings of how every network is trained (section `train.recipe`)."""
 
 from dataclasses import dataclass
 
@@ -7,23 +7,23 @@ from components.settings.require import require
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """One way to train, shared by every search and the final training, so that what is searched is what ships."""
+    """Settings of training that every search and the final training share, so that what is searched is what ships."""
 
     batch_size: int = 64
     learning_rate: float = 0.1
-    """Peak of the schedule: linear warm-up, then cosine to 0."""
+    """Peak of the learning rate: linear warm-up, then cosine to 0."""
     warmup: float = 0.1
-    """Share of the steps in which the learning rate rises; meanwhile a found loss gives way to cross-entropy with its
-    class margins, or some classes may never be learned (components/loss/README.md)."""
+    """Share of the steps in which the learning rate rises. In these, cross-entropy with the found loss's class margins
+    replaces the found loss, or some classes may never be learned (components/loss/README.md)."""
     momentum: float = 0.9
-    """Nesterov."""
+    """Nesterov momentum."""
     weight_decay: float = 5.0e-4
-    """On convolution and linear weights only."""
+    """Weight decay of convolution and linear weights; other parameters have none."""
     label_smoothing: float = 0.0
     flip: bool = False
-    """Random horizontal flips, before the searched policy."""
+    """Whether images are randomly flipped left to right, before the searched policy."""
     crop: int = 0
-    """Random crops from an image padded by so many pixels (reflected), before the searched policy."""
+    """Number of pixels by which an image is padded (reflected) for a random crop, before the searched policy."""
 
     def __post_init__(self) -> None:
         require(self.batch_size >= 2, f"train.recipe.batch_size is {self.batch_size}; batch norm needs at least 2")

@@ -1,7 +1,7 @@
-"""How a person's value is refused."""
+"""The check that refuses a value which a person has set."""
 
 
 def require(condition: bool, message: str) -> None:
-    """Refuse a person's value with one sentence that says the rule, the value and what to do."""
+    """Raise ValueError unless the condition holds; the message says the value, the rule and what to do."""
     if not condition:
         raise ValueError(message)

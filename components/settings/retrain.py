@@ -1,4 +1,4 @@
-"""When the deployments retrain, and from what."""
+"""Settings of when deployments retrain, and what they search (section `retrain`)."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -8,15 +8,16 @@ from components.settings.require import require
 
 @dataclass(frozen=True, kw_only=True)
 class Retrain:
-    """When a deployment trains anew by itself, and what it searches then."""
+    """Settings of when a deployment retrains by itself, and what it searches then."""
 
     search: Literal["fresh", "reuse"] = "fresh"
-    """Of deployments. `fresh`: search anew; `reuse`: keep the architecture, augmentation and loss of the version in
+    """`fresh`: deployments search anew. `reuse`: they keep the architecture, augmentation and loss of the version in
     service, and only train."""
     min_new_images: int = 200
-    """New images that are reason enough (ours)."""
+    """Number of new images that start a retraining (ours)."""
     shift_alpha: float = 0.01
-    """Level of the test whether fewer new images are of another distribution, each time there are others (ours)."""
+    """Significance level of the test whether fewer new images have another distribution, made each time there are new
+    ones (ours)."""
 
     def __post_init__(self) -> None:
         require(self.min_new_images >= 1, f"retrain.min_new_images is {self.min_new_images}; use at least 1")

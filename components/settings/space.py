@@ -1,4 +1,4 @@
-"""The space of networks: what every stage that builds one reads of `architecture`."""
+"""Settings of the space of networks: the part of `architecture` that every stage reads which builds a network."""
 
 from dataclasses import dataclass
 
@@ -9,16 +9,16 @@ Blocks = tuple[str, ...]
 
 @dataclass(frozen=True, kw_only=True)
 class SearchSpace:
-    """Stem, stages and candidate blocks (components/architecture/space.py)."""
+    """Settings of stem, stages and candidate blocks (components/architecture/space.py)."""
 
     stem: int
-    """Channels after the first 3x3 convolution."""
+    """Number of channels after the first 3x3 convolution."""
     stem_stride: int
-    """Stride of the first convolution: 1 for 8-32 pixels, 2 for larger."""
+    """Stride of the first convolution: 1 for images of 8 to 32 pixels, 2 for larger ones."""
     stages: tuple[tuple[int, int, int], ...]
-    """(channels, layers, stride of the first layer) from input to output."""
+    """(channels, layers, stride of the first layer) of each stage, from input to output."""
     blocks: Blocks
-    """Candidates of every layer, the default network's first: mb_k{3,5,7}_e{1..6}[_se], res_k3, identity."""
+    """Candidate blocks of every layer, the default network's first: mb_k{3,5,7}_e{1..6}[_se], res_k3, identity."""
 
     def __post_init__(self) -> None:
         require(self.stem >= 1, f"architecture.stem is {self.stem}; use at least 1")

@@ -1,4 +1,4 @@
-"""The final training."""
+"""Settings of the final training (section `train`)."""
 
 from dataclasses import dataclass
 
@@ -9,15 +9,15 @@ from components.settings.variants import VARIANTS
 
 @dataclass(frozen=True, kw_only=True)
 class Train:
-    """The final training of the searched network and of the baseline, on train and val together."""
+    """Settings of the final training of the searched network and the baseline, on train and val together."""
 
     variants: tuple[str, ...] = VARIANTS
-    """What is trained: `searched`, `baseline` and, of further budgets in `architecture.latency_ms`, those named here
-    (`budget_2` is the second's) and in `evaluate.budgets`."""
+    """What is trained: `searched`, `baseline`, and the networks of further budgets in `architecture.latency_ms` that
+    are named here (`budget_2` is the second's) and in `evaluate.budgets`."""
     epochs: int
     ema: float = 0.0
-    """Decay a step of the exponential moving average of the weights that ships, less while few steps are averaged (step
-    t, from 0: at most (1 + t) / (10 + t)), so that the random first weights are gone soon; 0: the last weights ship."""
+    """Decay per step of the exponential moving average of the weights, which ships; 0: the last weights ship. In step
+    t, from 0, it is at most (1 + t) / (10 + t), so that the random first weights soon vanish from the average."""
     recipe: Recipe
 
     def __post_init__(self) -> None:

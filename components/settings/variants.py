@@ -1,3 +1,3 @@
-"""What is always trained: the network that was found, and the default one beside it."""
+"""Names of the networks that are always trained: the one that was found, and the default one."""
 
 SEARCHED, BASELINE = VARIANTS = ("searched", "baseline")

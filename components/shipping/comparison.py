@@ -1,4 +1,4 @@
-"""Is a model worse than another one? Both judged on the same images, so that only those count on which they differ.
+"""Paired tests whether a model is worse than a reference on the same images; only images where they differ count.
 
 McNemar, Note on the sampling error of the difference between correlated proportions, Psychometrika 1947, in its exact
 form; Rubin, The Bayesian bootstrap, Annals of Statistics 1981; Clopper and Pearson, The use of confidence or fiducial
@@ -7,7 +7,7 @@ limits illustrated in the case of the binomial, Biometrika 1934.
     n     images
     lost  images that the reference alone gets right
     won   images that the model alone gets right
-    loss  (lost - won) / n, by how much less often the model is right
+    loss  (lost - won) / n, the difference in accuracy
 """
 
 import math
@@ -18,12 +18,12 @@ from jaxtyping import Bool
 from scipy.special import bdtrc, ndtr
 
 RESAMPLES = 10_000
-"""Bootstrap samples (ours): the bound's own noise is then a hundredth of its distance from the loss."""
+"""Number of bootstrap samples (ours): the bound's own noise is then a hundredth of its distance from the loss."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Paired:
-    """Two models on the same images, in counts."""
+    """Counts of the images that one of two models alone gets right."""
 
     images: int
     lost: int
@@ -34,23 +34,22 @@ class Paired:
 
 
 def pair(right: Bool[np.ndarray, " n"], reference: Bool[np.ndarray, " n"]) -> Paired:
-    """From which images the model and the reference get right."""
+    """Count, from the images that the model and the reference get right."""
     return Paired(images=len(right), lost=int((reference & ~right).sum()), won=int((right & ~reference).sum()))
 
 
 def mcnemar(paired: Paired) -> float:
-    """Chance of losing at least so many of the images on which only one is right, were both equally good."""
+    """Return the p-value: the chance of losing at least so many images if both models were equally good."""
     return float(bdtrc(paired.lost - 1, paired.lost + paired.won, 0.5))
 
 
 def loss_bound(paired: Paired, alpha: float, rng: np.random.Generator) -> float:
-    """What the loss does not exceed, with a chance of error of about `alpha` at most: a percentile over reweighted
-    images.
+    """Return an upper bound on the loss with error probability of about `alpha`, by the Bayesian bootstrap.
 
-    The Bayesian bootstrap with one more lost image than there was: images that are drawn with replacement hold no loss
-    where none was seen, which would prove that five images are enough. With it the bound of a model that wins nothing
-    is Clopper's and Pearson's exact one, 1 - alpha^(1/n) if it loses nothing either. The weights of the images that are
-    lost, won and neither are gamma variables, which is all that the loss depends on.
+    It counts one more lost image than there was: otherwise a model that loses none of five images would be proved to
+    lose nothing. With it the bound of a model that wins no image is Clopper's and Pearson's exact one, 1 - alpha^(1/n)
+    if it loses none either. The total weights of lost, won and other images are gamma variables, and the loss depends
+    on nothing else.
     """
     counts = [paired.lost + 1, paired.won, paired.images - paired.lost - paired.won]
     weights = rng.standard_gamma(counts, size=(RESAMPLES, 3))
@@ -60,19 +59,19 @@ def loss_bound(paired: Paired, alpha: float, rng: np.random.Generator) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class ClassLoss:
-    """Two models on the images of one class."""
+    """Comparison of two models on the images of one class."""
 
     name: str
     paired: Paired
     p: float
-    """As `mcnemar`, adjusted for the number of classes: below alpha for a class that is not worse with a chance of
-    alpha at most, whatever the number of classes and of their images."""
+    """The p-value of `mcnemar`, adjusted for the number of classes: the chance that it is below alpha for any class
+    that is not worse is at most alpha."""
 
 
 def class_losses(
     right: Bool[np.ndarray, " n"], reference: Bool[np.ndarray, " n"], actual: np.ndarray
 ) -> list[ClassLoss]:
-    """Every class, the clearest loss first. `actual`: each image's class name.
+    """Compare the models on every class, the smallest p-value first. `actual`: each image's class name.
 
     Holm, A simple sequentially rejective multiple test procedure, Scandinavian Journal of Statistics 1979.
     """
@@ -87,12 +86,13 @@ def class_losses(
 
 
 def chance(said: np.ndarray, actual: np.ndarray) -> float:
-    """Chance of naming at least so many images right, were the answers independent of the images: those of a model
-    that learnt nothing, however it guesses, or that always says the same class.
+    """Return the chance of so many right predictions if these were independent of the images.
 
-    The number of agreements of two sequences of which one is shuffled: its mean and variance are exact, its tail is
-    taken for a normal one, with half an image for continuity. Fleiss, Cohen and Everitt, Large sample standard errors
-    of kappa and weighted kappa, Psychological Bulletin 1969. `said`, `actual`: class names.
+    This is the case for a model that learnt nothing, however it guesses, even if it always predicts the same class. The
+    number of right predictions is that of agreements with a shuffled sequence: its mean and variance are exact, and its
+    tail is taken as normal, with a continuity correction of half an image. Fleiss, Cohen and Everitt, Large sample
+    standard errors of kappa and weighted kappa, Psychological Bulletin 1969. `said`, `actual`: predicted and true class
+    names.
     """
     n, right = len(actual), int((said == actual).sum())
     names = np.unique(np.concatenate([said, actual]))
@@ -100,8 +100,8 @@ def chance(said: np.ndarray, actual: np.ndarray) -> float:
     mean = float(a @ b) / n
     if n == 1:
         return 1.0
-    pairs = float(a @ b) ** 2 - float((a * b) @ (a * b))  # of agreements on two different classes
-    same = float((a * (a - 1)) @ (b * (b - 1)))  # on the same class
+    pairs = float(a @ b) ** 2 - float((a * b) @ (a * b))  # pairs of agreements on two different classes
+    same = float((a * (a - 1)) @ (b * (b - 1)))  # pairs of agreements on the same class
     variance = mean + (pairs + same) / (n * (n - 1)) - mean**2
     if variance <= 1e-9:
         return 1.0

@@ -1,4 +1,4 @@
-"""What is said of a finished model: accuracy with its interval, the per-class table, what its shipped file computes."""
+"""Measurements of a finished model: the interval of its accuracy, the per-class table, the logits of its ONNX file."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from jaxtyping import Float, Int64, UInt8
 
 @dataclass(frozen=True, kw_only=True)
 class ClassRow:
-    """One line of the per-class table; shares in 0..1, nan where the denominator is 0."""
+    """One row of the per-class table; shares are in 0..1, nan where the denominator is 0."""
 
     name: str
     images: int
@@ -19,8 +19,8 @@ class ClassRow:
 
 
 def wilson_interval(correct: int, count: int) -> tuple[float, float]:
-    """95 % interval of a proportion (Wilson, 1927); right also near 0 and 1 and for small counts."""
-    from scipy.stats import binomtest  # half a second that those who ask for logits do not pay
+    """Return the 95 % interval of a proportion (Wilson, 1927), which also holds near 0 and 1 and for small counts."""
+    from scipy.stats import binomtest  # takes half a second, which those who need only logits are spared
 
     interval = binomtest(correct, count).proportion_ci(method="wilson")
     return float(interval.low), float(interval.high)
@@ -29,8 +29,8 @@ def wilson_interval(correct: int, count: int) -> tuple[float, float]:
 def per_class(
     predicted: Int64[np.ndarray, " n"], labels: Int64[np.ndarray, " n"], names: Sequence[str]
 ) -> list[ClassRow]:
-    """Recall and precision of every class."""
-    from sklearn.metrics import precision_recall_fscore_support  # a second that those who ask for logits do not pay
+    """Return recall and precision of every class."""
+    from sklearn.metrics import precision_recall_fscore_support  # takes a second, as above
 
     figures = precision_recall_fscore_support(labels, predicted, labels=np.arange(len(names)), zero_division=np.nan)
     return [
@@ -40,14 +40,14 @@ def per_class(
 
 
 def agreement(first: Float[np.ndarray, "n k"], second: Float[np.ndarray, "n k"]) -> float:
-    """Share of the images of which two models predict the same class."""
+    """Return the share of images for which two models predict the same class."""
     return float((first.argmax(axis=1) == second.argmax(axis=1)).mean())
 
 
 def onnx_logits(
     model: bytes, images: UInt8[np.ndarray, "n h w c"], *, batch_size: int = 256, threads: int = 1
 ) -> Float[np.ndarray, "n k"]:
-    """Logits that ONNX Runtime's CPU provider gives for raw images."""
+    """Return the logits that ONNX Runtime's CPU provider computes for raw images."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])

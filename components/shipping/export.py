@@ -1,4 +1,4 @@
-"""From a torch module to an ONNX file whose bytes depend on the model alone."""
+"""Export of a torch module to an ONNX file whose bytes depend on the model alone."""
 
 import json
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ OPSET = 20
 
 
 class RawImages(nn.Module):
-    """The network as it ships: uint8 NHWC images in, logits and probabilities out; normalisation is inside."""
+    """The network as it ships: it takes uint8 NHWC images, normalises them, and returns logits and probabilities."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -33,10 +33,10 @@ def to_onnx(
     *,
     dynamic_batch: bool = True,
 ) -> onnx.ModelProto:
-    """Export with torch's one exporter (dynamo), in evaluation mode, batch dimension free if asked.
+    """Export with torch's dynamo exporter, in evaluation mode, with a free batch dimension unless told otherwise.
 
-    The exporter writes source paths and stack traces into the metadata: they are removed, so that two checkouts
-    give the same bytes.
+    The source paths and stack traces that the exporter writes into the metadata are removed, so that two checkouts give
+    the same bytes.
     """
     module.eval()
     shapes = tuple({0: torch.export.Dim("batch")} for _ in example) if dynamic_batch else None
@@ -55,7 +55,7 @@ def to_onnx(
 
 
 def strip(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Remove what the exporter noted about the code: paths, stack traces, names of modules."""
+    """Remove what the exporter wrote about the code: paths, stack traces, names of modules."""
     model.doc_string = ""
     del model.metadata_props[:]
     for graph in (model.graph, *(function for function in model.functions)):
@@ -73,9 +73,10 @@ def strip(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def export_network(network: nn.Module, classes: Classes, architecture: str) -> onnx.ModelProto:
-    """The shipping file: `images` uint8 [n, size, size, channels] -> `logits`, `probabilities` float32 [n, k].
+    """Return the file that ships: `images` uint8 [n, size, size, channels] -> `logits`, `probabilities` float32 [n, k].
 
-    Class names, input size, channels and the architecture's text travel in the file's metadata: it stands on its own.
+    Class names, input size, channels and the architecture's text are in the file's metadata, so that it needs no other
+    file.
     """
     example = torch.zeros((2, classes.size, classes.size, classes.channels), dtype=torch.uint8)
     model = to_onnx(RawImages(network), (example,), ["images"], ["logits", "probabilities"])
@@ -91,5 +92,5 @@ def export_network(network: nn.Module, classes: Classes, architecture: str) -> o
 
 
 def read_metadata(model: bytes) -> dict[str, str]:
-    """What `export_network` noted in the file."""
+    """Return the metadata that `export_network` wrote into the file."""
     return {entry.key: entry.value for entry in onnx.load_from_string(model).metadata_props}

@@ -1,4 +1,4 @@
-"""From the exported network to its int8 file: static quantisation in QDQ form, ranges from real images.
+"""Static quantisation of the exported network to int8, in QDQ form, with ranges from real images.
 
 Jacob et al., Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference, CVPR 2018,
 by `onnxruntime.quantization`:
@@ -6,10 +6,10 @@ by `onnxruntime.quantization`:
     x ~ scale * (q - zero)    activations: uint8, one scale a tensor, from the smallest to the largest value seen
                               weights: int8, one scale an output channel, zero = 0
 
-Integers compute every convolution on features, shortcuts and products with gates. Float stay pre-processing and the
-first convolution (few channels, where the float kernel is faster and a loss is a loss for every layer), squeeze-excite
-gates and the classifier, which see one pixel: their conversions cost more than they save (ours: on a network of mixed
-blocks int8 with these in integers was 1.05 times as fast as float, without them 1.45 times).
+Convolutions on features, shortcuts and products with gates are computed in integers. Pre-processing and the first
+convolution stay float: with few channels the float kernel is faster, and an error there reaches every layer. So do
+squeeze-excite gates and the classifier, which see one pixel: their conversions cost more than they save (ours: on a
+network of mixed blocks, int8 was 1.05 times as fast as float with these in integers, and 1.45 times without them).
 """
 
 import platform
@@ -27,17 +27,17 @@ from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 from components.settings.export import Export
 
 INTEGER = ("Conv", "Add", "Relu", "Mul")
-"""Operators that ONNX Runtime computes on uint8 (a Relu vanishes: 0 is the smallest value its output can stand for)."""
+"""Operators that ONNX Runtime computes on uint8 (a Relu vanishes, because its output's smallest value is 0)."""
 BATCH = 32
-"""Images at a time through the calibration."""
+"""Number of images that calibration runs at a time."""
 QUANTIZE = "quantize"
-"""Key of the file's metadata; absent in a float file."""
+"""Metadata key of a quantised file; a float file does not have it."""
 
 IMAGE, FEATURES, POOLED = "image", "features", "pooled"
 
 
 def convert(model: onnx.ModelProto, images: UInt8[np.ndarray, "n h w c"], settings: Export) -> onnx.ModelProto:
-    """The network in the precision that the settings ask for; `images` calibrate what needs ranges."""
+    """Convert the network to the settings' precision; `images` calibrate the ranges, if it needs any."""
     return PRECISIONS[settings.quantize](model, images, settings)
 
 
@@ -46,9 +46,9 @@ def as_it_is(model: onnx.ModelProto, images: UInt8[np.ndarray, "n h w c"], setti
 
 
 def to_int8(model: onnx.ModelProto, images: UInt8[np.ndarray, "n h w c"], settings: Export) -> onnx.ModelProto:
-    """The quantised network; the same input and outputs, and the metadata says how it was made."""
+    """Quantise the network; input and outputs stay, and the metadata says how it was made."""
     reduce_range = reduced_range_here() if settings.reduce_range is None else settings.reduce_range
-    shaped = onnx.shape_inference.infer_shapes(model)  # a copy, which the quantiser works on
+    shaped = onnx.shape_inference.infer_shapes(model)  # a copy, which the quantiser changes
     quantizer = QDQQuantizer(
         shaped,
         per_channel=True,
@@ -79,7 +79,7 @@ PRECISIONS: dict[str, Callable[[onnx.ModelProto, np.ndarray, Export], onnx.Model
 
 
 def integer_nodes(graph: onnx.GraphProto) -> list[str]:
-    """Names of the nodes that compute in integers: those that take features, the first convolution's output onwards."""
+    """Return the names of the nodes that compute in integers: those on features, from the first convolution onwards."""
     kinds = dict.fromkeys((value.name for value in graph.input), IMAGE)
     names: list[str] = []
     for node in graph.node:
@@ -91,7 +91,7 @@ def integer_nodes(graph: onnx.GraphProto) -> list[str]:
 
 
 def kind_after(operator: str, taken: set[str]) -> str:
-    """What an operator makes of what it takes."""
+    """Return the kind of an operator's output, from the kinds of its inputs."""
     if operator == "ReduceMean":
         return POOLED
     if FEATURES in taken or (operator == "Conv" and IMAGE in taken):
@@ -100,7 +100,7 @@ def kind_after(operator: str, taken: set[str]) -> str:
 
 
 def tensor_ranges(model: onnx.ModelProto, images: UInt8[np.ndarray, "n h w c"]) -> TensorsData:
-    """Smallest and largest value of every float tensor over the images, on one thread: the same bits every time."""
+    """Return every float tensor's smallest and largest value over the images; one thread gives the same bits always."""
     typed = {value.name: value.type.tensor_type.elem_type for value in (*model.graph.value_info, *model.graph.output)}
     names = [name for name, kind in typed.items() if kind == onnx.TensorProto.FLOAT]
     session = onnxruntime.InferenceSession(
@@ -115,7 +115,7 @@ def tensor_ranges(model: onnx.ModelProto, images: UInt8[np.ndarray, "n h w c"]) 
 
 
 def with_extremes(model: onnx.ModelProto, names: list[str]) -> onnx.ModelProto:
-    """A copy that puts out the smallest and the largest value of each of the tensors, and nothing else."""
+    """Return a copy whose outputs are the smallest and the largest value of each of the tensors, and nothing else."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     del copy.graph.output[:]
@@ -134,18 +134,18 @@ def one_thread() -> onnxruntime.SessionOptions:
 
 
 def reduced_range_here() -> bool:
-    """Whether sums of uint8 times int8 can saturate on this machine: an x86 processor without VNNI."""
+    """Whether sums of uint8 times int8 can saturate on this machine, an x86 processor without VNNI."""
     return lacks_vnni(platform.machine(), cpu_info())
 
 
 def lacks_vnni(machine: str, info: str) -> bool:
-    """True also for an x86 machine that does not say what it can."""
+    """Whether the machine is x86 and does not list VNNI; also true if it lists no flags at all."""
     flags = next((line for line in info.splitlines() if line.startswith("flags")), "")
     return machine.lower() in ("x86_64", "amd64", "i686") and "vnni" not in flags
 
 
 def cpu_info() -> str:
-    """What Linux says of the processor; nothing elsewhere."""
+    """Return Linux's description of the processor; empty on other systems."""
     try:
         return Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:

@@ -1,1 +1,1 @@
-"""One training path, shared by every search and by the final training."""
+"""The one way to train and run networks, shared by every search and by the final training."""

@@ -14,7 +14,7 @@ EPSILON = 1e-8
 
 @dataclass(frozen=True, kw_only=True)
 class Adam:
-    """Ascent (Kingma and Ba, ICLR 2015): an immutable value, every step makes the next one."""
+    """Gradient ascent by Adam (Kingma and Ba, ICLR 2015), an immutable value: every step returns the next one."""
 
     rate: float
     steps: int = 0
@@ -33,18 +33,18 @@ class Adam:
 
 
 def informative(rewards: Float64[np.ndarray, " n"]) -> bool:
-    """Whether there is anything to compare: Adam's momentum would move theta without a signal."""
+    """Whether at least two rewards differ: without a signal, Adam's momentum alone would move theta."""
     return len(rewards) >= 2 and bool(np.ptp(rewards) > 0)
 
 
 def standardised(rewards: Float64[np.ndarray, " n"]) -> Float64[np.ndarray, " n"]:
-    """Mean 0 and, as an estimate from n values, variance 1."""
+    """Return the rewards shifted and scaled to mean 0 and (unbiased) sample variance 1."""
     standard: Float64[np.ndarray, " n"] = (rewards - rewards.mean()) / (rewards.std(ddof=1) + EPSILON)
     return standard
 
 
 def advantages(rewards: Float64[np.ndarray, " n"]) -> Float64[np.ndarray, " n"]:
-    """(R_n - baseline) / std(R); the baseline is the mean, for N <= 4 the mean of the other copies.
+    """Return (R_n - baseline) / std(R); the baseline is the mean of all copies, for N <= 4 that of the other copies.
 
     With a fixed N the second is N / (N - 1) times the first, which Adam's normalisation cancels.
     """

@@ -9,12 +9,12 @@ from components.training.loop import Augment
 
 
 def base_augment(recipe: Recipe) -> Augment:
-    """Random crop (reflected padding) and random horizontal flip, an image each, as the recipe says."""
+    """Return the recipe's random crop (reflected padding) and random horizontal flip, drawn for each image."""
     return compose(*([random_crop(recipe.crop)] if recipe.crop else []), *([random_flip] if recipe.flip else []))
 
 
 def compose(*augments: Augment) -> Augment:
-    """One after the other; nothing for none."""
+    """Return the augmentation that applies these one after the other; without any, images stay as they are."""
 
     def apply(images: UInt8[Tensor, "b c h w"], rng: torch.Generator) -> UInt8[Tensor, "b c h w"]:
         for augment in augments:
@@ -31,7 +31,7 @@ def random_flip(images: UInt8[Tensor, "b c h w"], rng: torch.Generator) -> UInt8
 
 
 def random_crop(pixels: int) -> Augment:
-    """Shift each image by up to `pixels` each way; the border is filled by reflection."""
+    """Return an augmentation that shifts each image by up to `pixels` each way and fills the border by reflection."""
 
     def crop(images: UInt8[Tensor, "b c h w"], rng: torch.Generator) -> UInt8[Tensor, "b c h w"]:
         count, _, height, width = images.shape

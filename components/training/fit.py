@@ -1,4 +1,4 @@
-"""The final training: epochs, with the moving average of the weights that ships."""
+"""The final training, epoch by epoch, with the moving average of the weights that ships."""
 
 from collections import deque
 from collections.abc import Iterator
@@ -25,10 +25,10 @@ from components.training.loop import (
 
 
 def moving_average(average: State, network: nn.Module, decay: float, step: int) -> None:
-    """The global step 0, 1, ... of the exponential moving average of parameters and float buffers, in place.
+    """Update the exponential moving average of parameters and float buffers in place, at the global step 0, 1, ...
 
-    While few weights have been averaged the decay is (1 + step) / (10 + step) if that is less: at a fixed 0.999 half of
-    the average would still be the random first weights after 700 steps.
+    The decay is (1 + step) / (10 + step) where that is less: at a fixed 0.999 half of the average would still be the
+    random first weights after 700 steps.
     """
     decay = min(decay, (1 + step) / (10 + step))
     for name, value in network.state_dict().items():
@@ -41,19 +41,19 @@ def moving_average(average: State, network: nn.Module, decay: float, step: int) 
 
 @dataclass(frozen=True, kw_only=True)
 class Epoch:
-    """One pass over the training images."""
+    """The result of one pass over the training images."""
 
     index: int
     loss: float
-    """Mean training loss of the epoch's batches, in the unit of the criterion, or criteria, that they trained under."""
+    """Mean training loss of the epoch's batches, each by the criterion that it trained under."""
     learning_rate: float
-    """Of the epoch's last step."""
+    """Learning rate of the epoch's last step."""
     state: State = field(repr=False, compare=False)
-    """The weights that would ship now: the moving average, where there is one."""
+    """The weights that would ship now: the moving average (with decay 0, the weights themselves)."""
     trained: State = field(repr=False, compare=False)
-    """What the next epoch goes on from."""
+    """The state that the next epoch goes on from."""
     draws: UInt8[Tensor, " s"] = field(repr=False, compare=False)
-    """The state of the generator that augmentation draws from."""
+    """State of the generator that augmentation draws from."""
 
 
 def fit(
@@ -70,8 +70,8 @@ def fit(
 ) -> Iterator[Epoch]:
     """Train from the network's present weights for `settings.epochs` epochs; the last epoch's state is the model.
 
-    `beginning`: the criterion while the learning rate rises, where it is another. `after`: an epoch of the same
-    training, which goes on from there to the same bytes.
+    `beginning`: the criterion while the learning rate rises, if it differs. `after`: a recorded epoch of the same
+    training, from which it goes on and ends with the same bytes.
     """
     recipe = settings.recipe
     state = after.trained if after else initial_state(network)
@@ -83,7 +83,7 @@ def fit(
     order, draws = stream(seed, "order of training"), torch_stream(seed, "augmentation of training")
     first = after.index + 1 if after else 0
     if after:
-        deque(batches_of(len(images), recipe.batch_size, first * per_epoch, order), maxlen=0)  # as they were drawn
+        deque(batches_of(len(images), recipe.batch_size, first * per_epoch, order), maxlen=0)  # advance the generator
         draws.set_state(after.draws)
     for index in range(first, settings.epochs):
         losses: list[float] = []

@@ -1,12 +1,12 @@
-"""One training path, shared by every search and by the final training.
+"""The training loop that every search and the final training share.
 
 w   parameters and buffers of a network          b  images in a batch
 m   momentum of each parameter (SGD, Nesterov)   k  classes
 A `State` holds both, so that a search can copy, average and hand on a model in mid-training.
 
-Where things live: the network says where, images and labels are brought to it a batch at a time (put them there before
-to save that), and a state stays where its network is, whatever device it came from. Random numbers are drawn where
-their generator is, by convention on the CPU: every device then sees the same batches and the same augmentation.
+Training runs on the network's device. Images and labels are moved there batch by batch, unless they are there already,
+and the returned state stays there. Random numbers are drawn on their generator's device, by convention the CPU, so that
+every device sees the same batches and the same augmentation.
 """
 
 import math
@@ -23,7 +23,7 @@ from components.settings.recipe import Recipe
 from components.training.inference import device_of
 
 State = dict[str, Tensor]
-"""`model.<name>`: parameters and buffers; `momentum.<name>`: SGD's buffers. On its network's device."""
+"""`model.<name>`: parameters and buffers; `momentum.<name>`: SGD's momentum; all on the network's device."""
 
 Augment = Callable[[UInt8[Tensor, "b c h w"], torch.Generator], UInt8[Tensor, "b c h w"]]
 Criterion = Callable[[Float[Tensor, "b d"], Float[Tensor, "k d"], Int64[Tensor, " b"]], Float[Tensor, ""]]
@@ -31,11 +31,11 @@ Criterion = Callable[[Float[Tensor, "b d"], Float[Tensor, "k d"], Int64[Tensor, 
 
 
 class Diverged(FloatingPointError):
-    """The loss is no longer a finite number."""
+    """Raised when the loss or a gradient is no longer finite."""
 
 
 class Classifier(Protocol):
-    """What training asks of a network: uint8 images in, features out, a linear classifier without bias on top."""
+    """The interface of a network: features of uint8 images, and a linear classifier without bias on top of them."""
 
     classifier: nn.Linear
 
@@ -43,7 +43,7 @@ class Classifier(Protocol):
 
 
 def initial_state(network: nn.Module) -> State:
-    """The network's present weights and buffers, with momentum zero."""
+    """Return the network's present weights and buffers, with zero momentum."""
     state = {f"model.{name}": value.detach().clone() for name, value in network.state_dict().items()}
     for name, parameter in network.named_parameters():
         state[f"momentum.{name}"] = torch.zeros_like(parameter.detach())
@@ -57,7 +57,7 @@ def load_state(network: nn.Module, state: State) -> None:
 
 
 def cross_entropy(label_smoothing: float = 0.0) -> Criterion:
-    """Mean cross-entropy of the logits features @ weight.T."""
+    """Return the criterion that is the mean cross-entropy of the logits features @ weight.T."""
 
     def loss(
         features: Float[Tensor, "b d"], weight: Float[Tensor, "k d"], labels: Int64[Tensor, " b"]
@@ -68,12 +68,12 @@ def cross_entropy(label_smoothing: float = 0.0) -> Criterion:
 
 
 def rising_steps(recipe: Recipe, steps: int) -> int:
-    """Of so many steps, those while the learning rate rises."""
+    """Return the number of steps, of so many, in which the learning rate rises."""
     return max(1, round(recipe.warmup * steps))
 
 
 def schedule(recipe: Recipe, steps: int) -> Callable[[int], float]:
-    """Learning rate of the global step 0..steps-1: linear warm-up, then half a cosine towards 0."""
+    """Return the learning rate as a function of the global step 0..steps-1: linear warm-up, then half a cosine to 0."""
     warm = rising_steps(recipe, steps)
 
     def rate(step: int) -> float:
@@ -85,14 +85,14 @@ def schedule(recipe: Recipe, steps: int) -> Callable[[int], float]:
 
 
 def epoch_batches(count: int, batch_size: int, rng: np.random.Generator) -> list[Int64[Tensor, " b"]]:
-    """Indices of one shuffled epoch in batches; the last, partial one is dropped unless it is the only one."""
+    """Return one shuffled epoch as batches of indices; a partial last batch is dropped unless it is the only one."""
     order = torch.from_numpy(rng.permutation(count))
     whole = max(1, count // batch_size)
     return list(order[: whole * batch_size].split(batch_size))
 
 
 def batches_of(count: int, batch_size: int, steps: int, rng: np.random.Generator) -> Iterator[Int64[Tensor, " b"]]:
-    """`steps` batches: as many shuffled epochs as that takes."""
+    """Yield `steps` batches of indices, from as many shuffled epochs as needed."""
     left = steps
     while left > 0:
         for batch in epoch_batches(count, batch_size, rng)[:left]:
@@ -119,8 +119,8 @@ def train_steps(
 ) -> State:
     """Train from `state` on the batches and return the new state; `network` (a `Classifier`) is scratch space.
 
-    Images and labels may lie on another device than the network, if on the same one. Weight decay falls on convolution
-    and linear weights only. `beginning` is the criterion before the global step `rising`. `after_step` sees the network
+    Images and labels must be on one device, which may differ from the network's. Weight decay applies to convolution
+    and linear weights only. `beginning` is the criterion before the global step `rising`. `after_step` gets the network
     and the batch's loss. Raises `Diverged` when the loss is not finite.
     """
     load_state(network, state)
@@ -145,7 +145,7 @@ def train_steps(
 
 
 def make_optimiser(network: nn.Module, state: State, recipe: Recipe) -> torch.optim.SGD:
-    """SGD with Nesterov momentum that goes on with the state's momentum buffers."""
+    """Return SGD with Nesterov momentum that goes on with the state's momentum buffers."""
     parameters = list(network.named_parameters())
     decayed = [p for _, p in parameters if p.ndim > 1]
     free = [p for _, p in parameters if p.ndim <= 1]
@@ -164,7 +164,7 @@ def make_optimiser(network: nn.Module, state: State, recipe: Recipe) -> torch.op
 
 
 def collect_state(network: nn.Module, optimiser: torch.optim.SGD, before: State) -> State:
-    """The state after training: cloned, so that the network may be used again."""
+    """Return the state after training, cloned, so that the network may be used again."""
     state = {f"model.{name}": value.detach().clone() for name, value in network.state_dict().items()}
     for name, parameter in network.named_parameters():
         momentum = optimiser.state[parameter].get("momentum_buffer")
@@ -174,5 +174,5 @@ def collect_state(network: nn.Module, optimiser: torch.optim.SGD, before: State)
 
 
 def steps_in(images: int, recipe: Recipe) -> int:
-    """Whole batches in so many images, at least one."""
+    """Return the number of whole batches in so many images, at least one."""
     return max(1, images // recipe.batch_size)

@@ -1,4 +1,4 @@
-"""Where the copies of a search run: the interface; flows/runtime/workers.py has the process pools and clusters."""
+"""The interface that runs the copies of a search; flows/runtime/workers.py has the process pools and clusters."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ R = TypeVar("R")
 
 @dataclass(frozen=True)
 class WorkerDied:
-    """In the place of a result: the process that computed it was killed (memory ran out), and killed again alone."""
+    """Stands in for a result whose process was killed (for lack of memory), and killed again when it ran alone."""
 
     reason: str = "its worker died twice"
 
@@ -18,13 +18,13 @@ class WorkerDied:
 class Parallel(Protocol):
     """Calls the function once for each tuple of arguments and returns the results in that order.
 
-    What the function raises is raised. A call whose process is killed is made once more, so that a result never
-    depends on it; killed again, it is a `WorkerDied`.
+    It raises what the function raises. A call whose process is killed is made once more, so that a kill does not
+    change a result; if it is killed again, the result is a `WorkerDied`.
     """
 
     def __call__(self, function: Callable[..., R], arguments: Sequence[tuple[Any, ...]]) -> list[R | WorkerDied]: ...
 
 
 def sequential(function: Callable[..., R], arguments: Sequence[tuple[Any, ...]]) -> list[R | WorkerDied]:
-    """One after the other, here."""
+    """Make the calls one after the other in this process."""
     return [function(*each) for each in arguments]

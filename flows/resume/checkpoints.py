@@ -30,8 +30,8 @@ Keep = Callable[[Trunk[S]], State]
 """Selects what the stage needs of a trunk's state when all trunks are done."""
 
 CONTROLLER = "controller."
-NOT_IN_JSON = {"state", "theta", "answers"}
-"""Fields of a trunk that the record leaves out: they are stored otherwise, or (`answers`) not needed any more."""
+NOT_IN_JSON = {"state", "theta", "gradient_gram"}
+"""Fields of a trunk that the record leaves out: they are stored otherwise, or (the gradients) not needed any more."""
 
 
 class Search(Protocol[S]):

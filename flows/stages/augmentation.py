@@ -104,7 +104,7 @@ def trunk_metrics(distribution: FactoredPairs, trunk: Trunk[Pairs], settings: Au
     named = zip(reward_names(distribution, trunk, settings), trunk.rewards, strict=True)
     return {
         "augmentation/score": trunk.score,
-        "augmentation/dose": PLACES * (1 - shares.get("Identity", 0.0)),
+        "augmentation/strength": PLACES * (1 - shares.get("Identity", 0.0)),
         "augmentation/entropy_bits": policy.entropy(),
         "augmentation/reward/best": trunk.rewards[trunk.best],
         "augmentation/reward/mean": float(np.nanmean(trunk.rewards)),

@@ -20,7 +20,7 @@ import torch
 
 from components.architecture.budget import Budget, budget_of
 from components.architecture.costs import costs_of
-from components.architecture.rivals import drawn as networks_within
+from components.architecture.rivals import draw_networks
 from components.architecture.space import Architecture, format_architecture
 from tests.benchmarks.architecture_truth import COMMON as SCORED
 from tests.benchmarks.architecture_truth import charged, weights_of, with_error
@@ -73,7 +73,7 @@ def within(name: str, latency: Latency, limit: float) -> Budget:
 
 def networks_of(budget: Budget, seed: int) -> list[Architecture]:
     """Drawn evenly from those that fit."""
-    return list(islice(networks_within(budget, np.random.default_rng((seed, 1))), DRAWN))
+    return list(islice(draw_networks(budget, np.random.default_rng((seed, 1))), DRAWN))
 
 
 def cell(name: str, latency: Latency, limit: float, seed: int) -> list[Row]:

@@ -28,7 +28,7 @@ from components.architecture.budget import budget_of
 from components.architecture.costs import costs_of
 from components.architecture.measurement import measure
 from components.architecture.network import Network, build_network
-from components.architecture.rivals import drawn as networks_within
+from components.architecture.rivals import draw_networks
 from components.architecture.space import Architecture, Space, format_architecture, space_of
 from components.architecture.strategies import search
 from components.architecture.supernet import SharedWeights, build_supernet
@@ -162,7 +162,7 @@ def searched(scale: Scale, settings: Settings, latency: Callable[[Architecture],
 def drawn(settings: Settings, latency: Callable[[Architecture], float], seed: int) -> Shape:
     """Evenly from the networks within the limit."""
     space = space_of(settings, classes())
-    architecture = next(networks_within(budget_of(space, latency, settings), np.random.default_rng((seed, 1))))
+    architecture = next(draw_networks(budget_of(space, latency, settings), np.random.default_rng((seed, 1))))
     return Shape(space=space, architecture=architecture, form=format_architecture(architecture))
 
 

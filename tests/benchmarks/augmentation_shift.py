@@ -40,7 +40,7 @@ from components.augmentation.search import search_augmentation
 from components.data.store import Split
 from components.online.controllers import first_controller
 from components.online.engine import Trunk, learn
-from components.online.rewards import pulled
+from components.online.rewards import attempt_gradient
 from components.settings.augmentation import Augmentation
 from components.settings.online import Online
 from components.training.crop_flip import compose
@@ -193,7 +193,7 @@ def searched_rows(world: World, name: str) -> Iterator[Row]:
 
         final |= {"planted_mass": round(mass(found, planted), 3), "planted_rank": rank(trunks, planted)}
         final |= {"null_01": percentile(permuted, 1), "null_99": percentile(permuted, 99)}
-        final |= {"alike_99": percentile(at_random, 99) if trunks[0].answers is not None else None}
+        final |= {"alike_99": percentile(at_random, 99) if trunks[0].gradient_gram is not None else None}
     yield final
 
 
@@ -222,7 +222,7 @@ def misdirected(world: World) -> Callable[..., list[Any]]:
 
     def run(function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
         results = sequential(function, arguments)
-        return [results[k] for k in order] if function is pulled else results
+        return [results[k] for k in order] if function is attempt_gradient else results
 
     return run
 
@@ -241,7 +241,7 @@ def mass(distribution: FactoredPairs, rows: list[int]) -> float:
 def rank(trunks: Sequence[Trunk[Pairs]], rows: list[int]) -> float | None:
     """Share of the other elements whose mean reward over the trunks is lower than that of these, on average; none where
     elements are not tried one by one."""
-    if trunks[0].answers is None:
+    if trunks[0].gradient_gram is None:
         return None
     means = np.nanmean([trunk.rewards for trunk in trunks], axis=0)
     others = np.delete(means, rows)
@@ -261,7 +261,13 @@ def replay(
     controller, distribution = first_controller(settings.online), begin
     for trunk, earned in zip(trunks, rewards, strict=True):
         controller, distribution = learn(
-            controller, distribution, trunk.samples, earned, trunk.answers, index=trunk.index, settings=settings.online
+            controller,
+            distribution,
+            trunk.samples,
+            earned,
+            trunk.gradient_gram,
+            index=trunk.index,
+            settings=settings.online,
         )
     return distribution
 
@@ -276,8 +282,8 @@ def permuted(trunks: Sequence[Trunk[Pairs]], seed: int) -> Rewards:
     rng = np.random.default_rng((seed, 4))
     rewards, order = recorded(trunks), None
     for trunk, earned in zip(trunks, rewards, strict=True):
-        moving = np.flatnonzero(earned != 0) if trunk.answers is not None else np.arange(len(earned))
-        if order is None or trunk.answers is None:
+        moving = np.flatnonzero(earned != 0) if trunk.gradient_gram is not None else np.arange(len(earned))
+        if order is None or trunk.gradient_gram is None:
             order = rng.permutation(moving)
         earned[np.sort(order)] = earned[order]
     return rewards
@@ -285,7 +291,7 @@ def permuted(trunks: Sequence[Trunk[Pairs]], seed: int) -> Rewards:
 
 def at_random(trunks: Sequence[Trunk[Pairs]], seed: int) -> Rewards:
     """Cosines of what elements add with one direction drawn evenly from all; as long in every trunk as they were."""
-    grams = [trunk.answers.gram[:-2, :-2] for trunk in trunks if trunk.answers is not None]
+    grams = [trunk.gradient_gram.products[:-2, :-2] for trunk in trunks if trunk.gradient_gram is not None]
     lengths = [np.sqrt(np.diag(gram)) for gram in grams]
     units = [gram / np.maximum(np.outer(size, size), 1e-300) for gram, size in zip(grams, lengths, strict=True)]
     values, vectors = np.linalg.eigh(np.mean(units, axis=0))

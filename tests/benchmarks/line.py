@@ -69,7 +69,7 @@ def line_table(rows: Sequence[Row]) -> str:
         return [scale * float(str(row[what])) for row in rows if row["variant"] == variant]
 
     return markdown(
-        ["network", "test accuracy, %", "latency predicted, ms", "measured p50, ms", "limit, ms", "whole line, s"],
+        ["network", "test accuracy, %", "latency predicted, ms", "measured, ms", "limit, ms", "whole line, s"],
         [
             [
                 variant,

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Float64
 
-from components.augmentation.distribution import FactoredPairs, Vector, committed, element_prior
+from components.augmentation.distribution import FactoredPairs, Vector, as_pairs, element_prior
 from components.augmentation.operations import ELEMENTS
 from components.augmentation.policy import Elements, Pairs
 
@@ -61,7 +61,7 @@ class LiteralPairs:
     def sample(self, count: int, rng: np.random.Generator) -> tuple[Pairs, ...]:
         p = normalised(self.theta)
         drawn = rng.choice(len(p), size=(count, self.pairs), p=p)
-        return committed(np.stack(np.divmod(drawn, len(self.elements)), axis=2))
+        return as_pairs(np.stack(np.divmod(drawn, len(self.elements)), axis=2))
 
     def probes(self, count: int, rng: np.random.Generator) -> tuple[Pairs, ...]:
         """Every pair."""
@@ -86,7 +86,7 @@ class LiteralPairs:
         return replace(self, theta=theta)
 
     @property
-    def places(self) -> int:
+    def slots(self) -> int:
         return 1
 
     def toward(self, shares: Float64[np.ndarray, " p"], rate: float) -> "LiteralPairs":

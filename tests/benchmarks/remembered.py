@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from components.architecture.search import Pool, World
 from components.architecture.space import Architecture
-from components.architecture.supernet import SharedWeights, chunks, random_path, score_from, through
+from components.architecture.supernet import SharedWeights, chunks, random_path, run_blocks, score_from
 from components.streams import stream, torch_stream
 from components.training.crop_flip import base_augment
 from components.training.loop import State, collect_state, initial_state, load_state, make_optimiser
@@ -118,7 +118,7 @@ class Remembered:
             share_statistics(weights)
             self.loaded = None  # these statistics are no history's
         x = chunks(weights.recalibration_images())
-        step = through if own_statistics else forward_only
+        step = run_blocks if own_statistics else forward_only
         yield from walk(weights, networks, 0, *step([weights.supernet.stem], x, chunks(weights.val_images)), step)
 
 
@@ -148,7 +148,7 @@ def walk(
 def forward_only(
     blocks: Sequence[nn.Module], x: Sequence[Tensor], v: Sequence[Tensor]
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """Like `through`, with the statistics as they are."""
+    """Like `run_blocks`, with the statistics as they are."""
     network = nn.Sequential(*blocks).eval()
     return list(x), [network(chunk) for chunk in v]
 

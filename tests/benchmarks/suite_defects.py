@@ -42,7 +42,7 @@ class Defect:
 
 DEFECTS = (
     Defect(
-        "components/training/loop.py",
+        "components/training/fit.py",
         "            average[key].lerp_(value.detach(), 1 - decay)",
         "            average[key].lerp_(value.detach(), decay)",
         "the averaged weights are nearly the last ones",
@@ -72,7 +72,7 @@ DEFECTS = (
         "the worst copy is handed on",
     ),
     Defect(
-        "components/online/controllers.py",
+        "components/training/adam.py",
         "first = BETAS[0] * self.first + (1 - BETAS[0]) * gradient",
         "first = BETAS[0] * self.first + (1 - BETAS[0]) * -gradient",
         "REINFORCE moves away from what was rewarded",
@@ -193,13 +193,13 @@ DEFECTS = (
     ),
     Defect(
         "flows/release/registry.py",
-        "        tracking.move_alias(name, PREVIOUS, before)\n    tracking.move_alias(name, CHAMPION, version)",
-        "        tracking.move_alias(name, PREVIOUS, version)\n    tracking.move_alias(name, CHAMPION, version)",
+        "        models.move_alias(name, PREVIOUS, before)\n    models.move_alias(name, CHAMPION, version)",
+        "        models.move_alias(name, PREVIOUS, version)\n    models.move_alias(name, CHAMPION, version)",
         "there is no way back to the last champion",
     ),
     Defect(
         "flows/release/registry.py",
-        "        require_intact(tracking.load_version(name, target))\n",
+        "        require_intact(models.load_version(name, target))\n",
         "",
         "a damaged file goes back into service",
     ),
@@ -258,26 +258,26 @@ DEFECTS = (
         "a p-value of 0: the level is not held",
     ),
     Defect(
-        "flows/checkout/versions.py",
+        "flows/checkout/pipeline.py",
         'for part in ("cmd", "deps", "params")}',
         'for part in ("cmd", "deps")}',
         "two settings have one key: results of the other are taken",
     ),
     Defect(
         "flows/schedule/workspace.py",
-        '    versions.require_git(workspace, *ALONE, "checkout", "--quiet", "--force", "--detach", commit)',
-        '    versions.require_git(workspace, *ALONE, "checkout", "--quiet", "--detach", commit)',
+        '    commits.require_git(workspace, *ALONE, "checkout", "--quiet", "--force", "--detach", commit)',
+        '    commits.require_git(workspace, *ALONE, "checkout", "--quiet", "--detach", commit)',
         "what a killed run left stops the next deployment, or is in it",
     ),
     Defect(
         "flows/retrain.py",
-        "        with alone(), lifeline.guarded(), tags(",
-        "        with lifeline.guarded(), tags(",
+        "        with held(LOCK, Busy(BUSY)), processes.guarded(), tags(",
+        "        with processes.guarded(), tags(",
         "two retrains write over each other's files",
     ),
     Defect(
         "flows/retrain.py",
-        "            versions.restore(name)\n",
+        "            pipeline.restore(name)\n",
         "",
         "a stage that failed has taken the last results away",
     ),

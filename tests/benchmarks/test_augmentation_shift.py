@@ -44,7 +44,7 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 def test_a_search_and_the_training_after_it_spend_c(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Counted where images are trained on, differentiated and scored, against what `spent_images` says."""
     spent = {"trained": 0, "differentiated": 0, "scored": 0}
-    train, descent, predict = shift.train_steps, worlds.descent, worlds.predict
+    train, negative_gradient, predict = shift.train_steps, worlds.negative_gradient, worlds.predict
 
     def counting_steps(*arguments: Any, batches: Any, **more: Any) -> Any:
         batches = list(batches)
@@ -53,14 +53,14 @@ def test_a_search_and_the_training_after_it_spend_c(name: str, monkeypatch: pyte
 
     def counting_descent(network: Any, state: Any, images: Any, *more: Any) -> Any:
         spent["differentiated"] += len(images)
-        return descent(network, state, images, *more)
+        return negative_gradient(network, state, images, *more)
 
     def counting_predict(network: Any, images: Any, **more: Any) -> Any:
         spent["scored"] += len(images)
         return predict(network, images, **more)
 
     for module, function, counting in (
-        (worlds, "train_steps", counting_steps), (worlds, "descent", counting_descent),
+        (worlds, "train_steps", counting_steps), (worlds, "negative_gradient", counting_descent),
         (worlds, "predict", counting_predict), (shift, "train_steps", counting_steps),
     ):  # fmt: skip
         monkeypatch.setattr(module, function, counting)
@@ -99,7 +99,9 @@ def test_the_rewards_as_recorded_replay_to_the_theta_that_was_recorded(name: str
 def test_where_val_asks_at_random_elements_are_rewarded_as_alike_as_their_gradients_are() -> None:
     trunks = searched(small(), "ohl")
     moving = np.flatnonzero(trunks[0].rewards)
-    grams = [trunk.answers.gram[np.ix_(moving, moving)] for trunk in trunks if trunk.answers is not None]
+    grams = [
+        trunk.gradient_gram.products[np.ix_(moving, moving)] for trunk in trunks if trunk.gradient_gram is not None
+    ]
     alike = np.mean([gram / np.sqrt(np.outer(np.diag(gram), np.diag(gram))) for gram in grams], axis=0)
     seeds = range(400)
     drawn = np.stack([benchmark.at_random(trunks, seed)[0][moving] for seed in seeds])

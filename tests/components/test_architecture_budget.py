@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from components.architecture.additive import best_ends, finish, fit_additive
-from components.architecture.budget import TRIES, Budget, budget_of, complete, gumbel, lowest
+from components.architecture.budget import TRIES, Budget, budget_of, complete, gumbel, undominated
 from components.architecture.costs import ADDITIVE, costs_of
 from components.architecture.search import Scored, World
 from components.architecture.space import Architecture, candidates, canonical, space_of
@@ -160,7 +160,7 @@ def test_limits_that_exclude_each_other_are_named_together() -> None:
 
 def test_rows_that_no_row_undercuts() -> None:
     rows = np.array([[1.0, 3.0], [2.0, 2.0], [2.0, 3.0], [3.0, 1.0], [1.0, 3.0], [3.0, 3.0]])
-    assert lowest(rows).tolist() == [[1.0, 3.0], [2.0, 2.0], [3.0, 1.0]]
+    assert undominated(rows).tolist() == [[1.0, 3.0], [2.0, 2.0], [3.0, 1.0]]
 
 
 @pytest.mark.parametrize("strategy", ["pc_nas", "random"])

@@ -19,7 +19,7 @@ from scipy.stats import ttest_rel
 from components.architecture.additive import fit_additive
 from components.architecture.budget import budget_of
 from components.architecture.path_weights import LatencyTerm, Paths, uniform
-from components.architecture.rivals import best_networks, of_the_best, of_the_young
+from components.architecture.rivals import best_networks, breed_from_best, breed_from_young
 from components.architecture.search import Scored, World, evaluations
 from components.architecture.space import Architecture, candidates, canonical
 from components.architecture.strategies import STRATEGIES, search
@@ -208,13 +208,13 @@ def test_a_cross_takes_every_layer_from_one_of_the_best_and_a_mutant_redraws_som
     toy, rng = Toy(0, 0.0, settings()), np.random.default_rng(0)
     scores = population(toy, 40)
     best = sorted(scores, key=lambda one: -one.score)[:4]
-    for child in islice(of_the_best(toy.space, settings(mutation=0.0), scores, rng), 200):
+    for child in islice(breed_from_best(toy.space, settings(mutation=0.0), scores, rng), 200):
         assert any(
             all(b in pair for b, pair in zip(child, zip(m.architecture, f.architecture, strict=True), strict=True))
             for m in best
             for f in best
         )
-    redrawn = list(islice(of_the_best(toy.space, settings(mutation=1.0), scores, rng), 400))
+    redrawn = list(islice(breed_from_best(toy.space, settings(mutation=1.0), scores, rng), 400))
     # half are mutants, every layer of which is uniform
     share = np.mean([child[0] not in {one.architecture[0] for one in best} for child in redrawn])
     others = len(set(SIX) - {one.architecture[0] for one in best})
@@ -225,7 +225,7 @@ def test_a_child_of_aging_evolution_differs_in_one_layer_from_one_of_the_last_sc
     toy, rng = Toy(0, 0.0, settings()), np.random.default_rng(0)
     scores = population(toy, 40)
     living = {one.architecture for one in scores[-20:]}
-    for child in islice(of_the_young(toy.space, settings(), scores, rng), 200):
+    for child in islice(breed_from_young(toy.space, settings(), scores, rng), 200):
         assert min(sum(a != b for a, b in zip(child, parent, strict=True)) for parent in living) == 1
 
 

@@ -17,7 +17,7 @@ from components.architecture.supernet import (
     SharedWeights,
     build_supernet,
     chunks,
-    grouped,
+    group_by_beginning,
     random_path,
 )
 from components.data.store import Classes
@@ -195,7 +195,7 @@ def test_scores_in_groups_are_the_scores_one_after_the_other(
 
 def test_networks_of_a_group_begin_alike_and_each_is_in_one() -> None:
     every = list(itertools.product(*(candidates(SPACE, layer) for layer in range(3))))
-    groups = grouped([*every, *every[:5]], settled=1)
+    groups = group_by_beginning([*every, *every[:5]], settled=1)
     assert sorted(itertools.chain(*groups)) == sorted(every)
     assert all(len({a[:1] for a in group}) == 1 and len(group) <= GROUP for group in groups)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import fields, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,8 @@ from components.augmentation.operations import Element
 from components.augmentation.policy import Pairs
 from components.augmentation.search import PairsWorld, search_augmentation
 from components.data.store import Split
-from components.online.engine import Trunk, search
-from components.online.rewards import Request, flat
+from components.online.engine import Trunk, race_copies, search
+from components.online.rewards import TargetGradient, flat
 from components.settings.augmentation import Augmentation
 from components.settings.online import Online
 from components.settings.recipe import Recipe
@@ -46,14 +47,18 @@ def planted(elements: tuple[Element, ...], seed: int) -> Callable[[State, Pairs,
     return train
 
 
+def model_weight(state: State) -> float:
+    return state["model.w"].item()
+
+
 def translation_mass(chosen: Augmentation, seed: int) -> float:
     """Share of translations in the distribution found, relative to uniform."""
     distribution = first_distribution(chosen)
     trunks = search(
         distribution,
         {"model.w": torch.zeros((), dtype=torch.float64)},
-        train=planted(distribution.elements, seed),
-        score=lambda state: state["model.w"].item(),
+        play=partial(race_copies, train=planted(distribution.elements, seed), score=model_weight),
+        score=model_weight,
         settings=chosen.online,
         seed=seed,
     )
@@ -256,41 +261,41 @@ def test_alignment_finds_what_was_done_to_val() -> None:
     assert np.mean([trunk.rewards[policy.elements.index(Element("Invert"))] for trunk in trunks]) > 0.5
 
 
-def agreement(request: Request) -> float:
-    """Cosine of what the halves of val ask for."""
-    first, second = (flat(half) for half in request.halves)
+def agreement(target: TargetGradient) -> float:
+    """Cosine of the target gradients of the halves of val."""
+    first, second = (flat(half) for half in target.halves)
     return float(first @ second / np.sqrt((first @ first) * (second @ second)))
 
 
 def test_halves_of_val_agree_where_val_is_another_distribution_alone() -> None:
     here = replace(world(head_start=1024, **ALIGNED), train=bars(400, 0))
-    state = here.begin()
-    alike = [replace(here, val=bars(200, seed)).ask(state, seed) for seed in range(1, 7)]
+    state = here.warm_up()
+    alike = [replace(here, val=bars(200, seed)).target_gradient(state, seed) for seed in range(1, 7)]
     inverted = Split(images=255 - here.val.images, labels=here.val.labels)
-    moved = replace(here, val=inverted).ask(state, 0)
-    assert np.mean([agreement(request) for request in alike]) < 0.3
+    moved = replace(here, val=inverted).target_gradient(state, 0)
+    assert np.mean([agreement(target) for target in alike]) < 0.3
     assert agreement(moved) > 0.7
     assert moved.train_loss < 0.7 * moved.val_loss
-    assert all(request.train_loss > 0.8 * request.val_loss for request in alike)
+    assert all(target.train_loss > 0.8 * target.val_loss for target in alike)
 
 
 def test_one_image_of_val_has_no_halves_and_the_search_says_so() -> None:
     here = world(**ALIGNED)
     here = replace(here, val=here.val.at(slice(1)))
     with pytest.raises(ValueError, match="val has one image; reward alignment compares two halves"):
-        here.ask(here.begin(), 0)
+        here.target_gradient(here.warm_up(), 0)
 
 
-def test_val_asks_with_training_images_that_no_pull_of_the_trunk_has_seen() -> None:
-    """Of 160 images a pull sees 40, val's 80 ask with 80: whoever changes the others changes nothing."""
+def test_the_target_uses_training_images_that_no_training_gradient_of_the_trunk_uses() -> None:
+    """Of 160 images a training gradient uses 40, and the target uses 80 with 80 of val: the others do not matter."""
     here = world(probe_images=40, **ALIGNED)
-    state, (order, _) = here.begin(), here.order(0)
+    state, (order, _) = here.warm_up(), here.order(0)
     images = here.train.images.copy()
     images[order[:80]] = 0
     other = replace(here, train=Split(images=images, labels=here.train.labels))
-    one, two = here.ask(state, 0), other.ask(state, 0)
+    one, two = here.target_gradient(state, 0), other.target_gradient(state, 0)
     assert all(same(left, right) for left, right in zip(one.halves, two.halves, strict=True))
-    assert not same(here.pull(state, None, 0, 0), other.pull(state, None, 0, 0))
+    assert not same(here.training_gradient(state, None, 0, 0), other.training_gradient(state, None, 0, 0))
 
 
 def test_alignment_leaves_the_network_as_training_without_augmentation_would() -> None:
@@ -298,7 +303,7 @@ def test_alignment_leaves_the_network_as_training_without_augmentation_would() -
     assert same(ours[-1].state, theirs[-1].state)
     assert ours[-1].rewards != theirs[-1].rewards
     here = world(**ALIGNED)
-    state = here.begin()
+    state = here.warm_up()
     for trunk in range(here.settings.online.trunks):
         state = here.train_copy(state, None, trunk, 0)
     assert same(ours[-1].state, state)
@@ -312,10 +317,10 @@ def test_identity_adds_nothing_and_has_reward_0() -> None:
 
 def test_a_sample_whose_gradient_fails_is_recorded_and_the_search_goes_on() -> None:
     class Failing(PairsWorld):
-        def pull(self, state: State, sample: Any, trunk: int, copy: int) -> State:
+        def training_gradient(self, state: State, sample: Any, trunk: int, copy: int) -> State:
             if copy == 5 and sample is not None:
                 raise Diverged("the loss is nan")
-            return super().pull(state, sample, trunk, copy)
+            return super().training_gradient(state, sample, trunk, copy)
 
     here = world(trunks=3, **ALIGNED)
     failing = Failing(**{field.name: getattr(here, field.name) for field in fields(here)})
@@ -323,3 +328,13 @@ def test_a_sample_whose_gradient_fails_is_recorded_and_the_search_goes_on() -> N
     assert [trunk.faults[5] for trunk in trunks] == ["the loss is nan"] * 3
     assert all(np.isfinite(np.delete(trunk.rewards, 5)).all() for trunk in trunks)
     assert np.isfinite(trunks[-1].theta).all()
+
+
+def test_the_loss_searchs_reward_is_refused() -> None:
+    class Other(PairsWorld):
+        @property
+        def online(self) -> Online:
+            return Online(trunks=4, images=8, reward="linear_probe", controller="bandit")
+
+    with pytest.raises(ValueError, match="reward linear_probe is the loss search's; use alignment or leave_one_out"):
+        Other(**vars(world())).play()

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float64
 
 from components.augmentation.distribution import first_distribution
-from components.online.controllers import RIDGE, Answers, Bandit, Distribution, Matching, Reinforce, nonnegative
+from components.online.controllers import RIDGE, Bandit, Distribution, GradientGram, Matching, Reinforce, nonnegative
 from components.online.rewards import cosines
 from components.settings.augmentation import Augmentation
 from components.settings.online import Online
@@ -115,94 +115,94 @@ def test_what_is_alike_by_the_prior_is_learned_together() -> None:
     assert moved.theta[row["Rotate 10"]] > moved.theta[row["Rotate 30"]] > 0 > moved.theta[row["ShearX 0.1"]]
 
 
-Trunk = tuple[Float64[np.ndarray, " n"], Answers]
+Trunk = tuple[Float64[np.ndarray, " n"], GradientGram]
 
 
 def directions(
-    *rows: list[float], asked: list[float], noise: float = 0.0, room: float = 0.0, val_loss: float = 1.0
+    *rows: list[float], target: list[float], noise: float = 0.0, room: float = 0.0, val_loss: float = 1.0
 ) -> Trunk:
-    """Cosines and answers of samples that add these; the halves of val ask for it with so much noise, in a direction of
-    its own that cancels in their mean. `room`: the share of val's loss that training is rid of."""
-    halves = [*asked, noise], [*asked, -noise]
+    """Cosines and Gram matrix of samples that add these rows. The halves' targets have such noise in a direction
+    of its own, which cancels in their mean. `room`: the share of val's loss that training is rid of."""
+    halves = [*target, noise], [*target, -noise]
     every = np.array([*([*row, 0.0] for row in rows), *halves], dtype=np.float64)
-    answers = Answers(gram=every @ every.T, train_loss=(1 - room) * val_loss, val_loss=val_loss)
-    return cosines(answers), answers
+    gradient_gram = GradientGram(products=every @ every.T, train_loss=(1 - room) * val_loss, val_loss=val_loss)
+    return cosines(gradient_gram), gradient_gram
 
 
 def matched(*trunks: Trunk) -> Float64[np.ndarray, " n"]:
     controller, distribution = Matching(rate=1.0), Choice(theta=np.zeros(len(trunks[0][0])))
-    for rewards, answers in trunks:
-        controller, _ = controller.update(distribution, range(len(rewards)), rewards, answers)
-    return controller.shares(places=2)
+    for rewards, gradient_gram in trunks:
+        controller, _ = controller.update(distribution, range(len(rewards)), rewards, gradient_gram)
+    return controller.shares(slots=2)
 
 
 def test_matching_gives_a_direction_its_share_whether_one_sample_or_three_point_along_it() -> None:
-    """Val asks for two directions alike; the first has three samples. By rewards alone it would get three quarters."""
-    one = matched(directions([1, 0, 0], [0, 1, 0], [0, 0, 1], asked=[1, 1, 0]))
-    three = matched(directions([1, 0, 0], [1, 0, 0], [1, 0, 0], [0, 1, 0], asked=[1, 1, 0]))
+    """The target has two equal directions; the first has three samples. By rewards alone it gets three quarters."""
+    one = matched(directions([1, 0, 0], [0, 1, 0], [0, 0, 1], target=[1, 1, 0]))
+    three = matched(directions([1, 0, 0], [1, 0, 0], [1, 0, 0], [0, 1, 0], target=[1, 1, 0]))
     assert one[:2] == pytest.approx([one[0]] * 2)
     assert one[2] == 0
     assert three[:3].sum() / three.sum() < 0.57
 
 
 def test_matching_never_uses_a_sample_that_points_away_even_where_it_would_help_to_undo_another() -> None:
-    shares = matched(directions([1.0, 0.5], [0.0, -1.0], [-1.0, 0.0], asked=[1.0, 0.0]))
+    shares = matched(directions([1.0, 0.5], [0.0, -1.0], [-1.0, 0.0], target=[1.0, 0.0]))
     assert shares[2] == 0
     assert (shares[:2] > 0).all()
 
 
-def test_the_dose_is_what_the_mixture_lacks_in_length_and_at_most_all_places() -> None:
-    assert matched(directions([2.0, 0.0], [0.0, 1.0], asked=[1.0, 0.0])).sum() == pytest.approx(0.5)
-    assert matched(directions([0.1, 0.0], [0.0, 1.0], asked=[1.0, 0.0])).sum() == pytest.approx(2.0)
+def test_the_augmentation_strength_is_what_the_mixture_lacks_in_length_and_at_most_all_slots() -> None:
+    assert matched(directions([2.0, 0.0], [0.0, 1.0], target=[1.0, 0.0])).sum() == pytest.approx(0.5)
+    assert matched(directions([0.1, 0.0], [0.0, 1.0], target=[1.0, 0.0])).sum() == pytest.approx(2.0)
 
 
-def test_what_only_one_half_of_val_asks_for_is_no_length() -> None:
+def test_a_target_that_only_one_half_of_val_has_is_no_length() -> None:
     rows = [2.0, 0.0], [0.0, 1.0]
-    noisy = matched(directions(*rows, asked=[1.0, 0.0], noise=0.6))
+    noisy = matched(directions(*rows, target=[1.0, 0.0], noise=0.6))
     assert noisy.sum() == pytest.approx(0.5 * 0.64)  # the halves' inner product is 1 - 0.36
-    assert matched(directions(*rows, asked=[1.0, 0.0], noise=1.5)).sum() == 0
+    assert matched(directions(*rows, target=[1.0, 0.0], noise=1.5)).sum() == 0
 
 
-def test_a_network_that_has_learned_its_training_images_takes_the_mixture_in_all_places() -> None:
+def test_a_network_that_has_learned_its_training_images_takes_the_mixture_in_all_slots() -> None:
     rows = [2.0, 0.0], [0.0, 1.0]
-    assert matched(directions(*rows, asked=[1.0, 0.0], room=1.0)).sum() == pytest.approx(2.0)
-    assert matched(directions(*rows, asked=[1.0, 0.0], room=0.5)).sum() == pytest.approx((0.5 + 2.0) / 2)
+    assert matched(directions(*rows, target=[1.0, 0.0], room=1.0)).sum() == pytest.approx(2.0)
+    assert matched(directions(*rows, target=[1.0, 0.0], room=0.5)).sum() == pytest.approx((0.5 + 2.0) / 2)
 
 
 def test_the_room_is_one_over_all_trunks_and_none_where_val_is_the_easier() -> None:
     rows = [2.0, 0.0], [0.0, 1.0]
-    hard = directions(*rows, asked=[1.0, 0.0], room=1.0, val_loss=3.0)
-    easy = directions(*rows, asked=[1.0, 0.0], room=-1.0)
+    hard = directions(*rows, target=[1.0, 0.0], room=1.0, val_loss=3.0)
+    easy = directions(*rows, target=[1.0, 0.0], room=-1.0)
     assert matched(easy).sum() == pytest.approx(0.5)
     assert matched(hard, easy).sum() == pytest.approx(0.5 * 0.5 + 0.5 * 2.0)  # losses 0 + 2 of 3 + 1
 
 
-def test_the_dose_counts_as_far_as_the_mixture_is_what_val_asks_for() -> None:
+def test_the_augmentation_strength_counts_as_far_as_the_mixture_fits_the_target() -> None:
     rows = [2.0, 0.0], [0.0, -1.0]
-    assert matched(directions(*rows, asked=[0.6, 0.8], room=1.0)).sum() == pytest.approx(0.6 * 2.0)
-    assert matched(directions(*rows, asked=[0.6, 0.8])).sum() == pytest.approx(0.6 * 0.5)
-    assert matched(directions(*rows, asked=[-1.0, 0.0], room=1.0)).sum() == 0
+    assert matched(directions(*rows, target=[0.6, 0.8], room=1.0)).sum() == pytest.approx(0.6 * 2.0)
+    assert matched(directions(*rows, target=[0.6, 0.8])).sum() == pytest.approx(0.6 * 0.5)
+    assert matched(directions(*rows, target=[-1.0, 0.0], room=1.0)).sum() == 0
 
 
-def test_a_trunk_counts_by_the_length_of_what_val_asks_for_in_it() -> None:
-    """Added 2 and 4, asked 1 and 8: sqrt((1 + 64) / (4 + 16))."""
-    small, large = directions([2.0, 0.0], asked=[1.0, 0.0]), directions([4.0, 0.0], asked=[8.0, 0.0])
+def test_a_trunk_counts_by_the_length_of_its_target() -> None:
+    """Added 2 and 4, targets 1 and 8: sqrt((1 + 64) / (4 + 16))."""
+    small, large = directions([2.0, 0.0], target=[1.0, 0.0]), directions([4.0, 0.0], target=[8.0, 0.0])
     assert matched(small).sum() == pytest.approx(0.5)
     assert matched(small, small, large).sum() == pytest.approx(np.sqrt(66 / 24))
 
 
 def test_a_sample_lost_in_a_trunk_counts_in_the_others() -> None:
-    rewards, answers = directions([1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], asked=[1.0, 1.0])
+    rewards, gradient_gram = directions([1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], target=[1.0, 1.0])
     lost = rewards.copy()
     lost[0] = np.nan
-    gram = answers.gram.copy()
+    gram = gradient_gram.products.copy()
     gram[0], gram[:, 0] = np.nan, np.nan
-    broken = replace(answers, gram=gram)
-    assert matched((rewards, answers), (lost, broken)) == pytest.approx(matched((rewards, answers)))
+    broken = replace(gradient_gram, products=gram)
+    assert matched((rewards, gradient_gram), (lost, broken)) == pytest.approx(matched((rewards, gradient_gram)))
 
 
 def test_nothing_that_points_along_is_no_mixture() -> None:
-    assert not matched(directions([-1.0, 0.0], [0.0, -1.0], asked=[1.0, 1.0])).any()
+    assert not matched(directions([-1.0, 0.0], [0.0, -1.0], target=[1.0, 1.0])).any()
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -12,7 +12,7 @@ from components.data.intake import take_in
 from components.data.preparation import moments, prepare
 from components.data.raw import read_images, read_index
 from components.data.sources import open_source
-from components.data.split import Labelled, Shares, assign, read_assignment, write_assignment
+from components.data.split import LabelledImage, Shares, assign, read_assignment, write_assignment
 from components.data.store import SPLITS, Classes, Statistics, open_split, read_contents
 from components.settings.data import Data
 
@@ -39,7 +39,7 @@ def run(source: Path, out: Path, size: int = 8, record: Path | None = None) -> t
     (out / "raw").mkdir(parents=True)
     settings = data(source, size)
     report = take_in(open_source(settings), out / "raw", settings, silent)
-    images = [Labelled(entry.content, entry.label, entry.split) for entry in report.kept]
+    images = [LabelledImage(entry.content, entry.label, entry.split) for entry in report.kept]
     before = read_assignment(record) if record else None
     write_assignment(out / "split.csv", assign(images, Shares(0.2, 0.2), before).assignment)
     return prepare(out / "raw", out / "split.csv", settings, {split: out / split for split in SPLITS}, silent)

@@ -10,7 +10,7 @@ import pytest
 
 from components.data.split import (
     Assignment,
-    Labelled,
+    LabelledImage,
     Shares,
     apportion,
     assign,
@@ -25,12 +25,12 @@ from components.data.store import SPLITS, TEST, TRAIN, VAL
 FIFTHS = Shares(0.2, 0.2)
 
 
-def images(count: int, label: str = "cat", prefix: str = "", own: str | None = None) -> list[Labelled]:
+def images(count: int, label: str = "cat", prefix: str = "", own: str | None = None) -> list[LabelledImage]:
     hashes = (hashlib.sha256(f"{label}/{prefix}/{number}".encode()).hexdigest() for number in range(count))
-    return [Labelled(content, label, own) for content in hashes]
+    return [LabelledImage(content, label, own) for content in hashes]
 
 
-def sizes(found: Assignment, among: list[Labelled]) -> Counter[tuple[str, str]]:
+def sizes(found: Assignment, among: list[LabelledImage]) -> Counter[tuple[str, str]]:
     """(class, split) -> images."""
     return Counter((image.label, found.splits[image.content]) for image in among)
 
@@ -127,7 +127,8 @@ def test_a_source_that_begins_to_bring_its_own_test_split_is_obeyed_and_the_move
     every = images(50)
     before = assign(every, FIFTHS).assignment
     owned = [
-        Labelled(image.content, image.label, "test" if number < 10 else "train") for number, image in enumerate(every)
+        LabelledImage(image.content, image.label, "test" if number < 10 else "train")
+        for number, image in enumerate(every)
     ]
     found = assign(owned, Shares(0.2, None), before)
     assert {image.content for image in owned if found.assignment.splits[image.content] == TEST} == {
@@ -154,7 +155,10 @@ def test_a_class_is_split_anew_where_a_person_says_so_and_no_other_is() -> None:
     every = images(40)
     before = assign(every, FIFTHS).assignment
     own = [image for image in every if before.splits[image.content] == TRAIN][:12]
-    after = [*(image for image in every if image not in own), *(Labelled(image.content, "new", None) for image in own)]
+    after = [
+        *(image for image in every if image not in own),
+        *(LabelledImage(image.content, "new", None) for image in own),
+    ]
     kept = assign(after, FIFTHS, before)
     assert (sizes(kept.assignment, after)["new", TRAIN], kept.moved) == (12, {})
     found = assign(after, FIFTHS, before, anew=["new"])

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from components.loss.chart import loss_curves
 from components.loss.family import (
+    CLASS_FACTOR,
     KNOWN,
-    RARITY,
     SearchedLoss,
     closest,
     decode,
@@ -241,7 +241,7 @@ COUNTS = np.array([100, 30, 10, 3, 1])
 
 
 def with_margins(a: float, b: float) -> SearchedLoss:
-    return decode(np.append(CROSS_ENTROPY, [a, b / RARITY]), counts=COUNTS)
+    return decode(np.append(CROSS_ENTROPY, [a, b / CLASS_FACTOR]), counts=COUNTS)
 
 
 def test_b_of_1_is_balanced_softmax_and_0_is_cross_entropy() -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from components.loss import probe
 from components.loss.family import Member, SearchedLoss, decode
-from components.loss.probe import ProbeData, probe_data, probe_scores, trained_classifiers
+from components.loss.probe import ProbeData, probe_data, probe_scores, train_classifiers
 from components.training.devices import one_thread
 from components.training.metrics import log_likelihood
 from tests.benchmarks.literal_loss import LiteralLoss, decode_literal
@@ -53,9 +53,9 @@ def test_classifiers_of_one_stack_are_those_that_each_loss_trains_alone() -> Non
     rng, counts = np.random.default_rng(0), np.array([80, 50, 40, 20, 10])
     losses: list[Member] = [decode(0.5 * rng.standard_normal(14), counts=counts) for _ in range(3)]
     on = data()
-    together, _ = trained_classifiers(on, losses)
+    together, _ = train_classifiers(on, losses)
     for loss, found in zip(losses, together, strict=True):
-        torch.testing.assert_close(trained_classifiers(on, [loss])[0][0], found, rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(train_classifiers(on, [loss])[0][0], found, rtol=1e-3, atol=1e-3)
     assert not torch.allclose(together[0], together[1], atol=0.1)
 
 
@@ -78,15 +78,15 @@ def test_a_probe_under_cross_entropy_is_adams_full_batch_logistic_regression() -
 
 def test_the_size_of_a_loss_does_not_matter_and_label_smoothing_is_pytorchs() -> None:
     on, loss = data(), decode(np.full(12, 0.3), label_smoothing=0.2)
-    once, (many,) = trained_classifiers(on, [loss])[0][0], trained_classifiers(on, [loss.at_scale(1000.0)])[0]
+    once, (many,) = train_classifiers(on, [loss])[0][0], train_classifiers(on, [loss.at_scale(1000.0)])[0]
     torch.testing.assert_close(many, once, rtol=0.02, atol=0.01)
-    smoothed, _ = trained_classifiers(on, [decode(np.zeros(12), label_smoothing=0.2)])
+    smoothed, _ = train_classifiers(on, [decode(np.zeros(12), label_smoothing=0.2)])
     torch.testing.assert_close(smoothed[0], logistic_regression(on, 0.2), rtol=1e-3, atol=1e-3)
 
 
 def test_losses_that_differ_in_more_than_buffers_are_no_stack() -> None:
     with pytest.raises(AssertionError, match="the first loss's for the whole stack"):
-        trained_classifiers(data(), [decode(np.zeros(12)), decode(np.zeros(12), label_smoothing=0.5)])
+        train_classifiers(data(), [decode(np.zeros(12)), decode(np.zeros(12), label_smoothing=0.5)])
 
 
 def test_features_count_by_their_direction_and_share_of_the_mean_length() -> None:

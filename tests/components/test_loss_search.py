@@ -2,6 +2,7 @@
 
 import pickle
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,18 +13,18 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 from components.data.store import Split
-from components.loss.family import KNOWN, RARITY, SearchedLoss, closest, decode
+from components.loss.family import CLASS_FACTOR, KNOWN, SearchedLoss, closest, decode
 from components.loss.probe import probe_data, probe_scores
 from components.loss.search import (
     CLASSIFIER,
-    LARGEST,
+    LARGEST_SCALE,
     NO_VALUE,
     SMOOTH,
     LossWorld,
     gradient_norms,
     start,
 )
-from components.online.engine import search
+from components.online.engine import race_copies, search
 from components.online.gaussian import Gaussian, Sample
 from components.settings.loss import Loss
 from components.settings.online import Online
@@ -107,7 +108,7 @@ def planted_distance(controller: str, reward: str, seed: int) -> tuple[float, fl
     trunks = search(
         gaussian,
         {"model.gain": torch.zeros(1, dtype=torch.float64)},
-        train=world.train,
+        play=partial(race_copies, train=world.train, score=world.score),
         score=world.score,
         settings=chosen,
         seed=seed,
@@ -249,10 +250,10 @@ def without_gradient(
 
 def test_a_loss_without_gradient_stays_slow_instead_of_being_blown_up() -> None:
     made, state = world()
-    assert made.matching_scale(without_gradient, state, 0) == LARGEST
+    assert made.matching_scale(without_gradient, state, 0) == LARGEST_SCALE
     loss = made.loss(SAMPLE, state)
-    assert made.matching_scale(loss.at_scale(1e-3), state, 0) == LARGEST
-    assert made.matching_scale(loss.at_scale(1e3), state, 0) == 1 / LARGEST
+    assert made.matching_scale(loss.at_scale(1e-3), state, 0) == LARGEST_SCALE
+    assert made.matching_scale(loss.at_scale(1e3), state, 0) == 1 / LARGEST_SCALE
 
 
 def test_a_gradient_that_is_not_finite_loses_the_trunk() -> None:
@@ -464,7 +465,7 @@ def test_rare_classes_get_a_margin_by_their_size_and_balanced_ones_little() -> N
         for kind, (train, val, _) in enumerate((rare_digits(seed), noisy_digits(seed, wrong=0.0))):
             made = LossWorld(make=make_digits, train=train, val=val, settings=chosen, recipe=Recipe(), seed=seed)
             *_, last = made.search()
-            found[seed, kind] = RARITY * last.theta[-1]
+            found[seed, kind] = CLASS_FACTOR * last.theta[-1]
     rare, balanced = found.mean(axis=0)
     assert rare > 0.5
     assert abs(balanced) < 0.5 * rare
@@ -503,31 +504,33 @@ def test_lq_likelihood_turns_less_than_log_likelihood_and_counts_hopeless_images
     logits = torch.tensor([[0.0, 6.0], [1.0, 0.0]]).requires_grad_()  # hopeless, nearly right
     labels = torch.tensor([0, 0])
 
-    def pull(kind: str) -> float:
+    def ratio(kind: str) -> float:
         (gradient,) = torch.autograd.grad(SMOOTH[kind](logits, labels), logits)
         return float(gradient[0, 0] / gradient[1, 0])
 
-    assert pull("accuracy") < 0.02 < pull("lq_likelihood") < 0.1 < pull("log_likelihood")
+    assert ratio("accuracy") < 0.02 < ratio("lq_likelihood") < 0.1 < ratio("log_likelihood")
 
 
-def test_val_asks_for_the_gradient_of_the_smooth_metric_by_the_classifier_on_either_half() -> None:
+def test_the_target_is_the_gradient_of_the_smooth_metric_by_the_classifier_on_either_half() -> None:
     made, state = world(**ALIGNED | {"metric": "lq_likelihood"})
     images, labels = split_tensors(made.val)
-    for half, asked in zip((slice(0, None, 2), slice(1, None, 2)), made.ask(state, 0).halves, strict=True):
+    for half, target in zip((slice(0, None, 2), slice(1, None, 2)), made.target_gradient(state, 0).halves, strict=True):
         network = make_tiny().eval()
         SMOOTH["lq_likelihood"](network(images[half]), labels[half]).backward()
-        torch.testing.assert_close(asked[CLASSIFIER], network.classifier.weight.grad, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(target[CLASSIFIER], network.classifier.weight.grad, rtol=1e-4, atol=1e-6)
 
 
-def test_a_pull_is_the_direction_of_the_classifiers_step_on_the_images_of_the_trunk() -> None:
+def test_a_training_gradient_is_the_direction_of_the_classifiers_step_on_the_images_of_the_trunk() -> None:
     made, state = world(**ALIGNED)  # as many probe images as training images: all of them, cropped
     later = made.train_copy(state, None, 0, 0)
-    pulls = [made.pull(where, sample, trunk, 0)[CLASSIFIER] for where, sample, trunk in (
+    gradients = [made.training_gradient(where, sample, trunk, 0)[CLASSIFIER] for where, sample, trunk in (
         (state, None, 0), (state, (0.0,) * 2 * KNOTS, 0), (state, SAMPLE, 0), (state, None, 1), (later, None, 0),
     )]  # fmt: skip
-    assert all(pull.norm().item() == pytest.approx(1, rel=1e-5) for pull in pulls)
-    torch.testing.assert_close(pulls[0], pulls[1], rtol=1e-4, atol=1e-6)
-    assert all(not torch.allclose(pulls[0], other, atol=1e-4) for other in pulls[2:]), "nothing is remembered too long"
+    assert all(gradient.norm().item() == pytest.approx(1, rel=1e-5) for gradient in gradients)
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-4, atol=1e-6)
+    assert all(not torch.allclose(gradients[0], other, atol=1e-4) for other in gradients[2:]), (
+        "nothing is remembered too long"
+    )
 
 
 AUGMENTED: list[int] = []
@@ -538,17 +541,19 @@ def counted(images: UInt8[Tensor, "b c h w"], rng: torch.Generator) -> UInt8[Ten
     return images
 
 
-def test_all_samples_of_a_trunk_share_what_the_plain_pull_computed_in_workers_too() -> None:
+def test_all_samples_of_a_trunk_share_what_the_plain_gradient_computed_in_workers_too() -> None:
     AUGMENTED.clear()
     made, state = world(**ALIGNED)
     made = replace(made, augment=counted)
-    made.pull(state, None, 0, 0)
+    made.training_gradient(state, None, 0, 0)
     there, same = pickle.loads(pickle.dumps((made, state)))
-    pulls = [each.pull(where, SAMPLE, 0, 1)[CLASSIFIER] for each, where in ((made, state), (there, same))]
+    gradients = [
+        each.training_gradient(where, SAMPLE, 0, 1)[CLASSIFIER] for each, where in ((made, state), (there, same))
+    ]
     assert AUGMENTED == [128]
-    fresh = replace(made, augment=unchanged).pull(state, SAMPLE, 0, 1)[CLASSIFIER]
-    assert all(torch.equal(pull, fresh) for pull in pulls)
-    made.pull(state, SAMPLE, 1, 0)
+    fresh = replace(made, augment=unchanged).training_gradient(state, SAMPLE, 0, 1)[CLASSIFIER]
+    assert all(torch.equal(gradient, fresh) for gradient in gradients)
+    made.training_gradient(state, SAMPLE, 1, 0)
     assert AUGMENTED == [128, 128]
 
 
@@ -560,7 +565,7 @@ def test_class_margins_are_searched_from_the_training_images_counts() -> None:
     few = replace(made, train=Split(images=made.train.images[:40], labels=np.repeat([0, 1, 2, 3], [30, 5, 4, 1])))
     class_logits = few.loss([0.0] * (2 * KNOTS + 1) + [1.0], state).class_logits
     assert class_logits is not None
-    np.testing.assert_allclose(class_logits[0] - class_logits[3], RARITY * np.log(30), rtol=1e-6)
+    np.testing.assert_allclose(class_logits[0] - class_logits[3], CLASS_FACTOR * np.log(30), rtol=1e-6)
 
 
 def test_a_literal_search_loses_copies_says_why_and_goes_on() -> None:

@@ -6,6 +6,7 @@ A toy model is one number w; a sample says by how much a trunk raises it; val's 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -16,8 +17,8 @@ from jaxtyping import Float64
 
 from components.online.averaging import broadcast, mean_state
 from components.online.controllers import CONTROLLERS
-from components.online.engine import Trunk, attempt, search
-from components.online.rewards import BLOCK, Request, alignments, gram_of, judge, leave_one_out
+from components.online.engine import Trunk, align_gradients, attempt, race_copies, search
+from components.online.rewards import BLOCK, TargetGradient, alignments, inner_products, judge, leave_one_out
 from components.settings.online import Online
 from components.streams import stream
 from components.training.loop import Diverged, State
@@ -57,7 +58,7 @@ class Choice:
         return replace(self, theta=theta)
 
     @property
-    def places(self) -> int:
+    def slots(self) -> int:
         return 2
 
     def toward(self, shares: Float64[np.ndarray, " n"], rate: float) -> "Choice":
@@ -100,7 +101,7 @@ def toy(
         search(
             Choice(theta=np.zeros(KINDS)),
             start(),
-            train=train or Climb(seed=seed),
+            play=partial(race_copies, train=train or Climb(seed=seed), score=height),
             score=height,
             settings=settings(**changes),
             seed=seed,
@@ -151,7 +152,8 @@ def test_records_do_not_depend_on_the_order_in_which_copies_run() -> None:
         return [function(*each) for each in reversed(arguments)][::-1]
 
     shuffled = search(
-        Choice(theta=np.zeros(KINDS)), start(), train=Climb(), score=height, settings=settings(), seed=0,
+        Choice(theta=np.zeros(KINDS)), start(), play=partial(race_copies, train=Climb(), score=height), score=height,
+        settings=settings(), seed=0,
         parallel=backwards,
     )  # fmt: skip
     assert list(shuffled) == toy(0)
@@ -256,7 +258,8 @@ def test_lost_copies_are_recorded_and_excluded(
 ) -> None:
     trunks = list(
         search(
-            Choice(theta=np.zeros(KINDS)), start(), train=lossy, score=nan_above(1e6),
+            Choice(theta=np.zeros(KINDS)), start(), play=partial(race_copies, train=lossy, score=nan_above(1e6)),
+            score=nan_above(1e6),
             settings=settings(trunks=10, reward=reward, broadcast=rule), seed=0,
         )
     )  # fmt: skip
@@ -354,45 +357,48 @@ def rising(state: State, sample: int | None, trunk: int, copy: int) -> State:
     return {"model.w": state["model.w"] + 1}
 
 
-def pulling(state: State, sample: int | None, trunk: int, copy: int) -> State:
-    """Kind k pulls a plane's vector k steps round a circle; without a sample nothing pulls."""
+def gradient_of_kind(state: State, sample: int | None, trunk: int, copy: int) -> State:
+    """The gradient of kind k points k steps round a circle in a plane; without a sample it is zero."""
     angle = 0.0 if sample is None else 2 * math.pi * (sample - PLANTED) / KINDS
     size = 0.0 if sample is None else 1.0 + sample
     return {"model.w": size * torch.tensor([math.cos(angle), math.sin(angle)], dtype=torch.float64)}
 
 
-def asking(size: float) -> Request:
-    """Both halves for the first axis."""
+def target_along_first(size: float) -> TargetGradient:
+    """The target of both halves, along the first axis."""
     up = {"model.w": torch.tensor([size, 0.0], dtype=torch.float64)}
-    return Request(halves=(up, up))
+    return TargetGradient(halves=(up, up))
 
 
-def aligned(**changes: Any) -> list[Trunk[int]]:
-    """Val rises along the first axis, where the planted kind pulls."""
-    return aligned_to(3.0, **changes)
+def search_aligned(**changes: Any) -> list[Trunk[int]]:
+    """Val rises along the first axis, where the planted kind points."""
+    return search_with_target(3.0, **changes)
 
 
-def aligned_to(size: float, **changes: Any) -> list[Trunk[int]]:
-    """Val asks for so much along the first axis."""
+def search_with_target(size: float, **changes: Any) -> list[Trunk[int]]:
+    """The target has this length along the first axis."""
     chosen = settings(trunks=4, reward="alignment", controller="bandit", controller_lr=2.0, warmup_trunks=0, **changes)
     origin = {"model.w": torch.zeros(2, dtype=torch.float64), "momentum.w": torch.zeros(2, dtype=torch.float64)}
     return list(
         search(
             Choice(theta=np.zeros(KINDS)),
             origin,
-            train=rising,
+            play=partial(
+                align_gradients,
+                train=rising,
+                target_gradient=lambda state, trunk: target_along_first(size),
+                training_gradient=gradient_of_kind,
+            ),
             score=lambda state: state["model.w"][0].item(),
-            ask=lambda state, trunk: asking(size),
-            pull=pulling,
             settings=chosen,
             seed=0,
         )
     )
 
 
-def test_alignment_is_the_cosine_with_vals_slope_whatever_the_strength_of_the_pull() -> None:
+def test_alignment_is_the_cosine_with_vals_slope_whatever_the_length_of_the_gradient() -> None:
     expected = [math.cos(2 * math.pi * (kind - PLANTED) / KINDS) for kind in range(KINDS)]
-    trunks = aligned()
+    trunks = search_aligned()
     assert all(np.allclose(trunk.rewards, expected) for trunk in trunks)
     assert all(trunk.best == PLANTED for trunk in trunks)
     assert planted_mass(trunks) > 2
@@ -400,8 +406,8 @@ def test_alignment_is_the_cosine_with_vals_slope_whatever_the_strength_of_the_pu
 
 
 def test_under_alignment_one_model_trains_and_no_sample_touches_it() -> None:
-    assert [trunk.score for trunk in aligned()] == [1.0, 2.0, 3.0, 4.0]
-    assert aligned(copies=2) == aligned(copies=8)
+    assert [trunk.score for trunk in search_aligned()] == [1.0, 2.0, 3.0, 4.0]
+    assert search_aligned(copies=2) == search_aligned(copies=8)
 
 
 def test_a_sample_that_adds_nothing_has_alignment_zero() -> None:
@@ -409,7 +415,12 @@ def test_a_sample_that_adds_nothing_has_alignment_zero() -> None:
         return {"model.w": torch.full((2,), float(sample == PLANTED), dtype=torch.float64)}
 
     rewards, _, faults = alignments(
-        {"model.w": torch.zeros(2)}, range(KINDS), 0, pull=flat, ask=lambda *_: asking(1.0), parallel=sequential
+        {"model.w": torch.zeros(2)},
+        range(KINDS),
+        0,
+        training_gradient=flat,
+        target_gradient=lambda *_: target_along_first(1.0),
+        parallel=sequential,
     )
     assert rewards == pytest.approx([math.sqrt(0.5) if kind == PLANTED else 0.0 for kind in range(KINDS)])
     assert faults == {}
@@ -417,11 +428,16 @@ def test_a_sample_that_adds_nothing_has_alignment_zero() -> None:
 
 def test_a_gradient_that_is_not_finite_costs_the_sample_its_trunk_and_no_other() -> None:
     def broken(state: State, sample: int | None, trunk: int, copy: int) -> State:
-        pulled = pulling(state, sample, trunk, copy)
-        return {"model.w": pulled["model.w"] * math.nan} if sample == 3 else pulled
+        gradient = gradient_of_kind(state, sample, trunk, copy)
+        return {"model.w": gradient["model.w"] * math.nan} if sample == 3 else gradient
 
     rewards, _, faults = alignments(
-        {"model.w": torch.zeros(2)}, range(KINDS), 0, pull=broken, ask=lambda *_: asking(1.0), parallel=sequential
+        {"model.w": torch.zeros(2)},
+        range(KINDS),
+        0,
+        training_gradient=broken,
+        target_gradient=lambda *_: target_along_first(1.0),
+        parallel=sequential,
     )
     assert faults == {3: "its gradient is not finite"}
     assert np.flatnonzero(~np.isfinite(rewards)).tolist() == [3]
@@ -430,7 +446,7 @@ def test_a_gradient_that_is_not_finite_costs_the_sample_its_trunk_and_no_other()
 def test_inner_products_are_those_of_all_parameters_however_many_are_taken_at_a_time() -> None:
     rng = np.random.default_rng(0)
     rows = rng.standard_normal((5, 2 * BLOCK + 7)).astype(np.float32)
-    gram = gram_of([rows[0], None, rows[1]], rows[2], [rows[3], rows[4]])
+    gram = inner_products([rows[0], None, rows[1]], rows[2], [rows[3], rows[4]])
     every = np.stack([rows[0] - rows[2].astype(np.float64), rows[1] - rows[2].astype(np.float64), rows[3], rows[4]])
     kept = [0, 2, 3, 4]
     assert gram[np.ix_(kept, kept)] == pytest.approx(every @ every.T)
@@ -438,23 +454,12 @@ def test_inner_products_are_those_of_all_parameters_however_many_are_taken_at_a_
     assert np.isnan(gram[:, 1]).all()
 
 
-def test_where_val_asks_for_nothing_finite_no_sample_can_be_blamed_and_the_reason_is_said() -> None:
+def test_where_the_target_is_not_finite_no_sample_can_be_blamed_and_the_reason_is_said() -> None:
     with pytest.raises(ValueError, match="the gradient on val or on plain training images is not finite"):
-        list(aligned_to(math.nan))
+        list(search_with_target(math.nan))
 
 
-def test_where_val_asks_for_nothing_every_reward_is_zero_and_theta_stays() -> None:
-    for trunk in aligned_to(0.0):
+def test_where_the_target_is_zero_every_reward_is_zero_and_theta_stays() -> None:
+    for trunk in search_with_target(0.0):
         assert set(trunk.rewards) == {0.0}
         assert not trunk.theta.any()
-
-
-@pytest.mark.parametrize(("reward", "needed"), [("alignment", "ask and pull"), ("linear_probe", "probe")])
-def test_a_reward_without_what_it_needs_is_refused(reward: Any, needed: str) -> None:
-    chosen = settings(trunks=4, reward=reward, controller="bandit")
-
-    def trained(state: State, sample: int | None, trunk: int, copy: int) -> State:
-        raise AssertionError("a copy was trained")
-
-    with pytest.raises(ValueError, match=f"reward {reward} needs {needed}"):
-        next(iter(search(Choice(theta=np.zeros(KINDS)), start(), train=trained, score=height, settings=chosen, seed=0)))

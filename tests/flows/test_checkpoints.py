@@ -19,7 +19,7 @@ from components.architecture.space import default_architecture, format_architect
 from components.augmentation.distribution import first_distribution, policy_of
 from components.data.store import Classes, Statistics, write_classes, write_split, write_statistics
 from components.online.controllers import CONTROLLERS
-from components.online.engine import Trunk, search
+from components.online.engine import Trunk, race_copies, search
 from components.settings.params import Params
 from components.training.loop import Diverged, State
 from flows.checkout import files, paths
@@ -54,7 +54,8 @@ def whole(
     folder: Path, controller: str = "reinforce", keep: Callable[[Trunk[int]], State] = keep_nothing
 ) -> Iterator[Any]:
     online = settings(trunks=8, controller=controller)
-    toy = partial(search, Choice(theta=np.zeros(KINDS)), start(), train=unlucky, score=height, settings=online, seed=2)
+    play = partial(race_copies, train=unlucky, score=height)
+    toy = partial(search, Choice(theta=np.zeros(KINDS)), start(), play=play, score=height, settings=online, seed=2)
     return resume_search(toy, folder, online, keep)
 
 
