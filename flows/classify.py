@@ -63,8 +63,8 @@ def classify(url: str, files: Sequence[Path], model: bytes) -> list[tuple[str, f
     names = json.loads(noted["classes"])
     probabilities = ask(url, read_images(files, int(noted["size"]), int(noted["channels"])))
     if probabilities.shape[1] != len(names):
-        said = f"{url} knows {probabilities.shape[1]} classes, the registered model {len(names)}"
-        raise NoAnswer(f"{said}; start the server again: it serves the version of its start")
+        problem = f"{url} knows {probabilities.shape[1]} classes, the registered model {len(names)}"
+        raise NoAnswer(f"{problem}; start the server again: it serves the version of its start")
     return [(names[row.argmax()], float(row.max())) for row in probabilities]
 
 

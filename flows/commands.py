@@ -65,8 +65,8 @@ def add_apply_arguments(parser: Parser) -> None:
 
 def add_ingest_arguments(parser: Parser) -> None:
     parser.add_argument("--params", type=Path, default=paths.PARAMS, help="settings file (default: %(default)s)")
-    said = "split this class's images as if none had a split yet; may be given several times (default: no class)"
-    parser.add_argument("--split-anew", metavar="CLASS", action="append", default=[], help=said)
+    help_text = "split this class's images as if none had a split yet; may be given several times (default: no class)"
+    parser.add_argument("--split-anew", metavar="CLASS", action="append", default=[], help=help_text)
 
 
 def add_stage_arguments(parser: Parser) -> None:
@@ -82,8 +82,10 @@ def add_rollback_arguments(parser: Parser) -> None:
 
 def add_audit_arguments(parser: Parser) -> None:
     parser.add_argument("model", help="models:/NAME@ALIAS or models:/NAME/VERSION")
-    said = "also compute the model anew, in a temporary folder, and compare its md5 (default: compare records only)"
-    parser.add_argument("--reproduce", action="store_true", help=said)
+    help_text = (
+        "also compute the model anew, in a temporary folder, and compare its md5 (default: compare records only)"
+    )
+    parser.add_argument("--reproduce", action="store_true", help=help_text)
 
 
 def add_classify_arguments(parser: Parser) -> None:

@@ -90,10 +90,10 @@ def ask(checkout: Path, folder: Path) -> Decision:
     )  # fmt: skip
     print(done.stderr, end="", file=sys.stderr)
     decided = done.returncode in (0, 3)
-    said = ((done.stdout if decided else done.stderr).strip().splitlines() or [""])[-1]
+    sentence = ((done.stdout if decided else done.stderr).strip().splitlines() or [""])[-1]
     if not decided:
-        raise ValueError(said.removeprefix("error: ") or f"the poll ended with {done.returncode}")
-    return Decision(train=done.returncode == 0, reason=said)
+        raise ValueError(sentence.removeprefix("error: ") or f"the poll ended with {done.returncode}")
+    return Decision(train=done.returncode == 0, reason=sentence)
 
 
 def retrain_in(checkout: Path, folder: Path, reason: str) -> State:
@@ -123,8 +123,8 @@ def record_champion(folder: Path, model: str, before: Served | None, reason: str
     tag = workspace.record(folder, model, after.number)
     with connection.failure_as_warning("the version's tag"):
         models.tag_version(model, after.number, {"git.tag": tag})
-    said = f"the champion stays version {after.number}" if after == before else f"version {after.number} published"
-    return Completed(message=f"{said}, tagged {tag} (because: {reason})")
+    outcome = f"the champion stays version {after.number}" if after == before else f"version {after.number} published"
+    return Completed(message=f"{outcome}, tagged {tag} (because: {reason})")
 
 
 def champion(model: str) -> Served | None:

@@ -148,8 +148,8 @@ def failure_of(name: str, report: Path) -> StageFailed:
     """Return the failure that the stage wrote to its report, or a general one if it was killed and wrote none."""
     if not report.exists():
         return StageFailed(1, f"stage {name} failed; what it printed is above")
-    said = files.read_json(report)
-    return StageFailed(said["code"], said["sentence"])
+    failure = files.read_json(report)
+    return StageFailed(failure["code"], failure["sentence"])
 
 
 @task(name="gate", task_run_name="gate", cache_policy=NO_CACHE, persist_result=False)
@@ -260,8 +260,8 @@ def end_stale_flows() -> None:
     with get_client(sync_client=True) as client:
         running = FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.RUNNING]))
         for run in client.read_flow_runs(flow_run_filter=FlowRunFilter(state=running)):
-            said = dict(tag.removeprefix(STAMP).split("=", 1) for tag in run.tags if tag.startswith(STAMP))
-            if processes.is_gone(said):
+            identity = dict(tag.removeprefix(STAMP).split("=", 1) for tag in run.tags if tag.startswith(STAMP))
+            if processes.is_gone(identity):
                 state: State[Any] = Crashed(message="its process was killed")
                 client.set_flow_run_state(run.id, state, force=True)
                 notify(retrain, run, state)
@@ -304,8 +304,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         return refuse(1, without_prefect(str(failed)))
     except httpx.HTTPError as failed:  # Prefect's server refuses us, or has ended meanwhile
-        said = connection.reason_of(failed)
-        return refuse(1, f"Prefect cannot be used ({said}); see PREFECT_API_URL and PREFECT_API_AUTH_STRING")
+        reason = connection.reason_of(failed)
+        return refuse(1, f"Prefect cannot be used ({reason}); see PREFECT_API_URL and PREFECT_API_AUTH_STRING")
     except KeyboardInterrupt as how:
         code = 143 if isinstance(how, signals.Terminated) else 130
         return refuse(code, "interrupted; start again and the finished stages are not repeated")
@@ -313,10 +313,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 3 if published.outcome == "refused" else 0
 
 
-def without_prefect(said: str) -> str:
+def without_prefect(message: str) -> str:
     """Return the sentence for a Prefect server that does not answer: Prefect's first sentence, and what to do."""
-    (remedy,) = [remedy for beginning, remedy in UNREACHABLE.items() if said.startswith(beginning)]
-    return f"Prefect cannot be used ({said.splitlines()[0].split('. ')[0].rstrip('.')}); {remedy}"
+    (remedy,) = [remedy for beginning, remedy in UNREACHABLE.items() if message.startswith(beginning)]
+    return f"Prefect cannot be used ({message.splitlines()[0].split('. ')[0].rstrip('.')}); {remedy}"
 
 
 if __name__ == "__main__":

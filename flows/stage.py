@@ -110,8 +110,8 @@ def run_stage(word: str, variant: str | None) -> None:
     before = pipeline.stage_inputs(name)
     params = load_params()  # again, after hashing: an edit since the first reading is then in the hash as well
     stage_run.settle()
-    said = {connection.NOTE: notes.note(name, finished=False)}
-    run = StageRun(name, parent_run_id=os.environ.get(PARENT_RUN), tags=lineage_tags(before) | said)
+    note_tags = {connection.NOTE: notes.note(name, finished=False)}
+    run = StageRun(name, parent_run_id=os.environ.get(PARENT_RUN), tags=lineage_tags(before) | note_tags)
     status: Status = "FAILED"
     try:
         run.params(before.get("params", {}).get("params.yaml", {}))

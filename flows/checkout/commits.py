@@ -51,8 +51,8 @@ def git_complaint() -> str | None:
 def warn_of_git() -> None:
     """Print a warning if git cannot name the current commit; the work continues without it."""
     if complaint := git_complaint():
-        said = complaint.splitlines()[0]
-        print(f"warning: git does not say which code this is ({said}); lineage will say `unknown`", file=sys.stderr)
+        reason = complaint.splitlines()[0]
+        print(f"warning: git does not say which code this is ({reason}); lineage will say `unknown`", file=sys.stderr)
 
 
 def git(*arguments: str) -> str | None:

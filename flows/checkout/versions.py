@@ -153,9 +153,9 @@ def open_repo(folder: Path | None = None) -> Iterator[Any]:
         with Repo(folder) as repo:
             yield repo
     except DvcException as error:
-        said = first_line(error)
-        remedies = [remedy for words, remedy in REMEDIES.items() if words in said]
-        raise VersionsError("; ".join([said, *remedies[:1]])) from None
+        message = first_line(error)
+        remedies = [remedy for words, remedy in REMEDIES.items() if words in message]
+        raise VersionsError("; ".join([message, *remedies[:1]])) from None
 
 
 def first_line(error: Exception) -> str:

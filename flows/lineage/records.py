@@ -48,7 +48,7 @@ class Records:
         try:
             found = files.md5_of(models.load_version(self.name, str(self.version)).model)
         except (*connection.ERRORS, *UNREADABLE) as error:
-            return Finding(verdict="gap", subject=subject, said=f"cannot be loaded ({connection.reason_of(error)})")
+            return Finding(verdict="gap", subject=subject, detail=f"cannot be loaded ({connection.reason_of(error)})")
         return compare_hashes(subject, found, noted)
 
     def archived_files(self) -> Iterator[Finding]:
@@ -58,7 +58,7 @@ class Records:
             subject, content = f"the archived {name}", self.archived(name)
             if content is None:
                 run = self.tags.get("gate.run", NONE)
-                yield Finding(verdict="gap", subject=subject, said=f"run {run} does not have it")
+                yield Finding(verdict="gap", subject=subject, detail=f"run {run} does not have it")
                 continue
             yield compare_hashes(subject, files.sha256(content), self.tags.get(f"{PREFIX}{name}", NONE), "sha256")
 
@@ -66,8 +66,8 @@ class Records:
         commit = self.tags.get("git.commit", NONE)
         known = commits.git("cat-file", "-e", f"{commit}^{{commit}}") is not None
         edited = ", with edits that were not committed" if self.tags.get("git.dirty") == "true" else ""
-        said = f"is in this repository{edited}" if known else "is not in this repository; fetch it"
-        return Finding(verdict="ok" if known else "gap", subject=f"git commit {commit}", said=said)
+        detail = f"is in this repository{edited}" if known else "is not in this repository; fetch it"
+        return Finding(verdict="ok" if known else "gap", subject=f"git commit {commit}", detail=detail)
 
     @cache  # noqa: B019 - as long-lived as an audit
     def archived(self, name: str) -> bytes | None:
@@ -114,29 +114,29 @@ class Records:
         listed = [self.stored_file(f"{path}/{entry['relpath']}", entry["md5"]) for entry in json.loads(listing)]
         bad = [finding for finding in listed if finding.verdict != "ok"]
         return (
-            bad[0] if bad else Finding(verdict="ok", subject=path, said=f"md5 {md5}, {len(listed)} files, in {place}")
+            bad[0] if bad else Finding(verdict="ok", subject=path, detail=f"md5 {md5}, {len(listed)} files, in {place}")
         )
 
     def stored_file(self, path: str, md5: str) -> Finding:
         held = self.objects.read(md5)
         if held is None:
-            return Finding(verdict="gap", subject=path, said=f"md5 {md5} is not in {self.objects.places()}")
+            return Finding(verdict="gap", subject=path, detail=f"md5 {md5} is not in {self.objects.places()}")
         place, content = held
         found = files.md5_of(content)
         if found != md5.removesuffix(".dir"):
             return other_bytes(path, place, found, md5)
-        return Finding(verdict="ok", subject=path, said=f"md5 {md5}, in {place}")
+        return Finding(verdict="ok", subject=path, detail=f"md5 {md5}, in {place}")
 
     @cache  # noqa: B019
     def code(self, commit: str, path: str, md5: str) -> Finding:
         content = commits.blob(commit, path)
         if content is None:
-            return Finding(verdict="gap", subject=path, said=f"is not in git at commit {commit}")
+            return Finding(verdict="gap", subject=path, detail=f"is not in git at commit {commit}")
         found = files.md5_of(content)
         if found != md5:
-            said = f"has md5 {found} in git at commit {commit}, the stage read {md5}: it was edited and not committed"
-            return Finding(verdict="mismatch", subject=path, said=said)
-        return Finding(verdict="ok", subject=path, said=f"md5 {md5}, in git at commit {commit[:12]}")
+            detail = f"has md5 {found} in git at commit {commit}, the stage read {md5}: it was edited and not committed"
+            return Finding(verdict="mismatch", subject=path, detail=detail)
+        return Finding(verdict="ok", subject=path, detail=f"md5 {md5}, in git at commit {commit[:12]}")
 
     def data(self, path: str, md5: str) -> tuple[Finding, ...]:
         """Compare the data's md5 with the archived .dvc file and, for the images, with the run's recorded input."""
@@ -168,12 +168,14 @@ class Records:
 
 def compare_hashes(subject: str, found: str, wanted: str, kind: str = "md5") -> Finding:
     if found == wanted:
-        return Finding(verdict="ok", subject=subject, said=f"{kind} {found}")
-    return Finding(verdict="mismatch", subject=subject, said=f"{kind} {found}, recorded {wanted}")
+        return Finding(verdict="ok", subject=subject, detail=f"{kind} {found}")
+    return Finding(verdict="mismatch", subject=subject, detail=f"{kind} {found}, recorded {wanted}")
 
 
 def other_bytes(path: str, place: str, found: str, wanted: str) -> Finding:
-    return Finding(verdict="mismatch", subject=path, said=f"{place} holds other bytes: md5 {found} instead of {wanted}")
+    return Finding(
+        verdict="mismatch", subject=path, detail=f"{place} holds other bytes: md5 {found} instead of {wanted}"
+    )
 
 
 def mapping(content: bytes | None) -> Mapping[str, Any]:

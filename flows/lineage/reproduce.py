@@ -31,10 +31,10 @@ def reproduce(records: Records) -> Finding:
         run_in(checkout, "repro", STAGE)
         found = files.md5_of((checkout / paths.MODEL).read_bytes())
         if found == wanted:
-            return Finding(verdict="ok", subject="the model computed anew", said=f"md5 {found}, the same")
+            return Finding(verdict="ok", subject="the model computed anew", detail=f"md5 {found}, the same")
         now = mapping((checkout / versions.LOCK).read_bytes())["stages"]
-        said = f"md5 {found}, registered {wanted}; {first_difference(records.lock, now)}"
-        return Finding(verdict="mismatch", subject="the model computed anew", said=said)
+        detail = f"md5 {found}, registered {wanted}; {first_difference(records.lock, now)}"
+        return Finding(verdict="mismatch", subject="the model computed anew", detail=detail)
 
 
 def pull(checkout: Path, cache: Path, targets: Sequence[str]) -> None:

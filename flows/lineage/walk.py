@@ -26,10 +26,10 @@ class Finding:
 
     verdict: Verdict
     subject: str
-    said: str
+    detail: str
 
     def __str__(self) -> str:
-        return f"{MARKS[self.verdict]} {self.subject}: {self.said}"
+        return f"{MARKS[self.verdict]} {self.subject}: {self.detail}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,7 +151,7 @@ class Walk:
         """Return the run that wrote the file, with everything before it."""
         run = self.evidence.maker(path, md5)
         if run is None:
-            missing = Finding(verdict="gap", subject=path, said=f"no finished run in MLflow wrote it with md5 {md5}")
+            missing = Finding(verdict="gap", subject=path, detail=f"no finished run in MLflow wrote it with md5 {md5}")
             return Step(title=path, findings=(missing, self.evidence.stored(path, md5)))
         if run.run in self.seen:
             return Step(title=run.name, run=run.run, repeated=True)
@@ -173,12 +173,14 @@ class Walk:
         stored, origin = self.evidence.stored(path, md5), self.evidence.origin(stage)
         if origin is not None:
             self.ends.append(End(path=path, md5=md5, evidence=origin))
-            found = Finding(verdict="ok", subject=f"{stage} in dvc.lock", said=f"is that of {origin.title}")
+            found = Finding(verdict="ok", subject=f"{stage} in dvc.lock", detail=f"is that of {origin.title}")
             return Step(title=f"{stage}, {path} of {origin.title}", findings=(found, stored))
         if not self.outdated(stage):
             return None
-        said = "the stage was frozen on other inputs, and no earlier version that is left ran it"
-        return Step(title=stage, findings=(Finding(verdict="gap", subject=f"{stage} in dvc.lock", said=said), stored))
+        detail = "the stage was frozen on other inputs, and no earlier version that is left ran it"
+        return Step(
+            title=stage, findings=(Finding(verdict="gap", subject=f"{stage} in dvc.lock", detail=detail), stored)
+        )
 
     def outdated(self, stage: str) -> bool:
         """Whether the stages before it have written other outputs since it ran."""
@@ -211,17 +213,19 @@ def check_lock(run: StageRun, lock: Lock | None, settings: Mapping[str, Any] | N
     """Check that the archived dvc.lock and params.yaml agree with the stage's run."""
     subject = f"{run.name} in dvc.lock"
     if lock is None:
-        yield Finding(verdict="gap", subject=subject, said="the archived file does not have the stage")
+        yield Finding(verdict="gap", subject=subject, detail="the archived file does not have the stage")
         return
     for part, own in (("deps", run.deps), ("outs", run.outs)):
         locked = hashes(lock, part)
         for path in sorted(locked.keys() | own.keys()):
             if locked.get(path) != own.get(path):
-                said = f"{path} has md5 {locked.get(path, 'none')}, the run {run.run} recorded {own.get(path, 'none')}"
-                yield Finding(verdict="mismatch", subject=subject, said=said)
+                detail = (
+                    f"{path} has md5 {locked.get(path, 'none')}, the run {run.run} recorded {own.get(path, 'none')}"
+                )
+                yield Finding(verdict="mismatch", subject=subject, detail=detail)
     same = stage_key(lock) == run.key
-    said = "command, dependencies and parameters are the run's" if same else f"not what run {run.run} was given"
-    yield Finding(verdict="ok" if same else "mismatch", subject=subject, said=said)
+    detail = "command, dependencies and parameters are the run's" if same else f"not what run {run.run} was given"
+    yield Finding(verdict="ok" if same else "mismatch", subject=subject, detail=detail)
     if settings is not None:
         yield from check_settings(run.name, lock, settings)
 
@@ -231,10 +235,12 @@ def check_settings(stage: str, lock: Lock, settings: Mapping[str, Any]) -> Itera
     locked = lock.get("params", {}).get(paths.PARAMS.as_posix(), {})
     off = [key for key, value in locked.items() if value_at(settings, key) != value]
     for key in off:
-        said = f"{key} is {value_at(settings, key)}, dvc.lock says {locked[key]}"
-        yield Finding(verdict="mismatch", subject=f"{stage} in params.yaml", said=said)
+        detail = f"{key} is {value_at(settings, key)}, dvc.lock says {locked[key]}"
+        yield Finding(verdict="mismatch", subject=f"{stage} in params.yaml", detail=detail)
     if not off:
-        yield Finding(verdict="ok", subject=f"{stage} in params.yaml", said=f"{len(locked)} parameters as in dvc.lock")
+        yield Finding(
+            verdict="ok", subject=f"{stage} in params.yaml", detail=f"{len(locked)} parameters as in dvc.lock"
+        )
 
 
 def value_at(settings: Mapping[str, Any], key: str) -> Any:

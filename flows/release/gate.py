@@ -40,8 +40,8 @@ class Check:
         return RULES[self.rule](self.value, self.threshold)
 
     def __str__(self) -> str:
-        said = f"{self.name} {value_text(self.value)}, {self.rule} {value_text(self.threshold)}"
-        return f"{said} ({self.detail})" if self.detail else said
+        text = f"{self.name} {value_text(self.value)}, {self.rule} {value_text(self.threshold)}"
+        return f"{text} ({self.detail})" if self.detail else text
 
 
 RULES: Mapping[Rule, Callable[[Any, Any], bool]] = {
@@ -169,18 +169,20 @@ def class_check(losses: Sequence[ClassLoss], settings: Gate) -> Check:
     )
 
 
-def chance_checks(said: np.ndarray, actual: np.ndarray, settings: Gate) -> tuple[Check, ...]:
+def chance_checks(predicted: np.ndarray, actual: np.ndarray, settings: Gate) -> tuple[Check, ...]:
     """Check that the model's answers on all test images agree with the classes more often than by chance.
 
     The first model of a name passes on accuracy with this alone: it replaces no other, so it need not be better than a
-    baseline that does not ship. `said` holds the class name that the model gave each image, `actual` the true one.
+    baseline that does not ship. `predicted` holds the class name that the model gave each image, `actual` the true one.
     """
     if settings.alpha == 0:
         return ()
-    right = int((said == actual).sum())
+    right = int((predicted == actual).sum())
     detail = f"{right} of {len(actual)} images right, by answers that may have been guesses"
     return (
-        Check(name="chance_p", value=chance(said, actual), rule="at most", threshold=settings.alpha, detail=detail),
+        Check(
+            name="chance_p", value=chance(predicted, actual), rule="at most", threshold=settings.alpha, detail=detail
+        ),
     )
 
 

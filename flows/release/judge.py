@@ -73,8 +73,8 @@ def judge(params: Params, measure: Callable[[bytes, Params], Measurement] = meas
             return GateReport(md5=md5, champion=number, against="itself", checks=())
     test, names = test_images(), read_classes(paths.CLASSES).names
     require_size(model, test)
-    said, actual = predicted_names(model, test, names, params.threads), np.array(names)[test.labels]
-    right: Bool[np.ndarray, " n"] = said == actual
+    predicted, actual = predicted_names(model, test, names, params.threads), np.array(names)[test.labels]
+    right: Bool[np.ndarray, " n"] = predicted == actual
     require_fresh(metrics, md5, float(right.mean()))
     reference = (
         Reference(name=f"champion version {champion.version}", model=champion.model, ships=True)
@@ -93,7 +93,7 @@ def judge(params: Params, measure: Callable[[bytes, Params], Measurement] = meas
         removed=report.removed,
         device=str(time.device),
         checks=(
-            *gate.chance_checks(said, actual, params.gate),
+            *gate.chance_checks(predicted, actual, params.gate),
             *report.checks,
             *gate.latency_checks(time, params.architecture.budget, params.gate),
             *gate.size_checks(len(model), params.architecture.max_file_bytes),
@@ -123,8 +123,8 @@ def test_images() -> Split:
 def predicted_names(model: bytes, test: Split, names: tuple[str, ...], threads: int) -> np.ndarray:
     """Return the class name that the model gives each test image; its class list may differ from the data's."""
     own = np.array(classes_of(model) or names)
-    said: np.ndarray = own[onnx_logits(model, test.images, threads=threads).argmax(axis=1)]
-    return said
+    predicted: np.ndarray = own[onnx_logits(model, test.images, threads=threads).argmax(axis=1)]
+    return predicted
 
 
 def classes_of(model: bytes) -> tuple[str, ...]:

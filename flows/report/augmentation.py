@@ -98,12 +98,15 @@ def examples(train: Split) -> Split:
 def policy_rows(policy: Policy, chosen: Split, names: tuple[str, ...], seed: int) -> Iterator[list[Picture]]:
     """Yield a row of the images themselves, then a row for every draw of the policy."""
     images, labels = split_tensors(chosen)
-    said = [names[label] for label in labels.tolist()]
-    yield [picture(image, f"training image of {name}", name) for image, name in zip(chosen.images, said, strict=True)]
+    class_names = [names[label] for label in labels.tolist()]
+    yield [
+        picture(image, f"training image of {name}", name)
+        for image, name in zip(chosen.images, class_names, strict=True)
+    ]
     rng, augment = torch_stream(seed, "images of the report"), policy.augment()
     for draw in range(1, DRAWS + 1):
         moved = augment(images, rng).permute(0, 2, 3, 1).numpy()
-        yield [picture(image, f"{name}, draw {draw}") for image, name in zip(moved, said, strict=True)]
+        yield [picture(image, f"{name}, draw {draw}") for image, name in zip(moved, class_names, strict=True)]
 
 
 MAKERS: dict[str, Maker] = {

@@ -43,9 +43,9 @@ def turned_away(params: Params) -> Iterator[Part]:
         yield Note(text=f"Validation turned none of {quantity(counts['kept'], 'image')} away.")
         return
     rules = ", ".join(f"{rule} {count}" for rule, count in sorted(report["rules"].items(), key=lambda item: -item[1]))
-    said = ", ".join(f"{counts[part]} {part}" for part in parts)
+    numbers = ", ".join(f"{counts[part]} {part}" for part in parts)
     yield Note(
-        text=f"Validation turned {quantity(away, 'image')} away ({said}) and kept {counts['kept']:,}. Why: {rules}."
+        text=f"Validation turned {quantity(away, 'image')} away ({numbers}) and kept {counts['kept']:,}. Why: {rules}."
     )
     every = ([one["path"], one["class"] or "", one["rule"], one["reason"]] for part in parts for one in report[part])
     yield Table(

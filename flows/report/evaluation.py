@@ -95,8 +95,8 @@ def mistakes(params: Params) -> Iterator[Part]:
 def mistake_pictures(wrong: Sequence[tuple[int, Row]]) -> Iterator[Picture]:
     images = open_split(paths.TEST).images
     for place, row in wrong:
-        said, actual, sure = row[SEARCHED], row["actual"], float(row["searched_confidence"])
-        yield picture(images[place], f"{said} instead of {actual}", f"says {said} ({sure:.0%}), is {actual}")
+        answer, actual, sure = row[SEARCHED], row["actual"], float(row["searched_confidence"])
+        yield picture(images[place], f"{answer} instead of {actual}", f"says {answer} ({sure:.0%}), is {actual}")
 
 
 MAKERS: dict[str, Maker] = {

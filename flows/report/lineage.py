@@ -49,7 +49,7 @@ class Workspace:
     def stored(self, path: str, md5: str) -> Finding:
         place = Path(path)
         if place.is_dir():
-            return Finding(verdict="ok", subject=path, said="a folder, which is not read here")
+            return Finding(verdict="ok", subject=path, detail="a folder, which is not read here")
         return self.here(place, md5)
 
     def code(self, commit: str, path: str, md5: str) -> Finding:
@@ -57,20 +57,22 @@ class Workspace:
 
     def here(self, place: Path, md5: str) -> Finding:
         if not place.is_file():
-            return Finding(verdict="gap", subject=str(place), said="is not here")
+            return Finding(verdict="gap", subject=str(place), detail="is not here")
         found = files.md5_of(place.read_bytes())
         if found != md5:
             return Finding(
-                verdict="mismatch", subject=str(place), said=f"is not what dvc.lock names ({found[:8]}, not {md5[:8]})"
+                verdict="mismatch",
+                subject=str(place),
+                detail=f"is not what dvc.lock names ({found[:8]}, not {md5[:8]})",
             )
-        return Finding(verdict="ok", subject=str(place), said=md5)
+        return Finding(verdict="ok", subject=str(place), detail=md5)
 
     def data(self, path: str, md5: str) -> tuple[Finding, ...]:
         pointer = paths.DATA[Path(path)]
         found = versions.data_digest(pointer) if pointer.exists() else "none"
         same = found == md5
-        said = f"names {'this' if same else 'another'} version{'' if same else f', {found}'}"
-        return (Finding(verdict="ok" if same else "mismatch", subject=str(pointer), said=said),)
+        detail = f"names {'this' if same else 'another'} version{'' if same else f', {found}'}"
+        return (Finding(verdict="ok" if same else "mismatch", subject=str(pointer), detail=detail),)
 
     def frozen(self) -> Collection[str]:
         if not versions.PIPELINE.exists():
@@ -110,11 +112,11 @@ def tree(params: Params) -> Iterator[Part]:
 
 def code() -> str:
     """Name the commit of the code in this folder."""
-    said = commits.code_tags()
-    if said["git.commit"] == commits.UNKNOWN:
+    tags = commits.code_tags()
+    if tags["git.commit"] == commits.UNKNOWN:
         return "unknown, since git does not say which commit this is"
-    edits = ", with edits that were not committed" if said["git.dirty"] == "true" else ""
-    return f"git commit {said['git.commit']}{edits}"
+    edits = ", with edits that were not committed" if tags["git.dirty"] == "true" else ""
+    return f"git commit {tags['git.commit']}{edits}"
 
 
 MAKERS: dict[str, Maker] = {"the lineage": tree}

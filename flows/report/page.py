@@ -131,9 +131,9 @@ def parts_or_note(what: str, maker: Maker, params: Params) -> list[Part]:
         place = Path(missing.filename)
         return [Note(text=f"Not shown: {what}. {place} is missing; `{writer_of(place)}` writes it.")]
     except DAMAGED as error:
-        said = str(error) or type(error).__name__
+        reason = str(error) or type(error).__name__
         return [
-            Note(text=f"Not shown: {what}. A result file is not as this version writes it ({said}); run `dvc repro`.")
+            Note(text=f"Not shown: {what}. A result file is not as this version writes it ({reason}); run `dvc repro`.")
         ]
 
 

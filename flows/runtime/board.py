@@ -129,13 +129,13 @@ class Board:
 
     def show(self) -> None:
         step = self.steps[self.running] if self.running else None
-        said = (step.snapshot if step else None) or Snapshot(at=self.now())
-        line = Loop(what="line", total=len(self.steps), done=self.ended(), left=self.left(said.at))
+        snapshot = (step.snapshot if step else None) or Snapshot(at=self.now())
+        line = Loop(what="line", total=len(self.steps), done=self.ended(), left=self.left(snapshot.at))
         loops: tuple[Loop, ...] = ()
         if step:
-            first, *inner = said.loops or (Loop(what=step.name, total=1),)
-            loops = (replace(first, left=self.step_left(step, said.at)), *inner)
-        self.view.show(replace(said, loops=loops, line=line))
+            first, *inner = snapshot.loops or (Loop(what=step.name, total=1),)
+            loops = (replace(first, left=self.step_left(step, snapshot.at)), *inner)
+        self.view.show(replace(snapshot, loops=loops, line=line))
 
     def ended(self) -> int:
         return sum(step.state in ENDED for step in self.steps.values())
@@ -183,9 +183,9 @@ class History:
         self.file, self.settings = file, settings
         self.seconds: dict[str, float] = {}
         with suppress(OSError, json.JSONDecodeError):
-            said = read_json(file)
-            if said["settings"] == settings:
-                self.seconds = dict(said["seconds"])
+            content = read_json(file)
+            if content["settings"] == settings:
+                self.seconds = dict(content["seconds"])
 
     def keep(self, name: str, seconds: float) -> None:
         self.seconds[name] = round(seconds, 1)

@@ -239,14 +239,14 @@ def tags() -> Mapping[str, str]:
     return {"process": process_identity()} | ({"process.machine": machine()} if machine() else {})
 
 
-def is_gone(said: Mapping[str, str]) -> bool:
+def is_gone(identity: Mapping[str, str]) -> bool:
     """Whether the process with these tags has certainly ended, here or before this machine last started."""
-    if "process" not in said:
+    if "process" not in identity:
         return False
-    where, number, start = said["process"].split(" ")
+    where, number, start = identity["process"].split(" ")
     if where != process_namespace():
         rebooted = where.partition(".")[0] != process_namespace().partition(".")[0]
-        return rebooted and bool(machine()) and said.get("process.machine") == machine()
+        return rebooted and bool(machine()) and identity.get("process.machine") == machine()
     try:
         process = psutil.Process(int(number))
         return not alive(process) or abs(process.create_time() - float(start)) > CLOCKS_DIFFER

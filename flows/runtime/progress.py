@@ -233,10 +233,10 @@ class Channel:
 def read_snapshot(file: Path) -> Snapshot | None:
     """Return the last snapshot in the file, or None if there is none."""
     try:
-        said = json.loads(file.read_text())
+        content = json.loads(file.read_text())
     except FileNotFoundError:
         return None
-    return Snapshot(**(said | {"loops": tuple(Loop(**loop) for loop in said["loops"])}))
+    return Snapshot(**(content | {"loops": tuple(Loop(**loop) for loop in content["loops"])}))
 
 
 @contextmanager

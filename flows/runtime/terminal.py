@@ -170,10 +170,10 @@ class Pipe:
         while chunk := os.read(self.source, 1 << 16):
             *lines, rest = (rest + chunk).split(b"\n")
             for line in lines:
-                said = line.removesuffix(END)
-                if said or not line:
-                    self.bars.say(said.decode(errors="replace"))
-                if said != line:
+                text = line.removesuffix(END)
+                if text or not line:
+                    self.bars.say(text.decode(errors="replace"))
+                if text != line:
                     self.ended.set()
 
     def close(self) -> None:

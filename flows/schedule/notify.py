@@ -31,13 +31,13 @@ def notify(flow: Any, flow_run: FlowRun, state: State) -> None:
 
 def message(run: FlowRun, state: State) -> dict[str, Any]:
     """Return the message: chat services show its `text`, the other values are for programs."""
-    name, said = state.name or state.type.value, state.message or "no more is known"
+    name, outcome = state.name or state.type.value, state.message or "no more is known"
     facts: dict[str, Any] = {"run": run.name, "run_id": str(run.id), "state": name, "message": state.message}
     ended = getattr(state.data, "result", state.data)  # Prefect wraps what a flow returns
     if isinstance(ended, Published):
-        said = f"model version {ended.version} {ended.outcome}"
+        outcome = f"model version {ended.version} {ended.outcome}"
         facts |= {"model_version": ended.version, "outcome": ended.outcome}
-    return {"text": f"retrain {run.name} {name.lower()}: {said}", **facts}
+    return {"text": f"retrain {run.name} {name.lower()}: {outcome}", **facts}
 
 
 def post(address: str, value: dict[str, Any]) -> None:

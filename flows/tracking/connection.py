@@ -185,10 +185,10 @@ def reason_of(error: Exception) -> str:
 
 def cause_of(error: Exception) -> str:
     """Return the reason in a few words: the system's message about the connection, else the first sentence."""
-    said = reason_of(error)
-    if found := CAUSE.search(said):
+    reason = reason_of(error)
+    if found := CAUSE.search(reason):
         return (found[1] or found[2]).strip()
-    return said.partition(". ")[0].rstrip(".")
+    return reason.partition(". ")[0].rstrip(".")
 
 
 def warn(what: str, error: Exception) -> None:

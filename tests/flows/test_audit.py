@@ -122,7 +122,7 @@ def test_a_version_whose_search_was_kept_is_computed_anew_with_that_search(first
     assert paths.MODEL.read_text() == "new images\nold images\nseed: 1\n"
     for record in (first, second):
         found = reproduce.reproduce(record)
-        assert (found.verdict, found.said) == ("ok", f"md5 {record.tags['md5']}, the same")
+        assert (found.verdict, found.detail) == ("ok", f"md5 {record.tags['md5']}, the same")
 
 
 def test_what_the_cache_no_longer_has_comes_from_the_remote_though_its_address_is_relative(first: Version) -> None:
@@ -141,7 +141,7 @@ def test_nothing_that_the_checkouts_cache_knows_is_taken_for_computed_anew(
     commit()
     again = Version(1, [])
     monkeypatch.setenv("WORD", "other")
-    assert "the first stage that differs is loss" in reproduce.reproduce(again).said
+    assert "the first stage that differs is loss" in reproduce.reproduce(again).detail
 
 
 def gone(number: int) -> bool:

@@ -16,7 +16,7 @@ PREPARED = "data/prepared/train"
 
 
 def ok(subject: str) -> Finding:
-    return Finding(verdict="ok", subject=subject, said="ok")
+    return Finding(verdict="ok", subject=subject, detail="ok")
 
 
 @dataclass
@@ -68,7 +68,7 @@ class Past:
 
     def data(self, path: str, md5: str) -> tuple[Finding, ...]:
         same = md5 == f"images {self.version}"
-        return (Finding(verdict="ok" if same else "mismatch", subject="data/raw.dvc", said=md5),)
+        return (Finding(verdict="ok" if same else "mismatch", subject="data/raw.dvc", detail=md5),)
 
     def kept(self) -> tuple[Finding, ...]:
         return (ok("params.yaml"),)
