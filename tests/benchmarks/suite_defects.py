@@ -187,8 +187,8 @@ DEFECTS = (
     ),
     Defect(
         "flows/release/gate.py",
-        "threshold = exact(float(reference.mean()) - settings.margin)",
-        "threshold = exact(float(reference.mean()) + settings.margin)",
+        "threshold = without_rounding(float(reference.mean()) - settings.margin)",
+        "threshold = without_rounding(float(reference.mean()) + settings.margin)",
         "a model as good as the champion is refused",
     ),
     Defect(
@@ -265,13 +265,13 @@ DEFECTS = (
     ),
     Defect(
         "flows/schedule/workspace.py",
-        '    commits.require_git(workspace, *ALONE, "checkout", "--quiet", "--force", "--detach", commit)',
-        '    commits.require_git(workspace, *ALONE, "checkout", "--quiet", "--detach", commit)',
+        '    commits.require_git(workspace, *WITHOUT_HOOKS, "checkout", "--quiet", "--force", "--detach", commit)',
+        '    commits.require_git(workspace, *WITHOUT_HOOKS, "checkout", "--quiet", "--detach", commit)',
         "what a killed run left stops the next deployment, or is in it",
     ),
     Defect(
         "flows/retrain.py",
-        "        with held(LOCK, Busy(BUSY)), processes.guarded(), tags(",
+        "        with file_lock(LOCK, Busy(BUSY)), processes.guarded(), tags(",
         "        with processes.guarded(), tags(",
         "two retrains write over each other's files",
     ),
