@@ -49,7 +49,8 @@ def address() -> Iterator[str]:
 
 
 ASKED = {
-    "urllib": lambda address: urllib.request.urlopen(address, timeout=5).status,
+    # not `urlopen`, whose first call would keep this test's proxy for all later ones of the process
+    "urllib": lambda address: urllib.request.build_opener().open(address, timeout=5).status,
     "httpx": lambda address: httpx.get(address, timeout=5).status_code,  # Prefect
     "requests": lambda address: requests.get(address, timeout=5).status_code,  # MLflow
 }

@@ -35,6 +35,7 @@ from flows.tracking import connection, models, readiness, runs, stage_run
 from flows.tracking.connection import connect
 from flows.tracking.models import Candidate
 from flows.tracking.runs import Status
+from flows.tracking.spool import Spool
 from flows.tracking.stage_run import StageRun
 
 ROOT = Path(__file__).parents[2]
@@ -260,7 +261,7 @@ def test_what_one_run_cannot_hand_over_holds_up_neither_the_others_nor_its_own_e
         run.file(Path("trunks.csv"))
         run.metrics({"loss/score": 1.0})
         run.end("FINISHED")
-        other = connection.Spool("other", run._header | {"name": "other", "tags": {stage_run.RUN_KEY: "other"}})
+        other = Spool("other", run._header | {"name": "other", "tags": {stage_run.RUN_KEY: "other"}})
         other.add({"metrics": [("train/loss", 2.0, connection.now(), 0)]})
         other.close()
         stage_run.settle()
@@ -278,7 +279,7 @@ def test_a_server_that_is_down_is_asked_once_however_much_waits_for_it(
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     for name in ("one", "two", "three"):
-        waiting = connection.Spool(name, {"name": name, "store": connection.store()})
+        waiting = Spool(name, {"name": name, "store": connection.store()})
         waiting.add({"tags": [("a", "b")]})
         waiting.close()
     stage_run.settle()
