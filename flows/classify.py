@@ -58,7 +58,10 @@ def read_images(files: Iterable[Path], size: int, channels: int) -> UInt8[np.nda
 
 
 def classify(url: str, files: Sequence[Path], model: bytes) -> list[tuple[str, float]]:
-    """Return the class name and its probability for each image; `model` is the registered file that is served."""
+    """Return the class name and its probability for each image, as the server at `url` answers.
+
+    `model` is the registered file that is served; only its class names and image size are read.
+    """
     noted = read_metadata(model)
     names = json.loads(noted["classes"])
     probabilities = ask(url, read_images(files, int(noted["size"]), int(noted["channels"])))

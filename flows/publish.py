@@ -25,8 +25,8 @@ from components.settings.variants import BASELINE, SEARCHED
 from flows.checkout import commits, files, paths, pipeline, versions
 from flows.checkout.files import read_json
 from flows.checkout.settings import load_params
-from flows.release import candidate, decision, judge, registry
-from flows.release.decision import Published
+from flows.release import candidate, decision_record, judge, registry
+from flows.release.decision_record import Published
 from flows.release.gate import GateReport
 from flows.release.judge import METRICS, MODEL
 from flows.release.registry import CHALLENGER, CHAMPION, RegistryError
@@ -52,7 +52,7 @@ def publish(params: Params, parent_run: str | None, report: GateReport) -> Publi
     """
     published = register(params, parent_run, report)
     try:
-        decision.keep(published.report, params.publish.model, published.version, published.outcome)
+        decision_record.keep(published.report, params.publish.model, published.version, published.outcome)
     except OSError as error:
         LOG.warning("warning: the decision is in MLflow alone, not in results (%s); the model is registered", error)
     try:

@@ -35,7 +35,7 @@ from flows.checkout import commits, files, paths, pipeline, versions
 from flows.checkout.locks import file_lock
 from flows.checkout.roster import SEARCHES
 from flows.checkout.settings import load_params
-from flows.release import decision, judge
+from flows.release import decision_record, judge
 from flows.release.gate import GateReport
 from flows.release.registry import RegistryError
 from flows.report import findings
@@ -161,7 +161,7 @@ def decide(params: Params) -> GateReport:
 
 @task(name="publish", task_run_name="publish", cache_policy=NO_CACHE, persist_result=False)
 @failure_as_state
-def ship(params: Params, parent_run: str | None, report: GateReport) -> decision.Published:
+def ship(params: Params, parent_run: str | None, report: GateReport) -> decision_record.Published:
     """Register the model and, if it passed the gate, move the champion alias."""
     published = publish.publish(params, parent_run, report)
     with failure_as_warning("the gate's checks"):
@@ -175,7 +175,7 @@ def ship(params: Params, parent_run: str | None, report: GateReport) -> decision
 
 @task(name="report", task_run_name="report", cache_policy=NO_CACHE, persist_result=False)
 @failure_as_state
-def write_report(params: Params, published: decision.Published) -> None:
+def write_report(params: Params, published: decision_record.Published) -> None:
     """Write the report, store it with the run, and link it in Prefect."""
     publish.keep_report(params, published.run)
     with connection.failure_as_warning("what Prefect shows of it"), failure_as_warning("headline and report"):
@@ -223,7 +223,7 @@ def run_name() -> str:
     on_cancellation=[notify],
 )
 @failure_as_state
-def retrain(params: Params) -> decision.Published:
+def retrain(params: Params) -> decision_record.Published:
     """Make a registered model from the images; finished stages are kept, so an interrupted run resumes after them."""
     end_stale_flows()
     with TagsContext(current_tags={params.publish.model}), runs.parent_run("retrain", flow_tags()) as parent:
@@ -234,7 +234,7 @@ def retrain(params: Params) -> decision.Published:
             return run_steps(params, parent, stages, board)
 
 
-def run_steps(params: Params, parent: str | None, stages: Sequence[str], board: Board) -> decision.Published:
+def run_steps(params: Params, parent: str | None, stages: Sequence[str], board: Board) -> decision_record.Published:
     """Run all steps one after the other, and show each on the board."""
     with board.step(INGEST) as channel:
         digest = outcome(ingest_data(params, channel, return_state=True))
@@ -247,7 +247,7 @@ def run_steps(params: Params, parent: str | None, stages: Sequence[str], board: 
         report = outcome(decide(params, return_state=True))
         board.found(GATE, report.verdict())
     with board.step(PUBLISH):
-        published: decision.Published = outcome(ship(params, parent, report, return_state=True))
+        published: decision_record.Published = outcome(ship(params, parent, report, return_state=True))
         board.found(PUBLISH, f"version {published.version} {published.outcome}")
     with board.step(REPORT):
         if not write_report(params, published, return_state=True).is_completed():

@@ -180,7 +180,8 @@ def is_elementwise(step: Step) -> bool:
 
 
 def peak_bytes(steps: list[Step], example: Tensor, results: tuple[Tensor, ...], constants: set[int]) -> int:
-    """Return the peak of the bytes that a step reads, writes, or leaves for a later step to read."""
+    """Return the largest number of bytes that are alive at any step: what it reads, what it writes, and what a later
+    step reads. `constants`: memory of weights, which is not counted."""
     ends = {memory_of(value): index for index, step in enumerate(steps) for value in step.inputs}
     ends |= dict.fromkeys(map(memory_of, results), len(steps))
     place = {memory_of(example): memory_of(example)}  # a tensor's memory: another's if an operator overwrites its input

@@ -1,5 +1,7 @@
 """The policy that the search finds: pairs of elements with probabilities, applied as a batched augmentation.
 
+`AugmentPairs` draws the pairs of a batch; operations.py makes the pixels.
+
 K  elements (an operation with a magnitude)    m  pairs that a batch's images draw from    b  images
 """
 

@@ -1,8 +1,8 @@
 """The `parquet` source, Hugging Face layout: `image: {bytes, path}`, `label: int`, class names in the metadata.
 
-It is a file, or a folder of shards. If the names of some shards, or of their folders, contain the word test and those
-of others train or val, the former are the source's own test split; its own val counts as train, because the line draws
-a val split itself.
+It is a file, or a folder of shards. The word test in the name of a shard, or of its folder, makes it part of the
+source's own test split, provided that other shards are called train or val. A val split of the source counts as train,
+because the line draws its own.
 """
 
 import json

@@ -8,6 +8,7 @@ Every new image of a class goes to the split with the largest share / sqrt(a (a 
 (Huntington, The apportionment of representatives in Congress, Transactions of the AMS 1928). So each split gets one
 image before any gets two, and its size depends on n alone: the same images give splits of the same sizes whether they
 arrive in one step or in ten. A source's own test split is kept; its other images are split into train and val.
+`flows.ingest` keeps the record in data/split.csv.
 """
 
 import math

@@ -205,7 +205,8 @@ TESTS: Mapping[str, Callable[[Paired, Gate, np.random.Generator], Check]] = {
 
 
 def latency_checks(measured: Measurement, budget_ms: float, settings: Gate) -> tuple[Check, ...]:
-    """Check the median and the tail of the latency in a warm session."""
+    """Check the median and the tail of the latency in a warm session; judge.py measures up to three times before it
+    believes that one is too long."""
     tail = settings.p99 * budget_ms
     return (
         Check(name="latency_quiet_ms", value=measured.quiet_ms, rule="at most", threshold=budget_ms),

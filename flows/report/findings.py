@@ -9,7 +9,7 @@ from components.settings.variants import BASELINE, SEARCHED, VARIANTS
 from flows.checkout import paths
 from flows.checkout.files import read_json
 from flows.release import gate
-from flows.release.decision import Outcome
+from flows.release.decision_record import Outcome
 from flows.release.gate import GateReport
 from flows.report import notes
 from flows.report.headline import TRAINING, searches_cost

@@ -14,7 +14,7 @@ from flows.checkout import files, paths, pipeline
 from flows.checkout.files import read_json
 from flows.checkout.roster import SEARCHES
 from flows.release import gate, registry
-from flows.release.decision import decision_on
+from flows.release.decision_record import decision_on
 from flows.report import figures
 from flows.report.lineage import Workspace, trace
 from flows.report.parts import Fact, Facts, Figure, Maker, Note, Part, Table

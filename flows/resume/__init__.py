@@ -1,1 +1,1 @@
-"""Keep checkpoints from which an interrupted search or training resumes."""
+"""Resume what was interrupted: an online search (augmentation, loss), the architecture search, a training."""

@@ -1,6 +1,7 @@
 """End a command with one sentence for a person and a documented exit code.
 
-Only the standard library is imported here.
+`flows.commands` documents the codes of every verb; `flows.stage` adds the file in which a flow finds them. Only the
+standard library is imported here.
 """
 
 import sys

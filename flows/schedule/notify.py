@@ -14,7 +14,7 @@ from typing import Any
 from prefect import State
 from prefect.client.schemas.objects import FlowRun
 
-from flows.release.decision import Published
+from flows.release.decision_record import Published
 
 WEBHOOK = "ASSEMBLY_LINE_WEBHOOK"
 SECONDS = 5.0

@@ -1,4 +1,4 @@
-"""Decide whether the source has changed enough to retrain, and why.
+"""Decide, for the deployment `new-data`, whether the source has changed enough to retrain, and why.
 
 n  images of the last version's test split    m  new images    k  classes
 

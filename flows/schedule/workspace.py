@@ -139,7 +139,7 @@ def begin_from_last(workspace: Path, params: Params, served: Served | None) -> N
 
 
 def keep_splits(workspace: Path, tag: str) -> None:
-    """Give a new workspace the images' splits of the last promoted run, from which the next ingest continues."""
+    """Write the pointer to the last promoted run's record of splits, from which the next ingest continues."""
     with suppress(commits.VersionsError):  # that run was made before splits were recorded
         pointer = file_of(workspace, tag, paths.SPLIT_DVC)
         (workspace / paths.SPLIT_DVC).parent.mkdir(parents=True, exist_ok=True)

@@ -23,7 +23,7 @@ from components.settings.parallel import Parallel
 from components.settings.recipe import Recipe
 from components.training.inference import split_tensors
 from flows.checkout import files, paths
-from flows.resume.replay import finished_stages, with_replay
+from flows.resume.architecture_search import finished_stages, with_replay
 from flows.runtime.devices import devices_of
 from flows.runtime.observer import Observer
 from flows.runtime.workers import joblib_parallel

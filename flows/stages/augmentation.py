@@ -18,7 +18,7 @@ from components.settings.parallel import Parallel
 from components.settings.recipe import Recipe
 from components.settings.space import SearchSpace
 from flows.checkout import files, paths
-from flows.resume.checkpoints import finished_trunks, resume_search
+from flows.resume.online_search import finished_trunks, resume_search
 from flows.runtime.devices import devices_of
 from flows.runtime.observer import Observer
 from flows.runtime.workers import joblib_parallel

@@ -30,7 +30,7 @@ from components.training.fit import fit
 from components.training.inference import split_tensors
 from components.training.loop import Augment, Criterion, cross_entropy, load_state
 from flows.checkout import files, paths
-from flows.resume.epochs import finished_epochs, resume_training
+from flows.resume.training import finished_epochs, resume_training
 from flows.runtime.devices import devices_of
 from flows.runtime.observer import Observer
 

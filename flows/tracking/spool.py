@@ -5,6 +5,7 @@
     <run>.lock      locked while the run's process lives
 
 A record is written to disk before it is sent, and removed after MLflow accepted it; sending it twice does no harm.
+stage_run.py decides when records are sent, and what a stage does while MLflow is down.
 """
 
 import json

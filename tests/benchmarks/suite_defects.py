@@ -240,7 +240,7 @@ DEFECTS = (
         "an interrupted stage goes on from what it did with other inputs",
     ),
     Defect(
-        "flows/resume/checkpoints.py",
+        "flows/resume/online_search.py",
         "        yield last\n",
         "",
         "the trunks before an interruption are missing from the records",

@@ -30,7 +30,7 @@ from flows.checkout.settings import load_params
 from flows.stages import architecture, train
 from flows.stages import budget as budget_stage
 from tests.clones import ROOT
-from tests.flows.test_checkpoints import Interrupted, Recorder, interrupt, kill, outputs
+from tests.flows.test_resume_online_search import Interrupted, Recorder, interrupt, kill, outputs
 from tests.shapes import without_checks  # noqa: F401 - a fixture
 from tests.stages import run as run_stage
 

@@ -8,7 +8,7 @@ import pytest
 from prefect.client.schemas.objects import FlowRun
 from prefect.states import Completed, Failed, State
 
-from flows.release.decision import Published
+from flows.release.decision_record import Published
 from flows.release.gate import GateReport
 from flows.schedule import notify
 from tests.flows.receiver import receiver

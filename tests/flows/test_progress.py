@@ -18,7 +18,7 @@ import pytest
 from mlflow import MlflowClient
 
 from components.settings.params import Params
-from flows.resume.checkpoints import finished_trunks
+from flows.resume.online_search import finished_trunks
 from flows.runtime.board import Board, History, Step, Steps
 from flows.runtime.progress import Channel, Loop, Pace, ShownObserver, Snapshot, Tracker, clock, read_snapshot
 from flows.runtime.terminal import Lines
@@ -27,7 +27,7 @@ from flows.stages import augmentation
 from flows.tracking import connection, stage_run
 from flows.tracking.stage_run import StageRun
 from tests.clones import ROOT
-from tests.flows.test_checkpoints import Interrupted, Recorder, begin_with_noise, interrupt
+from tests.flows.test_resume_online_search import Interrupted, Recorder, begin_with_noise, interrupt
 from tests.stages import run as run_stage
 
 

@@ -25,7 +25,7 @@ from flows import publish
 from flows.checkout import files, paths, versions
 from flows.checkout.settings import load_params
 from flows.release import judge, registry, trained_on
-from flows.release.decision import Published
+from flows.release.decision_record import Published
 from flows.release.gate import Score
 from flows.release.registry import RegistryError
 from flows.settings import PRESETS
@@ -592,7 +592,7 @@ def test_a_disk_that_is_full_after_the_promotion_is_a_warning(
     def full(*arguments: Any) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("flows.release.decision.keep", full)
+    monkeypatch.setattr("flows.release.decision_record.keep", full)
     write_results(THREE_QUARTERS, 0.75)
     assert ship(params).outcome == "published"
     assert "the decision is in MLflow alone" in caplog.text

@@ -30,7 +30,7 @@ from flows.checkout import files, paths, versions
 from flows.checkout.files import read_json
 from flows.checkout.roster import ROSTER
 from flows.checkout.settings import load_params
-from flows.release import decision, gate
+from flows.release import decision_record, gate
 from flows.release.gate import Check, GateReport, Score
 from flows.report import __main__ as command
 from flows.report import architecture as architecture_report
@@ -334,7 +334,7 @@ def decided(passed: bool, md5: str | None = None, champion: str | None = "4") ->
         md5=own, champion=champion, against="champion version 4 on 30 of 36 test images",
         reference=Score(right=27, images=30), device="an oven", checks=checks,
     )  # fmt: skip
-    decision.keep(report, "tiny", "5", "published" if passed else "refused")
+    decision_record.keep(report, "tiny", "5", "published" if passed else "refused")
 
 
 @pytest.fixture
@@ -377,7 +377,9 @@ def test_a_champion_judged_again_keeps_what_was_decided_of_it(params: Params, no
     decided(passed=True)
     before = paths.DECISION.read_bytes()
     md5 = files.md5_of(paths.MODEL.read_bytes())
-    decision.keep(GateReport(md5=md5, champion="5", against="itself", checks=()), "tiny", "5", "already champion")
+    decision_record.keep(
+        GateReport(md5=md5, champion="5", against="itself", checks=()), "tiny", "5", "already champion"
+    )
     assert paths.DECISION.read_bytes() == before
 
 

@@ -15,7 +15,7 @@ from components.settings.params import Params
 from components.training.fit import Epoch
 from flows.checkout import files, paths
 from flows.stages import train
-from tests.flows.test_checkpoints import Recorder, begin_with_noise
+from tests.flows.test_resume_online_search import Recorder, begin_with_noise
 from tests.stages import run as run_stage
 
 

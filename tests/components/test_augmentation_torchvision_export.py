@@ -21,7 +21,7 @@ from torchvision.transforms.v2 import functional as F
 from components.augmentation.distribution import first_distribution, policy_of
 from components.augmentation.operations import ELEMENTS, OPERATIONS, Element, apply_elements
 from components.augmentation.policy import Policy
-from components.augmentation.transforms import (
+from components.augmentation.torchvision_export import (
     GREY,
     TORCHVISION,
     PolicyTransform,

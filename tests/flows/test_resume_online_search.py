@@ -24,7 +24,7 @@ from components.settings.params import Params
 from components.training.loop import Diverged, State
 from flows.checkout import files, paths
 from flows.checkout.settings import load_params
-from flows.resume.checkpoints import keep_nothing, resume_search
+from flows.resume.online_search import keep_nothing, resume_search
 from flows.stages import augmentation, loss
 from tests.clones import ROOT
 from tests.components.test_online import KINDS, Choice, Climb, height, settings, start

@@ -23,7 +23,7 @@ from components.settings.online import Online
 from components.settings.require import require
 from components.training.loop import State
 from flows.checkout.files import read_json, write_text
-from flows.resume.states import file_of, write_state
+from flows.resume.checkpoint_files import file_of, write_state
 
 S = TypeVar("S")
 Keep = Callable[[Trunk[S]], State]

@@ -14,8 +14,8 @@ from components.settings.train import Train
 from components.training.crop_flip import base_augment
 from components.training.fit import Epoch, fit
 from components.training.loop import cross_entropy
-from flows.resume import epochs
-from flows.resume.epochs import resume_training
+from flows.resume import training as resume
+from flows.resume.training import resume_training
 
 
 class Network(nn.Module):
@@ -70,7 +70,7 @@ def test_epochs_that_are_written_down_are_not_trained_again(tmp_path: Path) -> N
 def test_writing_takes_no_more_than_its_share_of_the_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A clock on which an epoch takes one second and a write one second: a fiftieth of the time is every 51st epoch."""
     clock, written = [0.0], []
-    real = epochs.write_epochs
+    real = resume.write_epochs
 
     def slow(file: Path, done: list[Epoch]) -> None:
         clock[0] += 1
@@ -82,13 +82,13 @@ def test_writing_takes_no_more_than_its_share_of_the_time(tmp_path: Path, monkey
             clock[0] += 1
             yield epoch
 
-    monkeypatch.setattr(epochs, "write_epochs", slow)
-    monkeypatch.setattr("flows.resume.epochs.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr(resume, "write_epochs", slow)
+    monkeypatch.setattr("flows.resume.training.time.monotonic", lambda: clock[0])
     list(resume_training(timed, tmp_path))
     assert written == [0, 50]
 
 
 def test_what_was_being_written_when_the_process_was_killed_is_not_read(tmp_path: Path) -> None:
     list(islice(resume_training(training(0.0), tmp_path, share=1e9), 2))
-    (tmp_path / f".{epochs.NAME}.abc").write_bytes(b"half")
-    assert [epoch.index for epoch in epochs.read_epochs(tmp_path / epochs.NAME)] == [0, 1]
+    (tmp_path / f".{resume.NAME}.abc").write_bytes(b"half")
+    assert [epoch.index for epoch in resume.read_epochs(tmp_path / resume.NAME)] == [0, 1]
