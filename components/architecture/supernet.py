@@ -25,7 +25,6 @@ from components.training.crop_flip import base_augment
 from components.training.devices import Devices, one_thread
 from components.training.inference import device_of
 from components.training.loop import (
-    Diverged,
     State,
     batches_of,
     collect_state,
@@ -35,6 +34,7 @@ from components.training.loop import (
     make_optimiser,
     schedule,
     steps_in,
+    take_step,
 )
 from components.training.metrics import accuracy, likelihood
 from components.training.parallel import Parallel, WorkerDied, sequential
@@ -215,15 +215,8 @@ class SharedWeights:
     def update(self, images: Images, labels: Labels, path: Architecture, step: int) -> None:
         """Take one step of the optimiser along the gradient of the path."""
         criterion = cross_entropy(self.recipe.label_smoothing)
-        # None, not zeros, for blocks off the path: then neither momentum nor weight decay changes them
-        self.optimiser.zero_grad(set_to_none=True)
         loss = criterion(self.supernet.features(images, path), self.supernet.classifier.weight, labels)
-        if not torch.isfinite(loss):
-            raise Diverged(f"the supernet's loss is {loss.item()} at step {step}")
-        loss.backward()
-        for group in self.optimiser.param_groups:
-            group["lr"] = self.rate(step)
-        self.optimiser.step()
+        take_step(self.optimiser, loss, self.rate(step), f"the supernet's loss is {loss.item()} at step {step}")
 
     def state(self) -> State:
         """Return weights and momentum, which with the settings are all that later stages need."""

@@ -132,16 +132,24 @@ def train_steps(
         features = model.features(augment(images[rows].to(device), rng))
         chosen = beginning if beginning is not None and step < rising else criterion
         loss = chosen(features, model.classifier.weight, labels[rows].to(device))
-        if not torch.isfinite(loss):
-            raise Diverged(f"the training loss is {loss.item()} at step {step}")
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        for group in optimiser.param_groups:
-            group["lr"] = rate(step)
-        optimiser.step()
+        take_step(optimiser, loss, rate(step), f"the training loss is {loss.item()} at step {step}")
         if after_step is not None:
             after_step(network, loss.item())
     return collect_state(network, optimiser, state)
+
+
+def take_step(optimiser: torch.optim.Optimizer, loss: Float[Tensor, ""], rate: float, complaint: str) -> None:
+    """Step along the gradient of the loss; parameters without one keep still, their momentum and decay included.
+
+    Raises `Diverged` with the complaint when the loss is not finite.
+    """
+    if not torch.isfinite(loss):
+        raise Diverged(complaint)
+    optimiser.zero_grad(set_to_none=True)
+    loss.backward()
+    for group in optimiser.param_groups:
+        group["lr"] = rate
+    optimiser.step()
 
 
 def make_optimiser(network: nn.Module, state: State, recipe: Recipe) -> torch.optim.SGD:
