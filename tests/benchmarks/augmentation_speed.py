@@ -256,7 +256,7 @@ def ours(work: Work) -> Callable[[int], Iterable[Tensor]]:
 
 
 def our_batch(work: Work) -> Tensor:
-    images = work.images.permute(0, 3, 1, 2)  # the layout of `components.training.split_tensors`
+    images = work.images.permute(0, 3, 1, 2)  # the layout of `components.training.inference.split_tensors`
     for chosen, uniforms in zip(work.chosen.unbind(1), work.uniforms.unbind(1), strict=True):
         images = apply_elements(images, ELEMENTS, chosen, uniforms)
     return images
