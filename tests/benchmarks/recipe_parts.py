@@ -17,6 +17,7 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from statistics import mean
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
@@ -34,7 +35,7 @@ from components.streams import stream, torch_stream
 from components.training.inference import predict, split_tensors
 from components.training.metrics import accuracy
 from tests.benchmarks.cifar_networks import MEAN, STD
-from tests.benchmarks.harness import Row, markdown
+from tests.benchmarks.harness import Row, markdown, spread
 from tests.benchmarks.shift import read_cifar10
 
 SEEDS = (1,)
@@ -117,10 +118,11 @@ def train_under(recipe: Recipe, seed: int, train: Split, other: Split, budget: f
     training.run(steps)
     spent = time.process_time() - began
     seen, right = split_tensors(other)
-    row = {
+    row: dict[str, object] = {
         "test_accuracy": round(accuracy(predict(network, seen), right), 4),
         "cpu_seconds": round(spent, 1),
         "epochs": round(steps * recipe.batch / len(images), 2),
+        "averaged_accuracy": None,
     }
     if training.average:
         network.load_state_dict({k: v.to(network.state_dict()[k].dtype) for k, v in training.average.items()})
@@ -245,9 +247,19 @@ def table(rows: Sequence[Row]) -> str:
     lines = []
     for name in VARIANTS:
         own = [row for row in rows if row["variant"] == name]
+        averaged = [row["averaged_accuracy"] for row in own if row["averaged_accuracy"] is not None]
         if own:
-            best = [float(str(row.get("averaged_accuracy", row["test_accuracy"]))) for row in own]
-            epochs = np.mean([float(str(row["epochs"])) for row in own])
-            spread = f" ± {100 * np.std(best, ddof=1):.2f}" if len(best) > 1 else ""
-            lines.append([name, f"{100 * np.mean(best):.2f}{spread}", f"{epochs:.1f}", str(len(own))])
-    return markdown(["recipe", "accuracy on other images, %", "epochs", "seeds"], lines)
+            lines.append(
+                [
+                    name,
+                    percent([row["test_accuracy"] for row in own]),
+                    percent(averaged) if averaged else "",
+                    f"{mean(float(str(row['epochs'])) for row in own):.1f}",
+                    f"{mean(float(str(row['cpu_seconds'])) for row in own):.0f}",
+                ]
+            )
+    return markdown(["recipe", "last weights, %", "averaged weights, %", "epochs", "CPU seconds"], lines)
+
+
+def percent(shares: Sequence[object]) -> str:
+    return spread([100 * float(str(share)) for share in shares], 2)
