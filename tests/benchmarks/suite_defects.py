@@ -61,8 +61,8 @@ DEFECTS = (
     ),
     Defect(
         "components/training/loop.py",
-        "        if not torch.isfinite(loss):",
-        "        if torch.isinf(loss):",
+        "    if not torch.isfinite(loss):\n        raise Diverged(complaint)",
+        "    if torch.isinf(loss):\n        raise Diverged(complaint)",
         "a training whose loss is nan goes on",
     ),
     Defect(
