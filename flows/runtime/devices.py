@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import torch
 
-Devices = tuple[torch.device, ...]
+from components.training.devices import CPU, Devices
 
 
 def devices_of(setting: str) -> Devices:
@@ -13,7 +13,7 @@ def devices_of(setting: str) -> Devices:
 
 
 def cpu() -> Devices:
-    return (torch.device("cpu"),)
+    return CPU
 
 
 def cuda() -> Devices:
