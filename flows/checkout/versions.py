@@ -3,7 +3,6 @@
 Only this module and `pipeline` call DVC.
 """
 
-import hashlib
 import os
 import shutil
 import subprocess
@@ -19,6 +18,7 @@ import yaml
 
 from flows.checkout import commits
 from flows.checkout.commits import VersionsError
+from flows.checkout.files import md5_of
 
 LOCK = Path("dvc.lock")
 PIPELINE = Path("dvc.yaml")
@@ -189,7 +189,7 @@ class Objects:
     def intact(self, md5: str) -> bytes | None:
         """Return the object's content, or None if no place has it or the first that has it holds other bytes."""
         held = self.read(md5)
-        same = held is not None and hashlib.md5(held[1]).hexdigest() == md5.removesuffix(".dir")
+        same = held is not None and md5_of(held[1]) == md5.removesuffix(".dir")
         return held[1] if held is not None and same else None
 
 

@@ -64,8 +64,8 @@ def require_own_database(file: Path) -> None:
         return
     if not os.access(file, os.W_OK):
         raise PermissionError("it cannot be written to")
-    with closing(sqlite3.connect(f"file:{quote(str(file))}?mode=ro", uri=True)) as connection:
-        tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    with closing(sqlite3.connect(f"file:{quote(str(file))}?mode=ro", uri=True)) as database:
+        tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
     if tables and not tables >= OWN_TABLES:
         raise FileExistsError("it is a database of another program, which MLflow would change")
 
