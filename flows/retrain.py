@@ -37,7 +37,6 @@ from flows.checkout.roster import SEARCHES
 from flows.checkout.settings import load_params
 from flows.release import decision_record, judge
 from flows.release.gate import GateReport
-from flows.release.registry import RegistryError
 from flows.report import findings
 from flows.runtime import handover, processes, progress, signals, terminal
 from flows.runtime.board import Board, live_board
@@ -81,7 +80,7 @@ class Busy(Failure):
 
 
 BUSY = "another retrain is running in this folder; wait for it, or stop it with Ctrl-C there"
-EXPECTED = (ValueError, OSError, StageFailed, RegistryError)
+EXPECTED = (ValueError, OSError, Failure)
 """Exceptions that may occur without a bug in the line."""
 
 
@@ -300,7 +299,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             stage_run.settle()
             published = retrain(params)
     except RuntimeError as failed:
-        if isinstance(failed, Failure) or not str(failed).startswith(tuple(UNREACHABLE)):
+        if not str(failed).startswith(tuple(UNREACHABLE)):
             raise
         return refuse(1, without_prefect(str(failed)))
     except httpx.HTTPError as failed:  # Prefect's server refuses us, or has ended meanwhile

@@ -13,7 +13,7 @@ from flows.runtime.signals import Terminated
 Main = Callable[[Sequence[str] | None], int]
 
 
-class Failure(RuntimeError):
+class Failure(Exception):
     """Ends a command with the exit code of its class; its text is the sentence that a person reads."""
 
     code = 1
