@@ -32,6 +32,7 @@ from components.architecture.space import space_of
 from components.data.store import Classes, Split
 from components.settings.space import SearchSpace
 from components.streams import stream, torch_stream
+from components.training.crop_flip import random_crop, random_flip
 from components.training.inference import predict, split_tensors
 from components.training.metrics import accuracy
 from tests.benchmarks.cifar_networks import MEAN, STD
@@ -213,16 +214,12 @@ class Training:
 
     def augmented(self, rows: Tensor, epoch: int, size: int) -> Tensor:
         """A crop of 4 reflected pixels, a flip, and the resolution of the moment."""
-        count = len(rows)
-        padded = F.pad(self.images[rows].float(), (4, 4, 4, 4), mode="reflect").byte()
-        down, right = (torch.randint(9, (count,), generator=self.draws)[:, None] + torch.arange(SIDE) for _ in range(2))
-        cropped = padded[
-            torch.arange(count)[:, None, None, None], torch.arange(3)[None, :, None, None],
-            down[:, None, :, None], right[:, None, None, :],
-        ]  # fmt: skip
-        at_random = torch.rand(count, generator=self.draws) < 0.5
-        flip = self.flipped[rows] ^ bool(epoch % 2) if self.recipe.alternating else at_random
-        moved = torch.where(flip[:, None, None, None], cropped.flip(3), cropped)
+        cropped = random_crop(4)(self.images[rows], self.draws)
+        if self.recipe.alternating:
+            flip = self.flipped[rows] ^ bool(epoch % 2)
+            moved = torch.where(flip[:, None, None, None], cropped.flip(3), cropped)
+        else:
+            moved = random_flip(cropped, self.draws)
         if size != SIDE:
             moved = F.interpolate(moved.float(), size=(size, size), mode="bilinear", antialias=True).round().byte()
         return moved.contiguous(memory_format=torch.channels_last)
