@@ -31,7 +31,7 @@ from components.training.loop import (
     cross_entropy,
     initial_state,
     load_state,
-    make_optimiser,
+    make_optimisers,
     schedule,
     steps_in,
     take_step,
@@ -179,7 +179,7 @@ class SharedWeights:
         self.layers, self.device = supernet.candidates, device_of(supernet)
         self.train_images, self.train_labels = self.subset(*train, settings.max_images or len(train[0]))
         self.val_images, self.val_labels = val
-        self.optimiser = make_optimiser(supernet, initial_state(supernet), recipe)
+        self.optimisers = make_optimisers(supernet, initial_state(supernet), recipe)
         self.rate = schedule(recipe, self.first_step(len(self.layers) + 1))
 
     def subset(self, images: Images, labels: Labels, count: int) -> tuple[Images, Labels]:
@@ -216,16 +216,16 @@ class SharedWeights:
         """Take one step of the optimiser along the gradient of the path."""
         criterion = cross_entropy(self.recipe.label_smoothing)
         loss = criterion(self.supernet.features(images, path), self.supernet.classifier.weight, labels)
-        take_step(self.optimiser, loss, self.rate(step), f"the supernet's loss is {loss.item()} at step {step}")
+        take_step(self.optimisers, loss, self.rate(step), f"the supernet's loss is {loss.item()} at step {step}")
 
     def state(self) -> State:
         """Return weights and momentum, which with the settings are all that later stages need."""
-        return collect_state(self.supernet, self.optimiser, initial_state(self.supernet))
+        return collect_state(self.supernet, self.optimisers, initial_state(self.supernet))
 
     def restore(self, state: State) -> None:
         """Go on from a state; training then ends with the same bytes."""
         load_state(self.supernet, state)
-        self.optimiser = make_optimiser(self.supernet, state, self.recipe)
+        self.optimisers = make_optimisers(self.supernet, state, self.recipe)
 
     def score(self, architecture: Architecture, stage: int) -> float:
         """Return the sub-network's score by the settings' metric on the stage's slice of val."""

@@ -19,6 +19,12 @@ class Recipe:
     """Nesterov momentum."""
     weight_decay: float = 5.0e-4
     """Weight decay of convolution and linear weights; other parameters have none."""
+    muon: float = 0.0
+    """Peak of the learning rate of convolutions, which then train by Muon (components/training/muon.py), without weight
+    decay; 0: they train by SGD, as all other weights do."""
+    progressive: bool = False
+    """Whether the final training begins on images of five eighths of the side and ends on the whole
+    (components/training/progressive.py)."""
     label_smoothing: float = 0.0
     flip: bool = False
     """Whether images are randomly flipped left to right, before the searched policy."""
@@ -30,6 +36,7 @@ class Recipe:
         require(self.learning_rate > 0, f"train.recipe.learning_rate is {self.learning_rate}; use a positive number")
         require(0 <= self.warmup < 1, f"train.recipe.warmup is {self.warmup}; use a share from 0 to below 1")
         require(0 <= self.momentum < 1, f"train.recipe.momentum is {self.momentum}; use 0 to below 1")
+        require(self.muon >= 0, f"train.recipe.muon is {self.muon}; use a positive number, or 0 for SGD")
         require(self.weight_decay >= 0, f"train.recipe.weight_decay is {self.weight_decay}; use 0 or more")
         require(
             0 <= self.label_smoothing < 1,

@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 from jaxtyping import Int64, UInt8
@@ -22,6 +23,7 @@ from components.training.loop import (
     schedule,
     train_steps,
 )
+from components.training.progressive import side_at
 
 
 def moving_average(average: State, network: nn.Module, decay: float, step: int) -> None:
@@ -66,20 +68,24 @@ def fit(
     criterion: Criterion,
     beginning: Criterion | None = None,
     seed: int,
+    begun: State | None = None,
     after: Epoch | None = None,
 ) -> Iterator[Epoch]:
     """Train from the network's present weights for `settings.epochs` epochs; the last epoch's state is the model.
 
-    `beginning`: the criterion while the learning rate rises, if it differs. `after`: a recorded epoch of the same
-    training, from which it goes on and ends with the same bytes.
+    `beginning`: the criterion while the learning rate rises, if it differs. `begun`: weights and momentum of a training
+    at the peak rate, from which this one goes on without a warm-up. `after`: a recorded epoch of the same training,
+    from which it goes on and ends with the same bytes.
     """
     recipe = settings.recipe
-    state = after.trained if after else initial_state(network)
+    state = after.trained if after else initial_state(network) if begun is None else begun
     shipped = after.state if after else state
     average = {key: value.clone().to(device_of(network)) for key, value in shipped.items()}
     per_epoch = max(1, len(images) // recipe.batch_size)
     steps = settings.epochs * per_epoch
-    rate, rising = schedule(recipe, steps), rising_steps(recipe, steps)
+    rising = rising_steps(recipe, steps) if begun is None else 0
+    rate = schedule(recipe, steps, rising)
+    side = partial(side_at, steps=steps, side=images.shape[-1]) if recipe.progressive else None
     order, draws = stream(seed, "order of training"), torch_stream(seed, "augmentation of training")
     first = after.index + 1 if after else 0
     if after:
@@ -107,6 +113,7 @@ def fit(
             criterion=criterion,
             beginning=beginning,
             rising=rising,
+            side=side,
             recipe=recipe,
             rng=draws,
             after_step=after_step,

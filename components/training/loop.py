@@ -1,7 +1,7 @@
 """The training loop that every search and the final training share.
 
 w   parameters and buffers of a network          b  images in a batch
-m   momentum of each parameter (SGD, Nesterov)   k  classes
+m   momentum of each parameter                   k  classes
 A `State` holds both, so that a search can copy, average and hand on a model in mid-training.
 
 Training runs on the network's device. Images and labels are moved there batch by batch, unless they are there already,
@@ -21,9 +21,15 @@ from torch import Tensor, nn
 
 from components.settings.recipe import Recipe
 from components.training.inference import device_of
+from components.training.muon import Muon, muon_weights
+from components.training.progressive import shrink
 
 State = dict[str, Tensor]
-"""`model.<name>`: parameters and buffers; `momentum.<name>`: SGD's momentum; all on the network's device."""
+"""`model.<name>`: parameters and buffers; `momentum.<name>`: the optimiser's; all on the network's device."""
+
+Optimisers = tuple[torch.optim.Optimizer, ...]
+"""What steps together: SGD, and Muon for convolutions if the recipe says so. `share` in their groups is the rate as a
+multiple of the schedule's."""
 
 Augment = Callable[[UInt8[Tensor, "b c h w"], torch.Generator], UInt8[Tensor, "b c h w"]]
 Criterion = Callable[[Float[Tensor, "b d"], Float[Tensor, "k d"], Int64[Tensor, " b"]], Float[Tensor, ""]]
@@ -72,9 +78,12 @@ def rising_steps(recipe: Recipe, steps: int) -> int:
     return max(1, round(recipe.warmup * steps))
 
 
-def schedule(recipe: Recipe, steps: int) -> Callable[[int], float]:
-    """Return the learning rate as a function of the global step 0..steps-1: linear warm-up, then half a cosine to 0."""
-    warm = rising_steps(recipe, steps)
+def schedule(recipe: Recipe, steps: int, warm: int | None = None) -> Callable[[int], float]:
+    """Return the learning rate as a function of the global step 0..steps-1: linear warm-up, then half a cosine to 0.
+
+    `warm`: the number of steps of the warm-up, if it is not the recipe's share; 0 for a training that has begun.
+    """
+    warm = rising_steps(recipe, steps) if warm is None else warm
 
     def rate(step: int) -> float:
         if step < warm:
@@ -113,6 +122,7 @@ def train_steps(
     criterion: Criterion,
     beginning: Criterion | None = None,
     rising: int = 0,
+    side: Callable[[int], int] | None = None,
     recipe: Recipe,
     rng: torch.Generator,
     after_step: Callable[[nn.Module, float], None] | None = None,
@@ -120,62 +130,78 @@ def train_steps(
     """Train from `state` on the batches and return the new state; `network` (a `Classifier`) is scratch space.
 
     Images and labels must be on one device, which may differ from the network's. Weight decay applies to convolution
-    and linear weights only. `beginning` is the criterion before the global step `rising`. `after_step` gets the network
-    and the batch's loss. Raises `Diverged` when the loss is not finite.
+    and linear weights only. `beginning` is the criterion before the global step `rising`. `side` gives the side that
+    images are reduced to in a global step, after their augmentation. `after_step` gets the network and the batch's
+    loss. Raises `Diverged` when the loss is not finite.
     """
     load_state(network, state)
-    optimiser = make_optimiser(network, state, recipe)
+    optimisers = make_optimisers(network, state, recipe)
     network.train()
     model, device = cast(Classifier, network), device_of(network)
     for step, batch in enumerate(batches, start=first_step):
         rows = batch.to(images.device)
-        features = model.features(augment(images[rows].to(device), rng))
+        augmented = augment(images[rows].to(device), rng)
+        features = model.features(augmented if side is None else shrink(augmented, side(step)))
         chosen = beginning if beginning is not None and step < rising else criterion
         loss = chosen(features, model.classifier.weight, labels[rows].to(device))
-        take_step(optimiser, loss, rate(step), f"the training loss is {loss.item()} at step {step}")
+        take_step(optimisers, loss, rate(step), f"the training loss is {loss.item()} at step {step}")
         if after_step is not None:
             after_step(network, loss.item())
-    return collect_state(network, optimiser, state)
+    return collect_state(network, optimisers, state)
 
 
-def take_step(optimiser: torch.optim.Optimizer, loss: Float[Tensor, ""], rate: float, complaint: str) -> None:
+def take_step(optimisers: Optimisers, loss: Float[Tensor, ""], rate: float, complaint: str) -> None:
     """Step along the gradient of the loss; parameters without one keep still, their momentum and decay included.
 
     Raises `Diverged` with the complaint when the loss is not finite.
     """
     if not torch.isfinite(loss):
         raise Diverged(complaint)
-    optimiser.zero_grad(set_to_none=True)
+    for optimiser in optimisers:
+        optimiser.zero_grad(set_to_none=True)
     loss.backward()
-    for group in optimiser.param_groups:
-        group["lr"] = rate
-    optimiser.step()
+    for optimiser in optimisers:
+        for group in optimiser.param_groups:
+            group["lr"] = rate * group["share"]
+        optimiser.step()
 
 
-def make_optimiser(network: nn.Module, state: State, recipe: Recipe) -> torch.optim.SGD:
-    """Return SGD with Nesterov momentum that goes on with the state's momentum buffers."""
+def make_optimisers(network: nn.Module, state: State, recipe: Recipe) -> Optimisers:
+    """Return SGD with Nesterov momentum, and Muon for convolutions if the recipe has a rate for it; both go on with the
+    state's momentum."""
     parameters = list(network.named_parameters())
-    decayed = [p for _, p in parameters if p.ndim > 1]
-    free = [p for _, p in parameters if p.ndim <= 1]
-    optimiser = torch.optim.SGD(
-        [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": free, "weight_decay": 0.0}],
+    convolutions = muon_weights(network) if recipe.muon else []
+    rest = [parameter for parameter in network.parameters() if all(parameter is not other for other in convolutions)]
+    decayed, free = [p for p in rest if p.ndim > 1], [p for p in rest if p.ndim <= 1]
+    sgd = torch.optim.SGD(
+        [
+            {"params": decayed, "weight_decay": recipe.weight_decay, "share": 1.0},
+            {"params": free, "weight_decay": 0.0, "share": 1.0},
+        ],
         lr=recipe.learning_rate,
         momentum=recipe.momentum,
         nesterov=recipe.momentum > 0,
     )
-    if recipe.momentum > 0:
-        for name, parameter in parameters:
+    optimisers: Optimisers = (sgd,)
+    if convolutions:
+        muon = Muon(convolutions, recipe.muon)
+        muon.param_groups[0]["share"] = recipe.muon / recipe.learning_rate
+        optimisers = (sgd, muon)
+    own = {id(parameter) for parameter in convolutions}
+    for name, parameter in parameters:
+        if recipe.momentum > 0 or id(parameter) in own:
             # in the parameter's memory layout, wherever the state came from: another layout may add in another order
             momentum = torch.empty_like(parameter, requires_grad=False).copy_(state[f"momentum.{name}"])
-            optimiser.state[parameter]["momentum_buffer"] = momentum
-    return optimiser
+            optimisers[-1 if id(parameter) in own else 0].state[parameter]["momentum_buffer"] = momentum
+    return optimisers
 
 
-def collect_state(network: nn.Module, optimiser: torch.optim.SGD, before: State) -> State:
+def collect_state(network: nn.Module, optimisers: Optimisers, before: State) -> State:
     """Return the state after training, cloned, so that the network may be used again."""
     state = {f"model.{name}": value.detach().clone() for name, value in network.state_dict().items()}
+    buffers = {p: own.get("momentum_buffer") for one in optimisers for p, own in one.state.items()}
     for name, parameter in network.named_parameters():
-        momentum = optimiser.state[parameter].get("momentum_buffer")
+        momentum = buffers.get(parameter)
         kept = before[f"momentum.{name}"].to(parameter.device)
         state[f"momentum.{name}"] = kept if momentum is None else momentum.clone()
     return state

@@ -17,7 +17,7 @@ from components.architecture.space import Architecture
 from components.architecture.supernet import SharedWeights, chunks, random_path, run_blocks, score_from
 from components.streams import stream, torch_stream
 from components.training.crop_flip import base_augment
-from components.training.loop import State, collect_state, initial_state, load_state, make_optimiser
+from components.training.loop import State, collect_state, initial_state, load_state, make_optimisers
 
 History = tuple[tuple[int, Pool], ...]
 """(stage, members) of every training."""
@@ -84,13 +84,13 @@ class Remembered:
 
     def state(self) -> State:
         supernet = self.weights.supernet
-        return collect_state(supernet, self.weights.optimiser, initial_state(supernet))
+        return collect_state(supernet, self.weights.optimisers, initial_state(supernet))
 
     def load(self, history: History) -> None:
         if self.loaded != history:
             weights, (state, _) = self.weights, self.trained[history]
             load_state(weights.supernet, state)
-            weights.optimiser = make_optimiser(weights.supernet, state, weights.recipe)
+            weights.optimisers = make_optimisers(weights.supernet, state, weights.recipe)
             self.loaded = history
 
     def score_all(
