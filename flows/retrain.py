@@ -34,7 +34,7 @@ from flows import ingest, publish
 from flows.checkout import commits, files, paths, pipeline, versions
 from flows.checkout.locks import file_lock
 from flows.checkout.roster import SEARCHES
-from flows.checkout.settings import load_params
+from flows.checkout.settings import complete, load_params
 from flows.release import decision_record, judge
 from flows.release.gate import GateReport
 from flows.report import findings
@@ -242,6 +242,7 @@ def run_steps(params: Params, parent: str | None, stages: Sequence[str], board: 
         with board.step(name, skips=True) as channel:
             outcome(reproduce.with_options(tags=stage_tags(name))(name, parent, channel, return_state=True))
         runs.link_stage(parent, name, pipeline.locked_stage(name))
+    params = complete(params)
     with board.step(GATE):
         report = outcome(decide(params, return_state=True))
         board.found(GATE, report.verdict())

@@ -98,7 +98,7 @@ def run_stage(word: str, variant: str | None) -> None:
 
     Raises ValueError if its inputs cannot be used, InputsChanged if they changed while it ran.
     """
-    params = load_params()
+    params = load_params(planned=not ROSTER[word].plans)
     setting = ROSTER[word].variants
     known = attrgetter(setting)(params) if setting else (None,)
     named = ", ".join(one or "none" for one in known) or f"none: {setting} is empty"
@@ -108,7 +108,9 @@ def run_stage(word: str, variant: str | None) -> None:
         commits.warn_of_git()  # a flow has already warned
     ownership.require_own_outputs(name)  # for a stage started by hand: DVC itself removes the outputs before a run
     before = pipeline.stage_inputs(name)
-    params = load_params()  # again, after hashing: an edit since the first reading is then in the hash as well
+    params = load_params(
+        planned=not ROSTER[word].plans
+    )  # again, after hashing: an edit since the first reading is then in the hash as well
     stage_run.settle()
     note_tags = {connection.NOTE: notes.note(name, finished=False)}
     run = StageRun(name, parent_run_id=os.environ.get(PARENT_RUN), tags=lineage_tags(before) | note_tags)

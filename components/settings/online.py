@@ -13,7 +13,7 @@ class Online:
     components/augmentation/README.md."""
 
     trunks: int
-    """T_max, the number of rounds of training, reward and update (paper: 300)."""
+    """T_max, the number of rounds of training, reward and update (paper: 300); 0: nothing is searched."""
     copies: int = 8
     """N, the number of copies of the model that train side by side in a trunk (paper: 8). With rewards that train one
     model, the loss search tries so many samples, and the augmentation search tries every element whatever this says."""
@@ -53,7 +53,7 @@ class Online:
     """Number of val images that a reward is measured on; null: all."""
 
     def __post_init__(self) -> None:
-        require(self.trunks >= 1, f"trunks is {self.trunks}; use at least 1")
+        require(self.trunks >= 0, f"trunks is {self.trunks}; use 0 (no search) or more")
         require(self.copies >= 2, f"copies is {self.copies}; a reward needs at least 2 copies to compare")
         require(self.images >= 1, f"images is {self.images}; use at least 1")
         require(
@@ -72,7 +72,7 @@ class Online:
         require(self.warmup_trunks >= 0, f"warmup_trunks is {self.warmup_trunks}; use 0 or more")
         require(0 < self.learn_until <= 1, f"learn_until is {self.learn_until}; use a share above 0, at most 1")
         require(
-            self.controller == "null" or self.warmup_trunks < self.last_learned,
+            self.controller == "null" or self.trunks == 0 or self.warmup_trunks < self.last_learned,
             f"warmup_trunks is {self.warmup_trunks} and learn_until {self.learn_until} of {self.trunks} trunks: "
             "the distribution would never move; use fewer warmup_trunks, or controller null",
         )

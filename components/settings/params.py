@@ -18,6 +18,7 @@ from components.settings.latency import Latency
 from components.settings.loss import Loss
 from components.settings.parallel import Parallel
 from components.settings.publish import Publish
+from components.settings.race import Race
 from components.settings.recipe import Recipe
 from components.settings.require import require
 from components.settings.retrain import Retrain
@@ -44,12 +45,16 @@ class Params:
     architecture: Architecture
     augmentation: Augmentation
     loss: Loss
+    race: Race
     train: Train
     export: Export
     evaluate: Evaluate
     gate: Gate
     publish: Publish
     retrain: Retrain = field(default_factory=Retrain)
+    unstated: frozenset[str] = field(init=False, default=frozenset())
+    """The settings that params.yaml leaves to the plan (components/settings/planned.py); whoever reads the file sets
+    it."""
 
     @property
     def space(self) -> SearchSpace:

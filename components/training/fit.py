@@ -82,7 +82,9 @@ def fit(
     shipped = after.state if after else state
     average = {key: value.clone().to(device_of(network)) for key, value in shipped.items()}
     per_epoch = max(1, len(images) // recipe.batch_size)
-    steps = settings.epochs * per_epoch
+    epochs = settings.epochs
+    assert epochs is not None, "the caller says how many epochs are trained where the settings leave it open"
+    steps = epochs * per_epoch
     rising = rising_steps(recipe, steps) if begun is None else 0
     rate = schedule(recipe, steps, rising)
     side = partial(side_at, steps=steps, side=images.shape[-1]) if recipe.progressive else None
@@ -91,7 +93,7 @@ def fit(
     if after:
         deque(batches_of(len(images), recipe.batch_size, first * per_epoch, order), maxlen=0)  # advance the generator
         draws.set_state(after.draws)
-    for index in range(first, settings.epochs):
+    for index in range(first, epochs):
         losses: list[float] = []
         first_step = index * per_epoch
 

@@ -66,9 +66,14 @@ def read_json(path: Path) -> Any:
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
-    """Write one line per row. The first row's keys are the header; floats have their shortest exact form."""
-    assert rows, f"no rows for {path}"
+    """Write one line per row. The first row's keys are the header; floats have their shortest exact form.
+
+    Without rows the file is empty: a search that did not run has none.
+    """
     text = io.StringIO()
+    if not rows:
+        write_text(path, "")
+        return
     writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)

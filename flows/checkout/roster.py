@@ -38,6 +38,10 @@ class Stage:
     """Whether it resumes after a kill: its `run` gets a folder in which it keeps what it has finished."""
     searches: bool = False
     """Whether it is a search, whose results `retrain.search: reuse` keeps."""
+    measures: bool = False
+    """Whether it measures times: a recorded input, which an audit does not compute again."""
+    plans: bool = False
+    """Whether it makes the plan, and so must not see an older one."""
     figure: Figure | None = None
     """The metric that is shown while it runs."""
     section: str | None = None
@@ -46,12 +50,22 @@ class Stage:
 
 BEST_REWARD = "best reward {:.3f}"
 ROSTER: Mapping[str, Stage] = {
+    "plan": Stage(
+        does="Measures how fast this machine trains and computes, looks at the data, and decides every setting that "
+        "params.yaml leaves open. It is recorded: nothing later reads a clock.",
+        measures=True,
+        searches=True,
+        plans=True,
+        figure=Figure(r"plan/minutes/all", "{:.3g} minutes"),
+        section="plan",
+    ),
     "prepare": Stage(
         does="Decodes every image once, and puts it into the split (train, val or test) that its record says.",
         figure=Figure(r"prepare/images/train", "{:.0f} train images"),
     ),
     "latency": Stage(
         does="Measures every candidate block once in ONNX Runtime; networks are predicted by adding blocks up.",
+        measures=True,
         figure=Figure(r"latency/calibration/error", "predictions within {:.1%}", widest),
     ),
     "architecture": Stage(
@@ -79,6 +93,13 @@ ROSTER: Mapping[str, Stage] = {
         figure=Figure(r"loss/reward/best", BEST_REWARD, max),
         section="loss",
     ),
+    "race": Stage(
+        does="Trains what could ship side by side, for a short time, and decides on val. Charts: `race/architecture`, "
+        "`race/augmentation` and `race/loss` are the accuracies on val of the choices.",
+        searches=True,
+        figure=Figure(r"race/accuracy", "accuracy on val {:.2%}"),
+        section="race",
+    ),
     "train": Stage(
         does="Trains one network on train and val together, and exports the ONNX file. Charts: `train/loss` by epoch.",
         variants="train.variants",
@@ -100,6 +121,7 @@ ROSTER: Mapping[str, Stage] = {
 """Word -> stage, in the order in which the line runs them."""
 
 SEARCHES = tuple(word for word, stage in ROSTER.items() if stage.searches)
+MEASURES = tuple(word for word, stage in ROSTER.items() if stage.measures)
 INGEST = Figure(r"ingest/images", "{:.0f} images")
 FIGURES = (INGEST, *(stage.figure for stage in ROSTER.values() if stage.figure))
 

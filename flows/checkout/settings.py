@@ -4,8 +4,9 @@ import dataclasses
 import json
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
+from itertools import chain
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -14,6 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
 from components.settings.params import Params
+from components.settings.planned import PLANNED
 from flows.checkout import paths
 
 EXPONENT = re.compile(r"([+-]?\d+)(\.\d*)?e([+-]?)(\d+)", re.IGNORECASE)
@@ -44,11 +46,15 @@ class StrictLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def load_params(path: Path = paths.PARAMS) -> Params:
-    """Read and validate the whole file. Raises SettingsError for the first mistake."""
+def load_params(path: Path = paths.PARAMS, *, planned: bool = True) -> Params:
+    """Read and validate the whole file. Raises SettingsError for the first mistake.
+
+    What the file leaves open is as the plan beside it says (`complete`), unless `planned` is False.
+    """
     values = read_yaml(path)
     for key, value in leaves(values):
         require_json_value(path, key, value)
+    unstated = fill_assumed(values)
     adapter = TypeAdapter(Params)
     try:
         # Validated as JSON, where a list is a tuple and a whole number is a float, though the mode is strict.
@@ -56,7 +62,52 @@ def load_params(path: Path = paths.PARAMS) -> Params:
     except ValidationError as error:
         raise SettingsError(f"{path}: {sentence(min(error.errors(), key=precedence))}") from None
     require_model_name(path, params.publish.model)
-    return params
+    params = left_open(params, unstated)
+    return complete(params, path.parent / paths.PLAN) if planned else params
+
+
+def fill_assumed(values: dict[str, Any]) -> frozenset[str]:
+    """Put the assumed value in the place of every null that the plan can choose; return their keys."""
+    unstated = set()
+    for key, assumed in chain.from_iterable(own.items() for own in PLANNED.values()):
+        *sections, name = key.split(".")
+        place: Any = values
+        for section in sections:
+            place = place.get(section) if isinstance(place, dict) else None
+        if isinstance(place, dict) and name in place and place[name] is None:
+            place[name] = assumed
+            unstated.add(key)
+    return frozenset(unstated)
+
+
+def left_open(params: Params, unstated: frozenset[str]) -> Params:
+    """Return the same settings with these keys noted as left to the plan."""
+    noted = dataclasses.replace(params)
+    object.__setattr__(noted, "unstated", unstated)
+    return noted
+
+
+def complete(params: Params, plan: Path = paths.PLAN) -> Params:
+    """Return the settings with what the plan in that folder chose for those left open; without a plan, as they are."""
+    whole = params
+    for part, own in PLANNED.items():
+        file = plan / f"{part}.json"
+        chosen = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+        for key in own:
+            if key in params.unstated and key in chosen:
+                whole = with_setting(whole, key.split("."), chosen[key])
+    return left_open(whole, params.unstated)
+
+
+def with_setting(section: Any, key: Sequence[str], value: Any) -> Any:
+    """Return the section with another value of one setting; lists become tuples."""
+    name, *rest = key
+    inner = with_setting(getattr(section, name), rest, value) if rest else as_tuple(value)
+    return dataclasses.replace(section, **{name: inner})
+
+
+def as_tuple(value: Any) -> Any:
+    return tuple(as_tuple(one) for one in value) if isinstance(value, list) else value
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from flows.checkout import commits, files, paths, pipeline, versions
+from flows.checkout.roster import MEASURES
 from flows.lineage.records import PREFIX, STAGE, Records, mapping
 from flows.lineage.walk import Finding
 from flows.release.registry import NONE
 from flows.runtime import processes
 
-MEASURED = ("latency",)
+MEASURED = MEASURES
 """Stages whose recorded results are reused, because measured times can never be reproduced exactly."""
 
 

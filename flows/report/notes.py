@@ -12,6 +12,7 @@ from flows.checkout import paths
 from flows.checkout.files import read_json
 from flows.checkout.roster import ROSTER, word_of
 from flows.report.reading import Row, chain, interval, milliseconds, percent, quantity, read_rows
+from flows.report.searched import NOT_SEARCHED
 
 MAX_NAMED = 3
 """Number of a policy's operations that a sentence names."""
@@ -74,6 +75,8 @@ def describe_architecture(_: str) -> str:
 
 
 def describe_policy(_: str) -> str:
+    if not paths.AUGMENTATION_TRUNKS.stat().st_size:
+        return NOT_SEARCHED
     shares = read_json(paths.FOUND_AUGMENTATION)["operations"]
     most = sorted(shares, key=lambda one: -float(one["share"]))[:MAX_NAMED]
     named = ", ".join(f"{one['operation']} {one['share']:.1%}" for one in most)
@@ -82,6 +85,8 @@ def describe_policy(_: str) -> str:
 
 
 def describe_loss(_: str) -> str:
+    if not paths.LOSS_TRUNKS.stat().st_size:
+        return NOT_SEARCHED
     rows = read_rows(paths.LOSS_TRUNKS)
     theta = [float(value) for key, value in rows[-1].items() if key.startswith("theta_")]
     away = sum(value**2 for value in theta) ** 0.5
@@ -96,6 +101,21 @@ def describe_rewards(rows: list[Row]) -> str:
         f"Trunk {last['trunk']}: best reward {float(best['reward']):.4g} ({best['copy']}), "
         f"score on val {float(last['broadcast_score']):.4g}"
     )
+
+
+def describe_plan(_: str) -> str:
+    record = read_json(paths.PLANNED)
+    return " ".join(record["sentences"])
+
+
+def describe_race(_: str) -> str:
+    """Say what of every factor ships, and what the best of the others gained."""
+    texts = []
+    for one in read_json(paths.DECIDED)["decisions"]:
+        taken = chain(one["taken"]) if one["factor"] == "architecture" else one["taken"]
+        lead = "" if one["gain"] is None else f" (the best other: {100 * one['gain']:+.2f} points, p {one['p']:.2g})"
+        texts.append(f"{one['factor']} {taken}{lead}")
+    return "; ".join(texts)
 
 
 def describe_training(variant: str) -> str:
@@ -121,11 +141,13 @@ def describe_result(name: str, metrics: Mapping[str, Any], latency: Mapping[str,
 
 
 FINDS: Mapping[str, Find] = {  # a stage that is missing here is described only by what it does
+    "plan": describe_plan,
     "prepare": describe_data,
     "latency": describe_latency,
     "architecture": describe_architecture,
     "augmentation": describe_policy,
     "loss": describe_loss,
+    "race": describe_race,
     "train": describe_training,
     "evaluate": describe_evaluation,
     "budget": describe_budget,

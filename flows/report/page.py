@@ -11,16 +11,30 @@ from markupsafe import Markup, escape
 from components.settings.params import Params
 from flows.checkout import files, paths
 from flows.lineage.walk import Step
-from flows.report import architecture, augmentation, data, evaluation, headline, lineage, loss, training
+from flows.report import architecture, augmentation, data, evaluation, headline, lineage, loss, race, training
 from flows.report.parts import Maker, Note, Part, Section, Tree
+from flows.report.searched import NOT_SEARCHED, not_searched
 
 SECTIONS = (
     Section(
         anchor="headline",
         title="What was found",
-        lead="The searched network beside the baseline: the default network, trained without any search for as many "
-        "epochs; the latency budget does not bind it. Accuracy is on images that nothing before the evaluation saw.",
+        lead="What ships beside the baseline: the strongest plain rival, trained without any search for as long as "
+        "searches, race and final training took together. Accuracy is on images that nothing before the evaluation "
+        "saw.",
         makers=headline.MAKERS,
+    ),
+    Section(
+        anchor="race",
+        title="What each search brought on your data",
+        lead="What could ship was trained side by side for a short time and judged on val.",
+        makers=race.RACE_MAKERS,
+    ),
+    Section(
+        anchor="plan",
+        title="How the minutes were spent",
+        lead="What was decided before anything was trained, from the budget, the images and this machine.",
+        makers=race.PLAN_MAKERS,
     ),
     Section(
         anchor="architecture",
@@ -89,10 +103,14 @@ def make(params: Params) -> Made:
     """Make every part of the page from the results in this folder. Raises ValueError if there are none yet."""
     if not any(folder.exists() for folder in (paths.LATENCY_TABLE, paths.EVALUATE, paths.STATISTICS)):
         raise ValueError("there are no results to report on; run `dvc repro` or `python -m flows.retrain` first")
-    return [
-        (section, {what: parts_or_note(what, maker, params) for what, maker in section.makers.items()})
-        for section in SECTIONS
-    ]
+    return [(section, make_section(section, params)) for section in SECTIONS]
+
+
+def make_section(section: Section, params: Params) -> dict[str, list[Part]]:
+    """Make the section's parts; that of a search that did not run says so."""
+    if section.anchor in not_searched(params):
+        return {"the search": [Note(text=f"{NOT_SEARCHED} The plan says why.")]}
+    return {what: parts_or_note(what, maker, params) for what, maker in section.makers.items()}
 
 
 def write(params: Params, made: Made) -> Path:

@@ -6,11 +6,24 @@ from typing import Any
 import yaml
 
 from components.settings.online import Online
+from components.settings.params import Params
 from flows.checkout import versions
 from flows.report import figures
 from flows.report.figures import Rewards
 from flows.report.parts import Figure, Note, Part
 from flows.report.reading import Row, number, quantity
+
+NOT_SEARCHED = "Nothing was searched here."
+
+
+def not_searched(params: Params) -> set[str]:
+    """Return the searches that the settings or the plan leave out."""
+    runs = {
+        "architecture": params.architecture.strategy != "largest",
+        "augmentation": params.augmentation.online.trunks > 0,
+        "loss": params.loss.online.trunks > 0,
+    }
+    return {word for word, run in runs.items() if not run}
 
 
 def frozen_note(stage: str) -> Iterator[Note]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from components.architecture.network import make_network
 from components.augmentation.distribution import FactoredPairs, first_distribution, format_pairs, policy_of
-from components.augmentation.policy import Pairs
+from components.augmentation.policy import Pairs, Policy
 from components.augmentation.search import search_augmentation
 from components.data.store import open_split, read_classes, read_statistics
 from components.online.engine import Trunk
@@ -46,6 +46,9 @@ def run(params: Reads, observe: Observer, checkpoint: Path) -> None:
     found = files.read_json(paths.FOUND_ARCHITECTURE)["architecture"]
     network = partial(make_network, params.space, classes, statistics, found, params.seed)
     settings = params.augmentation
+    if not settings.online.trunks:
+        write_identity(settings)
+        return
     distribution = first_distribution(settings)
     search = partial(
         search_augmentation,
@@ -71,6 +74,17 @@ def run(params: Reads, observe: Observer, checkpoint: Path) -> None:
     files.write_csv(paths.DISTRIBUTION, shares)
     for file in (paths.FOUND_AUGMENTATION, paths.AUGMENTATION_TRUNKS, paths.DISTRIBUTION):
         observe.file(file)
+
+
+def write_identity(settings: Augmentation) -> None:
+    """Write the policy that changes nothing, of a search that does not run."""
+    elements = first_distribution(settings).elements
+    joint = np.zeros((len(elements), len(elements)))
+    identity = [element.operation for element in elements].index("Identity")
+    joint[identity, identity] = 1.0
+    files.write_json(paths.FOUND_AUGMENTATION, Policy(elements, joint).to_json())
+    files.write_csv(paths.AUGMENTATION_TRUNKS, [])
+    files.write_csv(paths.DISTRIBUTION, [])
 
 
 def copy_rows(distribution: FactoredPairs, trunk: Trunk[Pairs], settings: Augmentation) -> Iterator[dict[str, object]]:

@@ -1,6 +1,6 @@
 """Stage `loss`: search the loss with AM-LFS, on the searched network and with the found augmentation."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,7 +11,7 @@ from components.architecture.network import make_network
 from components.augmentation.policy import Policy
 from components.data.store import open_split, read_classes, read_statistics
 from components.loss.chart import loss_curves
-from components.loss.family import KNOWN, Member
+from components.loss.family import KNOWN, Member, decode
 from components.loss.search import LossWorld
 from components.online.engine import Trunk
 from components.online.gaussian import Sample
@@ -46,7 +46,11 @@ class Reads:
 
 def run(params: Reads, observe: Observer, checkpoint: Path) -> None:
     """Write the loss, every trunk reward of every copy with its knots, and the curves beside known losses."""
-    world, online = world_of(params), params.loss.online
+    online = params.loss.online
+    if not online.trunks:
+        write(decode(np.zeros(2 * params.loss.knots), params.recipe.label_smoothing), [])
+        return
+    world = world_of(params)
     search = partial(world.search, joblib_parallel(params.parallel, observe))
     keep = partial(scaled_weights, trunks=online.trunks)
     states, rows = [], []
@@ -55,13 +59,17 @@ def run(params: Reads, observe: Observer, checkpoint: Path) -> None:
         rows += list(copy_rows(trunk))
         states += [scaled] if (scaled := keep(trunk)) else []
         observe.metrics(trunk_metrics(trunk), step=trunk.index)
-    loss = world.found(trunk.theta, states)
+    write(world.found(trunk.theta, states), rows)
+    for file in (paths.FOUND_LOSS, paths.LOSS_TRUNKS, CURVES, CURVES_CHART):
+        observe.file(file)
+
+
+def write(loss: Member, rows: Sequence[Mapping[str, object]]) -> None:
+    """Write the loss, the rewards, and the curves beside known losses; a search that does not run has cross-entropy."""
     files.write_json(paths.FOUND_LOSS, loss.to_json())
     files.write_csv(paths.LOSS_TRUNKS, rows)
     files.write_csv(CURVES, list(curve_rows(loss)))
     files.write_text(CURVES_CHART, loss_curves(loss))
-    for file in (paths.FOUND_LOSS, paths.LOSS_TRUNKS, CURVES, CURVES_CHART):
-        observe.file(file)
 
 
 def world_of(params: Reads) -> LossWorld:

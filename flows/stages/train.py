@@ -1,34 +1,32 @@
-"""Stage `train`: train the searched network or the baseline, with the same code and the same number of epochs."""
+"""Stage `train`: train what the race decided, the model that ships or its strongest plain rival, with the same code."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
-from safetensors.torch import save
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from components.architecture.network import make_network
-from components.architecture.space import default_architecture, format_architecture, space_of
-from components.augmentation.policy import Policy
 from components.data.batch import require_batch
 from components.data.store import Classes, Split, open_split, read_classes, read_statistics
-from components.loss.family import read_loss
+from components.loss.family import Member
+from components.race.choices import augment_of, criterion_of
 from components.settings.export import Export
 from components.settings.require import require
 from components.settings.space import SearchSpace
 from components.settings.train import Train
-from components.settings.variants import BASELINE, SEARCHED
+from components.settings.variants import SEARCHED
 from components.shipping.export import export_network
 from components.shipping.quantisation import convert
 from components.streams import stream
-from components.training.crop_flip import base_augment, compose
 from components.training.fit import fit
 from components.training.inference import split_tensors
-from components.training.loop import Augment, Criterion, cross_entropy, load_state
+from components.training.loop import Augment, Criterion, State, load_state
 from flows.checkout import files, paths
 from flows.resume.training import finished_epochs, resume_training
 from flows.runtime.devices import devices_of
@@ -60,15 +58,16 @@ def run(params: Reads, observe: Observer, variant: str, checkpoint: Path) -> Non
         network,
         images,
         labels,
-        settings=params.train,
+        settings=replace(params.train, epochs=recipe.epochs),
         augment=recipe.augment,
         criterion=recipe.criterion,
         beginning=recipe.beginning,
         seed=params.seed,
+        begun=recipe.begun,
     )
     curve = []
     done, epochs = finished_epochs(checkpoint), resume_training(training, checkpoint)
-    for epoch in observe.progress(epochs, params.train.epochs, f"train {variant} epochs", done=done):
+    for epoch in observe.progress(epochs, recipe.epochs, f"train {variant} epochs", done=done):
         curve.append({"epoch": epoch.index, "loss": epoch.loss, "learning_rate": epoch.learning_rate})
         observe.metrics({"train/loss": epoch.loss, "train/learning_rate": epoch.learning_rate}, step=epoch.index)
     load_state(network, epoch.state)
@@ -106,26 +105,33 @@ class Recipe:
     architecture: str
     augment: Augment
     criterion: Criterion
-    beginning: Criterion | None = None
+    beginning: Criterion | None
     """The loss while the learning rate rises, if it is another one."""
+    epochs: int
+    begun: State | None
+    """The weights and momentum from which the training goes on; None: it starts from first weights."""
 
 
 def recipe_of(params: Reads, classes: Classes, variant: str) -> Recipe:
-    """Return the recipe of `searched`, `baseline`, or `budget_<n>` (searched, with the n-th budget's network)."""
-    kind, _, number = variant.partition("_")
-    return RECIPES[kind](params, classes, int(number or 1))
-
-
-def searched(params: Reads, classes: Classes, number: int) -> Recipe:
-    """Return what the three searches found; augmentation and loss were searched on the first budget's network."""
-    found = network_of(files.read_json(paths.FOUND_ARCHITECTURE)["budgets"], number)
-    policy = Policy.from_json(files.read_json(paths.FOUND_AUGMENTATION))
-    loss = read_loss(paths.FOUND_LOSS).to(devices_of(params.device)[0])
+    """Return what the race decided for `searched` and `baseline`; `budget_<n>` is `searched` with the network that was
+    found for the n-th budget, from first weights."""
+    decided, number = files.read_json(paths.DECIDED)["variants"], variant.partition("_")[2]
+    chosen = decided[SEARCHED if number else variant]
+    architecture, epochs, begun = chosen["architecture"], chosen["epochs"], chosen["begun"]
+    if number:
+        architecture = network_of(files.read_json(paths.FOUND_ARCHITECTURE)["budgets"], int(number))["architecture"]
+        begun = False
+    criterion = criterion_of(chosen["loss"], params.train.recipe, paths.FOUND_LOSS)
+    device = devices_of(params.device)[0]
+    if isinstance(criterion, Member):
+        criterion = criterion.to(device)
     return Recipe(
-        architecture=found["architecture"],
-        augment=compose(base_augment(params.train.recipe), policy.augment()),
-        criterion=loss,
-        beginning=loss.beginning(),
+        architecture=architecture,
+        augment=augment_of(chosen["augmentation"], params.train.recipe, classes.size, paths.FOUND_AUGMENTATION),
+        criterion=criterion,
+        beginning=criterion.beginning() if isinstance(criterion, Member) else None,
+        epochs=epochs,
+        begun=load_file(paths.BEGUN, device=str(device)) if begun else None,
     )
 
 
@@ -137,16 +143,3 @@ def network_of(budgets: Sequence[Mapping[str, Any]], number: int) -> Mapping[str
         "repro`), or take it out of train.variants and evaluate.budgets",
     )
     return budgets[number - 1]
-
-
-def baseline(params: Reads, classes: Classes, number: int) -> Recipe:
-    """Return what one would train without a search: the default network, the base augmentation, cross-entropy."""
-    recipe = params.train.recipe
-    return Recipe(
-        architecture=format_architecture(default_architecture(space_of(params.space, classes))),
-        augment=base_augment(recipe),
-        criterion=cross_entropy(recipe.label_smoothing),
-    )
-
-
-RECIPES = {SEARCHED: searched, BASELINE: baseline, "budget": searched}

@@ -48,7 +48,7 @@ from components.training.loop import Augment
 from components.training.parallel import sequential
 from tests.benchmarks.harness import Row, markdown, spread
 from tests.benchmarks.literal_pairs import SigmoidPairs
-from tests.benchmarks.published import auto_augment_cifar10, rand_augment, trivial_augment_wide
+from components.augmentation.published import auto_augment_cifar10, rand_augment, trivial_augment_wide
 from tests.benchmarks.shift import COPIES, HARM, World, accuracy_of, make_of, train_network, world_of
 
 SEEDS = (31, 32, 33, 34, 35)  # the settings were chosen on seeds 1, 2, 3, 11, 12 and, of CIFAR-10, 21

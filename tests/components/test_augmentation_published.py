@@ -12,7 +12,7 @@ from torchvision.transforms import v2
 
 from components.augmentation.operations import OPERATIONS, Element, apply_elements
 from components.augmentation.policy import AugmentPairs
-from tests.benchmarks.published import auto_augment_cifar10, rand_augment, trivial_augment_wide
+from components.augmentation.published import auto_augment_cifar10, rand_augment, trivial_augment_wide
 from tests.components.test_augmentation_torchvision_export import photographs
 
 Pair = tuple[Element, Element]

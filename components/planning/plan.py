@@ -1,0 +1,214 @@
+"""Make the plan: measure what this machine does, look at the data, and choose every setting that a person left open."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+from components.architecture.costs import block_costs
+from components.architecture.network import build_network
+from components.architecture.part_models import random_images
+from components.architecture.space import Architecture, Space, candidates, format_architecture, space_of
+from components.architecture.timing import measure_model
+from components.architecture.training_cost import TrainingCosts, measure_training
+from components.data.store import Classes
+from components.planning.schedule import Settings, Speeds, default_minutes, epochs_within, make_schedule
+from components.planning.shape import (
+    SLOWEST,
+    Fitted,
+    Template,
+    as_settings,
+    fit_width,
+    narrower,
+    resolution,
+    template_for,
+)
+from components.settings.export import Export
+from components.settings.space import SearchSpace
+from components.shipping.export import export_network
+from components.shipping.quantisation import convert
+
+WORTH = 1.1
+"""How many times as fast as the float file an int8 file must be to be chosen."""
+TIMED_STEP = 64
+"""Images of the batch by which training is timed."""
+FEWEST_EPOCHS = 12
+"""Epochs of the default network that the minutes must be worth; below, the space is made narrower (ours)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What the plan knows of the data."""
+
+    names: tuple[str, ...]
+    channels: int
+    images: int
+    """Number of images of train and val together."""
+    side: int
+    """Median of the originals' shorter sides, in pixels."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """All that was decided, and why."""
+
+    chosen: dict[str, dict[str, Any]]
+    """Part of the settings -> setting -> value; only settings that a person left open."""
+    speeds: Speeds
+    minutes: float
+    sentences: tuple[str, ...]
+    measured: dict[str, float]
+
+
+def make_plan(settings: Settings, facts: Facts) -> Plan:
+    """Measure and decide. Raises ValueError for minutes that do not suffice for one epoch."""
+    sentences: list[str] = []
+    open_ = settings.unstated
+    size = settings.data.size
+    if "data.size" in open_:
+        size, why = resolution(facts.side)
+        sentences.append(why)
+    classes = Classes(names=facts.names, size=size, channels=facts.channels)
+    shaper = Shaper(settings=settings, classes=classes)
+    export = choose_precision(shaper, sentences) if "export.quantize" in open_ else settings.export
+    shaper = replace(shaper, export=export)
+    shape = choose_shape(shaper, facts.images, sentences)
+    minutes = settings.budget.minutes
+    if minutes is None:
+        minutes = default_minutes(shape.costs, shape.space, facts.images, settings.recipe.batch_size)
+        sentences.append(f"No minutes were stated: {minutes:.2g} are planned, about twice one training.")
+    schedule = make_schedule(settings, shape.space, shape.costs, facts.images, minutes)
+    flat = {"data.size": size, "export.quantize": export.quantize}
+    flat |= {f"architecture.{name}": value for name, value in as_settings(shape.settings).items()}
+    flat |= {f"{word}.{name}": value for word, own in schedule.settings.items() for name, value in own.items()}
+    return Plan(
+        chosen=by_part(flat, settings.planned, open_),
+        speeds=Speeds(costs=shape.costs, seconds=schedule.seconds),
+        minutes=minutes,
+        sentences=(*sentences, *schedule.sentences),
+        measured=shape.measured,
+    )
+
+
+def by_part(
+    flat: Mapping[str, Any], planned: Mapping[str, Mapping[str, Any]], open_: frozenset[str]
+) -> dict[str, dict[str, Any]]:
+    """Return the choices that are open, by the part of the settings that stages read."""
+    return {part: {key: flat[key] for key in own if key in open_} for part, own in planned.items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shaper:
+    """Builds spaces of any width for the images at hand, and measures their networks."""
+
+    settings: Settings
+    classes: Classes
+
+    export: Export = Export()
+
+    @property
+    def template(self) -> Template:
+        return template_for(self.classes.size)
+
+    @property
+    def free(self) -> bool:
+        """Whether the plan chooses the widths."""
+        return "architecture.stages" in self.settings.unstated
+
+    def space_settings(self, width: int) -> SearchSpace:
+        """Return the template's space of that width, with what a person states in its place."""
+        wanted, stated = self.template.at(width, self.settings.space.blocks), self.settings.space
+        own = {
+            name: getattr(stated, name)
+            for name in ("stem", "stem_stride", "stages")
+            if f"architecture.{name}" not in self.settings.unstated
+        }
+        return replace(wanted, **own)
+
+    def space(self, width: int) -> Space:
+        return space_of(self.space_settings(width), self.classes)
+
+    def slowest_ms(self, width: int, quantize: str | None = None) -> float:
+        """Return the milliseconds of the space's largest network in a precision, on the target."""
+        export = self.export if quantize is None else replace(self.export, quantize=quantize)
+        space = self.space(width)
+        architecture = largest(space)
+        blank = (0.5,) * space.channels
+        network = build_network(space, architecture, blank, blank)
+        exported = export_network(network, self.classes, format_architecture(architecture))
+        file = convert(exported, random_images(space), export).SerializeToString()
+        return measure_model(file, self.settings.latency, self.settings.latency.repeats).quiet_ms
+
+
+def largest(space: Space) -> Architecture:
+    """Return the network with the most FLOPs in every layer."""
+    return tuple(
+        max(candidates(space, index), key=lambda block: block_costs(block, layer).flops)
+        for index, layer in enumerate(space.layers)
+    )
+
+
+def choose_precision(shaper: Shaper, sentences: list[str]) -> Export:
+    """Choose int8 where it is worth it: measured on the largest network of a middling width."""
+    export = shaper.settings.export
+    if shaper.settings.latency.provider != "cpu":
+        sentences.append("The file is float: ONNX Runtime computes int8 on the CPU only.")
+        return replace(export, quantize="none")
+    exact, integer = (shaper.slowest_ms(16, quantize) for quantize in ("none", "int8"))
+    faster = exact / integer
+    chosen = "int8" if faster >= WORTH else "none"
+    sentences.append(
+        f"The file is {'int8' if chosen == 'int8' else 'float'}: int8 is {faster:.2f} times as fast here "
+        f"({integer:.3g} ms instead of {exact:.3g} ms for the same network)."
+    )
+    return replace(export, quantize=chosen)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """A space with what was measured of it."""
+
+    settings: SearchSpace
+    space: Space
+    costs: TrainingCosts
+    measured: dict[str, float]
+
+
+def choose_shape(shaper: Shaper, images: int, sentences: list[str]) -> Shape:
+    """Choose the widths by the budget, or narrower ones if the minutes allow no wider; time the training."""
+    settings, budget = shaper.settings, max(shaper.settings.budget.all)
+    fitted = (
+        fit_width(partial(Shaper.slowest_ms, shaper), budget)
+        if shaper.free
+        else Fitted(width=16, slowest_ms=shaper.slowest_ms(16))
+    )
+    width = fitted.width
+    time = partial(measure_training, recipe=settings.recipe, batch=TIMED_STEP, threads=settings.threads)
+    costs = time(shaper.space(width))
+    times = fitted.slowest_ms / budget
+    if shaper.free:
+        sentences.append(
+            f"The widest stage has {shaper.space_settings(width).stages[-1][0]} channels, so that the largest network "
+            f"({fitted.slowest_ms:.3g} ms) takes {times:.2g} times the budget and the budget chooses."
+        )
+    minutes = settings.budget.minutes
+    while shaper.free and minutes is not None and (below := narrower(width)) is not None:
+        if epochs_within(60 * minutes, costs, shaper.space(width), images) >= FEWEST_EPOCHS:
+            break
+        width = below
+        costs = time(shaper.space(width))
+    if width != fitted.width:
+        sentences.append(
+            f"It was made narrower, to {shaper.space_settings(width).stages[-1][0]} channels, because {minutes:g} "
+            f"minutes would not train a wider one for {FEWEST_EPOCHS} epochs: the minutes limit the network, not the "
+            "milliseconds."
+        )
+    elif times < SLOWEST[0]:
+        sentences.append("The budget does not choose: no network of these blocks and stages is slow enough for that.")
+    space = shaper.space(width)
+    return Shape(
+        settings=shaper.space_settings(width),
+        space=space,
+        costs=costs,
+        measured={"width": float(width), "slowest_ms": fitted.slowest_ms, "budget_ms": budget},
+    )
