@@ -144,7 +144,7 @@ def further_budgets(params: Params) -> Iterator[Part]:
 
 
 def budget_row(variant: str) -> list[str]:
-    scores, times = (read_json(paths.BUDGET / variant / f"{name}.json") for name in ("metrics", "latency"))
+    scores, times = (read_json(paths.FURTHER_BUDGET / variant / f"{name}.json") for name in ("metrics", "latency"))
     own, time = scores[variant], times[variant]
     return [
         variant,

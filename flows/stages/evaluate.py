@@ -1,4 +1,4 @@
-"""Stage `evaluate`: measure the exact files that ship on the test split, which only this stage and `budget` read."""
+"""Stage `evaluate`: measure the exact files that ship on the test split, which only it and `further_budget` read."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -27,8 +27,7 @@ from components.shipping.evaluation import onnx_logits
 from components.shipping.export import read_metadata
 from flows.checkout import files, paths
 from flows.checkout.settings import load_params
-from flows.stages import architecture, train
-from flows.stages import budget as budget_stage
+from flows.stages import architecture, further_budget, train
 from tests.clones import ROOT
 from tests.flows.test_resume_online_search import Interrupted, Recorder, interrupt, kill, outputs
 from tests.shapes import without_checks  # noqa: F401 - a fixture
@@ -252,8 +251,10 @@ def measured_beside_its_own_limit(params: Params, model: bytes) -> None:
     images, labels = rng.integers(0, 256, (50, 8, 8, 1), dtype=np.uint8), rng.integers(0, 3, 50)
     write_split(paths.TEST, images, labels)
     recorder = Recorder()
-    run_stage(budget_stage, params, recorder, "budget_2")
-    metrics, latency = (files.read_json(paths.BUDGET / "budget_2" / f"{name}.json") for name in ("metrics", "latency"))
+    run_stage(further_budget, params, recorder, "budget_2")
+    metrics, latency = (
+        files.read_json(paths.FURTHER_BUDGET / "budget_2" / f"{name}.json") for name in ("metrics", "latency")
+    )
     right = onnx_logits(model, images).argmax(axis=1) == labels
     assert metrics.keys() == {"images", "budget_2"}
     assert metrics["budget_2"]["accuracy"] == right.mean()

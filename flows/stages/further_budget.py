@@ -1,4 +1,4 @@
-"""Stage `budget`: measure what `evaluate` measures for the model of a further budget, with its own latency limit."""
+"""Stage `further_budget`: measure what `evaluate` measures for a further budget's model, with its own latency limit."""
 
 from flows.checkout import paths
 from flows.runtime.observer import Observer
@@ -8,4 +8,4 @@ from flows.stages.evaluate import Reads, evaluate
 def run(params: Reads, observe: Observer, variant: str) -> None:
     """Evaluate the model of `variant`, which is `budget_<n>` for the n-th of `architecture.latency_ms`."""
     number = int(variant.removeprefix("budget_"))
-    evaluate(params, observe, (variant,), params.budgets[number - 1], paths.BUDGET / variant)
+    evaluate(params, observe, (variant,), params.budgets[number - 1], paths.FURTHER_BUDGET / variant)
