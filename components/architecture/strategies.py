@@ -21,9 +21,11 @@ STRATEGIES: dict[str, Strategy] = {
 }
 
 
-def search(space: Space, world: World, settings: Architecture, seed: int) -> Iterator[PoolUpdate]:
-    """Search by the settings' strategy; yield one record a stage, the same records for the same seed.
+def search(space: Space, world: World, settings: Architecture, latency_ms: float, seed: int) -> Iterator[PoolUpdate]:
+    """Search by the settings' strategy within a latency budget; yield one record a stage.
+
+    The records are the same for the same seed.
 
     Raises ValueError if no network is within the limits.
     """
-    yield from STRATEGIES[settings.strategy](within_memory(space, settings), world, settings, seed)
+    yield from STRATEGIES[settings.strategy](within_memory(space, settings), world, settings, latency_ms, seed)

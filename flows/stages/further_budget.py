@@ -6,6 +6,6 @@ from flows.stages.evaluate import Reads, evaluate
 
 
 def run(params: Reads, observe: Observer, variant: str) -> None:
-    """Evaluate the model of `variant`, which is `budget_<n>` for the n-th of `architecture.latency_ms`."""
+    """Evaluate the model of `variant`, which is `budget_<n>` for the n-th of `budget.latency_ms`."""
     number = int(variant.removeprefix("budget_"))
-    evaluate(params, observe, (variant,), params.budgets[number - 1], paths.FURTHER_BUDGET / variant)
+    evaluate(params, observe, (variant,), params.budget.all[number - 1], paths.FURTHER_BUDGET / variant)

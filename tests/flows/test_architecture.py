@@ -21,6 +21,7 @@ from components.architecture.timing import REFERENCE, Entry, device_of
 from components.augmentation.distribution import first_distribution, policy_of
 from components.data.store import Classes, Statistics, read_classes, write_classes, write_split, write_statistics
 from components.loss.family import decode
+from components.settings.budget import Budget
 from components.settings.parallel import Parallel
 from components.settings.params import Params
 from components.shipping.evaluation import onnx_logits
@@ -65,8 +66,8 @@ def params(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
     """What the stage reads, in a folder of its own: three classes told apart by brightness, two budgets."""
     monkeypatch.chdir(tmp_path)
     params = load_params(ROOT / "tests" / "tiny.yaml")
-    chosen = replace(params.architecture, latency_ms=(0.2, 0.1), score_images=30, recalibration_images=64)
-    params = replace(params, architecture=chosen)
+    chosen = replace(params.architecture, score_images=30, recalibration_images=64)
+    params = replace(params, budget=Budget(latency_ms=(0.2, 0.1)), architecture=chosen)
     classes = Classes(names=("a", "b", "c"), size=8, channels=1)
     write_classes(paths.CLASSES, classes)
     write_statistics(paths.STATISTICS, Statistics(mean=(0.5,), std=(0.25,), counts={"train": {"all": 1000}}))
@@ -82,8 +83,8 @@ def params(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
 
 def with_strategy(params: Params, strategy: Any) -> Params:
     """`enas` searches for one budget."""
-    budgets = 0.2 if strategy == "enas" else params.architecture.latency_ms
-    return replace(params, architecture=replace(params.architecture, strategy=strategy, latency_ms=budgets))
+    budget = Budget(latency_ms=0.2) if strategy == "enas" else params.budget
+    return replace(params, budget=budget, architecture=replace(params.architecture, strategy=strategy))
 
 
 def rows(name: str) -> list[dict[str, str]]:
@@ -259,7 +260,7 @@ def measured_beside_its_own_limit(params: Params, model: bytes) -> None:
     assert metrics.keys() == {"images", "budget_2"}
     assert metrics["budget_2"]["accuracy"] == right.mean()
     assert metrics["budget_2"]["parity"] < 1e-3
-    assert latency["limit_ms"] == params.architecture.budgets[1] != params.architecture.budget
+    assert latency["limit_ms"] == params.budget.all[1] != params.budget.first
     assert latency["budget_2"]["predicted_ms"] == pytest.approx(0.02 + 0.01 + 0.01 * (5 + 6 + 7))
     assert 0 < latency["budget_2"]["quiet_ms"] <= latency["budget_2"]["p99_ms"]
     ((_, logged),) = recorder.seen
