@@ -148,6 +148,15 @@ def test_a_strategy_that_trains_towards_one_budget_is_refused_with_several(tmp_p
     assert refusal(path).startswith(": budget.latency_ms names 2 budgets, but enas steers the training of shared")
 
 
+def test_an_old_key_is_refused_with_the_key_that_took_its_place(tmp_path: Path) -> None:
+    path = written(tmp_path, "architecture.latency_ms", 0.07)
+    assert refusal(path) == ": architecture.latency_ms is no setting; it is now budget.latency_ms"
+    old = yaml.safe_load(path.read_text())
+    del old["budget"]
+    path.write_text(yaml.safe_dump(old))
+    assert refusal(path) == ": architecture.latency_ms is no setting; it is now budget.latency_ms"
+
+
 def test_an_int8_file_for_a_gpu_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "params.yaml"
     text = (settings.PRESETS / "digits.yaml").read_text()
