@@ -150,8 +150,8 @@ COMMANDS: Mapping[str, Command] = {
             2: "bad input",
             3: "refused by the gate",
         },
-        settings="gate, publish, latency, architecture.latency_ms, architecture.max_file_bytes, evaluate.repeats, "
-        "seed, threads",
+        settings="gate, publish, budget.latency_ms, latency, architecture.max_file_bytes, evaluate.repeats, seed, "
+        "threads",
     ),
     "publish rollback": Command(
         does="Put the champion's predecessor back into service. What was taken back is not published again by itself.",

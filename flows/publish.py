@@ -180,7 +180,7 @@ def summary(params: Params, published: Published) -> str:
         f"accuracy  searched {searched['accuracy']:.2%} ({searched['accuracy_low']:.2%} to "
         f"{searched['accuracy_high']:.2%}), baseline {baseline['accuracy']:.2%}, on {metrics['images']} test images",
         f"latency   measured {measured['quiet_ms']:.3f} ms, predicted {measured['predicted_ms']:.3f} ms, "
-        f"budget {params.architecture.budget:.3f} ms",
+        f"budget {params.budget.first:.3f} ms",
         *quantisation_lines(searched, measured),
         *[f"gate      {'passed' if check.passed else 'REFUSED'}: {check}" for check in report.checks],
         f"gate      compared with {report.against}",

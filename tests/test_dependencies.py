@@ -9,10 +9,11 @@ import grimp
 import pytest
 import yaml
 
+from components.settings.planned import PLANNED
 from components.settings.space import SearchSpace
 
 ROOT = Path(__file__).resolve().parents[1]
-SHARED = {"components/settings/require.py", "components/settings/variants.py"}
+SHARED = {"components/settings/require.py", "components/settings/variants.py", "components/settings/planned.py"}
 """Code of the settings that is no section."""
 WATCHES_ONLY = {"components.progress", "flows.runtime.observer", "flows.runtime.processes"}
 """Imported by stages and unable to change their bytes."""
@@ -54,7 +55,8 @@ def test_a_stage_depends_on_the_sections_of_the_settings_that_it_reads_and_on_no
     """So that another word in one section makes only those stages stale that read it."""
     reads = importlib.import_module(f"flows.stages.{stage}").Reads
     listed = {str(dep) for dep in stages()[stage]["deps"] if str(dep).startswith("components/settings/")}
-    assert listed - SHARED == sections_of(reads)
+    table = {"components/settings/latency.py"} if "results/latency/table.json" in stages()[stage]["deps"] else set()
+    assert listed - SHARED - table == sections_of(reads) - table  # the table says what it was measured on
 
 
 @pytest.mark.parametrize("stage", sorted(stages()))
@@ -63,10 +65,14 @@ def test_the_settings_that_a_stage_is_given_are_those_that_dvc_compares(stage: s
     named = {field.name for field in dataclasses.fields(reads)}
     keys = {str(key) for key in stages()[stage]["params"]}
     spaces = {f"architecture.{field.name}" for field in dataclasses.fields(SearchSpace)}
-    compared = {key.partition(".")[0] for key in keys - spaces - {"train.recipe", "architecture.latency_ms"}}
+    compared = {key.partition(".")[0] for key in keys - spaces - {"train.recipe"}}
     compared |= {"space"} if spaces <= keys else set()
     compared |= {"recipe"} if "train.recipe" in keys and "train" not in compared else set()
-    compared |= {"budgets"} if "architecture.latency_ms" in keys else set()
+    if stage == "plan":  # it reads the space, and what is left open, in the settings of whole sections
+        named -= {"unstated", "recipe"}
+        compared = {*compared, "latency"} - {"train", "recipe"}
+    if "architecture" in named:
+        named.discard("space")
     # `parallel` never changes a result; who reads the latency table depends on the file, and on no setting of it
     assert named - {"parallel", "latency"} == compared - {"latency"}
 
@@ -84,9 +90,19 @@ def test_every_stage_comes_from_dvcs_run_cache_where_somebody_ran_it() -> None:
 
 def test_only_evaluate_reads_the_test_split() -> None:
     readers = {name for name, stage in stages().items() if "data/prepared/test" in stage["deps"]}
-    assert readers == {"evaluate", "budget"}  # `budget` runs `evaluate` on a further budget's model
+    assert readers == {"evaluate", "further_budget"}  # `further_budget` runs `evaluate` on a further budget's model
 
 
 def test_no_stage_depends_on_an_orchestrator_or_a_tracker() -> None:
     for stage in stages():
         assert not {"flows/retrain.py", "flows/tracking/connection.py", "flows/publish.py"} & code_of(stage)
+
+
+@pytest.mark.parametrize("stage", sorted(stages()))
+def test_a_stage_depends_on_what_the_plan_chose_of_the_settings_that_it_reads_and_on_no_other(stage: str) -> None:
+    reads = {field.name for field in dataclasses.fields(importlib.import_module(f"flows.stages.{stage}").Reads)}
+    if "architecture" in reads:
+        reads.add("space")
+    listed = {Path(str(dep)).stem for dep in stages()[stage]["deps"] if str(dep).startswith("results/plan/")}
+    wanted = set() if stage == "plan" else reads & PLANNED.keys()
+    assert listed - {"speeds"} == wanted

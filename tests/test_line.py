@@ -482,8 +482,8 @@ def test_two_budgets_give_two_models_each_measured_beside_its_own_limit(by_dvc: 
         params = load_params()
         run_stage(architecture, params, Silent(), tmp_path / "architecture")
         run_stage(train, params, Silent(), "searched", tmp_path / "train")
-    run(clone, "-m", "dvc", "repro", "--single-item", "train@budget_2", "evaluate", "budget@budget_2")
-    of_both, of_second = results_of(clone, "evaluate"), results_of(clone, "budget/budget_2")
+    run(clone, "-m", "dvc", "repro", "--single-item", "train@budget_2", "evaluate", "further_budget@budget_2")
+    of_both, of_second = results_of(clone, "evaluate"), results_of(clone, "further_budget/budget_2")
     assert (of_both["limit_ms"], of_second["limit_ms"]) == (5.0, second)
     assert of_both.keys() == {"limit_ms", "images", "searched", "baseline"}
     assert of_second.keys() == {"limit_ms", "images", "budget_2"}
@@ -497,11 +497,11 @@ def test_two_budgets_give_two_models_each_measured_beside_its_own_limit(by_dvc: 
     accuracy = float((onnx_logits(model, test.images).argmax(axis=1) == test.labels).mean())
     assert measured["accuracy_low"] < measured["accuracy"] == accuracy <= measured["accuracy_high"]
     assert measured["parity"] < 1e-3
-    logged = run_of(clone, "budget@budget_2")
+    logged = run_of(clone, "further_budget@budget_2")
     assert logged.info.status == "FINISHED"
     for name, value in {"limit_ms": second, "latency_ms": measured["quiet_ms"], "accuracy": accuracy}.items():
         assert logged.data.metrics[f"evaluate/budget_2/{name}"] == value
-    assert "results/budget/budget_2/metrics.json" in run(clone, "-m", "dvc", "metrics", "show", "--md").stdout
+    assert "results/further_budget/budget_2/metrics.json" in run(clone, "-m", "dvc", "metrics", "show", "--md").stdout
 
 
 def write_second_budget(clone: Path) -> float:

@@ -36,6 +36,7 @@ class Limit:
     """One limit on one cost."""
 
     setting: str
+    """The setting that gives it, with its section."""
     unit: str
     value: float
     base: float
@@ -120,18 +121,24 @@ class Budget:
         return result
 
 
-def budget_of(space: Space, latency: Callable[[Architecture], float], settings: ArchitectureSettings) -> Budget:
-    """Return the settings' limits over the space. Raises ValueError if no network is within them."""
-    said = f"{settings.budget:g} ({limit_of(settings):.4g} after its margin)"
-    limits = [make_limit(space, latency, "latency_ms", "ms", limit_of(settings), said)]
+def budget_of(
+    space: Space, latency: Callable[[Architecture], float], settings: ArchitectureSettings, latency_ms: float
+) -> Budget:
+    """Return the limits over the space: that on latency, and those of the settings.
+
+    Raises ValueError if no network is within them.
+    """
+    most = limit_of(settings, latency_ms)
+    said = f"{latency_ms:g} ({most:.4g} after its margin)"
+    limits = [make_limit(space, latency, "budget.latency_ms", "ms", most, said)]
     for setting, (unit, cost, free) in ADDITIVE.items():
         if (value := getattr(settings, setting)) is not None:
             counted, within = partial(cost_of, space, cost), value * (1 - free)
             told = f"{value} ({within:.12g} after the estimate's error)" if free else str(value)
-            limits.append(make_limit(space, counted, setting, unit, within, told))
+            limits.append(make_limit(space, counted, f"architecture.{setting}", unit, within, told))
     ends = undominated_ends(limits, [candidates(space, layer) for layer in range(len(space.layers))])
     if not len(ends[0]):
-        named = " and ".join(f"architecture.{limit.setting} {limit.value:.6g}" for limit in limits)
+        named = " and ".join(f"{limit.setting} {limit.value:.6g}" for limit in limits)
         cheapest = "; ".join(describe_cheapest(space, limits, limit) for limit in limits)
         raise ValueError(f"no network is within {named} together ({cheapest}); raise one, or offer cheaper blocks")
     return Budget(space=space, limits=tuple(limits), ends=tuple(ends))
@@ -141,9 +148,9 @@ def cost_of(space: Space, cost: Callable[..., float], architecture: Architecture
     return float(cost(costs_of(space, architecture)))
 
 
-def limit_of(settings: ArchitectureSettings) -> float:
+def limit_of(settings: ArchitectureSettings, latency_ms: float) -> float:
     """Return the milliseconds that the search may use: the budget minus its margin."""
-    return settings.budget * (1 - settings.margin)
+    return latency_ms * (1 - settings.margin)
 
 
 def make_limit(
@@ -154,7 +161,7 @@ def make_limit(
     base = cost(cheapest)
     if base > value * (1 + TOLERANCE):
         raise ValueError(
-            f"architecture.{setting} is {said}, below the cheapest network's {base:.{4 if unit == 'ms' else 12}g} "
+            f"{setting} is {said}, below the cheapest network's {base:.{4 if unit == 'ms' else 12}g} "
             f"{unit} ({format_architecture(cheapest)}); raise it, or offer cheaper blocks"
         )
     dearest = sum(max(extra.values()) for extra in extras)

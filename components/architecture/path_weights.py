@@ -29,7 +29,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy.special import softmax
 
-from components.architecture.budget import Budget, block_extras, budget_of, complete, complete_once, gumbel, limit_of
+from components.architecture.budget import Budget, budget_of, complete, complete_once, gumbel
 from components.architecture.pc_nas import mean_potential
 from components.architecture.rivals import SLICE, verify
 from components.architecture.search import (
@@ -112,14 +112,18 @@ class LatencyTerm:
         return self.weight / self.limit * beyond
 
 
-def enas(space: Space, world: World, settings: ArchitectureSettings, seed: int) -> Iterator[PoolUpdate]:
+def enas(
+    space: Space, world: World, settings: ArchitectureSettings, latency_ms: float, seed: int
+) -> Iterator[PoolUpdate]:
     """Search by ENAS (Pham et al.): train the controller by REINFORCE and the weights on what it draws, in turns."""
-    return search_with_path_weights(Paths.sample, 0.0, space, world, settings, seed)
+    return search_with_path_weights(Paths.sample, 0.0, space, world, settings, latency_ms, seed)
 
 
-def proxyless(space: Space, world: World, settings: ArchitectureSettings, seed: int) -> Iterator[PoolUpdate]:
+def proxyless(
+    space: Space, world: World, settings: ArchitectureSettings, latency_ms: float, seed: int
+) -> Iterator[PoolUpdate]:
     """Search by ProxylessNAS (Cai et al.), with REINFORCE for the accuracy and the exact gradient for the latency."""
-    return search_with_path_weights(Paths.sample_any, settings.latency_weight, space, world, settings, seed)
+    return search_with_path_weights(Paths.sample_any, settings.latency_weight, space, world, settings, latency_ms, seed)
 
 
 def search_with_path_weights(
@@ -128,6 +132,7 @@ def search_with_path_weights(
     space: Space,
     world: World,
     settings: ArchitectureSettings,
+    latency_ms: float,
     seed: int,
 ) -> Iterator[PoolUpdate]:
     """Search with path weights; yield one record a stage.
@@ -135,8 +140,8 @@ def search_with_path_weights(
     The pool is the best networks so far, each by its newest score, and so are the finalists; the dropped are the
     others.
     """
-    budget = budget_of(space, world.latency, settings)
-    term = latency_term(space, world, settings, weight)
+    budget = budget_of(space, world.latency, settings, latency_ms)
+    term = latency_term(budget, weight)
     paths, adam = Paths(budget=budget, theta=uniform(space)), Adam(rate=settings.controller_lr)
     *planned, final = evaluations(space, settings)
     last = len(planned) + 1
@@ -194,7 +199,7 @@ def uniform(space: Space) -> Logits:
     return np.where(legal, 0.0, -np.inf)
 
 
-def latency_term(space: Space, world: World, settings: ArchitectureSettings, weight: float) -> LatencyTerm:
-    cheapest, extras = block_extras(space, world.latency)
-    table = np.array([[extra.get(block, 0.0) for block in space.blocks] for extra in extras])
-    return LatencyTerm(weight=weight, limit=limit_of(settings), base=world.latency(cheapest), extras=table)
+def latency_term(budget: Budget, weight: float) -> LatencyTerm:
+    latency = budget.limits[0]
+    table = np.array([[extra.get(block, 0.0) for block in budget.space.blocks] for extra in latency.extras])
+    return LatencyTerm(weight=weight, limit=latency.value, base=latency.base, extras=table)

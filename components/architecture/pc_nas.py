@@ -46,9 +46,11 @@ from components.settings.architecture import Architecture as ArchitectureSetting
 from components.streams import stream
 
 
-def pc_nas(space: Space, world: World, settings: ArchitectureSettings, seed: int) -> Iterator[PoolUpdate]:
+def pc_nas(
+    space: Space, world: World, settings: ArchitectureSettings, latency_ms: float, seed: int
+) -> Iterator[PoolUpdate]:
     """Shrink the space layer by layer to the partial models with the most potential."""
-    budget = budget_of(space, world.latency, settings)
+    budget = budget_of(space, world.latency, settings, latency_ms)
     world.train_stage(0, ((),))
     pool: Pool = ((),)
     scores: tuple[Scored, ...] = ()

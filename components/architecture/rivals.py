@@ -93,39 +93,47 @@ class Rule:
     """The estimate from the scores of a finalist in the last stage."""
 
 
-def random(space: Space, world: World, settings: ArchitectureSettings, seed: int) -> Iterator[PoolUpdate]:
+def random(
+    space: Space, world: World, settings: ArchitectureSettings, latency_ms: float, seed: int
+) -> Iterator[PoolUpdate]:
     """Search at random, as the control: draw networks uniformly under the limit."""
-    return search_uniformly_trained(Rule(), space, world, settings, seed)
+    return search_uniformly_trained(Rule(), space, world, settings, latency_ms, seed)
 
 
-def evolution(space: Space, world: World, settings: ArchitectureSettings, seed: int) -> Iterator[PoolUpdate]:
+def evolution(
+    space: Space, world: World, settings: ArchitectureSettings, latency_ms: float, seed: int
+) -> Iterator[PoolUpdate]:
     """Search by evolution as in SPOS: breed generations from the best networks so far."""
-    return search_uniformly_trained(Rule(breed=breed_from_best), space, world, settings, seed)
+    return search_uniformly_trained(Rule(breed=breed_from_best), space, world, settings, latency_ms, seed)
 
 
-def aging_evolution(space: Space, world: World, settings: ArchitectureSettings, seed: int) -> Iterator[PoolUpdate]:
+def aging_evolution(
+    space: Space, world: World, settings: ArchitectureSettings, latency_ms: float, seed: int
+) -> Iterator[PoolUpdate]:
     """Search by aging evolution (Real et al., Algorithm 1): with each child the oldest network dies, even if good."""
-    return search_uniformly_trained(Rule(breed=breed_from_young, steady=True), space, world, settings, seed)
+    return search_uniformly_trained(Rule(breed=breed_from_young, steady=True), space, world, settings, latency_ms, seed)
 
 
-def ridge(space: Space, world: World, settings: ArchitectureSettings, seed: int) -> Iterator[PoolUpdate]:
+def ridge(
+    space: Space, world: World, settings: ArchitectureSettings, latency_ms: float, seed: int
+) -> Iterator[PoolUpdate]:
     """Fit main effects to random networks by ridge regression, and verify the networks with the best expected scores.
 
     `settings.potential` chooses among those: `mean` by the verified score, `additive` by the model of all scores.
     """
     additive, verdict = POTENTIALS["additive"], POTENTIALS[settings.potential]
     rule = Rule(finalists=best_expected, potential=additive, verdict=verdict)
-    return search_uniformly_trained(rule, space, world, settings, seed)
+    return search_uniformly_trained(rule, space, world, settings, latency_ms, seed)
 
 
 def search_uniformly_trained(
-    rule: Rule, space: Space, world: World, settings: ArchitectureSettings, seed: int
+    rule: Rule, space: Space, world: World, settings: ArchitectureSettings, latency_ms: float, seed: int
 ) -> Iterator[PoolUpdate]:
     """Search on a uniformly trained supernet; yield one record a stage.
 
     The pool is the best networks so far; the dropped are the others and those over the limit.
     """
-    budget = budget_of(space, world.latency, settings)
+    budget = budget_of(space, world.latency, settings, latency_ms)
     *planned, final = evaluations(space, settings)
     last = len(planned) + 1
     for stage in range(last + 1):

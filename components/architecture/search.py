@@ -76,8 +76,8 @@ class PoolUpdate:
     chosen by chance, and more completions are needed. None for fewer than 3 candidates with two completions."""
 
 
-Strategy = Callable[[Space, World, ArchitectureSettings, int], Iterator[PoolUpdate]]
-"""(space, world, settings, seed) -> records, one a stage."""
+Strategy = Callable[[Space, World, ArchitectureSettings, float, int], Iterator[PoolUpdate]]
+"""(space, world, settings, latency budget in milliseconds, seed) -> records, one a stage."""
 
 
 def evaluate_all(

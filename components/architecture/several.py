@@ -4,7 +4,7 @@ In a stage the shared weights are trained once, on paths that begin like any mem
 search scores its own candidates. With one budget this is the ordinary search.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain, count
@@ -20,20 +20,22 @@ UNIFORM_PATHS: Pool = ((),)
 """The pool of uniform paths."""
 
 
-def search_all(space: Space, world: World, settings: Architecture, seed: int) -> Iterator[tuple[PoolUpdate, ...]]:
-    """Search for all budgets of the settings; yield each stage's records in the order of budgets.
+def search_all(
+    space: Space, world: World, settings: Architecture, budgets: Sequence[float], seed: int
+) -> Iterator[tuple[PoolUpdate, ...]]:
+    """Search for all budgets (milliseconds); yield each stage's records in the order of budgets.
 
     Raises ValueError, before any training, if no network is within one of the budgets.
     """
-    alone = [replace(settings, latency_ms=budget) for budget in settings.budgets]
-    for one in alone:
-        budget_of(within_memory(space, one), world.latency, one)
-    if len(alone) == 1:
-        yield from zip(search(space, world, alone[0], seed), strict=True)
+    for latency_ms in budgets:
+        budget_of(within_memory(space, settings), world.latency, settings, latency_ms)
+    if len(budgets) == 1:
+        yield from zip(search(space, world, settings, budgets[0], seed), strict=True)
         return
     shared = SharedTraining(world)
     searches = [
-        shared.record_pools(index, search(space, shared.world_of(index), one, seed)) for index, one in enumerate(alone)
+        shared.record_pools(index, search(space, shared.world_of(index), settings, latency_ms, seed))
+        for index, latency_ms in enumerate(budgets)
     ]
     yield from zip(*searches, strict=True)
 

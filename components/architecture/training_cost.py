@@ -2,32 +2,15 @@
 
     seconds an image = overhead + sum over stem, layers and head
 
-A part is timed forward and backward on one thread. The overhead is what a whole step of the default network takes
-beyond its parts: augmentation, loss, optimiser. Networks trained by Muon have a share of it that depends on their
-weights, which is not modelled.
+components/planning/training_speed.py measures them.
 """
 
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-
-from components.architecture.network import build_network
-from components.architecture.part_models import part_modules
-from components.architecture.parts import EMPTY, parts
-from components.architecture.space import Architecture, Space, default_architecture
-from components.settings.recipe import Recipe
-from components.streams import stream, torch_stream
-from components.training.crop_flip import base_augment
-from components.training.devices import one_thread
-from components.training.loop import cross_entropy, initial_state, train_steps
-from components.training.progressive import sides
-
-REPEATS = 3
-"""Number of timed runs, of which the fastest counts (ours)."""
+from components.architecture.parts import parts
+from components.architecture.space import Architecture
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,83 +40,3 @@ class TrainingCosts:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "TrainingCosts":
         return cls(**(dict(value) | {"layers": tuple(value["layers"])}))
-
-
-def measure_training(space: Space, recipe: Recipe, batch: int, threads: int) -> TrainingCosts:
-    """Time every part of the space's networks, and whole steps of the default network, on this machine."""
-    layers = tuple(str(layer) for layer in space.layers)
-    modules, examples = part_modules(space)
-    with one_thread():
-        seconds = {name: time_part(module, examples[name], batch) for name, module in modules.items() if name != EMPTY}
-        steps = [time_step(space, recipe, batch, side) for side in sides(space.size)]
-        alone = time_step(space, recipe, batch, space.size, time.perf_counter)
-    default = default_architecture(space)
-    known = sum(seconds[name] for name in parts(layers, default))
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    together = time_step(space, recipe, batch, space.size, time.perf_counter) if threads > 1 else alone
-    torch.set_num_threads(before)
-    return TrainingCosts(
-        layers=layers,
-        parts=seconds,
-        overhead=max(0.0, steps[-1] - known),
-        small=steps[0] / steps[-1] if recipe.progressive else 1.0,
-        mean=sum(steps) / len(steps) / steps[-1] if recipe.progressive else 1.0,
-        speedup=max(1.0, alone / together),
-    )
-
-
-def time_part(module: nn.Module, example: Tensor, batch: int) -> float:
-    """Return the CPU seconds an image of a part, forward and backward."""
-    x = example[:1].expand(batch, *example.shape[1:])
-    if x.is_floating_point():
-        x = x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x.contiguous()
-        x.requires_grad_()
-    module = module.to(memory_format=torch.channels_last)
-
-    def run() -> None:
-        outputs = module(x)
-        (outputs[0] if isinstance(outputs, tuple) else outputs).sum().backward()
-
-    return fastest(run) / batch
-
-
-def time_step(
-    space: Space, recipe: Recipe, batch: int, side: int, clock: Callable[[], float] = time.process_time
-) -> float:
-    """Return the seconds an image of a training step of the default network."""
-    blank = (0.5,) * space.channels
-    network = build_network(space, default_architecture(space), blank, blank)
-    shape = (batch, space.channels, space.size, space.size)
-    images = torch.from_numpy(stream(0, "images to time").integers(0, 256, shape, dtype="uint8"))
-    labels = torch.arange(batch) % space.classes
-    state = initial_state(network)
-
-    def run() -> None:
-        train_steps(
-            network,
-            state,
-            images.contiguous(memory_format=torch.channels_last),
-            labels,
-            batches=[torch.arange(batch)] * 2,
-            rate=lambda step: 0.0,
-            first_step=0,
-            augment=base_augment(recipe),
-            criterion=cross_entropy(),
-            side=lambda step: side,
-            recipe=recipe,
-            rng=torch_stream(0, "augmentation to time"),
-        )
-
-    return fastest(run, clock) / batch / 2
-
-
-def fastest(run: Callable[[], None], clock: Callable[[], float] = time.process_time) -> float:
-    """Return the seconds of the fastest of some runs, after one that is not timed."""
-    run()
-    seconds = []
-    for _ in range(REPEATS):
-        began = clock()
-        run()
-        seconds.append(clock() - began)
-    return min(seconds)

@@ -1,1 +1,1 @@
-"""The plan: what this machine does in the user's minutes, decided once and recorded before anything else is computed."""
+"""The plan: what this machine does in the user's minutes, decided once and recorded before all else."""

@@ -3,16 +3,16 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 from components.architecture.costs import block_costs
 from components.architecture.network import build_network
 from components.architecture.part_models import random_images
 from components.architecture.space import Architecture, Space, candidates, format_architecture, space_of
 from components.architecture.timing import measure_model
-from components.architecture.training_cost import TrainingCosts, measure_training
+from components.architecture.training_cost import TrainingCosts
 from components.data.store import Classes
-from components.planning.schedule import Settings, Speeds, default_minutes, epochs_within, make_schedule
+from components.planning.schedule import Settings, default_minutes, epochs_within, make_schedule
 from components.planning.shape import (
     SLOWEST,
     Fitted,
@@ -23,11 +23,15 @@ from components.planning.shape import (
     resolution,
     template_for,
 )
+from components.planning.speeds import Speeds
+from components.planning.training_speed import measure_training
 from components.settings.export import Export
+from components.settings.planned import PLANNED
 from components.settings.space import SearchSpace
 from components.shipping.export import export_network
 from components.shipping.quantisation import convert
 
+Precision = Literal["none", "int8"]
 WORTH = 1.1
 """How many times as fast as the float file an int8 file must be to be chosen."""
 TIMED_STEP = 64
@@ -69,7 +73,7 @@ def make_plan(settings: Settings, facts: Facts) -> Plan:
         size, why = resolution(facts.side)
         sentences.append(why)
     classes = Classes(names=facts.names, size=size, channels=facts.channels)
-    shaper = Shaper(settings=settings, classes=classes)
+    shaper = Shaper(settings=settings, classes=classes, export=settings.export)
     export = choose_precision(shaper, sentences) if "export.quantize" in open_ else settings.export
     shaper = replace(shaper, export=export)
     shape = choose_shape(shaper, facts.images, sentences)
@@ -82,7 +86,7 @@ def make_plan(settings: Settings, facts: Facts) -> Plan:
     flat |= {f"architecture.{name}": value for name, value in as_settings(shape.settings).items()}
     flat |= {f"{word}.{name}": value for word, own in schedule.settings.items() for name, value in own.items()}
     return Plan(
-        chosen=by_part(flat, settings.planned, open_),
+        chosen=by_part(flat, open_),
         speeds=Speeds(costs=shape.costs, seconds=schedule.seconds),
         minutes=minutes,
         sentences=(*sentences, *schedule.sentences),
@@ -90,11 +94,9 @@ def make_plan(settings: Settings, facts: Facts) -> Plan:
     )
 
 
-def by_part(
-    flat: Mapping[str, Any], planned: Mapping[str, Mapping[str, Any]], open_: frozenset[str]
-) -> dict[str, dict[str, Any]]:
+def by_part(flat: Mapping[str, Any], open_: frozenset[str]) -> dict[str, dict[str, Any]]:
     """Return the choices that are open, by the part of the settings that stages read."""
-    return {part: {key: flat[key] for key in own if key in open_} for part, own in planned.items()}
+    return {part: {key: flat[key] for key in own if key in open_} for part, own in PLANNED.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,8 +105,7 @@ class Shaper:
 
     settings: Settings
     classes: Classes
-
-    export: Export = Export()
+    export: Export
 
     @property
     def template(self) -> Template:
@@ -128,7 +129,7 @@ class Shaper:
     def space(self, width: int) -> Space:
         return space_of(self.space_settings(width), self.classes)
 
-    def slowest_ms(self, width: int, quantize: str | None = None) -> float:
+    def slowest_ms(self, width: int, quantize: Precision | None = None) -> float:
         """Return the milliseconds of the space's largest network in a precision, on the target."""
         export = self.export if quantize is None else replace(self.export, quantize=quantize)
         space = self.space(width)
@@ -154,9 +155,9 @@ def choose_precision(shaper: Shaper, sentences: list[str]) -> Export:
     if shaper.settings.latency.provider != "cpu":
         sentences.append("The file is float: ONNX Runtime computes int8 on the CPU only.")
         return replace(export, quantize="none")
-    exact, integer = (shaper.slowest_ms(16, quantize) for quantize in ("none", "int8"))
+    exact, integer = shaper.slowest_ms(16, "none"), shaper.slowest_ms(16, "int8")
     faster = exact / integer
-    chosen = "int8" if faster >= WORTH else "none"
+    chosen: Precision = "int8" if faster >= WORTH else "none"
     sentences.append(
         f"The file is {'int8' if chosen == 'int8' else 'float'}: int8 is {faster:.2f} times as fast here "
         f"({integer:.3g} ms instead of {exact:.3g} ms for the same network)."

@@ -4,8 +4,7 @@ n      images of train and val
 share  part of the user's seconds, by the wall clock on a quiet machine
 """
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from components.architecture.search import evaluations
 from components.architecture.space import IDENTITY, Space, candidates, default_architecture
 from components.architecture.training_cost import TrainingCosts
 from components.augmentation.operations import ELEMENTS
+from components.planning.speeds import Seconds
 from components.race.trainings import race_images
 from components.settings.architecture import Architecture
 from components.settings.augmentation import Augmentation
@@ -24,7 +24,6 @@ from components.settings.export import Export
 from components.settings.latency import Latency
 from components.settings.loss import Loss
 from components.settings.parallel import Parallel
-from components.settings.planned import PLANNED
 from components.settings.race import Race
 from components.settings.recipe import Recipe
 from components.settings.space import SearchSpace
@@ -67,50 +66,7 @@ class Settings:
     recipe: Recipe
     export: Export
     unstated: frozenset[str]
-    """The settings of `PLANNED` that a person left open."""
-
-    @property
-    def planned(self) -> Mapping[str, Mapping[str, Any]]:
-        return PLANNED
-
-
-@dataclass(frozen=True, kw_only=True)
-class Seconds:
-    """Planned seconds of each part, by the wall clock."""
-
-    architecture: float
-    augmentation: float
-    loss: float
-    race: float
-    final: float
-
-    @property
-    def total(self) -> float:
-        return float(sum(asdict(self).values()))
-
-    @property
-    def searches(self) -> float:
-        return self.architecture + self.augmentation + self.loss
-
-
-@dataclass(frozen=True, kw_only=True)
-class Speeds:
-    """What later stages take from the plan: how long networks train, and for how long they may."""
-
-    costs: TrainingCosts
-    seconds: Seconds
-
-    def epochs(self, architecture: tuple[str, ...], seconds: float, images: int) -> int:
-        """Return the number of epochs over so many images that a final training gets in the seconds, at least 1."""
-        each = self.costs.seconds(architecture) * self.costs.mean / self.costs.speedup
-        return max(1, round(seconds / (each * images)))
-
-    def to_json(self) -> dict[str, Any]:
-        return {"costs": self.costs.to_json(), "seconds": asdict(self.seconds)}
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> "Speeds":
-        return cls(costs=TrainingCosts.from_json(value["costs"]), seconds=Seconds(**value["seconds"]))
+    """The settings that a person left open (components/settings/planned.py)."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,6 +27,7 @@ class Template:
     side: int
     stem_stride: int
     stages: tuple[tuple[float, int, int], ...]
+    """(multiple of the stem's width, layers, stride of the first)."""
 
     def at(self, width: int, blocks: tuple[str, ...]) -> SearchSpace:
         stages = tuple((round(factor * width), layers, stride) for factor, layers, stride in self.stages)
@@ -34,10 +35,10 @@ class Template:
 
 
 TEMPLATES = (
-    Template(side=4, stem_stride=1, stages=((1.5, 2, 2), (3, 3, 2))),
-    Template(side=24, stem_stride=1, stages=((2, 2, 2), (4, 2, 2), (8, 2, 2))),
-    Template(side=48, stem_stride=2, stages=((2, 2, 2), (4, 2, 2), (8, 2, 2))),
-    Template(side=112, stem_stride=2, stages=((1.5, 2, 2), (2, 2, 2), (4, 3, 2), (8, 2, 2))),
+    Template(side=4, stem_stride=1, stages=((1.5, 2, 2), (3.0, 3, 2))),
+    Template(side=24, stem_stride=1, stages=((2.0, 2, 2), (4.0, 2, 2), (8.0, 2, 2))),
+    Template(side=48, stem_stride=2, stages=((2.0, 2, 2), (4.0, 2, 2), (8.0, 2, 2))),
+    Template(side=112, stem_stride=2, stages=((1.5, 2, 2), (2.0, 2, 2), (4.0, 3, 2), (8.0, 2, 2))),
 )
 """Stages for small and for large images (ours), the last whose side is not above the image's."""
 

@@ -1,18 +1,21 @@
 """What the choices of the race stand for: the augmentation and the loss of a name."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
-from components.augmentation.policy import Policy
+from components.augmentation.policy import AugmentPairs, Policy
 from components.augmentation.published import rand_augment, trivial_augment_wide
 from components.loss.family import read_loss
-from components.race.halving import PLAIN
 from components.settings.recipe import Recipe
 from components.training.crop_flip import base_augment, compose
 from components.training.loop import Augment, Criterion, cross_entropy
 
-SEARCHED = "searched"
-FIXED = {"trivial_augment": trivial_augment_wide, "rand_augment": rand_augment}
+PLAIN, SEARCHED = "plain", "searched"
+FIXED: dict[str, Callable[[int], AugmentPairs]] = {
+    "trivial_augment": trivial_augment_wide,
+    "rand_augment": rand_augment,
+}
 SMOOTHING = "smoothing"
 
 

@@ -23,7 +23,6 @@ from components.shipping.comparison import Paired, mcnemar, pair
 from components.training.loop import State
 from components.training.metrics import accuracy, calibrated_log_likelihood
 
-PLAIN = "plain"
 FACTORS = ("architecture", "augmentation", "loss")
 
 
@@ -31,8 +30,8 @@ class Setup(NamedTuple):
     """What is trained: one choice of every factor."""
 
     architecture: str
-    augmentation: str = PLAIN
-    loss: str = PLAIN
+    augmentation: str
+    loss: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,12 +109,12 @@ class Standing:
 def race(
     factors: Mapping[str, Sequence[Choice]], run: Run, labels: Int64[Tensor, " n"], settings: Race
 ) -> Iterator[Standing]:
-    """Decide one factor after the other; yield the standing after each.
+    """Decide one factor after the other, from the first choice of each; yield the standing after each.
 
     A factor with one choice is decided without a training, but the first, which trains the network that others go on
     from. Raises FloatingPointError if every training of a factor diverged.
     """
-    setup = plain = Setup(architecture="")
+    setup = plain = Setup(*(choices[0].value for choices in factors.values()))
     heat: Heat | None = None
     for factor, choices in factors.items():
         entrants = {setup._replace(**{factor: choice.value}): choice for choice in choices}

@@ -16,8 +16,8 @@ from components.race.halving import FACTORS, Heat, Setup
 from components.settings.race import Race
 from components.settings.recipe import Recipe
 from components.streams import stream, torch_rng
+from components.training.averages import moving_average
 from components.training.devices import CPU, Devices, one_thread
-from components.training.fit import moving_average
 from components.training.inference import predict, split_tensors
 from components.training.loop import (
     Augment,

@@ -1,4 +1,4 @@
-"""Settings of the architecture search and its budgets (section `architecture`)."""
+"""Settings of the architecture search (section `architecture`)."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -14,14 +14,11 @@ STEERING = ("enas", "proxyless")
 class Architecture(SearchSpace):
     """Settings of PC-NAS (Li et al., CVPR 2020) and its rivals; see components/architecture/README.md."""
 
-    latency_ms: float | tuple[float, ...]
-    """The budget: milliseconds that an inference of the shipped ONNX file may take on the target. A list gives a
-    network for each budget, from one supernet; the line goes on with the first."""
     margin: float = 0.05
-    """Share of the budget that the search keeps free for the error of the latency prediction (ours)."""
+    """Share of the latency budget that the search keeps free for the error of the latency prediction (ours)."""
     max_parameters: int | None = None
     """Limit on the number of trained parameters; null: none. This limit and the next three are counted as
-    components/architecture/costs.py says, and hold together with the budget."""
+    components/architecture/costs.py says, and hold together with the latency budget (budget.latency_ms)."""
     max_flops: int | None = None
     """Limit on FLOPs per image, two for each multiply-add; null: none."""
     max_memory_bytes: int | None = None
@@ -29,8 +26,11 @@ class Architecture(SearchSpace):
     max_file_bytes: int | None = None
     """Limit on the size of the float32 ONNX file; null: none. The search estimates the size within 3 % and keeps as
     much free; an int8 file is far smaller. The gate checks the file that ships."""
-    strategy: Literal["pc_nas", "random", "evolution", "aging_evolution", "ridge", "enas", "proxyless"] = "pc_nas"
-    """The search strategy. The rivals of `pc_nas` use as many evaluations; `random` is the control."""
+    strategy: Literal["pc_nas", "random", "evolution", "aging_evolution", "ridge", "enas", "proxyless", "largest"] = (
+        "pc_nas"
+    )
+    """The search strategy. The rivals of `pc_nas` use as many evaluations; `random` is the control. `largest` searches
+    nothing: it takes the network with the most FLOPs within the limits."""
     potential: Literal["mean", "additive"] = "additive"
     """`pc_nas`: a partial model's potential is the mean score of its completions (the paper), or the best score that a
     ridge model of all scores expects (ours). `ridge` chooses among its finalists by their own scores or by the
@@ -61,27 +61,8 @@ class Architecture(SearchSpace):
     max_images: int | None = None
     """Number of images that the supernet trains on at most; null: all."""
 
-    @property
-    def budget(self) -> float:
-        """The budget that the line goes on with, in milliseconds."""
-        return self.budgets[0]
-
-    @property
-    def budgets(self) -> tuple[float, ...]:
-        """All budgets in milliseconds; the line goes on with the first."""
-        return self.latency_ms if isinstance(self.latency_ms, tuple) else (self.latency_ms,)
-
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.budgets != (), "architecture.latency_ms is empty; give at least one budget")
-        require(len(set(self.budgets)) == len(self.budgets), "architecture.latency_ms names a budget twice")
-        for budget in self.budgets:
-            require(budget > 0, f"architecture.latency_ms is {budget}; use a positive number")
-        require(
-            len(self.budgets) == 1 or self.strategy not in STEERING,
-            f"architecture.latency_ms names {len(self.budgets)} budgets, but {self.strategy} steers the training of "
-            "shared weights towards one; name one, or use another strategy",
-        )
         for name in ("max_parameters", "max_flops", "max_memory_bytes", "max_file_bytes"):
             value = getattr(self, name)
             require(

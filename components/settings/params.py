@@ -8,8 +8,9 @@ give.
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, TypeVar
 
-from components.settings.architecture import Architecture
+from components.settings.architecture import STEERING, Architecture
 from components.settings.augmentation import Augmentation
+from components.settings.budget import Budget
 from components.settings.data import Data
 from components.settings.evaluate import Evaluate
 from components.settings.export import Export
@@ -40,6 +41,7 @@ class Params:
     """Where networks train: on the CPU, or on all CUDA devices here, which the copies of a search take in turns. It
     changes the result. `cuda` without such a device is an error; the file that ships is exported from the CPU."""
     parallel: Parallel
+    budget: Budget
     data: Data
     latency: Latency
     architecture: Architecture
@@ -60,11 +62,6 @@ class Params:
     def space(self) -> SearchSpace:
         """The space of networks alone, so that a stage that only builds one depends on no setting of the search."""
         return self.architecture
-
-    @property
-    def budgets(self) -> tuple[float, ...]:
-        """All budgets in milliseconds; the line goes on with the first."""
-        return self.architecture.budgets
 
     @property
     def recipe(self) -> Recipe:
@@ -90,12 +87,17 @@ class Params:
                 start == 0 or start >= recipe.batch_size,
                 f"{name}.online.head_start is {start} images, less than a batch ({recipe.batch_size}); use 0 or more",
             )
-        budgets = len(self.architecture.budgets)
+        budgets = len(self.budget.all)
+        require(
+            budgets == 1 or self.architecture.strategy not in STEERING,
+            f"budget.latency_ms names {budgets} budgets, but {self.architecture.strategy} steers the training of "
+            "shared weights towards one; name one, or use another strategy",
+        )
         known = (*VARIANTS, *(f"budget_{number}" for number in range(2, budgets + 1)))
         for name in self.train.variants:
             require(
                 name in known,
-                f"train.variants names {name!r}; with {budgets} budgets in architecture.latency_ms, known are "
+                f"train.variants names {name!r}; with {budgets} budgets in budget.latency_ms, known are "
                 f"{', '.join(known)}",
             )
         further = [name for name in self.train.variants if name.startswith("budget_")]

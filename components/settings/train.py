@@ -12,8 +12,8 @@ class Train:
     """Settings of the final training of the searched network and the baseline, on train and val together."""
 
     variants: tuple[str, ...] = VARIANTS
-    """What is trained: `searched`, `baseline`, and the networks of further budgets in `architecture.latency_ms` that
-    are named here (`budget_2` is the second's) and in `evaluate.budgets`."""
+    """What is trained: `searched`, `baseline`, and the networks of further budgets in `budget.latency_ms` that are
+    named here (`budget_2` is the second's) and in `evaluate.budgets`."""
     epochs: int | None = None
     """Epochs of the final training of `searched`; null: those that the plan's speeds and `budget.minutes` leave.
     `baseline` gets as many more as make it equal in compute to searches, race and final training together."""

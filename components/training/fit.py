@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from components.settings.train import Train
 from components.streams import stream, torch_stream
+from components.training.averages import moving_average
 from components.training.inference import device_of
 from components.training.loop import (
     Augment,
@@ -24,21 +25,6 @@ from components.training.loop import (
     train_steps,
 )
 from components.training.progressive import side_at
-
-
-def moving_average(average: State, network: nn.Module, decay: float, step: int) -> None:
-    """Update the exponential moving average of parameters and float buffers in place, at the global step 0, 1, ...
-
-    The decay is (1 + step) / (10 + step) where that is less: at a fixed 0.999 half of the average would still be the
-    random first weights after 700 steps.
-    """
-    decay = min(decay, (1 + step) / (10 + step))
-    for name, value in network.state_dict().items():
-        key = f"model.{name}"
-        if value.is_floating_point():
-            average[key].lerp_(value.detach(), 1 - decay)
-        else:
-            average[key].copy_(value)
 
 
 @dataclass(frozen=True, kw_only=True)

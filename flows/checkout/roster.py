@@ -112,7 +112,7 @@ ROSTER: Mapping[str, Stage] = {
         figure=Figure(r"evaluate/searched/accuracy", "accuracy {:.2%}"),
         section="classes",
     ),
-    "budget": Stage(
+    "further_budget": Stage(
         does="Reads the test split, once: accuracy and latency of a further budget's file.",
         variants="evaluate.budgets",
         figure=Figure(r"evaluate/budget_\d+/accuracy", "accuracy {:.2%}"),

@@ -30,6 +30,10 @@ KINDS = ("float", "tuple[float, ...]")
 """Parts that pydantic adds to the key of a setting that may be a number or a list of numbers."""
 
 
+MOVED: Mapping[str, str] = {"architecture.latency_ms": "budget.latency_ms"}
+"""Key that an older params.yaml has -> the key that took its place."""
+
+
 class SettingsError(ValueError):
     """A person's mistake in params.yaml, in one sentence: the key, the value, what to do."""
 
@@ -185,6 +189,8 @@ def sentence(error: ErrorDetails) -> str:
 
 
 def say_unknown(key: str, error: ErrorDetails) -> str:
+    if key in MOVED:
+        return f"{key} is no setting; it is now {MOVED[key]}"
     known = [field.name for field in dataclasses.fields(section_at(error["loc"][:-1]))]
     close = get_close_matches(str(error["loc"][-1]), known, n=1)
     return f"{key} is no setting; " + (f"did you mean {close[0]}?" if close else f"use one of {', '.join(known)}")

@@ -73,7 +73,7 @@ def points(some: list[Scored]) -> list[tuple[float, float]]:
 
 
 def pool(params: Params) -> Iterator[Part]:
-    rows = [row for row in read_rows(paths.POOL) if float(row["budget_ms"]) == params.architecture.budget]
+    rows = [row for row in read_rows(paths.POOL) if float(row["budget_ms"]) == params.budget.first]
     judged = [judged_of(row) for row in rows if row["potential"]]
     yield Figure(
         svg=figures.pool_by_stage(judged, params.architecture.metric),
@@ -137,14 +137,14 @@ def further_budgets(params: Params) -> Iterator[Part]:
             rows=[budget_row(variant) for variant in params.evaluate.budgets],
             caption="The networks of further budgets, trained and measured as the first one's is.",
         )
-    elif len(params.architecture.budgets) > 1:
+    elif len(params.budget.all) > 1:
         yield Note(
             text="The networks of further budgets were not trained and measured (train.variants, evaluate.budgets)."
         )
 
 
 def budget_row(variant: str) -> list[str]:
-    scores, times = (read_json(paths.BUDGET / variant / f"{name}.json") for name in ("metrics", "latency"))
+    scores, times = (read_json(paths.FURTHER_BUDGET / variant / f"{name}.json") for name in ("metrics", "latency"))
     own, time = scores[variant], times[variant]
     return [
         variant,

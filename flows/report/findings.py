@@ -52,7 +52,7 @@ def read(
         report=report,
         metrics=read_json(paths.METRICS),
         latency=read_json(paths.MEASURED),
-        budget_ms=params.architecture.budget,
+        budget_ms=params.budget.first,
         spent=spent,
     )
 

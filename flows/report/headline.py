@@ -47,7 +47,7 @@ REMEDIES = {
 
 def key_numbers(params: Params) -> Iterator[Part]:
     metrics, latency = read_json(paths.METRICS), read_json(paths.MEASURED)
-    searched, time, budget = metrics[SEARCHED], latency[SEARCHED], params.architecture.budget
+    searched, time, budget = metrics[SEARCHED], latency[SEARCHED], params.budget.first
     spent = costs()
     yield Facts(
         facts=[

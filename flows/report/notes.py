@@ -129,8 +129,8 @@ def describe_evaluation(_: str) -> str:
     return "; ".join(describe_result(name, metrics, latency) for name in VARIANTS)
 
 
-def describe_budget(variant: str) -> str:
-    folder = paths.BUDGET / variant
+def describe_further_budget(variant: str) -> str:
+    folder = paths.FURTHER_BUDGET / variant
     metrics, latency = read_json(folder / paths.METRICS.name), read_json(folder / paths.MEASURED.name)
     return f"{describe_result(variant, metrics, latency)}, limit {milliseconds(latency['limit_ms'])}"
 
@@ -150,5 +150,5 @@ FINDS: Mapping[str, Find] = {  # a stage that is missing here is described only 
     "race": describe_race,
     "train": describe_training,
     "evaluate": describe_evaluation,
-    "budget": describe_budget,
+    "further_budget": describe_further_budget,
 }

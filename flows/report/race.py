@@ -1,4 +1,4 @@
-"""Make the sections on the plan and on the race: how the minutes were spent, and what each search brought on these data."""
+"""Make the sections on the plan and on the race: how the minutes were spent, and what each search brought."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -7,7 +7,7 @@ from components.settings.params import Params
 from flows.checkout import paths
 from flows.checkout.files import read_json
 from flows.report.parts import Maker, Note, Part, Table
-from flows.report.reading import Row, chain, group_rows, percent, quantity, read_rows
+from flows.report.reading import Row, chain, group_rows, percent, read_rows
 
 QUESTIONS = {
     "architecture": "a searched network",
@@ -72,10 +72,7 @@ def name_of(factor: str, choice: str) -> str:
 
 def recipe_text(one: Mapping[str, Any]) -> str:
     start = f", from the race's weights ({one['images']:,} images seen)" if one["begun"] else ""
-    return (
-        f"{chain(one['architecture'])} with augmentation {one['augmentation']} and loss {one['loss']} for "
-        f"{quantity(one['epochs'], 'epoch')}{start}"
-    )
+    return f"{chain(one['architecture'])} with augmentation {one['augmentation']} and loss {one['loss']}{start}"
 
 
 def rungs(params: Params) -> Iterator[Part]:

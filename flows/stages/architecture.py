@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from components.architecture.budget import limit_of
@@ -18,6 +18,7 @@ from components.charts import score_against_latency
 from components.data.batch import require_batch
 from components.data.store import Statistics, open_split, read_classes, read_statistics
 from components.settings.architecture import Architecture as ArchitectureSettings
+from components.settings.budget import Budget
 from components.settings.latency import Latency
 from components.settings.parallel import Parallel
 from components.settings.recipe import Recipe
@@ -43,6 +44,7 @@ class Reads:
     threads: int
     device: str
     parallel: Parallel
+    budget: Budget
     latency: Latency
     architecture: ArchitectureSettings
     recipe: Recipe
@@ -59,13 +61,15 @@ def run(params: Reads, observe: Observer, checkpoint: Path) -> None:
     world = with_replay(weights.world(table.predict, parallel, devices), weights, checkpoint)
     last: tuple[PoolUpdate, ...] = ()
     rows: list[dict[str, object]] = []
-    done, searches = finished_stages(checkpoint), search_all(space, world, settings, params.seed)
-    for last in observe.progress(searches, len(space.layers), "architecture stages", done=done):
-        for budget, update in zip(settings.budgets, last, strict=True):
+    searches = search_all(space, world, settings, params.budget.all, params.seed)
+    done = finished_stages(checkpoint)
+    stages = 1 if settings.strategy == "largest" else len(space.layers)
+    for last in observe.progress(searches, stages, "architecture stages", done=done):
+        for budget, update in zip(params.budget.all, last, strict=True):
             observe.metrics(pool_metrics(update, metrics_folder(params, budget)), step=update.stage)
             rows += list(pool_rows(update, budget))
     files.write_csv(paths.POOL, rows)
-    write(params, space, table, dict(zip(settings.budgets, last, strict=True)))
+    write(params, space, table, dict(zip(params.budget.all, last, strict=True)))
     for file in OUTPUTS:
         observe.file(file)
 
@@ -120,11 +124,11 @@ def entry(params: Reads, space: Space, table: LatencyTable, budget: float, updat
     best, scores = update.pool[0], {one.architecture: one.score for one in update.scores}
     return {
         "architecture": format_architecture(best.architecture),
-        "score": scores[best.architecture],
+        "score": scores.get(best.architecture),
         "potential": best.potential,
         "standard_error": best.standard_error,
         "predicted_latency_ms": table.predict(best.architecture),
-        "limit_ms": limit_of(replace(params.architecture, latency_ms=budget)),
+        "limit_ms": limit_of(params.architecture, budget),
         "latency_ms": budget,
         "strategy": params.architecture.strategy,
         "evaluations": len(update.scores),
@@ -133,7 +137,7 @@ def entry(params: Reads, space: Space, table: LatencyTable, budget: float, updat
 
 def metrics_folder(params: Reads, budget: float) -> str:
     """Return the folder of the budget's metrics; the first budget has the names of a search with one budget."""
-    return "architecture" if budget == params.architecture.budget else f"architecture/{budget:g}ms"
+    return "architecture" if budget == params.budget.first else f"architecture/{budget:g}ms"
 
 
 def pool_metrics(update: PoolUpdate, folder: str) -> dict[str, float]:

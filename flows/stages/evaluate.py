@@ -1,4 +1,4 @@
-"""Stage `evaluate`: measure the exact files that ship on the test split, which only this stage and `budget` read."""
+"""Stage `evaluate`: measure the exact files that ship on the test split, which only it and `further_budget` read."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +16,7 @@ from components.architecture.network import make_network
 from components.architecture.space import parse_architecture, space_of
 from components.architecture.timing import measure_model
 from components.data.store import Classes, Split, Statistics, open_split, read_classes
+from components.settings.budget import Budget
 from components.settings.evaluate import Evaluate
 from components.settings.latency import Latency
 from components.settings.space import SearchSpace
@@ -32,15 +33,15 @@ from flows.runtime.observer import Observer
 class Reads:
     """The settings that the stage reads; dvc.yaml lists the same."""
 
+    budget: Budget
     evaluate: Evaluate
     latency: Latency
     space: SearchSpace
-    budgets: tuple[float, ...]
 
 
 def run(params: Reads, observe: Observer) -> None:
     """Evaluate the model that ships, and the baseline."""
-    evaluate(params, observe, VARIANTS, params.budgets[0], paths.EVALUATE)
+    evaluate(params, observe, VARIANTS, params.budget.first, paths.EVALUATE)
 
 
 def evaluate(params: Reads, observe: Observer, variants: Sequence[str], limit_ms: float, folder: Path) -> None:

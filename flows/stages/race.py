@@ -27,10 +27,10 @@ from components.architecture.space import (
     space_of,
 )
 from components.data.store import Classes, open_split, read_classes, read_statistics
-from components.planning.schedule import Speeds
+from components.planning.speeds import Speeds
 from components.race import choices
-from components.race.choices import augment_of, criterion_of, smoothing_name
-from components.race.halving import FACTORS, PLAIN, Choice, Decision, Row, Setup, Standing, gain, race
+from components.race.choices import PLAIN, augment_of, criterion_of, smoothing_name
+from components.race.halving import FACTORS, Choice, Decision, Row, Standing, gain, race
 from components.race.trainings import Trainings
 from components.settings.architecture import Architecture as ArchitectureSettings
 from components.settings.augmentation import Augmentation
@@ -38,8 +38,8 @@ from components.settings.budget import Budget
 from components.settings.loss import Loss
 from components.settings.parallel import Parallel
 from components.settings.race import Race
+from components.settings.recipe import Recipe
 from components.settings.space import SearchSpace
-from components.settings.train import Train
 from components.settings.variants import BASELINE, SEARCHED
 from flows.checkout import files, paths
 from flows.runtime.devices import devices_of
@@ -62,7 +62,7 @@ class Reads:
     augmentation: Augmentation
     loss: Loss
     race: Race
-    train: Train
+    recipe: Recipe
 
 
 def run(params: Reads, observe: Observer) -> None:
@@ -80,7 +80,7 @@ def run(params: Reads, observe: Observer) -> None:
     files.write_csv(paths.RUNGS, [asdict(row) for one in standings for row in one.rows])
     record = {
         "decisions": [decision_record(one.decision) for one in standings],
-        "variants": variants_of(params, classes, speeds, standings[-1]),
+        "variants": variant_records(standings[-1]),
     }
     files.write_json(paths.DECIDED, record)
     files.write_bytes(paths.BEGUN, save({k: v.cpu().contiguous() for k, v in standings[-1].heat.state.items()}))
@@ -96,7 +96,8 @@ def factors_of(params: Reads, classes: Classes) -> dict[str, list[Choice]]:
     architectures = [Choice(value=text, plain=True) for text in dict.fromkeys(plain)]
     if found["architecture"] not in plain:
         architectures.append(Choice(value=found["architecture"], plain=False))
-    augmentations, losses = list(params.race.augmentations), [smoothing_name(e) for e in params.race.label_smoothing]
+    augmentations: list[str] = list(params.race.augmentations)
+    losses = [smoothing_name(e) for e in params.race.label_smoothing]
     if params.augmentation.online.trunks:
         augmentations.append(choices.SEARCHED)
     if params.loss.online.trunks:
@@ -122,7 +123,7 @@ def plain_architectures(params: Reads, space: Space) -> Iterator[Architecture]:
 
 def trainings_of(params: Reads, classes: Classes, speeds: Speeds, factors: dict[str, list[Choice]]) -> Trainings:
     """Set up the short trainings of every choice."""
-    statistics, recipe = read_statistics(paths.STATISTICS), params.train.recipe
+    statistics, recipe = read_statistics(paths.STATISTICS), params.recipe
     space = space_of(params.space, classes)
     seconds = {
         choice.value: speeds.costs.seconds(parse_architecture(space, choice.value)) for choice in factors[FACTORS[0]]
@@ -146,20 +147,11 @@ def trainings_of(params: Reads, classes: Classes, speeds: Speeds, factors: dict[
     )
 
 
-def variants_of(params: Reads, classes: Classes, speeds: Speeds, last: Standing) -> dict[str, dict[str, Any]]:
-    """Return what each variant trains, and for how many epochs."""
-    space = space_of(params.space, classes)
-    images = sum(len(open_split(folder).labels) for folder in (paths.TRAIN, paths.VAL))
-
-    def epochs(setup: Setup, seconds: float) -> int:
-        return speeds.epochs(parse_architecture(space, setup.architecture), seconds, images)
-
-    final, total = speeds.seconds.final, speeds.seconds.total
-    shipped = params.train.epochs or epochs(last.setup, final)
-    rival = round(shipped * total / final) if params.train.epochs else epochs(last.plain, total)
+def variant_records(last: Standing) -> dict[str, dict[str, Any]]:
+    """Return what each variant trains, and how many images it has seen when its final training begins."""
     return {
-        SEARCHED: last.setup._asdict() | {"epochs": shipped, "begun": True, "images": last.heat.images},
-        BASELINE: last.plain._asdict() | {"epochs": rival, "begun": False, "images": 0},
+        SEARCHED: last.setup._asdict() | {"begun": True, "images": last.heat.images},
+        BASELINE: last.plain._asdict() | {"begun": False, "images": 0},
     }
 
 

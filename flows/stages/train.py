@@ -12,15 +12,17 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from components.architecture.network import make_network
+from components.architecture.space import parse_architecture, space_of
 from components.data.batch import require_batch
 from components.data.store import Classes, Split, open_split, read_classes, read_statistics
 from components.loss.family import Member
+from components.planning.speeds import Speeds
 from components.race.choices import augment_of, criterion_of
 from components.settings.export import Export
 from components.settings.require import require
 from components.settings.space import SearchSpace
 from components.settings.train import Train
-from components.settings.variants import SEARCHED
+from components.settings.variants import BASELINE, SEARCHED
 from components.shipping.export import export_network
 from components.shipping.quantisation import convert
 from components.streams import stream
@@ -50,8 +52,8 @@ def run(params: Reads, observe: Observer, variant: str, checkpoint: Path) -> Non
     device, *_ = devices_of(params.device)
     classes, statistics = read_classes(paths.CLASSES), read_statistics(paths.STATISTICS)
     require_batch(statistics.counts, params.train.recipe.batch_size)
-    recipe = recipe_of(params, classes, variant)
     images, labels = training_images()
+    recipe = recipe_of(params, classes, variant, len(labels))
     network = make_network(params.space, classes, statistics, recipe.architecture, params.seed).to(device)
     training = partial(
         fit,
@@ -112,12 +114,12 @@ class Recipe:
     """The weights and momentum from which the training goes on; None: it starts from first weights."""
 
 
-def recipe_of(params: Reads, classes: Classes, variant: str) -> Recipe:
+def recipe_of(params: Reads, classes: Classes, variant: str, images: int) -> Recipe:
     """Return what the race decided for `searched` and `baseline`; `budget_<n>` is `searched` with the network that was
     found for the n-th budget, from first weights."""
     decided, number = files.read_json(paths.DECIDED)["variants"], variant.partition("_")[2]
     chosen = decided[SEARCHED if number else variant]
-    architecture, epochs, begun = chosen["architecture"], chosen["epochs"], chosen["begun"]
+    architecture, begun = chosen["architecture"], chosen["begun"]
     if number:
         architecture = network_of(files.read_json(paths.FOUND_ARCHITECTURE)["budgets"], int(number))["architecture"]
         begun = False
@@ -130,9 +132,22 @@ def recipe_of(params: Reads, classes: Classes, variant: str) -> Recipe:
         augment=augment_of(chosen["augmentation"], params.train.recipe, classes.size, paths.FOUND_AUGMENTATION),
         criterion=criterion,
         beginning=criterion.beginning() if isinstance(criterion, Member) else None,
-        epochs=epochs,
+        epochs=epochs_of(params, classes, variant, architecture, images),
         begun=load_file(paths.BEGUN, device=str(device)) if begun else None,
     )
+
+
+def epochs_of(params: Reads, classes: Classes, variant: str, architecture: str, images: int) -> int:
+    """Return the number of epochs over so many images, from the recorded speeds or, if a person states it, from that.
+
+    The baseline's training is as long as searches, race and final training together.
+    """
+    speeds = Speeds.from_json(files.read_json(paths.SPEEDS))
+    alone = variant == BASELINE
+    seconds = speeds.seconds.total if alone else speeds.seconds.final
+    if params.train.epochs is not None:
+        return max(1, round(params.train.epochs * seconds / speeds.seconds.final))
+    return speeds.epochs(parse_architecture(space_of(params.space, classes), architecture), seconds, images)
 
 
 def network_of(budgets: Sequence[Mapping[str, Any]], number: int) -> Mapping[str, Any]:

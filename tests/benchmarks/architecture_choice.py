@@ -68,7 +68,7 @@ def limit_of(name: str, latency: Latency) -> float:
 
 
 def within(name: str, latency: Latency, limit: float) -> Budget:
-    return budget_of(truth_space(name), latency, settings_of(name, latency_ms=limit, **COMMON))
+    return budget_of(truth_space(name), latency, settings_of(name, **COMMON), limit)
 
 
 def networks_of(budget: Budget, seed: int) -> list[Architecture]:
@@ -83,8 +83,8 @@ def cell(name: str, latency: Latency, limit: float, seed: int) -> list[Row]:
     remembered = Remembered(weights_of(name, space, seed))
     chosen: dict[str, tuple[Architecture, dict[str, float]]] = {}
     for variant, changes in VARIANTS.items():
-        settings = settings_of(name, latency_ms=limit, **COMMON, **changes)
-        updates, cost = charged(remembered, space, latency, settings, seed)
+        settings = settings_of(name, **COMMON, **changes)
+        updates, cost = charged(remembered, space, latency, settings, limit, seed)
         chosen[variant] = updates[-1].pool[0].architecture, cost
     fitting = networks_of(within(name, latency, limit), seed)
     chosen["drawn"] = fitting[0], {}

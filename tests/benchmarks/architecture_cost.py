@@ -78,7 +78,7 @@ def one_row(seed: int, layers: int, blocks: int, pool: int) -> Row:
         latency=lambda architecture: float(len(architecture)),
         score_all=clock.timed("score", weights.score_all),
     )
-    searching = clock.timed("search", lambda: list(search(space, world, settings, seed)))
+    searching = clock.timed("search", lambda: list(search(space, world, settings, 1e6, seed)))
     last = searching()[-1]
     clock.timed("final", train_final)(space, last.pool[0].architecture, seed)
     spent = clock.seconds
@@ -98,7 +98,7 @@ def one_row(seed: int, layers: int, blocks: int, pool: int) -> Row:
 
 def settings_of(layers: int, blocks: int, pool: int) -> Settings:
     return Settings(
-        latency_ms=1e6, stem=16, stem_stride=1, stages=((24, layers // 2, 2), (48, layers - layers // 2, 2)),
+        stem=16, stem_stride=1, stages=((24, layers // 2, 2), (48, layers - layers // 2, 2)),
         blocks=BLOCKS[:blocks], pool=pool, completions=COMPLETIONS, score_images=VAL, warmup_epochs=WARMUP_EPOCHS,
         stage_epochs=STAGE_EPOCHS,
     )  # fmt: skip

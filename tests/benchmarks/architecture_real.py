@@ -101,10 +101,10 @@ def compare(scale: Scale, seeds: Sequence[int]) -> Iterator[Row]:
     """Latencies on an otherwise idle machine, then searches, latencies of what they chose, and trainings."""
     run = joblib.Parallel(n_jobs=WORKERS, batch_size=1)
     rivals, limit = rivals_of(scale)
-    settings = replace(preset().architecture, latency_ms=limit, **dict(scale.search))  # type: ignore[arg-type]
+    settings = replace(preset().architecture, **dict(scale.search))  # type: ignore[arg-type]
     table = measure(space_of(settings, classes()), preset().latency, preset().export, np.random.default_rng(0))
-    chosen: list[Shape] = run(joblib.delayed(searched)(scale, settings, table.predict, seed) for seed in seeds)
-    null = [drawn(settings, table.predict, seed) for seed in seeds]
+    chosen: list[Shape] = run(joblib.delayed(searched)(scale, settings, table.predict, limit, seed) for seed in seeds)
+    null = [drawn(settings, table.predict, limit, seed) for seed in seeds]
     networks = [{"chosen": each, "drawn": other} | rivals for each, other in zip(chosen, null, strict=True)]
     latencies = [in_turns({name: shape.model() for name, shape in each.items()}) for each in networks]
     places = [(seed, name) for seed in range(len(seeds)) for name in networks[seed]]
@@ -145,7 +145,9 @@ def parts(scale: Scale) -> tuple[Split, Split, Split]:
 # --- the networks
 
 
-def searched(scale: Scale, settings: Settings, latency: Callable[[Architecture], float], seed: int) -> Shape:
+def searched(
+    scale: Scale, settings: Settings, latency: Callable[[Architecture], float], limit: float, seed: int
+) -> Shape:
     """What the search chooses."""
     torch.set_num_threads(1)
     space = space_of(settings, classes())
@@ -154,15 +156,15 @@ def searched(scale: Scale, settings: Settings, latency: Callable[[Architecture],
         build_supernet(space, MEAN, STD, seed), settings, preset().train.recipe, split_tensors(train),
         split_tensors(val), seed,
     )  # fmt: skip
-    *_, last = search(space, weights.world(latency), settings, seed)
+    *_, last = search(space, weights.world(latency), settings, limit, seed)
     architecture = last.pool[0].architecture
     return Shape(space=space, architecture=architecture, form=format_architecture(architecture))
 
 
-def drawn(settings: Settings, latency: Callable[[Architecture], float], seed: int) -> Shape:
+def drawn(settings: Settings, latency: Callable[[Architecture], float], limit: float, seed: int) -> Shape:
     """Evenly from the networks within the limit."""
     space = space_of(settings, classes())
-    architecture = next(draw_networks(budget_of(space, latency, settings), np.random.default_rng((seed, 1))))
+    architecture = next(draw_networks(budget_of(space, latency, settings, limit), np.random.default_rng((seed, 1))))
     return Shape(space=space, architecture=architecture, form=format_architecture(architecture))
 
 
@@ -187,7 +189,6 @@ def designed(
     width: int, stages: tuple[tuple[int, int, int], ...], blocks: tuple[str, ...], architecture: Architecture
 ) -> Shape:
     settings = Settings(
-        latency_ms=1.0,
         stem=width,
         stem_stride=1,
         stages=stages,

@@ -140,8 +140,8 @@ def weights_of(
 
 def searched(name: str, truth: Truth, remembered: Remembered, limit: float, seed: int) -> Iterator[Row]:
     for variant, chosen in VARIANTS.items():
-        settings = settings_of(name, latency_ms=limit, **COMMON, **chosen)
-        updates, cost = charged(remembered, truth.space, truth.table.predict, settings, seed)
+        settings = settings_of(name, **COMMON, **chosen)
+        updates, cost = charged(remembered, truth.space, truth.table.predict, settings, limit, seed)
         history, scores = remembered.history, updates[-1].scores
         beliefs = remembered.score_all(history, truth.within(limit))
         regret = regret_of(truth, limit, [updates[-1].pool[0].architecture])
@@ -150,15 +150,20 @@ def searched(name: str, truth: Truth, remembered: Remembered, limit: float, seed
         regret = regret_of(truth, limit, highest(expected))
         yield row(name, limit, f"{variant}: additive model", seed, regret, tau_of(truth, expected), **cost)
         if chosen["strategy"] == "pc_nas":
-            yield from shrunk(name, truth, remembered, (variant, updates, history), settings, seed)
+            yield from shrunk(name, truth, remembered, (variant, updates, history), limit, seed)
 
 
 def charged(
-    remembered: Remembered, space: Space, latency: Callable[[Architecture], float], settings: Settings, seed: int
+    remembered: Remembered,
+    space: Space,
+    latency: Callable[[Architecture], float],
+    settings: Settings,
+    limit: float,
+    seed: int,
 ) -> tuple[list[PoolUpdate], dict[str, float]]:
     """A search's records, and what it would have cost alone."""
     start = time.process_time()
-    updates = list(search(space, remembered.world(latency), settings, seed))
+    updates = list(search(space, remembered.world(latency), settings, limit, seed))
     seconds = remembered.charged + time.process_time() - start - remembered.paid
     steps, evaluations = remembered.steps(remembered.history), len(updates[-1].scores)
     return updates, {"steps": steps, "evaluations": evaluations, "seconds": seconds}
@@ -192,13 +197,13 @@ def shrunk(
     truth: Truth,
     remembered: Remembered,
     run: tuple[str, Sequence[PoolUpdate], History],
-    settings: Settings,
+    limit: float,
     seed: int,
 ) -> Iterator[Row]:
     """Half of the layers are settled: do weights that share less rank the networks that are left better?"""
     variant, updates, history = run
     half = len(truth.space.layers) // 2
-    left = within_pool(truth, [c.architecture for c in updates[half - 1].pool], settings.latency_ms)
+    left = within_pool(truth, [c.architecture for c in updates[half - 1].pool], limit)
     for strategy, past in (
         (f"shrunk: {variant}", history[: half + 2]),
         (f"shrunk: uniform ({variant})", uniform(half + 1)),
@@ -208,7 +213,7 @@ def shrunk(
         best = max(truth.of(a).accuracy for a in left)
         regret = 100 * (best - mean(truth.of(a).accuracy for a in highest(beliefs)))
         cost = {"steps": remembered.steps(past), "evaluations": len(left), "seconds": remembered.charged}
-        yield row(name, settings.latency_ms, strategy, seed, regret, tau_of(truth, beliefs), **cost)
+        yield row(name, limit, strategy, seed, regret, tau_of(truth, beliefs), **cost)
 
 
 def within_pool(truth: Truth, members: Sequence[Architecture], limit: float) -> list[Architecture]:

@@ -44,7 +44,6 @@ from tests.benchmarks.harness import Row, markdown, spread
 SEEDS = (1,)
 CLASSES = Classes(names=tuple("abcdefghij"), size=32, channels=3)
 SPACE = ArchitectureSettings(
-    latency_ms=1.0,
     stem=16,
     stem_stride=1,
     stages=((24, 2, 2), (48, 3, 2), (96, 3, 2)),

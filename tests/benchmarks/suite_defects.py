@@ -139,8 +139,8 @@ DEFECTS = (
     ),
     Defect(
         "components/architecture/budget.py",
-        "    return settings.budget * (1 - settings.margin)",
-        "    return settings.budget * (1 + settings.margin)",
+        "    return latency_ms * (1 - settings.margin)",
+        "    return latency_ms * (1 + settings.margin)",
         "networks over the latency budget are searched",
     ),
     Defect(

@@ -155,7 +155,7 @@ def settings_of(name: str, **changes: object) -> Settings:
     layers = sum(count for _, count, _ in task.stages)
     epochs = task.supernet_images / len(data_of(name).train.labels)
     chosen: dict[str, object] = {
-        "latency_ms": 1.0, "margin": 0.0, "stem": task.stem, "stem_stride": task.stem_stride, "stages": task.stages,
+        "margin": 0.0, "stem": task.stem, "stem_stride": task.stem_stride, "stages": task.stages,
         "blocks": task.blocks, "warmup_epochs": 2 * epochs / (layers + 2), "stage_epochs": epochs / (layers + 2),
     }  # fmt: skip
     return Settings(**(chosen | changes))  # type: ignore[arg-type]

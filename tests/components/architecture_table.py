@@ -21,7 +21,6 @@ SIX = ("mb_k3_e3", "mb_k3_e6", "mb_k5_e3", "mb_k5_e6", "mb_k7_e3", "mb_k7_e6")
 
 def settings(**changes: object) -> ArchitectureSettings:
     values: dict[str, object] = {
-        "latency_ms": 1.0,
         "margin": 0.0,
         "stem": 8,
         "stem_stride": 1,
@@ -92,7 +91,7 @@ def run(
     seed: int, noise: float = 0.7, share_within: float = 0.4, pairs: float = 0.2, **changes: object
 ) -> tuple[Toy, list[PoolUpdate]]:
     toy = Toy(seed, noise, settings(**changes), share_within, pairs)
-    return toy, list(search(toy.space, toy.world(), settings(latency_ms=toy.limit, **changes), seed))
+    return toy, list(search(toy.space, toy.world(), settings(**changes), toy.limit, seed))
 
 
 @cache
@@ -113,6 +112,6 @@ def regrets(seeds: int, noise: float, pairs: float = 0.2, **changes: object) -> 
     with unchecked():
         for seed in range(seeds):
             toy = table(seed, noise, pairs)
-            *_, last = search(toy.space, toy.world(), settings(latency_ms=toy.limit, **changes), seed)
+            *_, last = search(toy.space, toy.world(), settings(**changes), toy.limit, seed)
             results.append(toy.regret(last.pool[0].architecture))
     return results

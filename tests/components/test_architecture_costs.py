@@ -26,7 +26,6 @@ NETWORKS = (MIXED, LARGE, SMALL)
 
 def settings(**changes: object) -> ArchitectureSettings:
     values: dict[str, object] = {
-        "latency_ms": 1.0,
         "stem": 16,
         "stem_stride": 1,
         "stages": ((24, 2, 2), (48, 3, 2)),

@@ -14,7 +14,6 @@ ARCHITECTURE = ("identity", "mb_k3_e2", "res_k3", "mb_k5_e1_se")
 
 def space(channels: int = 3) -> Space:
     settings = Architecture(
-        latency_ms=1.0,
         stem=8,
         stem_stride=1,
         stages=((8, 2, 1), (12, 2, 2)),

@@ -2,7 +2,6 @@
 
 import itertools
 from collections.abc import Callable
-from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -46,7 +45,7 @@ def test_halves_of_the_completions_agree_on_scores_and_not_on_noise(potential: s
         chosen = settings(potential=potential, completions=6, pool=3)
         toys = [Toy(seed, noise, chosen) for seed in range(12)]
         with unchecked():
-            runs = [search(toy.space, toy.world(), replace(chosen, latency_ms=toy.limit), 0) for toy in toys]
+            runs = [search(toy.space, toy.world(), chosen, toy.limit, 0) for toy in toys]
             *stages, last = zip(*runs, strict=True)
         assert {update.agreement for update in last} == {None}  # one score a network
         return [update.agreement for stage in stages for update in stage if update.agreement is not None]
@@ -67,15 +66,15 @@ THREE = ("mb_k3_e1", "mb_k3_e2", "mb_k3_e6")
 MS = dict(zip(THREE, (1.0, 2.0, 3.0), strict=True))
 
 
-def by_hand(score: Callable[[Architecture], float], **changes: object) -> list[PoolUpdate]:
+def by_hand(score: Callable[[Architecture], float], latency_ms: float, pool: int) -> list[PoolUpdate]:
     """Two layers, three blocks of 1, 2 and 3 ms."""
-    chosen = settings(stages=((8, 2, 1),), blocks=THREE, completions=9, potential="mean", **changes)
+    chosen = settings(stages=((8, 2, 1),), blocks=THREE, completions=9, potential="mean", pool=pool)
     world = World(
         train_stage=lambda stage, pool: None,
         score=lambda architecture, stage: score(architecture),
         latency=lambda architecture: sum(MS[block] for block in architecture),
     )
-    return list(search(space(chosen), world, chosen, 0))
+    return list(search(space(chosen), world, chosen, latency_ms, 0))
 
 
 def test_by_hand_potentials_are_means_over_the_completions_within_the_limit() -> None:
@@ -116,8 +115,8 @@ def test_networks_that_differ_by_moved_identities_count_once() -> None:
 
 
 def test_completions_are_uniform_among_those_within_the_limit() -> None:
-    chosen = settings(stages=((8, 3, 1),), blocks=THREE, latency_ms=5.0)
-    budget = budget_of(space(chosen), lambda a: sum(MS[block] for block in a), chosen)
+    chosen = settings(stages=((8, 3, 1),), blocks=THREE)
+    budget = budget_of(space(chosen), lambda a: sum(MS[block] for block in a), chosen, 5.0)
     noise = gumbel(np.random.default_rng(0), 6000, space(chosen))
     with unchecked():
         drawn = [complete((), budget, draw[None], 1)[0] for draw in noise]
@@ -131,7 +130,7 @@ def test_completions_are_uniform_among_those_within_the_limit() -> None:
 
 def test_candidates_share_their_completions_where_the_limit_does_not_bind() -> None:
     toy = Toy(0, 0.0, settings())
-    first = next(search(toy.space, toy.world(), settings(latency_ms=99.0), 0))
+    first = next(search(toy.space, toy.world(), settings(), 99.0, 0))
     ends: dict[Architecture, list[Architecture]] = {}
     for one in first.scores:
         ends.setdefault(one.architecture[:1], []).append(one.architecture[1:])
@@ -141,7 +140,7 @@ def test_candidates_share_their_completions_where_the_limit_does_not_bind() -> N
 
 def test_completions_of_a_candidate_differ_and_sampling_never_fails() -> None:
     toy = Toy(4, 0.0, settings(), share_within=0.002)
-    budget = budget_of(toy.space, toy.latency, settings(latency_ms=toy.limit))
+    budget = budget_of(toy.space, toy.latency, settings(), toy.limit)
     noise = gumbel(np.random.default_rng(0), 4 * TRIES, toy.space)
     fitting = [a for a in toy.all if toy.latency(a) <= toy.limit]
     for block in SIX:
@@ -153,8 +152,8 @@ def test_completions_of_a_candidate_differ_and_sampling_never_fails() -> None:
 
 
 def test_completions_that_differ_by_moved_identities_count_once() -> None:
-    chosen = settings(stages=((8, 3, 1),), blocks=("res_k3", "identity"), latency_ms=9.0)
-    budget = budget_of(space(chosen), lambda a: 1.0 * len(a), chosen)
+    chosen = settings(stages=((8, 3, 1),), blocks=("res_k3", "identity"))
+    budget = budget_of(space(chosen), lambda a: 1.0 * len(a), chosen, 9.0)
     found = complete(("res_k3",), budget, gumbel(np.random.default_rng(0), 50, space(chosen)), 4)
     # the four ends are three networks: no, one and two identities
     assert len(found) == 3
@@ -200,7 +199,7 @@ def test_the_standard_error_of_the_additive_model_covers_its_error() -> None:
 
 def test_the_best_end_is_the_best_of_all_that_fit() -> None:
     toy = Toy(2, 0.0, settings())
-    budget = budget_of(toy.space, toy.latency, settings(latency_ms=toy.limit))
+    budget = budget_of(toy.space, toy.latency, settings(), toy.limit)
     rng = np.random.default_rng(0)
     noisy = [Scored(stage=1, architecture=a, score=rng.random(), latency=0.0) for a in toy.all[::11]]
     model = fit_additive(toy.space, noisy)

@@ -17,7 +17,6 @@ MS = dict(zip(BLOCKS, (0.1, 0.2, 0.3), strict=True))
 
 def settings(**changes: object) -> ArchitectureSettings:
     values: dict[str, object] = {
-        "latency_ms": 1.0,
         "margin": 0.0,
         "stem": 8,
         "stem_stride": 1,
@@ -55,7 +54,7 @@ class Table:
 @pytest.mark.parametrize("strategy", ["pc_nas", "random", "evolution", "aging_evolution", "ridge"])
 def test_each_budget_gets_a_network_within_it_from_one_training(strategy: str) -> None:
     table, budgets = Table(), (0.6, 0.9, 1.1)
-    updates = list(search_all(SPACE, table.world(), settings(strategy=strategy, latency_ms=budgets), 0))
+    updates = list(search_all(SPACE, table.world(), settings(strategy=strategy), budgets, 0))
     assert [[one.stage for one in record] for record in updates] == [[stage] * 3 for stage in (1, 2, 3, 4)]
     assert [stage for stage, _ in table.trained] == [0, 1, 2, 3, 4]
     for budget, last in zip(budgets, updates[-1], strict=True):
@@ -66,7 +65,7 @@ def test_each_budget_gets_a_network_within_it_from_one_training(strategy: str) -
 
 def test_the_shared_weights_are_trained_on_the_pools_of_all_budgets() -> None:
     table = Table()
-    updates = list(search_all(SPACE, table.world(), settings(latency_ms=(0.6, 1.1)), 0))
+    updates = list(search_all(SPACE, table.world(), settings(), (0.6, 1.1), 0))
     for record, (stage, members) in zip(updates, table.trained[2:], strict=False):
         assert stage == record[0].stage + 1
         assert set(members) == {c.architecture for update in record for c in update.pool}
@@ -75,21 +74,16 @@ def test_the_shared_weights_are_trained_on_the_pools_of_all_budgets() -> None:
 
 def test_one_budget_alone_is_searched_as_ever() -> None:
     one, many = Table(), Table()
-    expected = list(search(SPACE, one.world(), settings(latency_ms=0.9), 0))
-    assert list(search_all(SPACE, many.world(), settings(latency_ms=(0.9,)), 0)) == [(each,) for each in expected]
+    expected = list(search(SPACE, one.world(), settings(), 0.9, 0))
+    assert list(search_all(SPACE, many.world(), settings(), (0.9,), 0)) == [(each,) for each in expected]
     assert one.trained == many.trained
 
 
 def test_an_impossible_budget_among_others_is_refused_before_any_training() -> None:
     table = Table()
     with pytest.raises(ValueError, match=r"latency_ms is 0\.2 .* below the cheapest network's 0\.4 ms"):
-        list(search_all(SPACE, table.world(), settings(latency_ms=(0.9, 0.2)), 0))
+        list(search_all(SPACE, table.world(), settings(), (0.9, 0.2), 0))
     assert table.trained == []
-
-
-def test_a_strategy_that_trains_towards_one_budget_is_refused_with_several() -> None:
-    with pytest.raises(ValueError, match="names 2 budgets, but enas steers"):
-        settings(latency_ms=(0.9, 0.6), strategy="enas")
 
 
 # The front

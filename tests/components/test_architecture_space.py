@@ -24,9 +24,7 @@ def space(
     blocks: tuple[str, ...] = ("mb_k3_e3", "res_k3", "identity"),
     stages: tuple[tuple[int, int, int], ...] = ((8, 2, 1), (12, 3, 2)),
 ) -> Space:
-    settings = Architecture(
-        latency_ms=1.0, stem=8, stem_stride=2, stages=stages, blocks=blocks, warmup_epochs=0.0, stage_epochs=0.0
-    )
+    settings = Architecture(stem=8, stem_stride=2, stages=stages, blocks=blocks, warmup_epochs=0.0, stage_epochs=0.0)
     return space_of(settings, CLASSES)
 
 

@@ -103,7 +103,7 @@ def test_no_network_is_bought_twice_with_the_same_weights(strategy: str) -> None
         score=lambda a, slice_: bought[max(bought)].append((*a, str(slice_ == 4))) or costs[a[0]] / 3,
         latency=lambda a: sum(costs[block] for block in a),
     )
-    *_, last = search(space(chosen), world, settings(**vars(chosen) | {"latency_ms": 6.0}), 0)
+    *_, last = search(space(chosen), world, chosen, 6.0, 0)
     assert sum(map(len, bought.values())) == len(last.scores) > 0
     for these in bought.values():
         # PC-NAS scores one network for two candidates, whose shared weights differ: never one path twice
@@ -115,14 +115,14 @@ def test_no_network_is_bought_twice_with_the_same_weights(strategy: str) -> None
 def test_a_limit_below_the_cheapest_network_is_refused_before_any_training(strategy: str) -> None:
     toy = Toy(0, 0.0, settings())
     cheapest = min(toy.latency(a) for a in toy.all)
-    impossible = settings(strategy=strategy, latency_ms=cheapest, margin=0.05)
+    impossible = settings(strategy=strategy, margin=0.05)
     with pytest.raises(
         ValueError, match=rf"latency_ms is {cheapest:g}.* below the cheapest network's {cheapest:.4g} ms"
     ):
-        list(search(toy.space, toy.world(), impossible, 0))
+        list(search(toy.space, toy.world(), impossible, cheapest, 0))
     assert toy.trained == []
     with unchecked():
-        *_, last = search(toy.space, toy.world(), settings(strategy=strategy, latency_ms=cheapest), 0)
+        *_, last = search(toy.space, toy.world(), settings(strategy=strategy), cheapest, 0)
     assert {toy.latency(one.architecture) for one in last.scores} == {cheapest}
 
 
@@ -132,7 +132,7 @@ def test_a_space_of_one_layer_is_searched(strategy: str) -> None:
     world = World(
         train_stage=lambda stage, pool: None, score=lambda a, stage: SIX.index(a[0]) / 6, latency=lambda a: 1.0
     )
-    (update,) = search(space(chosen), world, chosen, 0)
+    (update,) = search(space(chosen), world, chosen, 1.0, 0)
     assert update.pool[0].architecture == (SIX[5],)
 
 
@@ -154,9 +154,9 @@ def test_the_same_seed_gives_the_same_records_also_in_another_process() -> None:
 @every_strategy
 def test_another_seed_gives_other_records(strategy: str) -> None:
     toy = Toy(0, 0.7, settings())
-    chosen = settings(latency_ms=toy.limit, strategy=strategy)
+    chosen = settings(strategy=strategy)
     with unchecked():
-        one, other = (list(search(toy.space, toy.world(), chosen, seed)) for seed in (1, 2))
+        one, other = (list(search(toy.space, toy.world(), chosen, toy.limit, seed)) for seed in (1, 2))
     assert one != other
 
 
@@ -234,7 +234,7 @@ def test_a_child_of_aging_evolution_differs_in_one_layer_from_one_of_the_last_sc
 
 def test_the_best_networks_of_a_model_are_the_best_of_all_that_fit() -> None:
     toy = Toy(2, 0.0, settings())
-    budget = budget_of(toy.space, toy.latency, settings(latency_ms=toy.limit))
+    budget = budget_of(toy.space, toy.latency, settings(), toy.limit)
     model = fit_additive(toy.space, population(toy, 400))
     found = [model.predict(a)[0] for a in best_networks(budget, model, 12)]
     fitting = sorted((model.predict(a)[0] for a in toy.all if toy.latency(a) <= toy.limit), reverse=True)
@@ -250,7 +250,7 @@ def test_what_the_model_says_has_a_standard_error() -> None:
 
 
 def tilted(toy: Toy) -> Paths:
-    budget = budget_of(toy.space, toy.latency, settings(latency_ms=toy.limit))
+    budget = budget_of(toy.space, toy.latency, settings(), toy.limit)
     theta = uniform(toy.space) + np.random.default_rng(0).normal(size=(5, 6))
     return Paths(budget=budget, theta=theta)
 
@@ -307,7 +307,7 @@ def test_the_paths_that_weights_are_trained_on_get_better(strategy: str) -> None
 
 def test_blocks_that_a_layer_cannot_be_are_never_drawn() -> None:
     chosen = settings(stages=((8, 1, 1), (12, 1, 2)), blocks=("mb_k3_e1", "identity"))
-    paths = Paths(budget=budget_of(space(chosen), lambda a: 0.5, chosen), theta=uniform(space(chosen)))
+    paths = Paths(budget=budget_of(space(chosen), lambda a: 0.5, chosen, 1.0), theta=uniform(space(chosen)))
     for sample in (paths.sample, paths.sample_any):
         drawn = set(sample(64, np.random.default_rng(0)))
         assert drawn == set(itertools.product(candidates(space(chosen), 0), candidates(space(chosen), 1)))

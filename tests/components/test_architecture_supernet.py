@@ -34,7 +34,6 @@ B: Architecture = ("identity", "mb_k3_e2", "res_k3")
 
 def settings(**changes: object) -> ArchitectureSettings:
     values: dict[str, object] = {
-        "latency_ms": 1.0,
         "margin": 0.0,
         "stem": 8,
         "stem_stride": 1,
@@ -172,7 +171,7 @@ def test_a_search_on_digits_finds_a_network_that_has_learnt_and_fits() -> None:
     weights = shared(warmup_epochs=8.0, stage_epochs=3.0, max_images=None, metric="accuracy")
     costs = {"identity": 0.0, "mb_k3_e2": 0.3, "mb_k3_e2_se": 0.4, "res_k3": 0.5}
     world = weights.world(lambda architecture: sum(costs[block] for block in architecture))
-    *_, last = search(SPACE, world, settings(latency_ms=1.05), 0)
+    *_, last = search(SPACE, world, settings(), 1.05, 0)
     best = last.pool[0]
     assert best.highest is not None
     assert best.highest > 0.6

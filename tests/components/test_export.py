@@ -26,7 +26,6 @@ BLOCKS = ("mb_k3_e3", "res_k3", "mb_k5_e2_se")
 
 def network() -> Network:
     settings = Architecture(
-        latency_ms=1.0,
         stem=8,
         stem_stride=1,
         stages=((8, 1, 1), (12, 2, 2)),

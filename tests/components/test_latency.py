@@ -51,7 +51,6 @@ ARCHITECTURE = ("res_k3", "identity", "mb_k3_e2_se", "mb_k3_e2_se", "identity")
 
 def space() -> Space:
     settings = Architecture(
-        latency_ms=1.0,
         stem=8,
         stem_stride=1,
         stages=((8, 2, 1), (12, 3, 2)),

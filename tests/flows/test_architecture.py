@@ -21,14 +21,14 @@ from components.architecture.timing import REFERENCE, Entry, device_of
 from components.augmentation.distribution import first_distribution, policy_of
 from components.data.store import Classes, Statistics, read_classes, write_classes, write_split, write_statistics
 from components.loss.family import decode
+from components.settings.budget import Budget
 from components.settings.parallel import Parallel
 from components.settings.params import Params
 from components.shipping.evaluation import onnx_logits
 from components.shipping.export import read_metadata
 from flows.checkout import files, paths
 from flows.checkout.settings import load_params
-from flows.stages import architecture, train
-from flows.stages import budget as budget_stage
+from flows.stages import architecture, further_budget, train
 from tests.clones import ROOT
 from tests.flows.test_resume_online_search import Interrupted, Recorder, interrupt, kill, outputs
 from tests.shapes import without_checks  # noqa: F401 - a fixture
@@ -66,8 +66,8 @@ def params(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
     """What the stage reads, in a folder of its own: three classes told apart by brightness, two budgets."""
     monkeypatch.chdir(tmp_path)
     params = load_params(ROOT / "tests" / "tiny.yaml")
-    chosen = replace(params.architecture, latency_ms=(0.2, 0.1), score_images=30, recalibration_images=64)
-    params = replace(params, architecture=chosen)
+    chosen = replace(params.architecture, score_images=30, recalibration_images=64)
+    params = replace(params, budget=Budget(latency_ms=(0.2, 0.1)), architecture=chosen)
     classes = Classes(names=("a", "b", "c"), size=8, channels=1)
     write_classes(paths.CLASSES, classes)
     write_statistics(paths.STATISTICS, Statistics(mean=(0.5,), std=(0.25,), counts={"train": {"all": 1000}}))
@@ -83,8 +83,8 @@ def params(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
 
 def with_strategy(params: Params, strategy: Any) -> Params:
     """`enas` searches for one budget."""
-    budgets = 0.2 if strategy == "enas" else params.architecture.latency_ms
-    return replace(params, architecture=replace(params.architecture, strategy=strategy, latency_ms=budgets))
+    budget = Budget(latency_ms=0.2) if strategy == "enas" else params.budget
+    return replace(params, budget=budget, architecture=replace(params.architecture, strategy=strategy))
 
 
 def rows(name: str) -> list[dict[str, str]]:
@@ -252,13 +252,15 @@ def measured_beside_its_own_limit(params: Params, model: bytes) -> None:
     images, labels = rng.integers(0, 256, (50, 8, 8, 1), dtype=np.uint8), rng.integers(0, 3, 50)
     write_split(paths.TEST, images, labels)
     recorder = Recorder()
-    run_stage(budget_stage, params, recorder, "budget_2")
-    metrics, latency = (files.read_json(paths.BUDGET / "budget_2" / f"{name}.json") for name in ("metrics", "latency"))
+    run_stage(further_budget, params, recorder, "budget_2")
+    metrics, latency = (
+        files.read_json(paths.FURTHER_BUDGET / "budget_2" / f"{name}.json") for name in ("metrics", "latency")
+    )
     right = onnx_logits(model, images).argmax(axis=1) == labels
     assert metrics.keys() == {"images", "budget_2"}
     assert metrics["budget_2"]["accuracy"] == right.mean()
     assert metrics["budget_2"]["parity"] < 1e-3
-    assert latency["limit_ms"] == params.architecture.budgets[1] != params.architecture.budget
+    assert latency["limit_ms"] == params.budget.all[1] != params.budget.first
     assert latency["budget_2"]["predicted_ms"] == pytest.approx(0.02 + 0.01 + 0.01 * (5 + 6 + 7))
     assert 0 < latency["budget_2"]["quiet_ms"] <= latency["budget_2"]["p99_ms"]
     ((_, logged),) = recorder.seen

@@ -18,6 +18,7 @@ from mlflow.exceptions import MlflowException
 
 from components.architecture.timing import Measurement, device_of
 from components.data.store import CONTENTS, Classes, read_contents, write_classes, write_contents, write_split
+from components.settings.budget import Budget
 from components.settings.params import Params
 from components.shipping.export import read_metadata
 from components.shipping.quantisation import QUANTIZE
@@ -75,7 +76,7 @@ def params(folder: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.Fixtur
     name = "".join(letter if letter.isalnum() else "-" for letter in request.node.name)
     return dataclasses.replace(
         DIGITS,
-        architecture=dataclasses.replace(DIGITS.architecture, latency_ms=1.0),
+        budget=Budget(latency_ms=1.0),
         gate=dataclasses.replace(DIGITS.gate, alpha=0.05, margin=0.01, class_alpha=0.05, p99=2.0, parity=1e-3),
         publish=dataclasses.replace(DIGITS.publish, model=name),
     )
@@ -150,7 +151,7 @@ def test_the_first_model_replaces_nobody_and_ships_only_if_every_check_against_t
 def test_a_further_budget_and_its_model_are_nothing_to_the_gate(params: Params) -> None:
     write_results(THREE_QUARTERS, 0.75)
     files.write_bytes(paths.TRAINED / "budget_2" / "model.onnx", PERFECT)
-    two = dataclasses.replace(params, architecture=dataclasses.replace(params.architecture, latency_ms=(1.0, 0.4)))
+    two = dataclasses.replace(params, budget=Budget(latency_ms=(1.0, 0.4)))
     published = ship(two, quiet_ms=0.5)
     assert published.outcome == "published"
     assert [check.threshold for check in published.report.checks if check.name == "latency_quiet_ms"] == [1.0]

@@ -24,6 +24,7 @@ from components.data.sources import open_source
 from components.data.split import write_assignment
 from components.data.store import Split, open_split
 from components.progress import unwatched
+from components.settings.budget import Budget
 from components.settings.params import Params
 from flows import ingest
 from flows.checkout import files, paths, versions
@@ -282,12 +283,12 @@ def test_the_chain_has_the_chosen_block_of_every_layer(params: Params) -> None:
 
 
 def test_models_of_further_budgets_stand_beside_their_own_limits(params: Params) -> None:
-    """As `budget` leaves them: the searched network's figures under another name."""
+    """As `further_budget` leaves them: the searched network's figures under another name."""
     scores, times = (files.read_json(paths.EVALUATE / f"{name}.json") for name in ("metrics", "latency"))
-    folder = paths.BUDGET / "budget_2"
+    folder = paths.FURTHER_BUDGET / "budget_2"
     files.write_json(folder / "metrics.json", {"budget_2": scores["searched"], "images": 1})
     files.write_json(folder / "latency.json", {"budget_2": times["searched"], "limit_ms": 0.25})
-    several = dataclasses.replace(params, architecture=dataclasses.replace(params.architecture, latency_ms=(5.0, 2.0)))
+    several = dataclasses.replace(params, budget=Budget(latency_ms=(5.0, 2.0)))
     wanted = dataclasses.replace(
         several,
         train=dataclasses.replace(params.train, variants=(*params.train.variants, "budget_2")),

@@ -48,9 +48,9 @@ def test_every_preset_is_valid(name: str) -> None:
 
 
 def test_lists_become_tuples_and_whole_numbers_become_floats(tmp_path: Path) -> None:
-    params = load_params(written(tmp_path, "architecture.latency_ms", 2))
+    params = load_params(written(tmp_path, "budget.latency_ms", 2))
     assert params.architecture.stages[0] == (24, 2, 2)
-    assert isinstance(params.architecture.latency_ms, float)
+    assert isinstance(params.budget.latency_ms, float)
 
 
 @pytest.mark.parametrize(
@@ -75,8 +75,8 @@ def test_lists_become_tuples_and_whole_numbers_become_floats(tmp_path: Path) -> 
         ("architecture.stages", [[16, 1]], ": architecture.stages[0][2] is missing; add it"),
         ("architecture.stages", [[16, 1, 1, 1]], ": architecture.stages[0] is [16, 1, 1, 1]; use 3 values"),
         ("architecture.stages", [[16, 1, "a"]], ': architecture.stages[0][2] is "a"; use a whole number'),
-        ("architecture.latency_ms", "fast", ': architecture.latency_ms is "fast"; use a number without quotes'),
-        ("architecture.latency_ms", [0.2, "x"], ': architecture.latency_ms[1] is "x"; use a number without quotes'),
+        ("budget.latency_ms", "fast", ': budget.latency_ms is "fast"; use a number without quotes'),
+        ("budget.latency_ms", [0.2, "x"], ': budget.latency_ms[1] is "x"; use a number without quotes'),
         ("train.recipe.learning_rate", float("inf"), ": train.recipe.learning_rate is inf; use a finite number"),
         ("publish.model", "a/b", ": publish.model is 'a/b'; use letters, digits"),
     ],
@@ -93,9 +93,11 @@ def test_an_unknown_key_or_wrong_type_is_refused_with_its_path_and_what_to_do(
         ("seed", -1, ": seed is -1; use 0 or more"),
         ("data.size", 2, ": data.size is 2; use 4 to 1024 pixels"),
         ("data.source", "parquet", ": data.source parquet needs data.path: set it"),
-        ("architecture.latency_ms", 0, ": architecture.latency_ms is 0.0; use a positive number"),
-        ("architecture.latency_ms", [0.2, -1], ": architecture.latency_ms is -1.0; use a positive number"),
-        ("architecture.latency_ms", [0.2, 0.2], ": architecture.latency_ms names a budget twice"),
+        ("budget.latency_ms", 0, ": budget.latency_ms is 0.0; use a positive number"),
+        ("budget.latency_ms", [0.2, -1], ": budget.latency_ms is -1.0; use a positive number"),
+        ("budget.latency_ms", [0.2, 0.2], ": budget.latency_ms names a budget twice"),
+        ("budget.latency_ms", [], ": budget.latency_ms is empty; give at least one budget"),
+        ("budget.minutes", 0, ": budget.minutes is 0.0; use a positive number, or null"),
         ("architecture.max_flops", 0, ": architecture.max_flops is 0; use at least 1, or null"),
         ("train.variants", ["searched", "baseline", "budget_2"], ": train.variants names 'budget_2'; with 1 budgets"),
         ("train.variants", ["searched"], ": train.variants lacks baseline"),
@@ -136,8 +138,23 @@ def test_a_further_budget_is_trained_and_measured_or_neither(tmp_path: Path) -> 
     path.write_text(text.replace("budgets: []", "budgets: [budget_2]"))
     assert load_params(path).evaluate.budgets == ("budget_2",)
     path.write_text(text.replace("budget_2", "budget_3").replace("budgets: []", "budgets: [budget_3]"))
-    said = ": train.variants names 'budget_3'; with 2 budgets in architecture.latency_ms, known are searched, baseline,"
+    said = ": train.variants names 'budget_3'; with 2 budgets in budget.latency_ms, known are searched, baseline,"
     assert refusal(path) == f"{said} budget_2"
+
+
+def test_a_strategy_that_trains_towards_one_budget_is_refused_with_several(tmp_path: Path) -> None:
+    path = written(tmp_path, "budget.latency_ms", [0.07, 0.05])
+    path.write_text(path.read_text().replace("strategy: pc_nas", "strategy: enas"))
+    assert refusal(path).startswith(": budget.latency_ms names 2 budgets, but enas steers the training of shared")
+
+
+def test_an_old_key_is_refused_with_the_key_that_took_its_place(tmp_path: Path) -> None:
+    path = written(tmp_path, "architecture.latency_ms", 0.07)
+    assert refusal(path) == ": architecture.latency_ms is no setting; it is now budget.latency_ms"
+    old = yaml.safe_load(path.read_text())
+    del old["budget"]
+    path.write_text(yaml.safe_dump(old))
+    assert refusal(path) == ": architecture.latency_ms is no setting; it is now budget.latency_ms"
 
 
 def test_an_int8_file_for_a_gpu_is_refused(tmp_path: Path) -> None:

@@ -63,8 +63,8 @@ def test_the_line_trains_and_measures_each_further_budget_and_has_no_such_stage_
     order = pipeline.stage_order()
     searches = {"prepare", "latency", "architecture", "augmentation", "loss"}
     always = searches | {"train@searched", "train@baseline", "evaluate"}
-    assert set(order) == always | {f"{word}@{variant}" for word in ("train", "budget") for variant in further}
-    assert all(order.index(f"train@{variant}") < order.index(f"budget@{variant}") for variant in further)
+    assert set(order) == always | {f"{word}@{variant}" for word in ("train", "further_budget") for variant in further}
+    assert all(order.index(f"train@{variant}") < order.index(f"further_budget@{variant}") for variant in further)
 
 
 def test_a_stages_inputs_before_the_run_are_what_dvc_locks_after_it(repo: Path) -> None:

@@ -47,9 +47,7 @@ SETTINGS = (
 """A search by copies and one by gradients."""
 STAGES = ((8, 1, 1), (16, 1, 2))
 SPACE = space_of(
-    Architecture(
-        latency_ms=1.0, stem=8, stem_stride=1, stages=STAGES, blocks=("mb_k3_e3",), warmup_epochs=0.0, stage_epochs=0.0
-    ),
+    Architecture(stem=8, stem_stride=1, stages=STAGES, blocks=("mb_k3_e3",), warmup_epochs=0.0, stage_epochs=0.0),
     Classes(names=("a", "b", "c"), size=12, channels=1),
 )
 
