@@ -12,7 +12,7 @@ from components.architecture.space import Architecture, Space, candidates, forma
 from components.architecture.timing import measure_model
 from components.architecture.training_cost import TrainingCosts
 from components.data.store import Classes
-from components.planning.schedule import Settings, default_minutes, epochs_within, make_schedule
+from components.planning.schedule import Machine, Settings, default_minutes, make_schedule
 from components.planning.shape import (
     SLOWEST,
     Fitted,
@@ -77,14 +77,15 @@ def make_plan(settings: Settings, facts: Facts) -> Plan:
     export = choose_precision(shaper, sentences) if "export.quantize" in open_ else settings.export
     shaper = replace(shaper, export=export)
     shape = choose_shape(shaper, facts.images, sentences)
+    machine = Machine(settings=settings, space=shape.space, costs=shape.costs, images=facts.images)
     minutes = settings.budget.minutes
     if minutes is None:
-        minutes = default_minutes(shape.costs, shape.space, facts.images, settings.recipe.batch_size)
+        minutes = default_minutes(machine)
         sentences.append(f"No minutes were stated: {minutes:.2g} are planned, about twice one training.")
-    schedule = make_schedule(settings, shape.space, shape.costs, facts.images, minutes)
+    schedule = make_schedule(machine, minutes)
     flat = {"data.size": size, "export.quantize": export.quantize}
     flat |= {f"architecture.{name}": value for name, value in as_settings(shape.settings).items()}
-    flat |= {f"{word}.{name}": value for word, own in schedule.settings.items() for name, value in own.items()}
+    flat |= schedule.settings
     return Plan(
         chosen=by_part(flat, open_),
         speeds=Speeds(costs=shape.costs, seconds=schedule.seconds),
@@ -194,7 +195,8 @@ def choose_shape(shaper: Shaper, images: int, sentences: list[str]) -> Shape:
         )
     minutes = settings.budget.minutes
     while shaper.free and minutes is not None and (below := narrower(width)) is not None:
-        if epochs_within(60 * minutes, costs, shaper.space(width), images) >= FEWEST_EPOCHS:
+        machine = Machine(settings=settings, space=shaper.space(width), costs=costs, images=images)
+        if 60 * minutes / machine.epoch_seconds >= FEWEST_EPOCHS:
             break
         width = below
         costs = time(shaper.space(width))

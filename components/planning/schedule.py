@@ -4,8 +4,9 @@ n      images of train and val
 share  part of the user's seconds, by the wall clock on a quiet machine
 """
 
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar, cast
 
 import numpy as np
 
@@ -23,11 +24,14 @@ from components.settings.data import Data
 from components.settings.export import Export
 from components.settings.latency import Latency
 from components.settings.loss import Loss
+from components.settings.online import Online
 from components.settings.parallel import Parallel
 from components.settings.race import Race
 from components.settings.recipe import Recipe
+from components.settings.require import require
 from components.settings.space import SearchSpace
 
+S = TypeVar("S")
 SEARCHES, RACE = 0.25, 0.2
 """Shares of the searches together, and of the race; the final training gets the rest."""
 SPLIT = {"architecture": 0.5, "augmentation": 0.25, "loss": 0.25}
@@ -37,7 +41,6 @@ PLENTY = 80
 more training brings more than a search (ours; docs/lab.md)."""
 EPOCHS, STEPS = 30, 3000
 """A training: so many epochs, or so many steps if these are more. Without `budget.minutes` twice that is planned."""
-LEAST_EPOCHS = 1.0
 PARALLEL = 0.9
 """Speed of a worker beside others, as a share of a worker alone."""
 EVALUATED = 1 / 3
@@ -71,67 +74,155 @@ class Settings:
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
-    """The chosen settings of every search and of the race, and the seconds they are expected to take."""
+    """The chosen settings of every search and of the race, and the seconds that all parts are expected to take."""
 
-    settings: dict[str, dict[str, Any]]
-    """Section -> setting (dots for further levels) -> value."""
+    settings: dict[str, Any]
+    """Setting -> value, also where a person states another."""
     seconds: Seconds
     sentences: tuple[str, ...]
 
 
-def epochs_within(seconds: float, costs: TrainingCosts, space: Space, images: int) -> float:
-    """Return the epochs of the default network that fit into the seconds."""
-    return seconds * costs.speedup / (costs.seconds(default_architecture(space)) * costs.mean * images)
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """What the parts of the line cost here, for the images at hand."""
+
+    settings: Settings
+    space: Space
+    costs: TrainingCosts
+    images: int
+    """Number of images of train and val together."""
+
+    @property
+    def workers(self) -> float:
+        """Speed of all workers together, as a multiple of one alone."""
+        return max(1.0, PARALLEL * self.settings.parallel.workers)
+
+    @property
+    def image_seconds(self) -> float:
+        """Seconds of a training image of the default network, at full size on one thread."""
+        return self.costs.seconds(default_architecture(self.space))
+
+    @property
+    def epoch_seconds(self) -> float:
+        """Seconds of an epoch of the default network in the final training."""
+        return self.image_seconds * self.costs.mean / self.costs.speedup * self.images
+
+    @property
+    def random_image_seconds(self) -> float:
+        """Seconds of a training image of a random network."""
+        total = self.costs.overhead + self.costs.parts[STEM] + self.costs.parts[HEAD]
+        for index, shape in enumerate(self.costs.layers):
+            blocks = candidates(self.space, index)
+            each = [0.0 if block == IDENTITY else self.costs.parts[part_name(block, shape)] for block in blocks]
+            total += float(np.mean(each))
+        return total
+
+    def scoring_seconds(self) -> float:
+        """Return the seconds that the architecture search's scores take."""
+        settings = self.settings.architecture
+        scored = sum(evaluations(self.space, settings)) * (settings.score_images + settings.recalibration_images)
+        return scored * EVALUATED * self.random_image_seconds / self.workers
+
+    def architecture_seconds(self, settings: Architecture) -> float:
+        """Return the seconds of the architecture search."""
+        if settings.strategy == "largest":
+            return 0.0
+        epochs = settings.warmup_epochs + settings.stage_epochs * len(self.space.layers)
+        trained = epochs * min(self.images, settings.max_images or self.images)
+        return self.scoring_seconds() + trained * self.random_image_seconds / self.costs.speedup
+
+    def augmentation_seconds(self, online: Online) -> float:
+        """Return the seconds of the augmentation search; gradients of all elements are taken side by side."""
+        probed = (len(ELEMENTS) + 2) * online.probe_images if online.one_model else 0
+        return self.online_seconds(online, online.trunks * probed * self.image_seconds / self.workers)
+
+    def loss_seconds(self, online: Online) -> float:
+        """Return the seconds of the loss search."""
+        return self.online_seconds(online, PROBES_SECONDS if online.one_model else 0.0)
+
+    def online_seconds(self, online: Online, fixed: float) -> float:
+        if not online.trunks:
+            return 0.0
+        side_by_side = 1.0 if online.one_model else online.copies / self.workers
+        trained = online.head_start + online.trunks * online.images * side_by_side
+        return fixed + trained * self.image_seconds
+
+    def race_seconds(self, race: Race, searched: Sequence[str]) -> float:
+        """Return the seconds of the race, at most."""
+        images = race_images(choices_of(race, searched), race)
+        return images * self.image_seconds * self.costs.small / self.workers
 
 
-def default_minutes(costs: TrainingCosts, space: Space, images: int, batch: int) -> float:
+def default_minutes(machine: Machine) -> float:
     """Return the minutes that are planned where a person states none: about twice one training."""
-    epochs = max(EPOCHS, STEPS * batch / images)
-    return 2 * epochs / epochs_within(60.0, costs, space, images)
+    epochs = max(EPOCHS, STEPS * machine.settings.recipe.batch_size / machine.images)
+    return 2 * epochs * machine.epoch_seconds / 60
 
 
-def make_schedule(params: Settings, space: Space, costs: TrainingCosts, images: int, minutes: float) -> Schedule:
-    """Divide the minutes. Raises ValueError if they do not suffice for one epoch."""
-    total, workers = 60 * minutes, max(1.0, PARALLEL * params.parallel.workers)
-    each = costs.seconds(default_architecture(space))
-    whole = each * costs.mean / costs.speedup
-    epochs = epochs_within(total, costs, space, images)
-    if epochs < LEAST_EPOCHS:
-        needed = LEAST_EPOCHS * whole * images / 60
-        raise ValueError(
-            f"budget.minutes is {minutes:g}, too few for one epoch of the default network on {images} images; use at "
-            f"least {needed:.2g}"
-        )
-    searching = epochs >= PLENTY
-    sentences = [
-        f"{minutes:.3g} minutes are {epochs:.0f} epochs of the default network on this machine "
-        f"({costs.speedup / each:,.0f} images a second)."
-    ]
-    chosen, spent = {}, {}
-    for word, plan in {"architecture": plan_architecture, "augmentation": plan_augmentation, "loss": plan_loss}.items():
-        share = SEARCHES * SPLIT[word] * total if searching else 0.0
-        chosen[word], spent[word] = plan(params, space, costs, images, share, workers)
-    worth = [word for word, seconds in spent.items() if seconds]
-    if worth:
-        sentences.append(f"Searched are {' and '.join(worth)}, in {sum(spent.values()) / total:.0%} of the time.")
-    else:
-        why = f"fewer than {PLENTY} epochs" if not searching else "their fixed costs alone are more than their share"
-        sentences.append(f"Nothing is searched ({why}): training longer brings more. The race has fixed rivals.")
-    race = RACE * total
-    per_unit = race_images(choices_of(params.race, worth), Race(images=1, rungs=params.race.rungs))
-    rung = max(params.recipe.batch_size, int(race * workers / (each * costs.small) / per_unit))
-    chosen["race"] = {"images": rung}
-    race = rung * per_unit * each * costs.small / workers
-    final = max(total - sum(spent.values()) - race, 0.5 * total)
-    seconds = Seconds(**spent, race=race, final=final)
-    sentences.append(
-        f"The race takes {race / total:.0%} of the time, the final training {final / total:.0%}: about "
-        f"{final / (whole * images):.0f} epochs of the default network."
+def make_schedule(machine: Machine, minutes: float) -> Schedule:
+    """Divide the minutes, and count what is stated. Raises ValueError if they do not suffice for one epoch."""
+    total, stated = 60 * minutes, machine.settings
+    epochs = total / machine.epoch_seconds
+    require(
+        epochs >= 1,
+        f"budget.minutes is {minutes:g}, too few for one epoch of the default network on {machine.images} images; use "
+        f"at least {machine.epoch_seconds / 60:.2g}",
     )
-    return Schedule(settings=chosen, seconds=seconds, sentences=tuple(sentences))
+    searching = epochs >= PLENTY
+    shares = {word: SEARCHES * share * total if searching else 0.0 for word, share in SPLIT.items()}
+    chosen = {
+        **choose_architecture(machine, shares["architecture"]),
+        **choose_online(machine, "augmentation", machine.augmentation_seconds, shares["augmentation"]),
+        **choose_online(machine, "loss", machine.loss_seconds, shares["loss"]),
+    }
+    used = {key: value for key, value in chosen.items() if key in stated.unstated}
+    searches = {
+        "architecture": machine.architecture_seconds(effective(stated.architecture, used, "architecture.")),
+        "augmentation": machine.augmentation_seconds(
+            effective(stated.augmentation.online, used, "augmentation.online.")
+        ),
+        "loss": machine.loss_seconds(effective(stated.loss.online, used, "loss.online.")),
+    }
+    worth = [word for word, seconds in searches.items() if seconds]
+    unit = machine.race_seconds(replace(stated.race, images=1), worth)
+    chosen["race.images"] = max(stated.recipe.batch_size, int(RACE * total / unit))
+    race = unit * (chosen["race.images"] if "race.images" in stated.unstated else stated.race.images)
+    final = max(total - sum(searches.values()) - race, 0.5 * total)
+    seconds = Seconds(**searches, race=race, final=final)
+    return Schedule(settings=chosen, seconds=seconds, sentences=tuple(tell(machine, minutes, seconds, worth)))
 
 
-def choices_of(race: Race, searched: list[str]) -> list[int]:
+def effective(section: S, used: Mapping[str, Any], prefix: str) -> S:
+    """Return the settings with the chosen values of those that begin with the prefix."""
+    own = {key.removeprefix(prefix): value for key, value in used.items() if key.startswith(prefix)}
+    changed: S = replace(cast(Any, section), **own)
+    return changed
+
+
+def tell(machine: Machine, minutes: float, seconds: Seconds, worth: Sequence[str]) -> Iterator[str]:
+    """Say how the minutes are spent, and why."""
+    epochs = 60 * minutes / machine.epoch_seconds
+    yield (
+        f"{minutes:.3g} minutes are {epochs:.0f} epochs of the default network on this machine "
+        f"({machine.costs.speedup / machine.image_seconds:,.0f} images a second)."
+    )
+    if worth:
+        yield f"Searched: {', '.join(worth)}, in {seconds.searches / seconds.total:.0%} of the time."
+    elif epochs < PLENTY:
+        yield (
+            f"Nothing is searched: with fewer than {PLENTY} epochs, longer training brings more. The race compares "
+            "fixed rivals."
+        )
+    else:
+        yield "Nothing is searched: what a search costs at least is more than its share of the time."
+    yield (
+        f"The race takes {seconds.race / seconds.total:.0%} of the time, the final training "
+        f"{seconds.final / seconds.total:.0%}: about {seconds.final / machine.epoch_seconds:.0f} epochs of the default "
+        "network."
+    )
+
+
+def choices_of(race: Race, searched: Sequence[str]) -> list[int]:
     """Return the number of choices of each factor, at most."""
     return [
         2 + ("architecture" in searched),
@@ -140,57 +231,27 @@ def choices_of(race: Race, searched: list[str]) -> list[int]:
     ]
 
 
-Planned = tuple[dict[str, Any], float]
-"""A search's settings, and the seconds that it is expected to take (0: it is not run)."""
+def choose_architecture(machine: Machine, seconds: float) -> dict[str, Any]:
+    """Choose PC-NAS with a supernet that trains in what its scores leave, half of it before stage 1; or no search."""
+    left = max(0.0, seconds - machine.scoring_seconds()) * machine.costs.speedup / machine.random_image_seconds
+    warmup = round(min(MOST_WARMUP, left / machine.images / 2), 2)
+    worth = warmup >= 1
+    return {
+        "architecture.strategy": "pc_nas" if worth else "largest",
+        "architecture.warmup_epochs": warmup if worth else 0.0,
+        "architecture.stage_epochs": round(warmup / len(machine.space.layers), 2) if worth else 0.0,
+    }
 
 
-def plan_architecture(
-    params: Settings, space: Space, costs: TrainingCosts, images: int, seconds: float, workers: float
-) -> Planned:
-    settings = params.architecture
-    each = mean_seconds(space, costs)
-    scored = sum(evaluations(space, settings)) * (settings.score_images + settings.recalibration_images)
-    scoring = scored * EVALUATED * each / workers
-    trained = max(0.0, seconds - scoring) * costs.speedup / each
-    share = round(min(MOST_WARMUP, trained / images / 2), 2)
-    if share < 1:
-        return {"strategy": "largest", "warmup_epochs": 0.0, "stage_epochs": 0.0}, 0.0
-    stage = round(share / len(space.layers), 2)
-    spent = scoring + (share + stage * len(space.layers)) * images * each / costs.speedup
-    return {"strategy": "pc_nas", "warmup_epochs": share, "stage_epochs": stage}, spent
-
-
-def plan_augmentation(
-    params: Settings, space: Space, costs: TrainingCosts, images: int, seconds: float, workers: float
-) -> Planned:
-    online = params.augmentation.online
-    each = costs.seconds(default_architecture(space))
-    probes = TRUNKS * (len(ELEMENTS) + 2) * online.probe_images * each / workers
-    return plan_online(params, each, seconds, probes)
-
-
-def plan_loss(
-    params: Settings, space: Space, costs: TrainingCosts, images: int, seconds: float, workers: float
-) -> Planned:
-    each = costs.seconds(default_architecture(space))
-    return plan_online(params, each, seconds, PROBES_SECONDS)
-
-
-def plan_online(params: Settings, each: float, seconds: float, fixed: float) -> Planned:
-    """Half of what the fixed costs leave is warm-up training, half is trained in the trunks."""
-    batch = params.recipe.batch_size
-    images = int((seconds - fixed) / each)
-    if images < 2 * batch * (TRUNKS + 1):
-        return {"online.trunks": 0, "online.images": batch, "online.head_start": 0}, 0.0
+def choose_online(machine: Machine, word: str, cost: Callable[[Online], float], seconds: float) -> dict[str, Any]:
+    """Choose the lengths of an online search: half of what its fixed costs leave is warm-up; or no search."""
+    batch, stated = machine.settings.recipe.batch_size, getattr(machine.settings, word).online
+    fixed = cost(replace(stated, trunks=TRUNKS, images=1, head_start=0))
+    images = int((seconds - fixed) / machine.image_seconds)
+    worth = images >= 2 * batch * (TRUNKS + 1)
     trunk = images // 2 // TRUNKS
-    chosen = {"online.trunks": TRUNKS, "online.images": trunk, "online.head_start": images - trunk * TRUNKS}
-    return chosen, fixed + images * each
-
-
-def mean_seconds(space: Space, costs: TrainingCosts) -> float:
-    """Return the seconds of a training image of a random network."""
-    total = costs.overhead + costs.parts[STEM] + costs.parts[HEAD]
-    for index, shape in enumerate(costs.layers):
-        blocks = candidates(space, index)
-        total += float(np.mean([0.0 if b == IDENTITY else costs.parts[part_name(b, shape)] for b in blocks]))
-    return total
+    return {
+        f"{word}.online.trunks": TRUNKS if worth else 0,
+        f"{word}.online.images": trunk if worth else batch,
+        f"{word}.online.head_start": images - trunk * TRUNKS if worth else 0,
+    }

@@ -97,7 +97,7 @@ def factors_of(params: Reads, classes: Classes) -> dict[str, list[Choice]]:
     if found["architecture"] not in plain:
         architectures.append(Choice(value=found["architecture"], plain=False))
     augmentations: list[str] = list(params.race.augmentations)
-    losses = [smoothing_name(e) for e in params.race.label_smoothing]
+    losses = [smoothing_name(e) for e in params.race.label_smoothing if e != params.recipe.label_smoothing]
     if params.augmentation.online.trunks:
         augmentations.append(choices.SEARCHED)
     if params.loss.online.trunks:

@@ -36,6 +36,7 @@ from scipy.stats import sem, t
 from components.augmentation.distribution import FactoredPairs, first_distribution, policy_of
 from components.augmentation.operations import ELEMENTS, Element
 from components.augmentation.policy import Elements, Pairs, augment_pairs
+from components.augmentation.published import auto_augment_cifar10, rand_augment, trivial_augment_wide
 from components.augmentation.search import search_augmentation
 from components.data.store import Split
 from components.online.controllers import first_controller
@@ -48,7 +49,6 @@ from components.training.loop import Augment
 from components.training.parallel import sequential
 from tests.benchmarks.harness import Row, markdown, spread
 from tests.benchmarks.literal_pairs import SigmoidPairs
-from components.augmentation.published import auto_augment_cifar10, rand_augment, trivial_augment_wide
 from tests.benchmarks.shift import COPIES, HARM, World, accuracy_of, make_of, train_network, world_of
 
 SEEDS = (31, 32, 33, 34, 35)  # the settings were chosen on seeds 1, 2, 3, 11, 12 and, of CIFAR-10, 21
