@@ -227,7 +227,7 @@ def retrain(params: Params) -> decision_record.Published:
     end_stale_flows()
     with TagsContext(current_tags={params.publish.model}), runs.parent_run("retrain", flow_tags()) as parent:
         link_run(parent)
-        runs.log_settings(parent, asdict(params))
+        runs.log_settings(parent, asdict(params) | {"unstated": sorted(params.unstated)})
         stages = pipeline.stage_order()
         with terminal.view_on_stderr() as view, live_board([INGEST, *stages, *AFTER], view, Artifacts()) as board:
             return run_steps(params, parent, stages, board)

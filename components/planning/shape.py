@@ -16,6 +16,8 @@ SLOWEST = (1.5, 2.2, 3.0)
 GROWTH = 1.7
 """Exponent by which latency grows with the width, for the first guess; the guess is measured."""
 TRIES = 4
+MULTIPLE = 8
+"""Channels of a stage are a multiple of this, which kernels compute without waste."""
 SMALL, LARGE = 40, 64
 """Originals of up to `SMALL` pixels keep their size; larger ones are reduced to `LARGE`."""
 
@@ -30,7 +32,10 @@ class Template:
     """(multiple of the stem's width, layers, stride of the first)."""
 
     def at(self, width: int, blocks: tuple[str, ...]) -> SearchSpace:
-        stages = tuple((round(factor * width), layers, stride) for factor, layers, stride in self.stages)
+        stages = tuple(
+            (MULTIPLE * max(1, round(factor * width / MULTIPLE)), layers, stride)
+            for factor, layers, stride in self.stages
+        )
         return SearchSpace(stem=width, stem_stride=self.stem_stride, stages=stages, blocks=blocks)
 
 
