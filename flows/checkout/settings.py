@@ -191,7 +191,7 @@ def sentence(error: ErrorDetails) -> str:
 def say_unknown(key: str, error: ErrorDetails) -> str:
     if key in MOVED:
         return f"{key} is no setting; it is now {MOVED[key]}"
-    known = [field.name for field in dataclasses.fields(section_at(error["loc"][:-1]))]
+    known = [field.name for field in dataclasses.fields(section_at(error["loc"][:-1])) if field.init]
     close = get_close_matches(str(error["loc"][-1]), known, n=1)
     return f"{key} is no setting; " + (f"did you mean {close[0]}?" if close else f"use one of {', '.join(known)}")
 

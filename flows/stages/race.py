@@ -41,6 +41,7 @@ from components.settings.race import Race
 from components.settings.recipe import Recipe
 from components.settings.space import SearchSpace
 from components.settings.variants import BASELINE, SEARCHED
+from components.training.devices import Devices
 from flows.checkout import files, paths
 from flows.runtime.devices import devices_of
 from flows.runtime.observer import Observer
@@ -67,10 +68,11 @@ class Reads:
 
 def run(params: Reads, observe: Observer) -> None:
     """Write every rung, every decision, what each variant trains, and the winner's weights."""
+    devices = devices_of(params.device)
     classes = read_classes(paths.CLASSES)
     speeds = Speeds.from_json(files.read_json(paths.SPEEDS))
     factors, labels = factors_of(params, classes), open_split(paths.VAL).labels
-    trainings = trainings_of(params, classes, speeds, factors)
+    trainings = trainings_of(params, classes, speeds, factors, devices)
     run_heats = partial(trainings.run, joblib_parallel(params.parallel, observe, "candidates"))
     standings: list[Standing] = []
     racing = race(factors, run_heats, torch.from_numpy(labels.copy()), params.race)
@@ -121,7 +123,9 @@ def plain_architectures(params: Reads, space: Space) -> Iterator[Architecture]:
     yield largest_within(budget)
 
 
-def trainings_of(params: Reads, classes: Classes, speeds: Speeds, factors: dict[str, list[Choice]]) -> Trainings:
+def trainings_of(
+    params: Reads, classes: Classes, speeds: Speeds, factors: dict[str, list[Choice]], devices: Devices
+) -> Trainings:
     """Set up the short trainings of every choice."""
     statistics, recipe = read_statistics(paths.STATISTICS), params.recipe
     space = space_of(params.space, classes)
@@ -143,7 +147,7 @@ def trainings_of(params: Reads, classes: Classes, speeds: Speeds, factors: dict[
         recipe=recipe,
         settings=params.race,
         seed=params.seed,
-        devices=devices_of(params.device),
+        devices=devices,
     )
 
 

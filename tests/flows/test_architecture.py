@@ -33,6 +33,7 @@ from tests.clones import ROOT
 from tests.flows.test_resume_online_search import Interrupted, Recorder, interrupt, kill, outputs
 from tests.shapes import without_checks  # noqa: F401 - a fixture
 from tests.stages import run as run_stage
+from tests.stages import write_decision, write_speeds
 
 pytestmark = pytest.mark.usefixtures("without_checks")
 
@@ -236,6 +237,8 @@ def test_a_further_budgets_variant_is_trained_exported_and_measured_beside_its_o
     found = files.read_json(paths.FOUND_ARCHITECTURE)
     found["budgets"][1]["architecture"] = "res_k3|res_k3|res_k3"  # over both limits, so certainly not the first's
     files.write_json(paths.FOUND_ARCHITECTURE, found)
+    write_decision(found["architecture"])
+    write_speeds(space_of(finished.architecture, read_classes(paths.CLASSES)))
     params = replace(
         finished,
         train=replace(finished.train, epochs=1, variants=("searched", "baseline", "budget_2")),

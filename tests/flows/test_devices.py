@@ -9,7 +9,7 @@ import torch
 from flows.checkout.settings import load_params
 from flows.runtime.devices import devices_of
 from flows.runtime.observer import Silent
-from flows.stages import architecture, augmentation, loss, train
+from flows.stages import architecture, augmentation, loss, race, train
 from tests.clones import ROOT
 from tests.stages import run as run_stage
 
@@ -18,6 +18,7 @@ STAGES = {
     "architecture": (architecture, (Path("checkpoint"),)),
     "augmentation": (augmentation, (Path("checkpoint"),)),
     "loss": (loss, (Path("checkpoint"),)),
+    "race": (race, ()),
     "train searched": (train, ("searched", Path("checkpoint"))),
     "train baseline": (train, ("baseline", Path("checkpoint"))),
 }

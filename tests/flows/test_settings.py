@@ -10,7 +10,9 @@ import pytest
 import yaml
 
 from components.settings.params import Params
+from components.settings.planned import PLANNED
 from flows import settings
+from flows.checkout import files, paths
 from flows.checkout.settings import SettingsError, load_params
 from flows.settings import apply, presets
 
@@ -48,9 +50,9 @@ def test_every_preset_is_valid(name: str) -> None:
 
 
 def test_lists_become_tuples_and_whole_numbers_become_floats(tmp_path: Path) -> None:
-    params = load_params(written(tmp_path, "budget.latency_ms", 2))
-    assert params.architecture.stages[0] == (24, 2, 2)
-    assert isinstance(params.budget.latency_ms, float)
+    params = load_params(written(tmp_path, "architecture.stages", [[24, 2, 2]]))
+    assert params.architecture.stages == ((24, 2, 2),)
+    assert isinstance(load_params(written(tmp_path, "budget.latency_ms", 2)).budget.latency_ms, float)
 
 
 @pytest.mark.parametrize(
@@ -102,11 +104,11 @@ def test_an_unknown_key_or_wrong_type_is_refused_with_its_path_and_what_to_do(
         ("train.variants", ["searched", "baseline", "budget_2"], ": train.variants names 'budget_2'; with 1 budgets"),
         ("train.variants", ["searched"], ": train.variants lacks baseline"),
         ("evaluate.budgets", ["budget_2"], ": evaluate.budgets is [budget_2], but train.variants names [] of"),
-        ("augmentation.online.trunks", 0, ": augmentation.online.trunks is 0; use at least 1"),
+        ("augmentation.online.trunks", -1, ": augmentation.online.trunks is -1; use 0 (no search) or more"),
         ("loss.online.copies", 3, ": loss.online.copies is 3; samples come in antithetic pairs"),
         ("export.calibration_images", 0, ": export.calibration_images is 0; use at least 1"),
         ("train.recipe.batch_size", 1, ": train.recipe.batch_size is 1; batch norm needs at least 2"),
-        ("train.recipe.crop", 16, ": train.recipe.crop is 16 pixels of an image of 16 (data.size); use fewer"),
+        ("train.recipe.crop", 32, ": train.recipe.crop is 32 pixels of an image of 32 (data.size); use fewer"),
         ("augmentation.online.head_start", 63, ": augmentation.online.head_start is 63 images, less than a batch (64)"),
         (
             "augmentation.online.score_images",
@@ -131,7 +133,7 @@ def test_a_policy_is_not_searched_by_classifiers_on_features(tmp_path: Path) -> 
 
 def test_a_further_budget_is_trained_and_measured_or_neither(tmp_path: Path) -> None:
     path = tmp_path / "params.yaml"
-    text = (settings.PRESETS / "digits.yaml").read_text().replace("latency_ms: 0.07", "latency_ms: [0.07, 0.05]")
+    text = (settings.PRESETS / "digits.yaml").read_text().replace("latency_ms: 0.04", "latency_ms: [0.04, 0.03]")
     text = text.replace("variants: [searched, baseline]", "variants: [searched, baseline, budget_2]")
     path.write_text(text)
     assert refusal(path).startswith(": evaluate.budgets is [], but train.variants names [budget_2] of further")
@@ -144,7 +146,7 @@ def test_a_further_budget_is_trained_and_measured_or_neither(tmp_path: Path) -> 
 
 def test_a_strategy_that_trains_towards_one_budget_is_refused_with_several(tmp_path: Path) -> None:
     path = written(tmp_path, "budget.latency_ms", [0.07, 0.05])
-    path.write_text(path.read_text().replace("strategy: pc_nas", "strategy: enas"))
+    path.write_text(path.read_text().replace("strategy: null", "strategy: enas"))
     assert refusal(path).startswith(": budget.latency_ms names 2 budgets, but enas steers the training of shared")
 
 
@@ -160,7 +162,7 @@ def test_an_old_key_is_refused_with_the_key_that_took_its_place(tmp_path: Path) 
 def test_an_int8_file_for_a_gpu_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "params.yaml"
     text = (settings.PRESETS / "digits.yaml").read_text()
-    path.write_text(text.replace("provider: cpu", "provider: cuda").replace("quantize: none", "quantize: int8"))
+    path.write_text(text.replace("provider: cpu", "provider: cuda").replace("quantize: null", "quantize: int8"))
     assert refusal(path).startswith(": export.quantize is int8 and latency.provider cuda: ONNX Runtime computes this")
 
 
@@ -244,3 +246,55 @@ def test_the_command_refuses_edits_on_stderr_with_exit_code_2(tmp_path: Path) ->
         done.stderr
         == "error: params.yaml differs from every preset; copy what you need from it, then repeat with --force\n"
     )
+
+
+# --- what is left to the plan
+
+
+def test_what_is_null_is_assumed_until_there_is_a_plan_and_named_as_open(tmp_path: Path) -> None:
+    params = load_params(written(tmp_path, "architecture.stem", 24))
+    assert params.unstated == {key for own in PLANNED.values() for key in own} - {"architecture.stem"}
+    assert (params.architecture.stem, params.architecture.stages) == (24, ((32, 2, 2),))
+    assert (params.data.size, params.architecture.strategy, params.export.quantize) == (32, "largest", "none")
+
+
+def test_a_null_becomes_what_the_plan_beside_the_file_chose_and_what_is_stated_stays(tmp_path: Path) -> None:
+    path = written(tmp_path, "loss.online.images", 77)
+    plan = {
+        "data": {"data.size": 16},
+        "space": {"architecture.stem": 12, "architecture.stages": [[24, 2, 2], [40, 3, 2]]},
+        "loss": {"loss.online.trunks": 4, "loss.online.images": 999},
+    }
+    for part, chosen in plan.items():
+        files.write_json(tmp_path / paths.PLAN / f"{part}.json", chosen)
+    params = load_params(path)
+    assert (params.data.size, params.architecture.stem, params.loss.online.trunks) == (16, 12, 4)
+    assert params.architecture.stages == ((24, 2, 2), (40, 3, 2))
+    assert params.loss.online.images == 77  # though an older plan chose another
+    assert params.architecture.stem_stride == 1  # which this plan does not name: as assumed
+    assert {"data.size", "loss.online.trunks"} < params.unstated
+    assert "loss.online.images" not in params.unstated
+
+
+def test_the_stage_that_plans_sees_no_older_plan(tmp_path: Path) -> None:
+    path = written(tmp_path, "seed", 1)
+    files.write_json(tmp_path / paths.PLAN / "data.json", {"data.size": 16})
+    assert load_params(path, planned=False).data.size == 32
+    assert load_params(path).data.size == 16
+
+
+@pytest.mark.parametrize("name", ["unstated", "unstate"])
+def test_nobody_states_what_is_unstated(tmp_path: Path, name: str) -> None:
+    said = refusal(written(tmp_path, name, ["data.size"]))
+    assert said.startswith(f": {name} is no setting; use one of seed, threads, ")
+    assert "unstated" not in said.removeprefix(f": {name} ")
+
+
+@pytest.mark.parametrize("key", ["architecture.pool", "data.val", "train.recipe.crop"])
+def test_what_the_plan_does_not_choose_cannot_be_left_open(tmp_path: Path, key: str) -> None:
+    assert refusal(written(tmp_path, key, None)).startswith(f": {key} is null; use a ")
+
+
+def test_a_preset_leaves_open_exactly_what_the_plan_chooses() -> None:
+    for path in presets().values():
+        assert load_params(path).unstated == {key for own in PLANNED.values() for key in own}
