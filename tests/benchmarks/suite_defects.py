@@ -42,15 +42,15 @@ class Defect:
 
 DEFECTS = (
     Defect(
-        "components/training/fit.py",
+        "components/training/averages.py",
         "            average[key].lerp_(value.detach(), 1 - decay)",
         "            average[key].lerp_(value.detach(), decay)",
         "the averaged weights are nearly the last ones",
     ),
     Defect(
         "components/training/loop.py",
-        "nesterov=recipe.momentum > 0,\n    )\n    if recipe.momentum > 0:",
-        "nesterov=recipe.momentum > 0,\n    )\n    if recipe.momentum > 1:",
+        "        if recipe.momentum > 0 or id(parameter) in own:",
+        "        if recipe.momentum > 1 or id(parameter) in own:",
         "momentum is lost at every checkpoint and trunk",
     ),
     Defect(

@@ -45,7 +45,7 @@ from flows.report.page import SECTIONS, inline, make, parts_or_note, render
 from flows.report.parts import Facts, Figure, Note, Part, Pictures, Table
 from flows.report.reading import read_rows
 from flows.runtime.observer import Silent
-from flows.stages import architecture, augmentation, evaluate, latency, loss, prepare, train
+from flows.stages import architecture, augmentation, evaluate, latency, loss, plan, prepare, race, train
 from flows.tracking import runs
 from tests.clones import ROOT
 from tests.stages import run as run_stage
@@ -57,7 +57,8 @@ NAMES = ("$a$ & b", HOSTILE, "ünï '\"` 字")
 """Classes of the workspace."""
 IMAGES = 60
 """Of each class."""
-STAGES = ("prepare", "latency", "architecture", "augmentation", "loss", "train@searched", "train@baseline", "evaluate")
+SEARCHES = ("architecture", "augmentation", "loss", "race")
+STAGES = ("plan", "prepare", "latency", *SEARCHES, "train@searched", "train@baseline", "evaluate")
 LARGEST = 5_000_000
 """Bytes that a report may have, whatever the images, the classes and the trunks."""
 
@@ -121,10 +122,11 @@ def run_stages(params: Params) -> None:
     paths.RAW.mkdir(parents=True)
     report = take_in(open_source(params.data), paths.RAW, params.data, unwatched)
     write_assignment(paths.SPLIT, ingest.split(report, params).assignment)
-    run_stage(prepare, params, Silent())
-    run_stage(latency, params, Silent())
+    for first in (plan, prepare, latency):
+        run_stage(first, params, Silent())
     for stage in (architecture, augmentation, loss):
         run_stage(stage, params, Silent(), Path("checkpoint") / stage.__name__)
+    run_stage(race, params, Silent())
     for variant in params.train.variants:
         run_stage(train, params, Silent(), variant, Path("checkpoint") / variant)
     run_stage(evaluate, params, Silent())
