@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from components.settings.params import Params
+from components.settings.variants import VARIANTS
 from flows.checkout import paths
 from flows.checkout.files import read_json
 from flows.report.parts import Maker, Note, Part, Table
@@ -46,8 +47,8 @@ def decisions(params: Params) -> Iterator[Part]:
         caption="Short trainings side by side; the gain in accuracy on val has its 95% interval. What does not beat "
         f"plain training beyond chance (p below {params.race.alpha:g}) does not ship.",
     )
-    for variant, one in record["variants"].items():
-        yield Note(text=f"`{variant}` trains {recipe_text(one)}.")
+    for variant in VARIANTS:
+        yield Note(text=f"`{variant}` trains {recipe_text(record['variants'][variant])}.")
 
 
 def decision_row(one: Mapping[str, Any]) -> list[str]:

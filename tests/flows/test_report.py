@@ -25,6 +25,7 @@ from components.data.split import write_assignment
 from components.data.store import Split, open_split
 from components.progress import unwatched
 from components.settings.budget import Budget
+from components.settings.online import Online
 from components.settings.params import Params
 from flows import ingest
 from flows.checkout import files, paths, versions
@@ -39,6 +40,7 @@ from flows.report import augmentation as augmentation_report
 from flows.report import charts, figures, headline, page
 from flows.report import evaluation as evaluation_report
 from flows.report import notes as stage_notes
+from flows.report import race as race_report
 from flows.report.augmentation import DRAWS
 from flows.report.images import GAP, SIDE, picture
 from flows.report.page import SECTIONS, inline, make, parts_or_note, render
@@ -100,11 +102,11 @@ class Page(HTMLParser):
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of images with awkward class names, one of them no image, through every stage with the tiny settings."""
     folder = tmp_path_factory.mktemp("workspace")
-    digits = load_digits()
+    digits = load_digits()  # every network learns these without a mistake but for the wrong labels
     for label, name in enumerate(NAMES):
         place = folder / "source" / name
         place.mkdir(parents=True)
-        for index, image in enumerate(digits.images[digits.target == label][:IMAGES]):
+        for index, image in enumerate(np.concatenate(list(images_under(label, digits)))):
             (place / f"{index}.png").write_bytes(encode_png(Image.fromarray((image * 15).astype(np.uint8))))
     (folder / "source" / NAMES[0] / "broken.png").write_bytes(b"no image")
     settings = yaml.safe_load((ROOT / "tests" / "tiny.yaml").read_text())
@@ -115,6 +117,13 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         run_stages(load_params())
     return folder
+
+
+def images_under(label: int, digits: Any) -> Iterator[np.ndarray]:
+    """The images of a class: of its own digit, and a few of each other, which no other class has."""
+    for digit in range(len(NAMES)):
+        images, wrong = digits.images[digits.target == digit], slice(IMAGES + 6 * label, IMAGES + 6 * label + 6)
+        yield images[: IMAGES - 6 * (len(NAMES) - 1)] if digit == label else images[wrong]
 
 
 def run_stages(params: Params) -> None:
@@ -312,6 +321,86 @@ def test_the_distribution_starts_with_the_settings_and_ends_with_the_policy(para
     assert shares[:, 0].tolist() == [float(name == "Identity") for name in names]
 
 
+def test_the_race_says_of_each_factor_what_the_best_of_the_others_brought_and_what_ships(params: Params) -> None:
+    record = files.read_json(paths.DECIDED)
+    decided, *rungs = tables(parts("race", params))
+    assert [row[0] for row in decided.rows] == list(race_report.QUESTIONS.values())
+    for row, one in zip(decided.rows, record["decisions"], strict=True):
+        shown = {key: race_report.name_of(one["factor"], one[key]) for key in ("plain", "taken")}
+        assert (row[2], row[5]) == (shown["plain"], shown["taken"])
+        if one["other"] is None:
+            assert row[1] == "nothing else was tried"
+        else:
+            assert row[3].startswith(f"{100 * one['gain']:+.2f} ({100 * one['gain_low']:+.2f} to ")
+            assert row[4] == f"{one['p']:.2g}"
+    assert f"p below {params.race.alpha:g}" in decided.caption
+    rows = read_rows(paths.RUNGS)
+    assert sum(len(table.rows) for table in rungs) == len(rows)
+    accuracies = [row[3] for table in rungs for row in table.rows]
+    assert accuracies == [f"{float(row['accuracy']):.2%}" for row in rows]
+
+
+def test_the_race_says_what_each_variant_trains(params: Params) -> None:
+    record = files.read_json(paths.DECIDED)
+    seen = record["variants"]["searched"]["images"]
+    said = notes(parts("race", params)).split("\n")
+    network = record["variants"]["baseline"]["architecture"].replace("|", " → ")
+    assert said[0].endswith(f", from the race's weights ({seen:,} images seen).")
+    assert said[1] == f"`baseline` trains {network} with augmentation plain and loss plain."
+
+
+def test_a_candidate_of_the_race_that_diverged_is_said_to(params: Params) -> None:
+    file = paths.RUNGS
+    before, rows = file.read_bytes(), read_rows(file)
+    rows[0] |= {"accuracy": "nan", "score": "nan", "kept": "False", "fault": "its loss is nan"}
+    rows[1] |= {"kept": "False"}
+    files.write_csv(file, rows)
+    shown = [row for table in tables(parts("race", params))[1:] for row in table.rows]
+    file.write_bytes(before)
+    assert shown[0][3:] == ["", "", "its loss is nan"]
+    assert shown[1][5] == "leaves"
+
+
+def test_the_plan_says_its_reasons_and_the_minutes_of_every_part(params: Params) -> None:
+    record = files.read_json(paths.PLANNED)
+    some = parts("plan", params)
+    assert notes(some).split("\n") == record["sentences"]
+    (minutes,) = tables(some)  # the settings that it chose are none: all are stated here
+    assert {row[0]: row[1] for row in minutes.rows} == {
+        part: f"{seconds / 60:.2f}" for part, seconds in record["seconds"].items()
+    }
+    assert sum(float(row[2].rstrip("%")) for row in minutes.rows) == pytest.approx(100, abs=3)
+
+
+def test_the_plan_lists_every_setting_that_it_chose(params: Params) -> None:
+    before = paths.PLANNED.read_bytes()
+    chosen = {"data.size": 16, "architecture.stages": [[24, 2, 2]]}
+    files.write_json(paths.PLANNED, files.read_json(paths.PLANNED) | {"chosen": chosen})
+    listed = tables(parts("plan", params))[1]
+    paths.PLANNED.write_bytes(before)
+    assert listed.rows == [["architecture.stages", "[[24, 2, 2]]"], ["data.size", "16"]]
+
+
+def test_a_search_that_was_left_out_says_so_and_shows_nothing_else(params: Params) -> None:
+    left_out = dataclasses.replace(
+        params,
+        architecture=dataclasses.replace(params.architecture, strategy="largest"),
+        augmentation=dataclasses.replace(params.augmentation, online=without_trunks(params.augmentation.online)),
+        loss=dataclasses.replace(params.loss, online=without_trunks(params.loss.online)),
+    )
+    made = {section.anchor: own for section, own in make(left_out)}
+    for anchor in ("architecture", "augmentation", "loss"):
+        ((note,),) = made[anchor].values()
+        assert isinstance(note, Note)
+        assert note.text.startswith("Nothing was searched here.")
+    for section, own in make(params):
+        assert "Nothing was searched here." not in notes([part for each in own.values() for part in each]), section
+
+
+def without_trunks(online: Online) -> Online:
+    return dataclasses.replace(online, trunks=0)
+
+
 def test_the_mistakes_are_the_most_confident_ones_first_and_their_own_images(params: Params) -> None:
     rows = read_rows(paths.PREDICTIONS)
     wrong = [(place, row) for place, row in enumerate(rows) if row["searched"] != row["actual"]]
@@ -387,13 +476,14 @@ def test_a_champion_judged_again_keeps_what_was_decided_of_it(params: Params, no
 
 
 def test_costs_are_summed_and_divided_by_one_training() -> None:
-    spent = {"architecture": 3.0, "augmentation": 2.0, "loss": 1.0, "train@baseline": 1.5}
-    assert headline.searches_fact(spent).value == "6"
-    assert headline.searches_fact(spent).beside == "4.0 times one training (1.5)"
+    searches = {"plan": 0.25, "architecture": 3.0, "augmentation": 2.0, "loss": 1.0, "race": 0.75}
+    spent = searches | {"train@baseline": 1.75}
+    assert headline.searches_fact(spent).value == "7"
+    assert headline.searches_fact(spent).beside == "4.0 times one training (1.75)"
     assert headline.searches_fact(spent | {"loss": None}).value == "not recorded"
     (table,) = headline.cost_of_stages(spent | {"train@baseline": None})
     assert "Not recorded: train@baseline." in table.caption
-    assert [row[2] for row in table.rows] == ["not known"] * 3
+    assert [row[2] for row in table.rows] == ["not known"] * 5
 
 
 def test_results_of_different_runs_are_said_to_be(params: Params) -> None:
@@ -585,6 +675,8 @@ def test_every_stage_says_in_a_sentence_what_it_decided(workspace: Path, caplog:
         found = read_json(paths.FOUND_ARCHITECTURE)
         most = max(read_json(paths.FOUND_AUGMENTATION)["operations"], key=lambda one: one["share"])
         metrics = read_json(paths.METRICS)
+        planned = read_json(paths.PLANNED)["sentences"]
+        taken = {one["factor"]: one["taken"] for one in read_json(paths.DECIDED)["decisions"]}
         loss_after = read_rows(paths.TRAINED / "baseline" / "epochs.csv")[-1]["loss"]
     assert caplog.records == []
     assert all(text.startswith("**") for text in said.values())
@@ -596,6 +688,9 @@ def test_every_stage_says_in_a_sentence_what_it_decided(workspace: Path, caplog:
         assert f"{name} {metrics[name]['accuracy']:.2%} (" in said["evaluate"]
     assert "images of " in said["prepare"]
     assert "3 whole networks predicted to " in said["latency"]
+    assert planned[0] in said["plan"]
+    assert f"architecture {taken['architecture'].replace('|', ' → ')}" in said["race"]
+    assert f"; loss {taken['loss']}" in said["race"]
 
 
 def test_a_note_without_files_says_what_the_stage_does_and_warns(
