@@ -139,7 +139,7 @@ def decision_run(parent_run: str | None, params: Params) -> Iterator[str]:
     with runs.parent_run("publish", commits.code_tags()) as run:
         if run is None:
             raise RegistryError("the MLflow registry cannot be used; nothing was promoted")
-        runs.log_settings(run, asdict(params))
+        runs.log_settings(run, asdict(params) | {"unstated": sorted(params.unstated)})
         yield run
 
 
