@@ -5,16 +5,25 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
-from components.architecture.costs import block_costs
+from components.architecture.budget import limit_of
 from components.architecture.network import build_network
 from components.architecture.part_models import random_images
-from components.architecture.space import Architecture, Space, candidates, format_architecture, space_of
+from components.architecture.parts import repeat_block
+from components.architecture.space import (
+    IDENTITY,
+    Architecture,
+    Space,
+    default_architecture,
+    format_architecture,
+    parse_block,
+    space_of,
+)
 from components.architecture.timing import measure_model
 from components.architecture.training_cost import TrainingCosts
 from components.data.store import Classes
 from components.planning.schedule import Machine, Settings, default_minutes, make_schedule
 from components.planning.shape import (
-    SLOWEST,
+    FIRST,
     Fitted,
     Template,
     as_settings,
@@ -130,11 +139,11 @@ class Shaper:
     def space(self, width: int) -> Space:
         return space_of(self.space_settings(width), self.classes)
 
-    def slowest_ms(self, width: int, quantize: Precision | None = None) -> float:
-        """Return the milliseconds of the space's largest network in a precision, on the target."""
+    def measure(self, width: int, architecture: Architecture | None = None, quantize: Precision | None = None) -> float:
+        """Return the milliseconds on the target of a network of that width, the default one unless told otherwise."""
         export = self.export if quantize is None else replace(self.export, quantize=quantize)
         space = self.space(width)
-        architecture = largest(space)
+        architecture = architecture or default_architecture(space)
         blank = (0.5,) * space.channels
         network = build_network(space, architecture, blank, blank)
         exported = export_network(network, self.classes, format_architecture(architecture))
@@ -142,21 +151,21 @@ class Shaper:
         return measure_model(file, self.settings.latency, self.settings.latency.repeats).quiet_ms
 
 
-def largest(space: Space) -> Architecture:
-    """Return the network with the most FLOPs in every layer."""
-    return tuple(
-        max(candidates(space, index), key=lambda block: block_costs(block, layer).flops)
-        for index, layer in enumerate(space.layers)
+def dearest(space: Space) -> Architecture:
+    """Return the network of the block with the largest kernel and expansion, which on a CPU is the slowest."""
+    blocks = [name for name in space.blocks if name != IDENTITY]
+    return repeat_block(
+        space, max(blocks, key=lambda name: parse_block(name).kernel ** 2 * parse_block(name).expansion)
     )
 
 
 def choose_precision(shaper: Shaper, sentences: list[str]) -> Export:
-    """Choose int8 where it is worth it: measured on the largest network of a middling width."""
+    """Choose int8 where it is worth it: measured on the default network of a middling width."""
     export = shaper.settings.export
     if shaper.settings.latency.provider != "cpu":
         sentences.append("The file is float: ONNX Runtime computes int8 on the CPU only.")
         return replace(export, quantize="none")
-    exact, integer = shaper.slowest_ms(16, "none"), shaper.slowest_ms(16, "int8")
+    exact, integer = shaper.measure(FIRST, quantize="none"), shaper.measure(FIRST, quantize="int8")
     faster = exact / integer
     chosen: Precision = "int8" if faster >= WORTH else "none"
     sentences.append(
@@ -178,20 +187,19 @@ class Shape:
 
 def choose_shape(shaper: Shaper, images: int, sentences: list[str]) -> Shape:
     """Choose the widths by the budget, or narrower ones if the minutes allow no wider; time the training."""
-    settings, budget = shaper.settings, max(shaper.settings.budget.all)
-    fitted = (
-        fit_width(partial(Shaper.slowest_ms, shaper), budget)
-        if shaper.free
-        else Fitted(width=16, slowest_ms=shaper.slowest_ms(16))
-    )
+    settings, budget = shaper.settings, shaper.settings.budget.first
+    limit = limit_of(settings.architecture, budget)
+    fitted = fit_width(shaper.measure, limit) if shaper.free else Fitted(width=FIRST, default_ms=shaper.measure(FIRST))
     width = fitted.width
+    slowest = shaper.measure(width, dearest(shaper.space(width)))
     time = partial(measure_training, recipe=settings.recipe, batch=TIMED_STEP, threads=settings.threads)
     costs = time(shaper.space(width))
-    times = fitted.slowest_ms / budget
     if shaper.free:
         sentences.append(
-            f"The widest stage has {shaper.space_settings(width).stages[-1][0]} channels, so that the largest network "
-            f"({fitted.slowest_ms:.3g} ms) takes {times:.2g} times the budget and the budget chooses."
+            f"The last stage has {shaper.space_settings(width).stages[-1][0]} channels, so that "
+            f"{format_architecture(default_architecture(shaper.space(width))[:1])} in every layer takes "
+            f"{fitted.default_ms:.3g} ms of the budget of {budget:g} ms; the slowest network of the space takes about "
+            f"{slowest / budget:.1f} times the budget."
         )
     minutes = settings.budget.minutes
     while shaper.free and minutes is not None and (below := narrower(width)) is not None:
@@ -206,12 +214,10 @@ def choose_shape(shaper: Shaper, images: int, sentences: list[str]) -> Shape:
             f"minutes would not train a wider one for {FEWEST_EPOCHS} epochs: the minutes limit the network, not the "
             "milliseconds."
         )
-    elif times < SLOWEST[0]:
-        sentences.append("The budget does not choose: no network of these blocks and stages is slow enough for that.")
     space = shaper.space(width)
     return Shape(
         settings=shaper.space_settings(width),
         space=space,
         costs=costs,
-        measured={"width": float(width), "slowest_ms": fitted.slowest_ms, "budget_ms": budget},
+        measured={"default_ms": fitted.default_ms, "slowest_ms": slowest, "budget_ms": budget},
     )
