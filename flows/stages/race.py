@@ -7,6 +7,7 @@ the epochs that make it equal in compute to the searches, the race and the final
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -42,6 +43,7 @@ from components.settings.recipe import Recipe
 from components.settings.space import SearchSpace
 from components.settings.variants import BASELINE, SEARCHED
 from flows.checkout import files, paths
+from flows.resume.race import with_replay
 from flows.runtime.devices import devices_of
 from flows.runtime.observer import Observer
 from flows.runtime.workers import joblib_parallel
@@ -65,15 +67,16 @@ class Reads:
     recipe: Recipe
 
 
-def run(params: Reads, observe: Observer) -> None:
+def run(params: Reads, observe: Observer, checkpoint: Path) -> None:
     """Write every rung, every decision, what each variant trains, and the winner's weights."""
     classes = read_classes(paths.CLASSES)
     speeds = Speeds.from_json(files.read_json(paths.SPEEDS))
     factors, labels = factors_of(params, classes), open_split(paths.VAL).labels
     trainings = trainings_of(params, classes, speeds, factors)
     run_heats = partial(trainings.run, joblib_parallel(params.parallel, observe, "candidates"))
+    resumed = with_replay(run_heats, checkpoint)
     standings: list[Standing] = []
-    racing = race(factors, run_heats, torch.from_numpy(labels.copy()), params.race)
+    racing = race(factors, resumed, torch.from_numpy(labels.copy()), params.race)
     for standing in observe.progress(racing, len(factors), "race"):
         standings.append(standing)
         observe.metrics(race_metrics(standing), step=len(standings))
