@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from typing import Any, Literal
 
+import onnx
+
 from components.architecture.budget import limit_of
-from components.architecture.network import build_network
-from components.architecture.part_models import random_images
+from components.architecture.network import build_network, seeded
+from components.architecture.part_models import random_images, shift
 from components.architecture.parts import repeat_block
 from components.architecture.space import (
     IDENTITY,
@@ -144,11 +146,18 @@ class Shaper:
         export = self.export if quantize is None else replace(self.export, quantize=quantize)
         space = self.space(width)
         architecture = architecture or default_architecture(space)
-        blank = (0.5,) * space.channels
-        network = build_network(space, architecture, blank, blank)
-        exported = export_network(network, self.classes, format_architecture(architecture))
-        file = convert(exported, random_images(space), export).SerializeToString()
+        file = convert(untrained(space, self.classes, architecture), random_images(space), export).SerializeToString()
         return measure_model(file, self.settings.latency, self.settings.latency.repeats).quiet_ms
+
+
+@cache
+def untrained(space: Space, classes: Classes, architecture: Architecture) -> onnx.ModelProto:
+    """Return the file of a network with first weights, as it would ship in float."""
+    blank = (0.5,) * space.channels
+    network = build_network(space, architecture, blank, blank)
+    with seeded(0, "weights that are only timed"):
+        shift([network])
+    return export_network(network, classes, format_architecture(architecture))
 
 
 def dearest(space: Space) -> Architecture:
