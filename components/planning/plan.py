@@ -47,7 +47,7 @@ WORTH = 1.1
 """How many times as fast as the float file an int8 file must be to be chosen."""
 TIMED_STEP = 64
 """Images of the batch by which training is timed."""
-FEWEST_EPOCHS = 12
+FEWEST_EPOCHS = 20
 """Epochs of the default network that the minutes must be worth; below, the space is made narrower (ours)."""
 
 
