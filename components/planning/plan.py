@@ -2,19 +2,30 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from typing import Any, Literal
 
-from components.architecture.costs import block_costs
-from components.architecture.network import build_network
-from components.architecture.part_models import random_images
-from components.architecture.space import Architecture, Space, candidates, format_architecture, space_of
+import onnx
+
+from components.architecture.budget import limit_of
+from components.architecture.network import build_network, seeded
+from components.architecture.part_models import random_images, shift
+from components.architecture.parts import repeat_block
+from components.architecture.space import (
+    IDENTITY,
+    Architecture,
+    Space,
+    default_architecture,
+    format_architecture,
+    parse_block,
+    space_of,
+)
 from components.architecture.timing import measure_model
 from components.architecture.training_cost import TrainingCosts
 from components.data.store import Classes
 from components.planning.schedule import Machine, Settings, default_minutes, make_schedule
 from components.planning.shape import (
-    SLOWEST,
+    FIRST,
     Fitted,
     Template,
     as_settings,
@@ -36,7 +47,7 @@ WORTH = 1.1
 """How many times as fast as the float file an int8 file must be to be chosen."""
 TIMED_STEP = 64
 """Images of the batch by which training is timed."""
-FEWEST_EPOCHS = 12
+FEWEST_EPOCHS = 20
 """Epochs of the default network that the minutes must be worth; below, the space is made narrower (ours)."""
 
 
@@ -130,33 +141,40 @@ class Shaper:
     def space(self, width: int) -> Space:
         return space_of(self.space_settings(width), self.classes)
 
-    def slowest_ms(self, width: int, quantize: Precision | None = None) -> float:
-        """Return the milliseconds of the space's largest network in a precision, on the target."""
+    def measure(self, width: int, architecture: Architecture | None = None, quantize: Precision | None = None) -> float:
+        """Return the milliseconds on the target of a network of that width, the default one unless told otherwise."""
         export = self.export if quantize is None else replace(self.export, quantize=quantize)
         space = self.space(width)
-        architecture = largest(space)
-        blank = (0.5,) * space.channels
-        network = build_network(space, architecture, blank, blank)
-        exported = export_network(network, self.classes, format_architecture(architecture))
-        file = convert(exported, random_images(space), export).SerializeToString()
+        architecture = architecture or default_architecture(space)
+        file = convert(untrained(space, self.classes, architecture), random_images(space), export).SerializeToString()
         return measure_model(file, self.settings.latency, self.settings.latency.repeats).quiet_ms
 
 
-def largest(space: Space) -> Architecture:
-    """Return the network with the most FLOPs in every layer."""
-    return tuple(
-        max(candidates(space, index), key=lambda block: block_costs(block, layer).flops)
-        for index, layer in enumerate(space.layers)
+@cache
+def untrained(space: Space, classes: Classes, architecture: Architecture) -> onnx.ModelProto:
+    """Return the file of a network with first weights, as it would ship in float."""
+    blank = (0.5,) * space.channels
+    network = build_network(space, architecture, blank, blank)
+    with seeded(0, "weights that are only timed"):
+        shift([network])
+    return export_network(network, classes, format_architecture(architecture))
+
+
+def dearest(space: Space) -> Architecture:
+    """Return the network of the block with the largest kernel and expansion, which on a CPU is the slowest."""
+    blocks = [name for name in space.blocks if name != IDENTITY]
+    return repeat_block(
+        space, max(blocks, key=lambda name: parse_block(name).kernel ** 2 * parse_block(name).expansion)
     )
 
 
 def choose_precision(shaper: Shaper, sentences: list[str]) -> Export:
-    """Choose int8 where it is worth it: measured on the largest network of a middling width."""
+    """Choose int8 where it is worth it: measured on the default network of a middling width."""
     export = shaper.settings.export
     if shaper.settings.latency.provider != "cpu":
         sentences.append("The file is float: ONNX Runtime computes int8 on the CPU only.")
         return replace(export, quantize="none")
-    exact, integer = shaper.slowest_ms(16, "none"), shaper.slowest_ms(16, "int8")
+    exact, integer = shaper.measure(FIRST, quantize="none"), shaper.measure(FIRST, quantize="int8")
     faster = exact / integer
     chosen: Precision = "int8" if faster >= WORTH else "none"
     sentences.append(
@@ -178,20 +196,19 @@ class Shape:
 
 def choose_shape(shaper: Shaper, images: int, sentences: list[str]) -> Shape:
     """Choose the widths by the budget, or narrower ones if the minutes allow no wider; time the training."""
-    settings, budget = shaper.settings, max(shaper.settings.budget.all)
-    fitted = (
-        fit_width(partial(Shaper.slowest_ms, shaper), budget)
-        if shaper.free
-        else Fitted(width=16, slowest_ms=shaper.slowest_ms(16))
-    )
+    settings, budget = shaper.settings, shaper.settings.budget.first
+    limit = limit_of(settings.architecture, budget)
+    fitted = fit_width(shaper.measure, limit) if shaper.free else Fitted(width=FIRST, default_ms=shaper.measure(FIRST))
     width = fitted.width
+    slowest = shaper.measure(width, dearest(shaper.space(width)))
     time = partial(measure_training, recipe=settings.recipe, batch=TIMED_STEP, threads=settings.threads)
     costs = time(shaper.space(width))
-    times = fitted.slowest_ms / budget
     if shaper.free:
         sentences.append(
-            f"The widest stage has {shaper.space_settings(width).stages[-1][0]} channels, so that the largest network "
-            f"({fitted.slowest_ms:.3g} ms) takes {times:.2g} times the budget and the budget chooses."
+            f"The last stage has {shaper.space_settings(width).stages[-1][0]} channels, so that "
+            f"{format_architecture(default_architecture(shaper.space(width))[:1])} in every layer takes "
+            f"{fitted.default_ms:.3g} ms of the budget of {budget:g} ms; the slowest network of the space takes about "
+            f"{slowest / budget:.1f} times the budget."
         )
     minutes = settings.budget.minutes
     while shaper.free and minutes is not None and (below := narrower(width)) is not None:
@@ -206,12 +223,10 @@ def choose_shape(shaper: Shaper, images: int, sentences: list[str]) -> Shape:
             f"minutes would not train a wider one for {FEWEST_EPOCHS} epochs: the minutes limit the network, not the "
             "milliseconds."
         )
-    elif times < SLOWEST[0]:
-        sentences.append("The budget does not choose: no network of these blocks and stages is slow enough for that.")
     space = shaper.space(width)
     return Shape(
         settings=shaper.space_settings(width),
         space=space,
         costs=costs,
-        measured={"width": float(width), "slowest_ms": fitted.slowest_ms, "budget_ms": budget},
+        measured={"default_ms": fitted.default_ms, "slowest_ms": slowest, "budget_ms": budget},
     )

@@ -207,7 +207,10 @@ def tell(machine: Machine, minutes: float, seconds: Seconds, worth: Sequence[str
         f"({machine.costs.speedup / machine.image_seconds:,.0f} images a second)."
     )
     if worth:
-        yield f"Searched: {', '.join(worth)}, in {seconds.searches / seconds.total:.0%} of the time."
+        yield (
+            f"Searched: {', '.join(worth)}, in {seconds.searches / 60:.2g} minutes "
+            f"({seconds.searches / seconds.total:.0%})."
+        )
     elif epochs < PLENTY:
         yield (
             f"Nothing is searched: with fewer than {PLENTY} epochs, longer training brings more. The race compares "
@@ -216,9 +219,9 @@ def tell(machine: Machine, minutes: float, seconds: Seconds, worth: Sequence[str
     else:
         yield "Nothing is searched: what a search costs at least is more than its share of the time."
     yield (
-        f"The race takes {seconds.race / seconds.total:.0%} of the time, the final training "
-        f"{seconds.final / seconds.total:.0%}: about {seconds.final / machine.epoch_seconds:.0f} epochs of the default "
-        "network."
+        f"The race takes {seconds.race / 60:.2g} minutes ({seconds.race / seconds.total:.0%}), the final training "
+        f"{seconds.final / 60:.2g} ({seconds.final / seconds.total:.0%}): about "
+        f"{seconds.final / machine.epoch_seconds:.0f} epochs of the default network."
     )
 
 

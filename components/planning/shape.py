@@ -3,19 +3,20 @@
 w  width of the stem; a stage's width is a multiple of it
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from components.settings.space import SearchSpace
 
-WIDTHS = (4, 6, 8, 12, 16, 20, 24, 32, 40, 48, 64, 96)
+WIDTHS = (4, 6, 8, 10, 12, 14, 16, 18, 20, 24, 28, 32, 36, 40, 48, 56, 64, 80, 96)
 """Widths that are tried."""
-SLOWEST = (1.5, 2.2, 3.0)
-"""Lowest, wanted and highest latency of the slowest network, as a multiple of the budget."""
+FILLED = 0.8
+"""Share of the limit from which a default network counts as filling it."""
 GROWTH = 1.7
-"""Exponent by which latency grows with the width, for the first guess; the guess is measured."""
-TRIES = 4
+"""Exponent by which latency grows with the width, for guesses, which are measured."""
+TRIES = 5
+FIRST = 16
 MULTIPLE = 8
 """Channels of a stage are a multiple of this, which kernels compute without waste."""
 SMALL, LARGE = 40, 64
@@ -62,29 +63,38 @@ def resolution(side: int) -> tuple[int, str]:
 
 @dataclass(frozen=True, kw_only=True)
 class Fitted:
-    """A width with the latency of its slowest network."""
+    """A width with the latency of its default network."""
 
     width: int
-    slowest_ms: float
+    default_ms: float
 
 
-def fit_width(measure: Callable[[int], float], budget_ms: float, most: int = WIDTHS[-1]) -> Fitted:
-    """Return the width, `most` at the most, at which `measure` (milliseconds of the slowest network) is nearest to the
-    wanted multiple of the budget. It measures a few widths, guided by a power law."""
-    low, wanted, high = (factor * budget_ms for factor in SLOWEST)
-    widths = [width for width in WIDTHS if width <= most]
+def fit_width(measure: Callable[[int], float], limit_ms: float) -> Fitted:
+    """Return the largest width whose default network is within the limit, or the smallest width if none is.
+
+    `measure` gives the milliseconds of a width's default network. A few widths are measured, guided by a power law.
+    """
     seen: dict[int, float] = {}
-    width = min(widths, key=lambda one: abs(one - 16))
+    width = FIRST
     for _ in range(TRIES):
         seen[width] = measure(width)
-        if low <= seen[width] <= high:
+        if FILLED * limit_ms <= seen[width] <= limit_ms:
             break
-        ideal = width * (wanted / seen[width]) ** (1 / GROWTH)
-        width = min(widths, key=lambda one: abs(one - ideal))
-        if width in seen:
+        ideal = width * (limit_ms / seen[width]) ** (1 / GROWTH)
+        bounds = [one for one in WIDTHS if one not in seen and between(one, seen, limit_ms)]
+        if not bounds:
             break
-    best = min(seen, key=lambda one: abs(seen[one] - wanted))
-    return Fitted(width=best, slowest_ms=seen[best])
+        width = min(bounds, key=lambda one: (one > ideal, abs(one - ideal)))
+    within = [one for one in seen if seen[one] <= limit_ms]
+    best = max(within) if within else min(seen)
+    return Fitted(width=best, default_ms=seen[best])
+
+
+def between(width: int, seen: Mapping[int, float], limit_ms: float) -> bool:
+    """Whether the width may be the largest that fits, after what was measured."""
+    fits = max((one for one in seen if seen[one] <= limit_ms), default=0)
+    exceeds = min((one for one in seen if seen[one] > limit_ms), default=WIDTHS[-1] + 1)
+    return fits < width < exceeds
 
 
 def narrower(width: int) -> int | None:

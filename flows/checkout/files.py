@@ -68,11 +68,11 @@ def read_json(path: Path) -> Any:
 def write_csv(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
     """Write one line per row. The first row's keys are the header; floats have their shortest exact form.
 
-    Without rows the file is empty: a search that did not run has none.
+    Without rows it is one empty line: a search that did not run has none, and DVC warns of a file without bytes.
     """
     text = io.StringIO()
     if not rows:
-        write_text(path, "")
+        write_text(path, "\n")
         return
     writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
     writer.writeheader()

@@ -96,6 +96,7 @@ ROSTER: Mapping[str, Stage] = {
     "race": Stage(
         does="Trains what could ship side by side, for a short time, and decides on val. Charts: `race/architecture`, "
         "`race/augmentation` and `race/loss` are the accuracies on val of the choices.",
+        resumes=True,
         searches=True,
         figure=Figure(r"race/accuracy", "accuracy on val {:.2%}"),
         section="race",

@@ -75,7 +75,7 @@ def describe_architecture(_: str) -> str:
 
 
 def describe_policy(_: str) -> str:
-    if not paths.AUGMENTATION_TRUNKS.stat().st_size:
+    if not paths.AUGMENTATION_TRUNKS.read_text(encoding="utf-8").strip():
         return NOT_SEARCHED
     shares = read_json(paths.FOUND_AUGMENTATION)["operations"]
     most = sorted(shares, key=lambda one: -float(one["share"]))[:MAX_NAMED]
@@ -85,7 +85,7 @@ def describe_policy(_: str) -> str:
 
 
 def describe_loss(_: str) -> str:
-    if not paths.LOSS_TRUNKS.stat().st_size:
+    if not paths.LOSS_TRUNKS.read_text(encoding="utf-8").strip():
         return NOT_SEARCHED
     rows = read_rows(paths.LOSS_TRUNKS)
     theta = [float(value) for key, value in rows[-1].items() if key.startswith("theta_")]

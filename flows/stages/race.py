@@ -7,6 +7,7 @@ the epochs that make it equal in compute to the searches, the race and the final
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -43,6 +44,7 @@ from components.settings.space import SearchSpace
 from components.settings.variants import BASELINE, SEARCHED
 from components.training.devices import Devices
 from flows.checkout import files, paths
+from flows.resume.race import with_replay
 from flows.runtime.devices import devices_of
 from flows.runtime.observer import Observer
 from flows.runtime.workers import joblib_parallel
@@ -66,7 +68,7 @@ class Reads:
     recipe: Recipe
 
 
-def run(params: Reads, observe: Observer) -> None:
+def run(params: Reads, observe: Observer, checkpoint: Path) -> None:
     """Write every rung, every decision, what each variant trains, and the winner's weights."""
     devices = devices_of(params.device)
     classes = read_classes(paths.CLASSES)
@@ -74,8 +76,9 @@ def run(params: Reads, observe: Observer) -> None:
     factors, labels = factors_of(params, classes), open_split(paths.VAL).labels
     trainings = trainings_of(params, classes, speeds, factors, devices)
     run_heats = partial(trainings.run, joblib_parallel(params.parallel, observe, "candidates"))
+    resumed = with_replay(run_heats, checkpoint)
     standings: list[Standing] = []
-    racing = race(factors, run_heats, torch.from_numpy(labels.copy()), params.race)
+    racing = race(factors, resumed, torch.from_numpy(labels.copy()), params.race)
     for standing in observe.progress(racing, len(factors), "race"):
         standings.append(standing)
         observe.metrics(race_metrics(standing), step=len(standings))
