@@ -18,7 +18,7 @@ STAGES = {
     "architecture": (architecture, (Path("checkpoint"),)),
     "augmentation": (augmentation, (Path("checkpoint"),)),
     "loss": (loss, (Path("checkpoint"),)),
-    "race": (race, ()),
+    "race": (race, (Path("checkpoint"),)),
     "train searched": (train, ("searched", Path("checkpoint"))),
     "train baseline": (train, ("baseline", Path("checkpoint"))),
 }

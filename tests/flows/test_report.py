@@ -133,9 +133,8 @@ def run_stages(params: Params) -> None:
     write_assignment(paths.SPLIT, ingest.split(report, params).assignment)
     for first in (plan, prepare, latency):
         run_stage(first, params, Silent())
-    for stage in (architecture, augmentation, loss):
+    for stage in (architecture, augmentation, loss, race):
         run_stage(stage, params, Silent(), Path("checkpoint") / stage.__name__)
-    run_stage(race, params, Silent())
     for variant in params.train.variants:
         run_stage(train, params, Silent(), variant, Path("checkpoint") / variant)
     run_stage(evaluate, params, Silent())
