@@ -11,7 +11,7 @@ from flows.tracking import connection
 from tests.clones import ROOT, fresh_clone, run
 
 TINY = ROOT / "tests" / "tiny.yaml"
-SEARCHED = ("architecture", "augmentation", "loss", "train@searched", "train@baseline")
+SEARCHED = ("architecture", "augmentation", "loss", "race", "train@searched", "train@baseline")
 
 
 def shared_folder(factory: pytest.TempPathFactory) -> Path:

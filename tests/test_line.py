@@ -1,7 +1,7 @@
 """The line from end to end on digits, with a tiny budget: two entry points, one result; nothing done twice or lost.
 
 The tests share two clones: one ran `dvc repro`, the other the Prefect flow. Timings are recorded inputs: the flow's
-clone gets DVC's run cache of the two stages that measure time, and computes everything else itself.
+clone gets DVC's run cache of the three stages that measure time, and computes everything else itself.
 """
 
 import contextlib
@@ -49,7 +49,7 @@ from tests.stages import run as run_stage
 
 pytestmark = pytest.mark.timeout(900)  # a fixture's time counts for the first test that uses it
 
-MEASURE_TIME = ("latency", "evaluate")
+MEASURE_TIME = ("plan", "latency", "evaluate")
 COMPUTED = ("prepare", *SEARCHED)
 
 
@@ -269,7 +269,7 @@ def test_the_retrains_page_shows_headline_verdict_and_links_and_unfolds_every_st
     searched = json.loads((by_flow / "results/evaluate/metrics.json").read_text())["searched"]
     page.goto(f"{server}/{page_of(by_flow, 'retrain')}")
     expect(page.get_by_text(f"Version 1 published: accuracy {searched['accuracy']:.2%}")).to_be_in_viewport()
-    expect(page.get_by_text(re.compile(r"^The gate passed it \(\d+ checks\)\. The searches cost "))).to_be_in_viewport()
+    expect(page.get_by_text(re.compile(r"^The gate passed it \(\d+ checks\)\. What the searches "))).to_be_in_viewport()
     expect(page.get_by_role("link", name="tiny-digits version 1")).to_be_in_viewport()
     expect(page.get_by_text("headline/accuracy_baseline")).to_be_visible()
     keep(page, "retrain")
@@ -338,7 +338,7 @@ def test_prefects_page_of_a_retrain_leads_to_its_steps_the_headline_the_report_a
     }
     with browser_page() as page, prefect_server(tmp_path, port, **variables):
         page.goto(f"{own}/runs/flow-run/{flow_run}")
-        expect(page.get_by_text("12 Task runs")).to_be_visible()
+        expect(page.get_by_text("14 Task runs")).to_be_visible()
         keep(page, "prefect-run")
         page.get_by_text("Artifacts", exact=True).first.click()
         expect(page.get_by_text("augmentation trunks 3 of 3, best reward")).to_be_attached()
@@ -383,7 +383,8 @@ def test_nothing_written_names_this_machine_or_a_path_on_it(by_flow: Path) -> No
 def test_an_ended_or_killed_flow_leaves_no_process_and_the_next_goes_on_after_the_last_finished_stage(
     by_flow: Path,
 ) -> None:
-    """A changed loss setting makes loss, train and evaluate stale; Ctrl-C and then SIGKILL come while it trains."""
+    """A changed loss setting makes plan, loss, race, train and evaluate stale; Ctrl-C and then SIGKILL come while it
+    trains."""
     settings = by_flow / "params.yaml"
     settings.write_text(settings.read_text().replace("knots: 4", "knots: 5").replace("epochs: 2\n", "epochs: 400\n"))
     ended = end_while_training(by_flow, signal.SIGINT)
@@ -693,7 +694,7 @@ def test_a_model_computed_anew_from_what_is_recorded_has_the_same_md5(
     published: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """The searches come from the cache here, as the latencies do; `train` is computed in the temporary checkout."""
-    monkeypatch.setattr(reproduce, "MEASURED", (*reproduce.MEASURED, "prepare", "architecture", "augmentation", "loss"))
+    monkeypatch.setattr(reproduce, "MEASURED", (*reproduce.MEASURED, "prepare", *SEARCHED[:4]))
     with contextlib.chdir(published):
         tree, bad = audit.audit(CHAMPION, again=True)
     assert bad == []
