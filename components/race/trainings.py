@@ -127,12 +127,13 @@ def heat_of(result: Heat | WorkerDied) -> Heat:
 def race_images(choices: Sequence[int], settings: Race) -> int:
     """Return the number of images that the race trains on in all, from the number of choices of each factor.
 
-    It is an upper estimate: after each rung half of the choices stays, and two at least.
+    It is an upper estimate: after each rung the better half of the choices stays, and one more where the best of a kind
+    is not among them.
     """
     total = 0
     for count in choices:
         left = count
         for rung in range(settings.rungs):
             total += left * settings.images * 2**rung if count > 1 or rung == 0 else 0
-            left = max(min(2, count), -(-left // 2))
+            left = min(left, -(-left // 2) + 1)
     return total
