@@ -32,7 +32,9 @@ def test_plain_augmentation_is_the_recipes_crop_and_flip() -> None:
     assert torch.equal(drawn(augment_of(PLAIN, RECIPE, 16, NOWHERE)), drawn(base_augment(RECIPE)))
 
 
-@pytest.mark.parametrize(("name", "policy"), [("trivial_augment", trivial_augment_wide), ("rand_augment", rand_augment)])
+@pytest.mark.parametrize(
+    ("name", "policy"), [("trivial_augment", trivial_augment_wide), ("rand_augment", rand_augment)]
+)
 def test_a_fixed_policy_follows_the_recipes_crop_and_flip(name: str, policy: object) -> None:
     generator = torch.Generator().manual_seed(5)
     assert callable(policy)
