@@ -18,7 +18,8 @@ def curves(params: Params) -> Iterator[Part]:
         svg=figures.training_curves(losses),
         label="; ".join(f"{variant} ends at {loss[-1]:.4g}" for variant, (_, loss) in losses.items()),
         caption="Variants train with losses and augmentations of their own, so heights are not to be compared; "
-        "what counts is whether each has settled. While the learning rate rises, `searched` has cross-entropy's.",
+        "what counts is whether each has settled. `searched` goes on from the race, the others start from first "
+        "weights.",
     )
 
 
