@@ -131,7 +131,7 @@ def test_what_is_chosen_are_settings_that_the_searches_take() -> None:
         assert online.head_start >= on.settings.recipe.batch_size <= online.images
     search = effective(on.settings.architecture, chosen, "architecture.")
     assert 1 <= search.warmup_epochs <= 20
-    assert 0 < search.stage_epochs
+    assert search.stage_epochs > 0
     assert chosen["race.images"] >= on.settings.recipe.batch_size
 
 
