@@ -166,7 +166,7 @@ def make_schedule(machine: Machine, minutes: float) -> Schedule:
     require(
         epochs >= 1,
         f"budget.minutes is {minutes:g}, too few for one epoch of the default network on {machine.images} images; use "
-        f"at least {machine.epoch_seconds / 60:.2g}",
+        f"at least {1.06 * machine.epoch_seconds / 60:.2g}",  # so that two digits are not too few either
     )
     searching = epochs >= PLENTY
     shares = {word: SEARCHES * share * total if searching else 0.0 for word, share in SPLIT.items()}

@@ -71,7 +71,7 @@ class Params:
     def part(self, kind: type[T]) -> T:
         """Return the settings that the dataclass `kind` has fields for: what one stage reads, and nothing else."""
         chosen: Any = kind
-        return kind(**{one.name: getattr(self, one.name) for one in fields(chosen)})
+        return kind(**{one.name: getattr(self, one.name) for one in fields(chosen) if one.init})
 
     def __post_init__(self) -> None:
         require(self.seed >= 0, f"seed is {self.seed}; use 0 or more")
