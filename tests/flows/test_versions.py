@@ -61,7 +61,7 @@ def test_the_line_trains_and_measures_each_further_budget_and_has_no_such_stage_
     subprocess.run(["git", "init", "-q"], check=True)
     subprocess.run(versions.dvc("init", "-q"), check=True)
     order = pipeline.stage_order()
-    searches = {"prepare", "latency", "architecture", "augmentation", "loss"}
+    searches = {"plan", "prepare", "latency", "architecture", "augmentation", "loss", "race"}
     always = searches | {"train@searched", "train@baseline", "evaluate"}
     assert set(order) == always | {f"{word}@{variant}" for word in ("train", "further_budget") for variant in further}
     assert all(order.index(f"train@{variant}") < order.index(f"further_budget@{variant}") for variant in further)
