@@ -6,6 +6,7 @@ from functools import cache, partial
 from typing import Any, Literal
 
 import onnx
+import torch
 
 from components.architecture.budget import limit_of
 from components.architecture.network import build_network, seeded
@@ -41,6 +42,7 @@ from components.settings.planned import PLANNED
 from components.settings.space import SearchSpace
 from components.shipping.export import export_network
 from components.shipping.quantisation import convert
+from components.training.devices import CPU
 
 Precision = Literal["none", "int8"]
 WORTH = 1.1
@@ -75,7 +77,7 @@ class Plan:
     measured: dict[str, float]
 
 
-def make_plan(settings: Settings, facts: Facts) -> Plan:
+def make_plan(settings: Settings, facts: Facts, device: torch.device = CPU[0]) -> Plan:
     """Measure and decide. Raises ValueError for minutes that do not suffice for one epoch."""
     sentences: list[str] = []
     open_ = settings.unstated
@@ -87,7 +89,7 @@ def make_plan(settings: Settings, facts: Facts) -> Plan:
     shaper = Shaper(settings=settings, classes=classes, export=settings.export)
     export = choose_precision(shaper, sentences) if "export.quantize" in open_ else settings.export
     shaper = replace(shaper, export=export)
-    shape = choose_shape(shaper, facts.images, sentences)
+    shape = choose_shape(shaper, facts.images, device, sentences)
     machine = Machine(settings=settings, space=shape.space, costs=shape.costs, images=facts.images)
     minutes = settings.budget.minutes
     if minutes is None:
@@ -194,14 +196,14 @@ class Shape:
     measured: dict[str, float]
 
 
-def choose_shape(shaper: Shaper, images: int, sentences: list[str]) -> Shape:
+def choose_shape(shaper: Shaper, images: int, device: torch.device, sentences: list[str]) -> Shape:
     """Choose the widths by the budget, or narrower ones if the minutes allow no wider; time the training."""
     settings, budget = shaper.settings, shaper.settings.budget.first
     limit = limit_of(settings.architecture, budget)
     fitted = fit_width(shaper.measure, limit) if shaper.free else Fitted(width=FIRST, default_ms=shaper.measure(FIRST))
     width = fitted.width
     slowest = shaper.measure(width, dearest(shaper.space(width)))
-    time = partial(measure_training, recipe=settings.recipe, batch=TIMED_STEP, threads=settings.threads)
+    time = partial(measure_training, recipe=settings.recipe, batch=TIMED_STEP, threads=settings.threads, device=device)
     costs = time(shaper.space(width))
     if shaper.free:
         sentences.append(

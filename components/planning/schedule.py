@@ -57,6 +57,7 @@ class Settings:
     """What the plan reads."""
 
     threads: int
+    device: str
     parallel: Parallel
     budget: Budget
     data: Data

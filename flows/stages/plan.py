@@ -12,6 +12,7 @@ from components.planning.plan import Facts, make_plan
 from components.planning.schedule import Settings
 from components.settings.data import Data
 from flows.checkout import files, paths
+from flows.runtime.devices import devices_of
 from flows.runtime.observer import Observer
 
 LOOKED_AT = 512
@@ -23,7 +24,7 @@ Reads = Settings
 
 def run(params: Settings, observe: Observer) -> None:
     """Write the plan, the speeds that later stages compute epochs from, and a file for each part of the settings."""
-    plan = make_plan(params, facts_of(params.data))
+    plan = make_plan(params, facts_of(params.data), devices_of(params.device)[0])
     for sentence in plan.sentences:
         print(sentence)
     for part, chosen in plan.chosen.items():
