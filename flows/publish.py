@@ -13,17 +13,14 @@ if __name__ == "__main__":
     commands.parse("publish")  # before the slow imports, so that --help answers at once
 
 import getpass
-import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
-from typing import Any
 
 from components.settings.params import Params
-from components.settings.variants import BASELINE, SEARCHED
+from components.settings.variants import SEARCHED
 from flows.checkout import commits, files, paths, pipeline, versions
-from flows.checkout.files import read_json
 from flows.checkout.settings import load_params
 from flows.release import candidate, decision_record, judge, registry
 from flows.release.decision_record import Published
@@ -32,6 +29,7 @@ from flows.release.judge import METRICS, MODEL
 from flows.release.registry import CHALLENGER, CHAMPION, RegistryError
 from flows.report import charts, findings, headline, notes, page
 from flows.report.findings import Findings
+from flows.report.results import Figures, read_results
 from flows.runtime.exits import ends_in_a_sentence, refuse
 from flows.tracking import connection, models, runs
 
@@ -171,14 +169,16 @@ def keep_charts(made: page.Made, run: str) -> None:
 
 def summary(params: Params, published: Published) -> str:
     """Return the summary that is printed at the end of a run, with where to look further."""
-    metrics, latency = json.loads(judge.read_result(METRICS)), read_json(paths.MEASURED)
-    searched, baseline, measured = metrics[SEARCHED], metrics[BASELINE], latency[SEARCHED]
+    judge.read_result(METRICS)
+    results = read_results(params)
+    searched, measured = results.metrics[SEARCHED], results.latency[SEARCHED]
+    baseline = "" if results.baseline is None else f", baseline {results.baseline:.2%}"
     name, report = params.publish.model, published.report
     alias = CHALLENGER if published.outcome == "refused" else CHAMPION
     lines = [
         f"model     {name} version {published.version} {published.outcome}: models:/{name}@{alias}",
         f"accuracy  searched {searched['accuracy']:.2%} ({searched['accuracy_low']:.2%} to "
-        f"{searched['accuracy_high']:.2%}), baseline {baseline['accuracy']:.2%}, on {metrics['images']} test images",
+        f"{searched['accuracy_high']:.2%}){baseline}, on {results.images} test images",
         f"latency   measured {measured['quiet_ms']:.3f} ms, predicted {measured['predicted_ms']:.3f} ms, "
         f"budget {params.budget.first:.3f} ms",
         *quantisation_lines(searched, measured),
@@ -196,7 +196,7 @@ def run_address(run: str) -> str:
     return runs.address_of("")
 
 
-def quantisation_lines(searched: dict[str, Any], measured: dict[str, Any]) -> list[str]:
+def quantisation_lines(searched: Figures, measured: Figures) -> list[str]:
     """Return a line with the gains and losses of a quantised file; none for a float file."""
     if "agreement" not in searched:
         return []

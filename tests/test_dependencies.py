@@ -90,7 +90,7 @@ def test_every_stage_comes_from_dvcs_run_cache_where_somebody_ran_it() -> None:
 
 def test_only_evaluate_reads_the_test_split() -> None:
     readers = {name for name, stage in stages().items() if "data/prepared/test" in stage["deps"]}
-    assert readers == {"evaluate", "further_budget"}  # `further_budget` runs `evaluate` on a further budget's model
+    assert readers == {"evaluate"}
 
 
 def test_no_stage_depends_on_an_orchestrator_or_a_tracker() -> None:

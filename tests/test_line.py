@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ from tests.stages import run as run_stage
 
 pytestmark = pytest.mark.timeout(900)  # a fixture's time counts for the first test that uses it
 
-MEASURE_TIME = ("plan", "latency", "evaluate")
+MEASURE_TIME = ("plan", "latency", "evaluate@searched", "evaluate@baseline")
 COMPUTED = ("prepare", *SEARCHED)
 
 
@@ -76,7 +77,7 @@ def carry_measurements(source: Path, target: Path, carried: Sequence[str] = MEAS
     """Copy the run-cache entries of the stages that measure time, or of others, and the bytes they name."""
     for entry in (source / ".dvc" / "cache" / "runs").glob("*/*/*"):
         lock = yaml.safe_load(entry.read_text())
-        if lock["cmd"].split()[-1] in carried:
+        if lock["cmd"].partition("flows.stage ")[2].replace(" ", "@") in carried:
             copy_into(source, target, entry)
             for out in lock["outs"]:
                 for one in objects_of(source, out["md5"]):
@@ -132,10 +133,11 @@ def test_the_report_of_a_whole_line_leaves_nothing_out_and_is_the_same_when_it_i
 def test_what_evaluate_computes_is_the_same_in_both_clones(by_dvc: Path, by_flow: Path) -> None:
     shutil.copytree(by_flow / "results" / "evaluate", by_flow / "kept")
     with contextlib.chdir(by_flow):
-        run_stage(evaluate, load_params(), Silent())
-    for name in ("metrics.json", "predictions.csv", "per_class.csv"):
-        again = (by_flow / "results" / "evaluate" / name).read_bytes()
-        assert again == (by_dvc / "results" / "evaluate" / name).read_bytes(), name
+        for variant in ("searched", "baseline"):
+            run_stage(evaluate, load_params(), Silent(), variant)
+    for variant, name in product(("searched", "baseline"), ("metrics.json", "predictions.csv", "per_class.csv")):
+        again = (by_flow / "results" / "evaluate" / variant / name).read_bytes()
+        assert again == (by_dvc / "results" / "evaluate" / variant / name).read_bytes(), (variant, name)
     shutil.rmtree(by_flow / "results" / "evaluate")
     (by_flow / "kept").rename(by_flow / "results" / "evaluate")
 
@@ -206,19 +208,16 @@ def test_the_webhook_was_told_once_how_the_flow_ended(by_flow: Path) -> None:
 
 def test_an_int8_file_ships_and_is_judged_beside_the_float_file_it_was_made_from(by_dvc: Path) -> None:
     results = by_dvc / "results"
-    metrics, latency = (
-        json.loads((results / "evaluate" / f"{name}.json").read_text()) for name in ("metrics", "latency")
-    )
     assert json.loads((results / "latency" / "table.json").read_text())["quantize"] == "int8"
     for variant in ("searched", "baseline"):
         shipped = read_metadata((results / "train" / variant / "model.onnx").read_bytes())
         assert shipped["quantize"] == "int8"
         assert "quantize" not in read_metadata((results / "train" / variant / "float.onnx").read_bytes())
-        figures = metrics[variant]
+        figures = results_of(by_dvc, variant)
         assert figures["parity"] < 1e-3
         assert figures["agreement"] > 0.9
         assert abs(figures["accuracy"] - figures["float_accuracy"]) <= 1 - figures["agreement"]
-        assert 0 < latency[variant]["float_quiet_ms"] <= latency[variant]["float_p99_ms"]
+        assert 0 < figures["float_quiet_ms"] <= figures["float_p99_ms"]
 
 
 def test_the_parent_run_and_prefect_show_the_decision_and_the_run_links_its_model_and_stages(by_flow: Path) -> None:
@@ -266,7 +265,7 @@ def test_the_retrains_page_shows_headline_verdict_and_links_and_unfolds_every_st
     by_flow: Path, ui: tuple[Page, str]
 ) -> None:
     page, server = ui
-    searched = json.loads((by_flow / "results/evaluate/metrics.json").read_text())["searched"]
+    searched = results_of(by_flow, "searched")
     page.goto(f"{server}/{page_of(by_flow, 'retrain')}")
     expect(page.get_by_text(f"Version 1 published: accuracy {searched['accuracy']:.2%}")).to_be_in_viewport()
     expect(page.get_by_text(re.compile(r"^The gate passed it \(\d+ checks\)\. What the searches "))).to_be_in_viewport()
@@ -338,7 +337,7 @@ def test_prefects_page_of_a_retrain_leads_to_its_steps_the_headline_the_report_a
     }
     with browser_page() as page, prefect_server(tmp_path, port, **variables):
         page.goto(f"{own}/runs/flow-run/{flow_run}")
-        expect(page.get_by_text("14 Task runs")).to_be_visible()
+        expect(page.get_by_text("15 Task runs")).to_be_visible()
         keep(page, "prefect-run")
         page.get_by_text("Artifacts", exact=True).first.click()
         expect(page.get_by_text("augmentation trunks 3 of 3, best reward")).to_be_attached()
@@ -393,7 +392,12 @@ def test_an_ended_or_killed_flow_leaves_no_process_and_the_next_goes_on_after_th
     assert stages_run(again)[0].startswith("train@")
     settings.write_text(settings.read_text().replace("epochs: 400\n", "epochs: 2\n"))
     done = run(by_flow, "-m", "flows.retrain")
-    assert stages_run(done.stdout + done.stderr) == ["train@searched", "train@baseline", "evaluate"]
+    assert stages_run(done.stdout + done.stderr) == [
+        "train@searched",
+        "train@baseline",
+        "evaluate@searched",
+        "evaluate@baseline",
+    ]
     assert kills.stuck(by_flow) == 0
     database = sqlite3.connect(by_flow / ".prefect-home" / "prefect.db")
     states = [state for (state,) in database.execute("SELECT state_type FROM flow_run ORDER BY start_time")]
@@ -483,12 +487,9 @@ def test_two_budgets_give_two_models_each_measured_beside_its_own_limit(by_dvc: 
         params = load_params()
         run_stage(architecture, params, Silent(), tmp_path / "architecture")
         run_stage(train, params, Silent(), "searched", tmp_path / "train")
-    run(clone, "-m", "dvc", "repro", "--single-item", "train@budget_2", "evaluate", "further_budget@budget_2")
-    of_both, of_second = results_of(clone, "evaluate"), results_of(clone, "further_budget/budget_2")
-    assert (of_both["limit_ms"], of_second["limit_ms"]) == (5.0, second)
-    assert of_both.keys() == {"limit_ms", "images", "searched", "baseline"}
-    assert of_second.keys() == {"limit_ms", "images", "budget_2"}
-    measured = of_second["budget_2"]
+    run(clone, "-m", "dvc", "repro", "--single-item", "train@budget_2", "evaluate@searched", "evaluate@budget_2")
+    measured = results_of(clone, "budget_2")
+    assert (results_of(clone, "searched")["limit_ms"], measured["limit_ms"]) == (5.0, second)
     assert measured["predicted_ms"] <= second
     assert 0 < measured["quiet_ms"] <= measured["p99_ms"]
     model = (clone / "results/train/budget_2/model.onnx").read_bytes()
@@ -498,11 +499,11 @@ def test_two_budgets_give_two_models_each_measured_beside_its_own_limit(by_dvc: 
     accuracy = float((onnx_logits(model, test.images).argmax(axis=1) == test.labels).mean())
     assert measured["accuracy_low"] < measured["accuracy"] == accuracy <= measured["accuracy_high"]
     assert measured["parity"] < 1e-3
-    logged = run_of(clone, "further_budget@budget_2")
+    logged = run_of(clone, "evaluate@budget_2")
     assert logged.info.status == "FINISHED"
     for name, value in {"limit_ms": second, "latency_ms": measured["quiet_ms"], "accuracy": accuracy}.items():
         assert logged.data.metrics[f"evaluate/budget_2/{name}"] == value
-    assert "results/further_budget/budget_2/metrics.json" in run(clone, "-m", "dvc", "metrics", "show", "--md").stdout
+    assert "results/evaluate/budget_2/metrics.json" in run(clone, "-m", "dvc", "metrics", "show", "--md").stdout
 
 
 def write_second_budget(clone: Path) -> float:
@@ -515,17 +516,15 @@ def write_second_budget(clone: Path) -> float:
     budget = round(1.01 * table.predict(cheapest) / (1 - chosen.margin), 9)
     text = settings.read_text().replace("latency_ms: 5.0", f"latency_ms: [5.0, {budget}]")
     text = text.replace("variants: [searched, baseline]", "variants: [searched, baseline, budget_2]")
-    settings.write_text(text.replace("budgets: []", "budgets: [budget_2]"))
+    settings.write_text(text)
     return budget
 
 
-def results_of(clone: Path, folder: str) -> dict[str, Any]:
-    """metrics.json and latency.json as one."""
-    metrics, latency = (
-        json.loads((clone / "results" / folder / name).read_text()) for name in ("metrics.json", "latency.json")
-    )
-    figures = {name: value | latency[name] for name, value in metrics.items() if name in latency}
-    return metrics | latency | figures
+def results_of(clone: Path, variant: str) -> dict[str, Any]:
+    """A variant's metrics.json and latency.json as one."""
+    folder = clone / "results" / "evaluate" / variant
+    metrics, latency = (json.loads((folder / name).read_text()) for name in ("metrics.json", "latency.json"))
+    return metrics | latency
 
 
 def test_the_dvc_lock_says_nothing_of_time_or_place(by_dvc: Path) -> None:

@@ -13,9 +13,6 @@ class Evaluate:
     """Number of timed runs of the ONNX file."""
     parity_images: int = 256
     """Number of test images on which torch and ONNX Runtime must give the same logits."""
-    budgets: tuple[str, ...]
-    """The `train.variants` that belong to further budgets; each is measured against its own limit. There is no default,
-    because dvc.yaml makes a stage of each and knows no defaults."""
 
     def __post_init__(self) -> None:
         require(self.repeats >= 1, f"evaluate.repeats is {self.repeats}; use at least 1")

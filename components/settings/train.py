@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from components.settings.recipe import Recipe
 from components.settings.require import require
-from components.settings.variants import VARIANTS
+from components.settings.variants import SEARCHED, VARIANTS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -12,8 +12,8 @@ class Train:
     """Settings of the final training of the searched network and the baseline, on train and val together."""
 
     variants: tuple[str, ...] = VARIANTS
-    """What is trained: `searched`, `baseline`, and the networks of further budgets in `budget.latency_ms` that are
-    named here (`budget_2` is the second's) and in `evaluate.budgets`."""
+    """What is trained and measured: `searched`, which ships; `baseline`, if it is named; and the networks of further
+    budgets in `budget.latency_ms` that are named here (`budget_2` is the second's)."""
     epochs: int | None = None
     """Epochs of the final training of `searched`; null: those that the plan's speeds and `budget.minutes` leave.
     `baseline` gets as many more as make it equal in compute to searches, race and final training together."""
@@ -23,8 +23,7 @@ class Train:
     recipe: Recipe
 
     def __post_init__(self) -> None:
-        for name in VARIANTS:
-            require(name in self.variants, f"train.variants lacks {name}, which `evaluate` compares; add it")
+        require(SEARCHED in self.variants, f"train.variants lacks {SEARCHED}, which is the model that ships; add it")
         require(len(set(self.variants)) == len(self.variants), "train.variants names a variant twice; name each once")
         require(self.epochs is None or self.epochs >= 1, f"train.epochs is {self.epochs}; use at least 1")
         require(0 <= self.ema < 1, f"train.ema is {self.ema}; use 0 (off) to below 1")

@@ -49,12 +49,11 @@ WEIGHTS, FLOAT, SHIPPED, CURVE = "weights.safetensors", "float.onnx", "model.onn
 MODEL = TRAINED / SEARCHED / SHIPPED
 """The model file that ships."""
 EVALUATE = RESULTS / "evaluate"
-METRICS = EVALUATE / "metrics.json"
-MEASURED = EVALUATE / "latency.json"
-PER_CLASS = EVALUATE / "per_class.csv"
-PREDICTIONS = EVALUATE / "predictions.csv"
-FURTHER_BUDGET = RESULTS / "further_budget"
-"""Holds <variant>/ with the same four files for the model of each further budget."""
+"""Holds <variant>/ with the same four files for every variant; those named here are of the model that ships."""
+METRICS = EVALUATE / SEARCHED / "metrics.json"
+MEASURED = EVALUATE / SEARCHED / "latency.json"
+PER_CLASS = EVALUATE / SEARCHED / "per_class.csv"
+PREDICTIONS = EVALUATE / SEARCHED / "predictions.csv"
 DECISION = RESULTS / "publish" / "decision.json"
 """The gate's last decision in this folder."""
 REPORT = RESULTS / "report.html"
@@ -65,3 +64,8 @@ UNFINISHED = Path(".dvc/tmp/retrain.unfinished")
 """Exists while a deployment retrains here, and remains if that retrain did not complete."""
 CHECKPOINTS = Path("checkpoints")
 """Holds <stage>/<stage key>/, from which an interrupted stage resumes; empty if no stage was interrupted."""
+
+
+def of_variant(path: Path, variant: str) -> Path:
+    """Return the place of the same file that `evaluate` writes for another variant."""
+    return EVALUATE / variant / path.name

@@ -109,14 +109,10 @@ ROSTER: Mapping[str, Stage] = {
         section="training",
     ),
     "evaluate": Stage(
-        does="Reads the test split, once: accuracy, latency and parity of the very files.",
-        figure=Figure(r"evaluate/searched/accuracy", "accuracy {:.2%}"),
+        does="Reads the test split, once for each variant: accuracy, latency and parity of the very files.",
+        variants="train.variants",
+        figure=Figure(r"evaluate/\w+/accuracy", "accuracy {:.2%}"),
         section="classes",
-    ),
-    "further_budget": Stage(
-        does="Reads the test split, once: accuracy and latency of a further budget's file.",
-        variants="evaluate.budgets",
-        figure=Figure(r"evaluate/budget_\d+/accuracy", "accuracy {:.2%}"),
     ),
 }
 """Word -> stage, in the order in which the line runs them."""

@@ -30,7 +30,10 @@ KINDS = ("float", "tuple[float, ...]")
 """Parts that pydantic adds to the key of a setting that may be a number or a list of numbers."""
 
 
-MOVED: Mapping[str, str] = {"architecture.latency_ms": "budget.latency_ms"}
+MOVED: Mapping[str, str] = {
+    "architecture.latency_ms": "budget.latency_ms",
+    "evaluate.budgets": "train.variants",
+}
 """Key that an older params.yaml has -> the key that took its place."""
 
 

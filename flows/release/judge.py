@@ -76,12 +76,8 @@ def judge(params: Params, measure: Callable[[bytes, Params], Measurement] = meas
     predicted, actual = predicted_names(model, test, names, params.threads), np.array(names)[test.labels]
     right: Bool[np.ndarray, " n"] = predicted == actual
     require_fresh(metrics, md5, float(right.mean()))
-    reference = (
-        Reference(name=f"champion version {champion.version}", model=champion.model, ships=True)
-        if champion
-        else Reference(name="the baseline, which decides nothing,", model=read_result(BASELINE_MODEL), ships=False)
-    )
-    report = compare(reference, right, test, names, params)
+    reference = reference_of(champion, params)
+    report = compare(reference, right, test, names, params) if reference else NOTHING_TO_COMPARE
     time = measure_quietest(lambda: measure(model, params), params)
     return GateReport(
         md5=md5,
@@ -102,6 +98,15 @@ def judge(params: Params, measure: Callable[[bytes, Params], Measurement] = meas
             *gate.withdrawal_checks(withdrawn),
         ),
     )
+
+
+def reference_of(champion: models.Shipped | None, params: Params) -> Reference | None:
+    """Return what the model is compared with: the champion, else the baseline, if it was trained."""
+    if champion:
+        return Reference(name=f"champion version {champion.version}", model=champion.model, ships=True)
+    if BASELINE in params.train.variants:
+        return Reference(name="the baseline, which decides nothing,", model=read_result(BASELINE_MODEL), ships=False)
+    return None
 
 
 def read_result(path: Path) -> bytes:
@@ -143,7 +148,7 @@ def require_size(model: bytes, test: Split) -> None:
 
 def require_fresh(metrics: dict[str, Any], md5: str, accuracy: float) -> None:
     """Raise ValueError if the recorded metrics belong to another model or another test split."""
-    recorded, lock = metrics[SEARCHED]["accuracy"], pipeline.locked_stage("evaluate")
+    recorded, lock = metrics["accuracy"], pipeline.locked_stage(f"evaluate@{SEARCHED}")
     read = pipeline.hashes(lock, "deps").get(MODEL.as_posix(), md5) if lock else md5
     if read != md5:
         raise ValueError(
@@ -159,7 +164,7 @@ def require_fresh(metrics: dict[str, Any], md5: str, accuracy: float) -> None:
 
 def recorded_metric(metrics: dict[str, Any], name: str) -> float:
     """Return what `evaluate` measured for the searched model, or nan, which passes no check, if it did not."""
-    return float(metrics[SEARCHED].get(name, math.nan))
+    return float(metrics.get(name, math.nan))
 
 
 def quantisation_checks(
@@ -176,10 +181,19 @@ class Comparison:
     """The comparison of the model with a reference."""
 
     against: str
-    reference: gate.Score
+    reference: gate.Score | None
     added: tuple[str, ...]
     removed: tuple[str, ...]
     checks: tuple[gate.Check, ...]
+
+
+NOTHING_TO_COMPARE = Comparison(
+    against="nothing: it is the first of its name, and no baseline was trained",
+    reference=None,
+    added=(),
+    removed=(),
+    checks=(),
+)
 
 
 def compare(

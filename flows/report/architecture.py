@@ -18,6 +18,7 @@ from flows.report import figures, searched
 from flows.report.figures import Judged
 from flows.report.parts import Chain, Figure, Link, Maker, Note, Part, Table
 from flows.report.reading import Row, chain, interval, milliseconds, number, percent, quantity, read_rows
+from flows.report.results import read_results
 
 DRAWN = 2000
 """Largest number of networks in the chart of scores."""
@@ -131,28 +132,26 @@ def chain_caption(entry: dict[str, Any], metric: str) -> str:
 
 def further_budgets(params: Params) -> Iterator[Part]:
     """Show the results of the models of further budgets."""
-    if params.evaluate.budgets:
+    further = [name for name in params.train.variants if name not in VARIANTS]
+    if further:
         yield Table(
             header=["model", "accuracy", "95% interval", "latency", "predicted", "budget"],
-            rows=[budget_row(variant) for variant in params.evaluate.budgets],
+            rows=[budget_row(variant) for variant in further],
             caption="The networks of further budgets, trained and measured as the first one's is.",
         )
     elif len(params.budget.all) > 1:
-        yield Note(
-            text="The networks of further budgets were not trained and measured (train.variants, evaluate.budgets)."
-        )
+        yield Note(text="The networks of further budgets were not trained and measured (train.variants).")
 
 
 def budget_row(variant: str) -> list[str]:
-    scores, times = (read_json(paths.FURTHER_BUDGET / variant / f"{name}.json") for name in ("metrics", "latency"))
-    own, time = scores[variant], times[variant]
+    own, time = (read_json(paths.of_variant(path, variant)) for path in (paths.METRICS, paths.MEASURED))
     return [
         variant,
         percent(own["accuracy"]),
         interval(own),
         milliseconds(time["quiet_ms"]),
         milliseconds(time["predicted_ms"]),
-        milliseconds(times["limit_ms"]),
+        milliseconds(time["limit_ms"]),
     ]
 
 
@@ -180,9 +179,9 @@ def meaning(name: str) -> str:
 def latency(params: Params) -> Iterator[Part]:
     """Show predicted against measured latency, for the calibration's networks and for the trained ones."""
     table = LatencyTable.from_json(read_json(paths.LATENCY_TABLE))
-    measured = read_json(paths.MEASURED)
+    measured = read_results(params).latency
     calibration = [(table.line(whole.sum_ms), whole.entry.ms) for whole in table.wholes]
-    named = {name: (measured[name]["predicted_ms"], measured[name]["quiet_ms"]) for name in VARIANTS}
+    named = {name: (own["predicted_ms"], own["quiet_ms"]) for name, own in measured.items()}
     off = {name: own / predicted - 1 for name, (predicted, own) in named.items()}
     yield Figure(
         svg=figures.predicted_against_measured(calibration, named),

@@ -9,7 +9,7 @@ from sklearn.metrics import confusion_matrix
 
 from components.data.store import open_split, read_classes
 from components.settings.params import Params
-from components.settings.variants import BASELINE, SEARCHED
+from components.settings.variants import BASELINE
 from flows.checkout import paths
 from flows.report import figures
 from flows.report.images import picture
@@ -21,9 +21,9 @@ CONFUSIONS = 10
 
 
 def per_class(params: Params) -> Iterator[Part]:
-    rows = read_rows(paths.PER_CLASS)
-    baseline = {row["name"]: row for row in rows if row["variant"] == BASELINE}
-    own = sorted((row for row in rows if row["variant"] == SEARCHED), key=lambda row: float(row["recall"] or "nan"))
+    own = sorted(read_rows(paths.PER_CLASS), key=lambda row: float(row["recall"] or "nan"))
+    others = read_rows(paths.of_variant(paths.PER_CLASS, BASELINE)) if BASELINE in params.train.variants else []
+    baseline = {row["name"]: share(row["recall"]) for row in others}
     worst = own[0]
     table = [
         [
@@ -31,7 +31,7 @@ def per_class(params: Params) -> Iterator[Part]:
             row["images"],
             share(row["recall"]),
             share(row["precision"]),
-            share(baseline[row["name"]]["recall"]),
+            baseline.get(row["name"], "not trained"),
         ]
         for row in own
     ]
@@ -63,7 +63,7 @@ def confusion(params: Params) -> Iterator[Part]:
 
 
 def counts(rows: Sequence[Row], names: Sequence[str]) -> Int64[np.ndarray, "k k"]:
-    actual, predicted = ([row[column] for row in rows] for column in ("actual", SEARCHED))
+    actual, predicted = ([row[column] for row in rows] for column in ("actual", "predicted"))
     matrix: Int64[np.ndarray, "k k"] = confusion_matrix(actual, predicted, labels=list(names))
     return matrix
 
@@ -77,11 +77,11 @@ def most_common(matrix: Int64[np.ndarray, "k k"], names: Sequence[str]) -> list[
 
 def mistakes(params: Params) -> Iterator[Part]:
     rows = read_rows(paths.PREDICTIONS)
-    if "searched_confidence" not in rows[0]:
+    if "confidence" not in rows[0]:
         yield Note(text="Confidences were not recorded; `dvc repro evaluate` records them.")
         return
-    wrong = [(place, row) for place, row in enumerate(rows) if row[SEARCHED] != row["actual"]]
-    wrong.sort(key=lambda one: -float(one[1]["searched_confidence"]))
+    wrong = [(place, row) for place, row in enumerate(rows) if row["predicted"] != row["actual"]]
+    wrong.sort(key=lambda one: -float(one[1]["confidence"]))
     if not wrong:
         yield Note(text="There is no mistake to show.")
         return
@@ -95,7 +95,7 @@ def mistakes(params: Params) -> Iterator[Part]:
 def mistake_pictures(wrong: Sequence[tuple[int, Row]]) -> Iterator[Picture]:
     images = open_split(paths.TEST).images
     for place, row in wrong:
-        answer, actual, sure = row[SEARCHED], row["actual"], float(row["searched_confidence"])
+        answer, actual, sure = row["predicted"], row["actual"], float(row["confidence"])
         yield picture(images[place], f"{answer} instead of {actual}", f"says {answer} ({sure:.0%}), is {actual}")
 
 

@@ -2,18 +2,16 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from components.settings.params import Params
-from components.settings.variants import BASELINE, SEARCHED, VARIANTS
-from flows.checkout import paths
-from flows.checkout.files import read_json
+from components.settings.variants import SEARCHED
 from flows.release import gate
 from flows.release.decision_record import Outcome
 from flows.release.gate import GateReport
 from flows.report import notes
 from flows.report.headline import TRAINING, searches_cost
 from flows.report.reading import interval, milliseconds, percent, quantity
+from flows.report.results import Results, read_results
 
 MODEL = """Image classifiers, made by the assembly line: network, augmentation and loss searched on the data.
 
@@ -32,10 +30,7 @@ class Findings:
     version: str
     outcome: Outcome
     report: GateReport
-    metrics: Mapping[str, Any]
-    """Content of results/evaluate/metrics.json."""
-    latency: Mapping[str, Any]
-    """Content of results/evaluate/latency.json."""
+    results: Results
     budget_ms: float
     spent: Mapping[str, float | None]
     """Each search and the baseline's training -> core-minutes, or None if they were not recorded."""
@@ -50,8 +45,7 @@ def read(
         version=version,
         outcome=outcome,
         report=report,
-        metrics=read_json(paths.METRICS),
-        latency=read_json(paths.MEASURED),
+        results=read_results(params),
         budget_ms=params.budget.first,
         spent=spent,
     )
@@ -61,10 +55,10 @@ def headline_metrics(found: Findings) -> dict[str, float]:
     """Return the metrics `headline/<name>`, by which retrains are compared."""
     searches = searches_cost(found.spent)
     values = {
-        "accuracy": found.metrics[SEARCHED]["accuracy"],
-        "accuracy_baseline": found.metrics[BASELINE]["accuracy"],
+        "accuracy": found.results.metrics[SEARCHED]["accuracy"],
+        "accuracy_baseline": found.results.baseline,
         "accuracy_champion": champion_accuracy(found),
-        "latency_ms": found.latency[SEARCHED]["quiet_ms"],
+        "latency_ms": found.results.latency[SEARCHED]["quiet_ms"],
         "latency_budget_ms": found.budget_ms,
         "search_core_minutes": searches,
         "search_trainings": trainings(found),
@@ -86,15 +80,20 @@ def trainings(found: Findings) -> float | None:
 
 def headline(found: Findings) -> str:
     """Return two lines: the result with what to compare it with; the gate's verdict with reasons, and the cost."""
-    accuracy, other = (percent(found.metrics[name]["accuracy"]) for name in VARIANTS)
-    time = milliseconds(found.latency[SEARCHED]["quiet_ms"])
+    accuracy = percent(found.results.metrics[SEARCHED]["accuracy"])
+    time = milliseconds(found.results.latency[SEARCHED]["quiet_ms"])
     return "\n\n".join(
         [
-            f"**Version {found.version} {found.outcome}: accuracy {accuracy}**, baseline {other}"
+            f"**Version {found.version} {found.outcome}: accuracy {accuracy}**{baseline(found)}"
             f"{champion(found)}; latency **{time}** of {milliseconds(found.budget_ms)}.",
             f"{judgement(found.report)} {cost(found)}",
         ]
     )
+
+
+def baseline(found: Findings) -> str:
+    """Return the words on the baseline's accuracy, or an empty text if it was not trained."""
+    return "" if found.results.baseline is None else f", baseline {percent(found.results.baseline)}"
 
 
 def champion(found: Findings) -> str:
@@ -151,12 +150,12 @@ def result_table(found: Findings) -> str:
         f"{milliseconds(time['predicted_ms'])} |"
         for name, own, time in networks(found)
     ]
-    return "\n".join([f"On {quantity(found.metrics['images'], 'test image')}:", "", *head, *rows])
+    return "\n".join([f"On {quantity(found.results.images, 'test image')}:", "", *head, *rows])
 
 
 def networks(found: Findings) -> Iterator[tuple[str, Mapping[str, float], Mapping[str, float]]]:
-    for name in VARIANTS:
-        yield name, found.metrics[name], found.latency[name]
+    for name, metrics in found.results.metrics.items():
+        yield name, metrics, found.results.latency[name]
 
 
 def stage_table(stages: Mapping[str, tuple[str, str]]) -> str:

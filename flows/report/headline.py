@@ -11,7 +11,6 @@ from components.settings.variants import BASELINE, SEARCHED, VARIANTS
 from components.shipping.comparison import Paired, mcnemar, pair
 from components.shipping.evaluation import wilson_interval
 from flows.checkout import files, paths, pipeline
-from flows.checkout.files import read_json
 from flows.checkout.roster import SEARCHES
 from flows.release import gate, registry
 from flows.release.decision_record import decision_on
@@ -19,6 +18,7 @@ from flows.report import figures
 from flows.report.lineage import Workspace, trace
 from flows.report.parts import Fact, Facts, Figure, Maker, Note, Part, Table
 from flows.report.reading import interval, milliseconds, percent, quantity, read_rows
+from flows.report.results import read_results
 from flows.tracking import connection, models, runs
 
 TRAINING = f"train@{BASELINE}"
@@ -46,21 +46,24 @@ REMEDIES = {
 
 
 def key_numbers(params: Params) -> Iterator[Part]:
-    metrics, latency = read_json(paths.METRICS), read_json(paths.MEASURED)
-    searched, time, budget = metrics[SEARCHED], latency[SEARCHED], params.budget.first
+    results = read_results(params)
+    searched, time, budget = results.metrics[SEARCHED], results.latency[SEARCHED], params.budget.first
+    other = results.latency.get(BASELINE)
+    known = "" if results.baseline is None else f"; baseline {percent(results.baseline)}"
+    slow = "" if other is None else f"; baseline {milliseconds(other['quiet_ms'])}"
     spent = costs()
     yield Facts(
         facts=[
             Fact(
                 name="accuracy",
                 value=percent(searched["accuracy"]),
-                beside=f"95% interval {interval(searched)}; baseline {percent(metrics['baseline']['accuracy'])}",
+                beside=f"95% interval {interval(searched)}{known}",
             ),
             Fact(
                 name="latency",
                 value=milliseconds(time["quiet_ms"]),
-                beside=f"budget {milliseconds(budget)}, predicted {milliseconds(time['predicted_ms'])}; baseline "
-                f"{milliseconds(latency[BASELINE]['quiet_ms'])}; of all runs, disturbed ones included, p50 "
+                beside=f"budget {milliseconds(budget)}, predicted {milliseconds(time['predicted_ms'])}{slow}"
+                f"; of all runs, disturbed ones included, p50 "
                 f"{milliseconds(time['p50_ms'])} and p99 {milliseconds(time['p99_ms'])}",
             ),
             searches_fact(spent),
@@ -102,21 +105,21 @@ def verdict_fact(decision: Mapping[str, Any] | None) -> Fact:
 
 def accuracy(params: Params) -> Iterator[Part]:
     """Show the accuracies with their intervals, and whether the searches' gain may be chance."""
-    metrics, decision = read_json(paths.METRICS), own_decision()
+    results, decision = read_results(params), own_decision()
     champion, note = champion_of(decision)
-    every = {name: metrics[name] for name in VARIANTS} | champion
-    found = compare_answers()
-    if found.lost > found.won and mcnemar(found) < CHANCE:
+    every = {**results.metrics, **champion}
+    found = compare_answers() if BASELINE in results.metrics else None
+    if found and found.lost > found.won and mcnemar(found) < CHANCE:
         yield Note(text="The searches did not pay on these data: the baseline is better, beyond chance.", loud=True)
     yield Figure(
         svg=figures.intervals({name: tuple(scores[key] for key in INTERVAL) for name, scores in every.items()}),
         label="; ".join(f"{name} {percent(scores['accuracy'])}" for name, scores in every.items()),
-        caption=f"{gain(found)} {note}",
+        caption=f"{gain(found) if found else 'No baseline was trained.'} {note}",
     )
     yield Table(
         header=["network", "accuracy", "95% interval"],
         rows=[[name, percent(scores["accuracy"]), interval(scores)] for name, scores in every.items()],
-        caption=f"On {quantity(metrics['images'], 'test image')}.",
+        caption=f"On {quantity(results.images, 'test image')}.",
     )
 
 
@@ -137,8 +140,8 @@ def champion_of(decision: Mapping[str, Any] | None) -> tuple[dict[str, Scores], 
 
 def compare_answers() -> Paired:
     """Compare the searched network with the baseline, image by image."""
-    rows = read_rows(paths.PREDICTIONS)
-    searched, baseline = (np.array([row[name] == row["actual"] for row in rows]) for name in VARIANTS)
+    rows = (read_rows(paths.of_variant(paths.PREDICTIONS, name)) for name in VARIANTS)
+    searched, baseline = (np.array([row["predicted"] == row["actual"] for row in own]) for own in rows)
     return pair(searched, baseline)
 
 

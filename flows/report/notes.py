@@ -5,9 +5,7 @@ It comes from result files alone; all that a search tried is in the report and i
 
 import logging
 from collections.abc import Callable, Mapping
-from typing import Any
 
-from components.settings.variants import VARIANTS
 from flows.checkout import paths
 from flows.checkout.files import read_json
 from flows.checkout.roster import ROSTER, word_of
@@ -124,20 +122,10 @@ def describe_training(variant: str) -> str:
     return f"Loss {float(rows[-1]['loss']):.4g} after {quantity(len(rows), 'epoch')}; the file has {size:,} bytes"
 
 
-def describe_evaluation(_: str) -> str:
-    metrics, latency = read_json(paths.METRICS), read_json(paths.MEASURED)
-    return "; ".join(describe_result(name, metrics, latency) for name in VARIANTS)
-
-
-def describe_further_budget(variant: str) -> str:
-    folder = paths.FURTHER_BUDGET / variant
-    metrics, latency = read_json(folder / paths.METRICS.name), read_json(folder / paths.MEASURED.name)
-    return f"{describe_result(variant, metrics, latency)}, limit {milliseconds(latency['limit_ms'])}"
-
-
-def describe_result(name: str, metrics: Mapping[str, Any], latency: Mapping[str, Any]) -> str:
-    own = metrics[name]
-    return f"{name} {percent(own['accuracy'])} ({interval(own)}), {milliseconds(latency[name]['quiet_ms'])}"
+def describe_evaluation(variant: str) -> str:
+    own, time = (read_json(paths.of_variant(path, variant)) for path in (paths.METRICS, paths.MEASURED))
+    limit = f", limit {milliseconds(time['limit_ms'])}"
+    return f"{percent(own['accuracy'])} ({interval(own)}), {milliseconds(time['quiet_ms'])}{limit}"
 
 
 FINDS: Mapping[str, Find] = {  # a stage that is missing here is described only by what it does
@@ -150,5 +138,4 @@ FINDS: Mapping[str, Find] = {  # a stage that is missing here is described only 
     "race": describe_race,
     "train": describe_training,
     "evaluate": describe_evaluation,
-    "further_budget": describe_further_budget,
 }

@@ -1,8 +1,6 @@
-"""Stage `evaluate`: measure the exact files that ship on the test split, which only it and `further_budget` read."""
+"""Stage `evaluate`: measure a variant's exact files on the test split, which only this stage reads."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +18,6 @@ from components.settings.budget import Budget
 from components.settings.evaluate import Evaluate
 from components.settings.latency import Latency
 from components.settings.space import SearchSpace
-from components.settings.variants import VARIANTS
 from components.shipping.evaluation import agreement, onnx_logits, per_class, wilson_interval
 from components.shipping.export import read_metadata
 from components.training.inference import predict, split_tensors
@@ -39,63 +36,51 @@ class Reads:
     space: SearchSpace
 
 
-def run(params: Reads, observe: Observer) -> None:
-    """Evaluate the model that ships, and the baseline."""
-    evaluate(params, observe, VARIANTS, params.budget.first, paths.EVALUATE)
-
-
-def evaluate(params: Reads, observe: Observer, variants: Sequence[str], limit_ms: float, folder: Path) -> None:
-    """Write accuracy with its interval, the per-class table, every prediction with its confidence, and the measured
-    latency beside the limit that the models were searched for."""
+def run(params: Reads, observe: Observer, variant: str) -> None:
+    """Write the variant's accuracy with its interval, the per-class table, every prediction with its confidence, and
+    the measured latency beside the limit that the network was searched for."""
     classes, test = read_classes(paths.CLASSES), open_split(paths.TEST)
     table = LatencyTable.from_json(files.read_json(paths.LATENCY_TABLE))
-    metrics: dict[str, object] = {"images": len(test.labels)}
-    latency: dict[str, Any] = {"limit_ms": limit_ms}
-    rows: list[dict[str, object]] = []
-    predictions: dict[str, list[object]] = {"actual": [classes.names[label] for label in test.labels]}
-    for variant in observe.progress(variants, len(variants), "evaluate"):
-        model, exact = (read(variant, name) for name in (paths.SHIPPED, paths.FLOAT))
-        logits = onnx_logits(model, test.images)
-        exact_logits = logits if exact == model else onnx_logits(exact, test.images)
-        predicted = logits.argmax(axis=1)
-        weights = read(variant, paths.WEIGHTS)
-        figures = scores(logits, test.labels) | {"parity": parity(params, classes, exact, weights, test, exact_logits)}
-        predicted_ms = table.predict(
-            parse_architecture(space_of(params.space, classes), read_metadata(model)["architecture"])
-        )
-        latency[variant] = measure_latency(params, model) | {"predicted_ms": predicted_ms}
-        if exact != model:
-            figures |= compare_with_float(logits, exact_logits, test.labels)
-            latency[variant] |= {f"float_{key}": value for key, value in measure_latency(params, exact).items()}
-        metrics[variant] = figures
-        rows += [{"variant": variant} | vars(row) for row in per_class(predicted, test.labels, classes.names)]
-        predictions[variant] = [classes.names[label] for label in predicted]
-        predictions[f"{variant}_confidence"] = softmax(logits, axis=1).max(axis=1).tolist()
-        shown = figures | {"latency_ms": latency[variant]["quiet_ms"], "limit_ms": limit_ms}
-        observe.metrics({f"evaluate/{variant}/{key}": value for key, value in shown.items()})
-    write(observe, folder, metrics, latency, rows, predictions)
+    limit_ms = params.budget.all[budget_of(variant) - 1]
+    model, exact = (read(variant, name) for name in (paths.SHIPPED, paths.FLOAT))
+    logits = onnx_logits(model, test.images)
+    exact_logits = logits if exact == model else onnx_logits(exact, test.images)
+    predicted = logits.argmax(axis=1)
+    weights = read(variant, paths.WEIGHTS)
+    figures = scores(logits, test.labels) | {"parity": parity(params, classes, exact, weights, test, exact_logits)}
+    predicted_ms = table.predict(
+        parse_architecture(space_of(params.space, classes), read_metadata(model)["architecture"])
+    )
+    latency: dict[str, Any] = {"limit_ms": limit_ms, "predicted_ms": predicted_ms, **measure_latency(params, model)}
+    if exact != model:
+        figures |= compare_with_float(logits, exact_logits, test.labels)
+        latency |= {f"float_{key}": value for key, value in measure_latency(params, exact).items()}
+    names = np.array(classes.names)
+    predictions = zip(names[test.labels], names[predicted], softmax(logits, axis=1).max(axis=1).tolist(), strict=True)
+    files.write_json(paths.of_variant(paths.METRICS, variant), {"images": len(test.labels)} | figures)
+    files.write_json(paths.of_variant(paths.MEASURED, variant), latency)
+    files.write_csv(
+        paths.of_variant(paths.PER_CLASS, variant),
+        [vars(row) for row in per_class(predicted, test.labels, classes.names)],
+    )
+    files.write_csv(
+        paths.of_variant(paths.PREDICTIONS, variant),
+        [{"actual": str(a), "predicted": str(p), "confidence": c} for a, p, c in predictions],
+    )
+    shown = figures | {"latency_ms": latency["quiet_ms"], "limit_ms": limit_ms}
+    observe.metrics({f"evaluate/{variant}/{key}": value for key, value in shown.items()})
+    for file in (paths.METRICS, paths.MEASURED, paths.PER_CLASS, paths.PREDICTIONS):
+        observe.file(paths.of_variant(file, variant))
+
+
+def budget_of(variant: str) -> int:
+    """Return the number of the budget that a variant belongs to: 2 of `budget_2`, the first of all others."""
+    return int(variant.partition("_")[2] or 1)
 
 
 def read(variant: str, name: str) -> bytes:
     """Return the content of a file that `train` wrote."""
     return (paths.TRAINED / variant / name).read_bytes()
-
-
-def write(
-    observe: Observer,
-    folder: Path,
-    metrics: dict[str, object],
-    latency: dict[str, Any],
-    rows: list[dict[str, object]],
-    predictions: dict[str, list[object]],
-) -> None:
-    columns = zip(*predictions.values(), strict=True)
-    files.write_json(folder / paths.METRICS.name, metrics)
-    files.write_json(folder / paths.MEASURED.name, latency)
-    files.write_csv(folder / paths.PER_CLASS.name, rows)
-    files.write_csv(folder / paths.PREDICTIONS.name, [dict(zip(predictions, row, strict=True)) for row in columns])
-    for file in (paths.METRICS, paths.MEASURED, paths.PER_CLASS, paths.PREDICTIONS):
-        observe.file(folder / file.name)
 
 
 def scores(logits: Float[np.ndarray, "n k"], labels: Int64[np.ndarray, " n"]) -> dict[str, float]:

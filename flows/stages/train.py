@@ -155,6 +155,6 @@ def network_of(budgets: Sequence[Mapping[str, Any]], number: int) -> Mapping[str
     require(
         number <= len(budgets),
         f"the search found networks for {len(budgets)} budgets, budget_{number} needs one more; search anew (`dvc "
-        "repro`), or take it out of train.variants and evaluate.budgets",
+        "repro`), or take it out of train.variants",
     )
     return budgets[number - 1]

@@ -135,7 +135,9 @@ class Ground:
 
 
 def rows() -> Iterator[Row]:
-    for name in TASKS:
+    chosen = os.environ.get("EQUAL_COMPUTE", " ".join(TASKS)).split()
+    """Data sets of this run, by name; all of them take a day on two cores."""
+    for name in chosen:
         for seed in SEEDS:
             yield from rows_of(name, seed)
 
@@ -145,7 +147,7 @@ def rows_of(name: str, seed: int) -> Iterator[Row]:
     task = TASKS[name]
     with TemporaryDirectory() as place:
         folder = fresh_clone(Path(place), ROOT / "flows" / "presets" / f"{task.preset}.yaml")
-        write_settings(folder, task, seed, {"latency_ms": 1000.0, "minutes": None})
+        write_settings(folder, task, seed, {"latency_ms": 0.2, "minutes": 1.0e6})
         run(folder, "-m", "flows.ingest")
         run(folder, "-m", "dvc", "repro", "prepare")
         with chdir(folder):

@@ -47,17 +47,17 @@ def set_seed(folder: Path, seed: int) -> None:
 
 
 def figures(folder: Path, seed: int, wall: float, gate: str) -> Iterator[Row]:
-    results = folder / "results"
-    metrics = json.loads((results / "evaluate" / "metrics.json").read_text())
-    latency = json.loads((results / "evaluate" / "latency.json").read_text())
     for variant in VARIANTS:
+        results = folder / "results" / "evaluate" / variant
+        metrics = json.loads((results / "metrics.json").read_text())
+        latency = json.loads((results / "latency.json").read_text())
         yield {
             "variant": variant,
             "seed": seed,
             "test_images": metrics["images"],
-            "test_accuracy": metrics[variant]["accuracy"],
-            "latency_predicted_ms": latency[variant]["predicted_ms"],
-            "latency_quiet_ms": latency[variant]["quiet_ms"],
+            "test_accuracy": metrics["accuracy"],
+            "latency_predicted_ms": latency["predicted_ms"],
+            "latency_quiet_ms": latency["quiet_ms"],
             "latency_limit_ms": latency["limit_ms"],
             "gate": gate,
             "line_wall_seconds": round(wall),

@@ -28,7 +28,7 @@ from components.shipping.evaluation import onnx_logits
 from components.shipping.export import read_metadata
 from flows.checkout import files, paths
 from flows.checkout.settings import load_params
-from flows.stages import architecture, further_budget, train
+from flows.stages import architecture, evaluate, train
 from tests.clones import ROOT
 from tests.flows.test_resume_online_search import Interrupted, Recorder, interrupt, kill, outputs
 from tests.shapes import without_checks  # noqa: F401 - a fixture
@@ -242,7 +242,6 @@ def test_a_further_budgets_variant_is_trained_exported_and_measured_beside_its_o
     params = replace(
         finished,
         train=replace(finished.train, epochs=1, variants=("searched", "baseline", "budget_2")),
-        evaluate=replace(finished.evaluate, budgets=("budget_2",)),
     )
     run_stage(train, params, Recorder(), "budget_2", Path("checkpoint-of-train"))
     model = (paths.TRAINED / "budget_2" / "model.onnx").read_bytes()
@@ -255,17 +254,15 @@ def measured_beside_its_own_limit(params: Params, model: bytes) -> None:
     images, labels = rng.integers(0, 256, (50, 8, 8, 1), dtype=np.uint8), rng.integers(0, 3, 50)
     write_split(paths.TEST, images, labels)
     recorder = Recorder()
-    run_stage(further_budget, params, recorder, "budget_2")
-    metrics, latency = (
-        files.read_json(paths.FURTHER_BUDGET / "budget_2" / f"{name}.json") for name in ("metrics", "latency")
-    )
+    run_stage(evaluate, params, recorder, "budget_2")
+    metrics, latency = (files.read_json(paths.of_variant(path, "budget_2")) for path in (paths.METRICS, paths.MEASURED))
     right = onnx_logits(model, images).argmax(axis=1) == labels
-    assert metrics.keys() == {"images", "budget_2"}
-    assert metrics["budget_2"]["accuracy"] == right.mean()
-    assert metrics["budget_2"]["parity"] < 1e-3
+    assert metrics["images"] == 50
+    assert metrics["accuracy"] == right.mean()
+    assert metrics["parity"] < 1e-3
     assert latency["limit_ms"] == params.budget.all[1] != params.budget.first
-    assert latency["budget_2"]["predicted_ms"] == pytest.approx(0.02 + 0.01 + 0.01 * (5 + 6 + 7))
-    assert 0 < latency["budget_2"]["quiet_ms"] <= latency["budget_2"]["p99_ms"]
+    assert latency["predicted_ms"] == pytest.approx(0.02 + 0.01 + 0.01 * (5 + 6 + 7))
+    assert 0 < latency["quiet_ms"] <= latency["p99_ms"]
     ((_, logged),) = recorder.seen
     assert f"'evaluate/budget_2/limit_ms': {latency['limit_ms']}" in logged
-    assert not paths.EVALUATE.exists()
+    assert [folder.name for folder in paths.EVALUATE.iterdir()] == ["budget_2"]

@@ -101,9 +101,11 @@ def write_results(model: bytes, accuracy: float, baseline: bytes = HALF, parity:
     files.write_bytes(judge.BASELINE_MODEL, baseline)
     scores = {"accuracy": accuracy, "accuracy_low": accuracy, "accuracy_high": accuracy, "parity": parity}
     other = {"accuracy": 0.5, "accuracy_low": 0.35, "accuracy_high": 0.65}
-    files.write_json(judge.METRICS, {"searched": scores, "baseline": other, "images": IMAGES})
+    files.write_json(judge.METRICS, scores | {"images": IMAGES})
+    files.write_json(paths.of_variant(judge.METRICS, "baseline"), other | {"images": IMAGES})
     latency = {"quiet_ms": 0.5, "p50_ms": 0.5, "p99_ms": 0.6, "predicted_ms": 0.4, "clock": "wall"}
-    files.write_json(paths.MEASURED, {"searched": latency, "baseline": latency, "limit_ms": 1.0})
+    for variant in ("searched", "baseline"):
+        files.write_json(paths.of_variant(paths.MEASURED, variant), latency | {"limit_ms": 1.0})
 
 
 def ship(params: Params, quiet_ms: float = 0.5, p99_ms: float = 0.6) -> Published:
@@ -146,6 +148,17 @@ def test_the_first_model_replaces_nobody_and_ships_only_if_every_check_against_t
     assert refused(published) == names
     assert published.outcome == ("refused" if names else "published")
     assert aliases(params) == (None if names else "1", "1", None)
+
+
+def test_the_first_model_of_a_line_without_a_baseline_is_compared_with_nothing(params: Params) -> None:
+    write_results(PERFECT, 1.0)
+    judge.BASELINE_MODEL.unlink()
+    alone = dataclasses.replace(params, train=dataclasses.replace(params.train, variants=("searched",)))
+    published = ship(alone)
+    assert published.outcome == "published"
+    assert published.report.against == "nothing: it is the first of its name, and no baseline was trained"
+    assert published.report.reference is None
+    assert ", baseline" not in publish.summary(alone, published)
 
 
 def test_a_further_budget_and_its_model_are_nothing_to_the_gate(params: Params) -> None:
@@ -475,10 +488,10 @@ def test_a_model_that_was_trained_after_its_evaluation_is_not_judged_by_it(param
     """As accurate as the one before, to half a point: only dvc.lock knows."""
     write_results(THREE_QUARTERS, 0.75)
     dep = {"path": judge.MODEL.as_posix(), "md5": files.md5_of(PERFECT)}
-    versions.LOCK.write_text(yaml.safe_dump({"stages": {"evaluate": {"cmd": "x", "deps": [dep]}}}))
+    versions.LOCK.write_text(yaml.safe_dump({"stages": {"evaluate@searched": {"cmd": "x", "deps": [dep]}}}))
     with pytest.raises(ValueError, match=r"was written for another results/train/searched/model\.onnx"):
         judge.judge(params)
-    versions.LOCK.write_text(yaml.safe_dump({"stages": {"evaluate": {"cmd": "x", "deps": []}}}))
+    versions.LOCK.write_text(yaml.safe_dump({"stages": {"evaluate@searched": {"cmd": "x", "deps": []}}}))
     assert judge.judge(params).passed
 
 
@@ -608,7 +621,7 @@ def test_no_damaged_file_is_put_back_into_service(params: Params) -> None:
 
 def edit_metrics(**searched: Any) -> None:
     metrics = files.read_json(judge.METRICS)
-    metrics["searched"] |= searched
+    metrics |= searched
     files.write_json(judge.METRICS, metrics)
 
 

@@ -60,7 +60,16 @@ NAMES = ("$a$ & b", HOSTILE, "ünï '\"` 字")
 IMAGES = 60
 """Of each class."""
 SEARCHES = ("architecture", "augmentation", "loss", "race")
-STAGES = ("plan", "prepare", "latency", *SEARCHES, "train@searched", "train@baseline", "evaluate")
+STAGES = (
+    "plan",
+    "prepare",
+    "latency",
+    *SEARCHES,
+    "train@searched",
+    "train@baseline",
+    "evaluate@searched",
+    "evaluate@baseline",
+)
 LARGEST = 5_000_000
 """Bytes that a report may have, whatever the images, the classes and the trunks."""
 
@@ -137,7 +146,7 @@ def run_stages(params: Params) -> None:
         run_stage(stage, params, Silent(), Path("checkpoint") / stage.__name__)
     for variant in params.train.variants:
         run_stage(train, params, Silent(), variant, Path("checkpoint") / variant)
-    run_stage(evaluate, params, Silent())
+        run_stage(evaluate, params, Silent(), variant)
 
 
 @pytest.fixture
@@ -243,13 +252,14 @@ def test_a_name_that_xml_forbids_does_not_break_a_chart() -> None:
 
 
 def test_the_confusion_matrix_counts_label_by_prediction() -> None:
-    rows = [{"actual": a, "searched": s} for a, s in (("cat", "cat"), ("cat", "dog"), ("dog", "dog"), ("dog", "fox"))]
+    rows = [{"actual": a, "predicted": s} for a, s in (("cat", "cat"), ("cat", "dog"), ("dog", "dog"), ("dog", "fox"))]
     assert evaluation_report.counts(rows, ["cat", "dog", "fox"]).tolist() == [[1, 1, 0], [0, 1, 1], [0, 0, 0]]
 
 
 def test_the_headline_has_the_numbers_of_the_files(params: Params) -> None:
     some = parts("headline", params)
-    metrics, times = (files.read_json(paths.EVALUATE / f"{name}.json") for name in ("metrics", "latency"))
+    metrics = {name: files.read_json(paths.of_variant(paths.METRICS, name)) for name in ("searched", "baseline")}
+    times = files.read_json(paths.MEASURED)
     (facts,) = (part for part in some if isinstance(part, Facts))
     said = {fact.name: f"{fact.value} {fact.beside}" for fact in facts.facts}
     searched = metrics["searched"]
@@ -260,20 +270,20 @@ def test_the_headline_has_the_numbers_of_the_files(params: Params) -> None:
         metrics["baseline"]["accuracy"],
     ):
         assert f"{value:.2%}" in said["accuracy"]
-    for value in (times["searched"]["quiet_ms"], times["searched"]["predicted_ms"], times["limit_ms"]):
+    for value in (times["quiet_ms"], times["predicted_ms"], times["limit_ms"]):
         assert f"{value:.3g} ms" in said["latency"]
     assert {row[0]: row[1] for row in tables(some)[0].rows} == {
         name: f"{metrics[name]['accuracy']:.2%}" for name in ("searched", "baseline")
     }
-    rows = read_rows(paths.PREDICTIONS)
-    alone = sum(row["searched"] == row["actual"] != row["baseline"] for row in rows)
+    both = zip(read_rows(paths.PREDICTIONS), read_rows(paths.of_variant(paths.PREDICTIONS, "baseline")), strict=True)
+    alone = sum(own["predicted"] == own["actual"] != other["predicted"] for own, other in both)
     (figure,) = (part for part in some if isinstance(part, Figure))
     assert f"The searched network alone is right on {alone:,} image" in figure.caption
 
 
 def test_the_tables_of_classes_are_those_of_the_files(params: Params) -> None:
     with (paths.PER_CLASS).open() as file:
-        rows = [row for row in csv.DictReader(file) if row["variant"] == "searched"]
+        rows = list(csv.DictReader(file))
     recalls = {row["name"]: (row["images"], f"{float(row['recall']):.2%}") for row in rows}
     table = tables(parts("classes", params))[0]
     assert {row[0]: (row[1], row[2]) for row in table.rows} == recalls
@@ -293,19 +303,17 @@ def test_the_chain_has_the_chosen_block_of_every_layer(params: Params) -> None:
 
 
 def test_models_of_further_budgets_stand_beside_their_own_limits(params: Params) -> None:
-    """As `further_budget` leaves them: the searched network's figures under another name."""
-    scores, times = (files.read_json(paths.EVALUATE / f"{name}.json") for name in ("metrics", "latency"))
-    folder = paths.FURTHER_BUDGET / "budget_2"
-    files.write_json(folder / "metrics.json", {"budget_2": scores["searched"], "images": 1})
-    files.write_json(folder / "latency.json", {"budget_2": times["searched"], "limit_ms": 0.25})
+    """As `evaluate` leaves them: the searched network's figures under another name."""
+    scores, times = (files.read_json(path) for path in (paths.METRICS, paths.MEASURED))
+    files.write_json(paths.of_variant(paths.METRICS, "budget_2"), scores)
+    files.write_json(paths.of_variant(paths.MEASURED, "budget_2"), times | {"limit_ms": 0.25})
     several = dataclasses.replace(params, budget=Budget(latency_ms=(5.0, 2.0)))
     wanted = dataclasses.replace(
         several,
         train=dataclasses.replace(params.train, variants=(*params.train.variants, "budget_2")),
-        evaluate=dataclasses.replace(params.evaluate, budgets=("budget_2",)),
     )
     (row,) = tables(parts("architecture", wanted))[0].rows
-    assert (row[0], row[1], row[-1]) == ("budget_2", f"{scores['searched']['accuracy']:.2%}", "0.25 ms")
+    assert (row[0], row[1], row[-1]) == ("budget_2", f"{scores['accuracy']:.2%}", "0.25 ms")
     assert "The networks of further budgets were not trained" in notes(parts("architecture", several))
 
 
@@ -402,14 +410,14 @@ def without_trunks(online: Online) -> Online:
 
 def test_the_mistakes_are_the_most_confident_ones_first_and_their_own_images(params: Params) -> None:
     rows = read_rows(paths.PREDICTIONS)
-    wrong = [(place, row) for place, row in enumerate(rows) if row["searched"] != row["actual"]]
+    wrong = [(place, row) for place, row in enumerate(rows) if row["predicted"] != row["actual"]]
     assert wrong, "the test needs a network that errs"
-    wrong.sort(key=lambda one: -float(one[1]["searched_confidence"]))
+    wrong.sort(key=lambda one: -float(one[1]["confidence"]))
     (shown,) = (part for part in parts("classes", params) if isinstance(part, Pictures))
     images = open_split(paths.TEST).images
     expected = [picture(images[place], "").address for place, _ in wrong[:20]]
     assert [one.address for one in shown.rows[0]] == expected
-    assert f"says {wrong[0][1]['searched']} ({float(wrong[0][1]['searched_confidence']):.0%})" in shown.rows[0][0].below
+    assert f"says {wrong[0][1]['predicted']} ({float(wrong[0][1]['confidence']):.0%})" in shown.rows[0][0].below
 
 
 # --- the gate and the cost
@@ -533,12 +541,26 @@ def notes_of_lineage(params: Params) -> list[str]:
     return re.findall(r"Everything here is what dvc\.lock names\.|\d+ of them differ: run `dvc repro`\.", tree.caption)
 
 
+def test_a_line_without_a_baseline_has_a_report_that_says_so(params: Params) -> None:
+    alone = dataclasses.replace(params, train=dataclasses.replace(params.train, variants=("searched",)))
+    some = parts("headline", alone)
+    hidden = [part.text for part in some if isinstance(part, Note) and part.text.startswith("Not shown")]
+    assert all("dvc.lock is missing" in text for text in hidden)  # no DVC ran here
+    (figure,) = (part for part in some if isinstance(part, Figure))
+    assert figure.caption.startswith("No baseline was trained.")
+    assert [row[0] for row in tables(some)[0].rows] == ["searched"]
+    assert {row[-1] for row in tables(parts("classes", alone))[0].rows} == {"not trained"}
+
+
 def test_searches_that_do_not_pay_are_said_to(params: Params) -> None:
-    file = paths.PREDICTIONS
-    before, rows = file.read_bytes(), read_rows(file)
-    files.write_csv(file, [row | {"baseline": row["actual"], "searched": "another"} for row in rows])
+    own, other = paths.PREDICTIONS, paths.of_variant(paths.PREDICTIONS, "baseline")
+    before = {file: file.read_bytes() for file in (own, other)}
+    rows = read_rows(own)
+    files.write_csv(own, [row | {"predicted": "another"} for row in rows])
+    files.write_csv(other, [row | {"predicted": row["actual"]} for row in rows])
     said = notes(parts("headline", params))
-    file.write_bytes(before)
+    for file, content in before.items():
+        file.write_bytes(content)
     assert "The searches did not pay on these data" in said
 
 
@@ -673,7 +695,7 @@ def test_every_stage_says_in_a_sentence_what_it_decided(workspace: Path, caplog:
         said = {name: stage_notes.note(name, finished=True) for name in STAGES}
         found = read_json(paths.FOUND_ARCHITECTURE)
         most = max(read_json(paths.FOUND_AUGMENTATION)["operations"], key=lambda one: one["share"])
-        metrics = read_json(paths.METRICS)
+        metrics = {name: read_json(paths.of_variant(paths.METRICS, name)) for name in ("searched", "baseline")}
         planned = read_json(paths.PLANNED)["sentences"]
         taken = {one["factor"]: one["taken"] for one in read_json(paths.DECIDED)["decisions"]}
         loss_after = read_rows(paths.TRAINED / "baseline" / "epochs.csv")[-1]["loss"]
@@ -684,7 +706,7 @@ def test_every_stage_says_in_a_sentence_what_it_decided(workspace: Path, caplog:
     assert "away from cross-entropy. Trunk 2: best reward " in said["loss"]
     assert f"Loss {float(loss_after):.4g} after 2 epochs" in said["train@baseline"]
     for name in ("searched", "baseline"):
-        assert f"{name} {metrics[name]['accuracy']:.2%} (" in said["evaluate"]
+        assert f"{metrics[name]['accuracy']:.2%} (" in said[f"evaluate@{name}"]
     assert "images of " in said["prepare"]
     assert "3 whole networks predicted to " in said["latency"]
     assert planned[0] in said["plan"]
@@ -704,7 +726,7 @@ def test_a_note_without_files_says_what_the_stage_does_and_warns(
 def test_the_charts_are_files_of_the_stages_they_are_about(params: Params) -> None:
     drawn = {(chart.stage, chart.name): chart.content for chart in charts.charts(make(params))}
     about = {stage for stage, _ in drawn}
-    assert about == {None, "architecture", "augmentation", "loss", "train@searched", "evaluate"}
+    assert about == {None, "architecture", "augmentation", "loss", "train@searched", "evaluate@searched"}
     for (_, name), content in drawn.items():
         if name.endswith(".svg"):
             assert ElementTree.fromstring(content).tag.endswith("svg"), name
