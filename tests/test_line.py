@@ -268,7 +268,7 @@ def test_the_retrains_page_shows_headline_verdict_and_links_and_unfolds_every_st
     searched = results_of(by_flow, "searched")
     page.goto(f"{server}/{page_of(by_flow, 'retrain')}")
     expect(page.get_by_text(f"Version 1 published: accuracy {searched['accuracy']:.2%}")).to_be_in_viewport()
-    expect(page.get_by_text(re.compile(r"^The gate passed it \(\d+ checks\)\. What the searches "))).to_be_in_viewport()
+    expect(page.get_by_text(re.compile(r"^The gate passed it \(\d+ checks\)\. The searches cost "))).to_be_in_viewport()
     expect(page.get_by_role("link", name="tiny-digits version 1")).to_be_in_viewport()
     expect(page.get_by_text("headline/accuracy_baseline")).to_be_visible()
     keep(page, "retrain")

@@ -11,7 +11,7 @@ from components.settings.variants import BASELINE, SEARCHED, VARIANTS
 from components.shipping.comparison import Paired, mcnemar, pair
 from components.shipping.evaluation import wilson_interval
 from flows.checkout import files, paths, pipeline
-from flows.checkout.roster import SEARCHES
+from flows.checkout.roster import MEASURES, SEARCHES
 from flows.release import gate, registry
 from flows.release.decision_record import decision_on
 from flows.report import figures
@@ -21,6 +21,8 @@ from flows.report.reading import interval, milliseconds, percent, quantity, read
 from flows.report.results import read_results
 from flows.tracking import connection, models, runs
 
+SEARCHING = tuple(word for word in SEARCHES if word not in MEASURES)
+"""The stages whose cost is the searches'; the plan measures, and trains nothing that ships."""
 TRAINING = f"train@{BASELINE}"
 """The stage whose cost is that of a training without any search."""
 Scores = Mapping[str, float]
@@ -161,7 +163,7 @@ def gain(found: Paired) -> str:
 
 def costs() -> dict[str, float | None]:
     """Return stage -> core-minutes, with None if MLflow has no record or cannot be reached."""
-    found: dict[str, float | None] = dict.fromkeys((*SEARCHES, TRAINING))
+    found: dict[str, float | None] = dict.fromkeys((*SEARCHING, TRAINING))
     with suppress(*connection.ERRORS):
         for name in found:
             lock = pipeline.locked_stage(name)
@@ -171,7 +173,7 @@ def costs() -> dict[str, float | None]:
 
 def searches_cost(spent: Mapping[str, float | None]) -> float | None:
     """Return the core-minutes of all searches, or None if one was not recorded."""
-    each = [spent[name] for name in SEARCHES]
+    each = [spent[name] for name in SEARCHING]
     return None if None in each else sum(minutes or 0.0 for minutes in each)
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+import yaml
 
 from components.architecture.costs import costs_of
 from components.architecture.latency import LatencyTable
@@ -29,6 +30,7 @@ from flows.report.page import SECTIONS, make_section
 from flows.report.parts import Note
 from flows.stages import augmentation, loss
 from flows.stages.race import Reads, factors_of
+from tests.clones import ROOT
 from tests.flows.test_architecture import table
 from tests.flows.test_resume_online_search import CHECKPOINT, Recorder, begin_with_noise
 from tests.shapes import without_checks  # noqa: F401 - a fixture
@@ -55,7 +57,7 @@ def test_the_policy_of_no_search_changes_no_image(params: Params) -> None:
     images = torch.randint(0, 256, (64, 1, 8, 8), dtype=torch.uint8)
     assert torch.equal(Policy.from_json(record).augment()(images, torch.Generator().manual_seed(0)), images)
     assert {one["operation"]: one["share"] for one in record["operations"]}["Identity"] == 1.0
-    assert paths.AUGMENTATION_TRUNKS.read_bytes() == paths.DISTRIBUTION.read_bytes() == b""
+    assert paths.AUGMENTATION_TRUNKS.read_text() == paths.DISTRIBUTION.read_text() == "\n"
     assert recorder.seen == []
     assert not CHECKPOINT.exists()
 
@@ -68,7 +70,7 @@ def test_the_loss_of_no_search_is_the_recipes_cross_entropy(params: Params, smoo
     x, w, y = torch.randn(20, 6), torch.randn(3, 6), torch.arange(20) % 3
     expected = F.cross_entropy(x @ w.T, y, label_smoothing=smoothing)
     assert float(read_loss(paths.FOUND_LOSS)(x, w, y)) == pytest.approx(float(expected), rel=1e-5)
-    assert paths.LOSS_TRUNKS.read_bytes() == b""
+    assert paths.LOSS_TRUNKS.read_text() == "\n"
     rows = (paths.LOSS / "curves.csv").read_text().splitlines()
     assert len(rows) == 1 + 101
     assert "<svg" in (paths.LOSS / "curves.svg").read_text()
@@ -79,12 +81,9 @@ def test_the_loss_of_no_search_is_the_recipes_cross_entropy(params: Params, smoo
 def test_every_file_that_dvc_expects_is_written(params: Params) -> None:
     run_stage(augmentation, params, Recorder(), CHECKPOINT)
     run_stage(loss, params, Recorder(), CHECKPOINT)
-    assert {file.name for file in paths.AUGMENTATION.iterdir()} == {
-        "augmentation.json",
-        "distribution.csv",
-        "trunks.csv",
-    }
-    assert {file.name for file in paths.LOSS.iterdir()} == {"curves.csv", "curves.svg", "loss.json", "trunks.csv"}
+    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+    expected = {Path(out) for word in ("augmentation", "loss") for out in stages[word]["outs"]}
+    assert {file for folder in (paths.AUGMENTATION, paths.LOSS) for file in folder.iterdir()} == expected
 
 
 def test_mlflow_and_the_report_say_that_nothing_was_searched(params: Params) -> None:
