@@ -47,8 +47,6 @@ from components.training.devices import CPU
 Precision = Literal["none", "int8"]
 WORTH = 1.1
 """How many times as fast as the float file an int8 file must be to be chosen."""
-TIMED_STEP = 64
-"""Images of the batch by which training is timed."""
 FEWEST_EPOCHS = 20
 """Epochs of the default network that the minutes must be worth; below, the space is made narrower (ours)."""
 
@@ -203,7 +201,7 @@ def choose_shape(shaper: Shaper, images: int, device: torch.device, sentences: l
     fitted = fit_width(shaper.measure, limit) if shaper.free else Fitted(width=FIRST, default_ms=shaper.measure(FIRST))
     width = fitted.width
     slowest = shaper.measure(width, dearest(shaper.space(width)))
-    time = partial(measure_training, recipe=settings.recipe, batch=TIMED_STEP, threads=settings.threads, device=device)
+    time = partial(measure_training, recipe=settings.recipe, threads=settings.threads, device=device)
     costs = time(shaper.space(width))
     if shaper.free:
         sentences.append(

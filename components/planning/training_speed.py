@@ -27,10 +27,12 @@ REPEATS = 3
 """Number of timed runs, of which the fastest counts (ours)."""
 
 
-def measure_training(
-    space: Space, recipe: Recipe, batch: int, threads: int, device: torch.device = CPU[0]
-) -> TrainingCosts:
-    """Time every part of the space's networks, and whole steps of the default network, on this machine."""
+def measure_training(space: Space, recipe: Recipe, threads: int, device: torch.device = CPU[0]) -> TrainingCosts:
+    """Time every part of the space's networks, and whole steps of the default network, on this machine.
+
+    A step has the recipe's batch, since what the optimiser does is shared by its images.
+    """
+    batch = recipe.batch_size
     layers = tuple(str(layer) for layer in space.layers)
     modules, examples = part_modules(space)
     with one_thread():
