@@ -150,7 +150,7 @@ class Machine:
 
     def race_seconds(self, race: Race, searched: Sequence[str]) -> float:
         """Return the seconds of the race, at most."""
-        images = race_images(choices_of(race, searched), race)
+        images = race_images(choices_of(race, searched, self.space), race)
         return images * self.image_seconds * self.costs.small / self.workers
 
 
@@ -226,10 +226,11 @@ def tell(machine: Machine, minutes: float, seconds: Seconds, worth: Sequence[str
     )
 
 
-def choices_of(race: Race, searched: Sequence[str]) -> list[int]:
-    """Return the number of choices of each factor, at most."""
+def choices_of(race: Race, searched: Sequence[str], space: Space) -> list[int]:
+    """Return the number of choices of each factor, at most; residual blocks may be the default network already."""
+    other = "res_k3" in space.blocks[1:]
     return [
-        2 + ("architecture" in searched),
+        2 + other + ("architecture" in searched),
         1 + len(race.augmentations) + ("augmentation" in searched),
         1 + len(race.label_smoothing) + ("loss" in searched),
     ]

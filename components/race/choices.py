@@ -12,8 +12,10 @@ from components.training.crop_flip import base_augment, compose
 from components.training.loop import Augment, Criterion, cross_entropy
 
 PLAIN, SEARCHED = "plain", "searched"
+SMALLEST = 32
+"""TrivialAugment moves images by up to 32 pixels; smaller ones by the share of the side that this is of 32 (ours)."""
 FIXED: dict[str, Callable[[int], AugmentPairs]] = {
-    "trivial_augment": trivial_augment_wide,
+    "trivial_augment": lambda size: trivial_augment_wide(max(size, SMALLEST)),
     "rand_augment": rand_augment,
 }
 SMOOTHING = "smoothing"

@@ -1,0 +1,75 @@
+"""The whole plan, measured on this machine: everything that is left open gets a value, and what is stated stays."""
+
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from components.architecture.budget import limit_of
+from components.architecture.space import default_architecture, space_of
+from components.data.store import Classes
+from components.planning.plan import Facts, Plan, make_plan
+from components.planning.schedule import Settings
+from components.settings.budget import Budget
+from components.settings.planned import PLANNED
+from components.settings.space import SearchSpace
+from flows.checkout.settings import left_open, load_params
+
+ROOT = Path(__file__).resolve().parents[2]
+FACTS = Facts(names=("a", "b", "c"), channels=1, images=1200, side=12)
+OPEN = load_params(ROOT / "flows" / "presets" / "digits.yaml", planned=False).part(Settings)
+QUICK = replace(OPEN, latency=replace(OPEN.latency, repeats=12), threads=1)
+
+
+@cache
+def planned() -> Plan:
+    return make_plan(replace(QUICK, budget=Budget(latency_ms=0.2, minutes=0.5)), FACTS)
+
+
+def test_everything_that_is_left_open_gets_a_value() -> None:
+    assert {part: set(own) for part, own in planned().chosen.items()} == {
+        part: set(own) for part, own in PLANNED.items()
+    }
+    assert planned().chosen["data"]["data.size"] == 16  # the originals have 12
+    assert planned().chosen["export"]["export.quantize"] in ("none", "int8")
+
+
+def test_the_default_network_fills_the_budget_unless_the_minutes_or_the_widths_end_before() -> None:
+    plan, said = planned(), " ".join(planned().sentences)
+    assert plan.measured["default_ms"] <= limit_of(QUICK.architecture, 0.2)
+    assert "takes" in said
+    assert "of the budget of 0.2 ms" in said
+
+
+def test_the_speeds_are_of_the_chosen_space_and_more_time_gives_more_epochs() -> None:
+    plan = planned()
+    chosen = plan.chosen["space"]
+    settings = SearchSpace(
+        stem=chosen["architecture.stem"],
+        stem_stride=chosen["architecture.stem_stride"],
+        stages=tuple(tuple(stage) for stage in chosen["architecture.stages"]),
+        blocks=QUICK.space.blocks,
+    )
+    network = default_architecture(space_of(settings, Classes(names=FACTS.names, size=16, channels=1)))
+    final = plan.speeds.seconds.final
+    assert plan.speeds.seconds.total == pytest.approx(30)
+    assert final >= 15
+    assert plan.speeds.epochs(network, 2 * final, FACTS.images) > plan.speeds.epochs(network, final, FACTS.images) > 1
+    assert 0 < plan.speeds.costs.small < plan.speeds.costs.mean < 1  # progressive resizing
+
+
+def test_what_a_person_states_is_not_chosen() -> None:
+    params = load_params(ROOT / "flows" / "presets" / "digits.yaml", planned=False)
+    stated = left_open(params, params.unstated - {"architecture.stem", "architecture.stages", "export.quantize"})
+    settings = replace(
+        stated.part(Settings),
+        latency=QUICK.latency,
+        threads=1,
+        space=replace(QUICK.space, stem=4, stages=((8, 1, 2),)),
+        budget=Budget(latency_ms=0.2, minutes=0.2),
+    )
+    plan = make_plan(settings, FACTS)
+    assert plan.chosen["space"] == {"architecture.stem_stride": 1}
+    assert plan.chosen["export"] == {}
+    assert plan.speeds.costs.layers == ("4x16x16->8/2",)
