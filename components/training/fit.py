@@ -87,7 +87,8 @@ def fit(
             trained: nn.Module, loss: float, losses: list[float] = losses, first_step: int = first_step
         ) -> None:
             losses.append(loss)
-            moving_average(average, trained, settings.ema, first_step + len(losses) - 1)
+            if settings.ema:
+                moving_average(average, trained, settings.ema, first_step + len(losses) - 1)
 
         state = train_steps(
             network,
@@ -106,6 +107,8 @@ def fit(
             rng=draws,
             after_step=after_step,
         )
+        if not settings.ema:
+            average |= {key: value for key, value in state.items() if key in average and key.startswith("model.")}
         yield Epoch(
             index=index,
             loss=float(np.mean(losses)),
