@@ -108,7 +108,7 @@ def fit(
             after_step=after_step,
         )
         if not settings.ema:
-            average |= {key: value for key, value in state.items() if key in average and key.startswith("model.")}
+            average.update((key, value) for key, value in state.items() if key.startswith("model."))
         yield Epoch(
             index=index,
             loss=float(np.mean(losses)),
