@@ -34,6 +34,10 @@ class TrainingCosts:
         """Return the CPU seconds that a training image of full size takes on one thread."""
         return self.overhead + sum(self.parts[name] for name in parts(self.layers, architecture))
 
+    def final_seconds(self, architecture: Architecture) -> float:
+        """Return the seconds, by the wall clock, that an image takes in the final training, on average over it."""
+        return self.seconds(architecture) * self.mean / self.speedup
+
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 

@@ -106,7 +106,7 @@ class Machine:
     @property
     def epoch_seconds(self) -> float:
         """Seconds of an epoch of the default network in the final training."""
-        return self.image_seconds * self.costs.mean / self.costs.speedup * self.images
+        return self.costs.final_seconds(default_architecture(self.space)) * self.images
 
     @property
     def random_image_seconds(self) -> float:

@@ -1,10 +1,12 @@
-"""The shape of the space: resolution, and widths so that the slowest network takes 1.5 to 3 times the budget.
+"""The shape of the space: resolution, and widths so that the default network just fits the budget.
 
-w  width of the stem; a stage's width is a multiple of it
+Residual blocks everywhere, as wide as the budget allows, are the strongest network that one would choose by hand.
+Around it the space has cheaper and dearer blocks, so that a search can trade one layer against another. A space's width
+is that of its stem; the width of a stage is a multiple of it.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from components.settings.space import SearchSpace
@@ -105,5 +107,4 @@ def narrower(width: int) -> int | None:
 
 def as_settings(space: SearchSpace) -> dict[str, Any]:
     """Return the space's settings as params.yaml has them, without the blocks, which are a person's."""
-    plain = replace(space)
-    return {"stem": plain.stem, "stem_stride": plain.stem_stride, "stages": [list(stage) for stage in plain.stages]}
+    return {"stem": space.stem, "stem_stride": space.stem_stride, "stages": [list(stage) for stage in space.stages]}

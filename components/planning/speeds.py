@@ -35,8 +35,7 @@ class Speeds:
 
     def epochs(self, architecture: tuple[str, ...], seconds: float, images: int) -> int:
         """Return the number of epochs over so many images that a final training gets in the seconds, at least 1."""
-        each = self.costs.seconds(architecture) * self.costs.mean / self.costs.speedup
-        return max(1, round(seconds / (each * images)))
+        return max(1, round(seconds / (self.costs.final_seconds(architecture) * images)))
 
     def to_json(self) -> dict[str, Any]:
         return {"costs": self.costs.to_json(), "seconds": asdict(self.seconds)}

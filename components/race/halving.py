@@ -123,9 +123,12 @@ def race(
         if len(entrants) > 1 or heat is None:
             for rung in range(settings.rungs):
                 after = run(alive, factor, rung)
-                judged = sorted(after, key=lambda one: -score_of(after[one], labels))
+                scores = {one: score_of(each, labels) for one, each in after.items()}
+                judged = sorted(after, key=lambda one: -scores[one])
                 kept = survivors(judged, entrants, last=rung == settings.rungs - 1)
-                rows += [row_of(factor, rung, entrants[one], after[one], labels, one in kept) for one in judged]
+                rows += [
+                    row_of(factor, rung, entrants[one], after[one], scores[one], labels, one in kept) for one in judged
+                ]
                 alive = {one: after[one] for one in judged if one in kept and not after[one].fault}
                 if not alive:
                     raise FloatingPointError(f"every candidate of the race's {factor} diverged ({rows[-1].fault})")
@@ -147,14 +150,16 @@ def survivors(judged: Sequence[Setup], entrants: Mapping[Setup, Choice], *, last
     return leaders if last else leaders | set(judged[: -(-len(judged) // 2)])
 
 
-def row_of(factor: str, rung: int, choice: Choice, heat: Heat, labels: Int64[Tensor, " n"], kept: bool) -> Row:
+def row_of(
+    factor: str, rung: int, choice: Choice, heat: Heat, score: float, labels: Int64[Tensor, " n"], kept: bool
+) -> Row:
     return Row(
         factor=factor,
         rung=rung,
         choice=choice.value,
         images=heat.images,
         accuracy=float("nan") if heat.fault else accuracy(heat.logits, labels),
-        score=float("nan") if heat.fault else calibrated_log_likelihood(heat.logits, labels),
+        score=float("nan") if heat.fault else score,
         kept=kept and not heat.fault,
         fault=heat.fault,
     )

@@ -59,12 +59,12 @@ class Muon(torch.optim.Optimizer):
         weight.sub_(orthogonalised(ahead.reshape(len(weight), -1)).view(weight.shape), alpha=rate)
 
 
-def orthogonalised(matrix: Float[Tensor, "m n"]) -> Float[Tensor, "m n"]:
-    """Return about the nearest matrix whose singular values are all 1, by `STEPS` Newton-Schulz iterations."""
+def orthogonalised(matrix: Float[Tensor, "m n"], steps: int = STEPS) -> Float[Tensor, "m n"]:
+    """Return about the nearest matrix whose singular values are all 1, by so many Newton-Schulz iterations."""
     a, b, c = NEWTON_SCHULZ
     tall = matrix.shape[0] > matrix.shape[1]
     x: Tensor = (matrix.T if tall else matrix) / (matrix.norm() + SMALLEST_NORM)
-    for _ in range(STEPS):
+    for _ in range(steps):
         gram = x @ x.T
         polynomial = torch.addmm(gram, gram, gram, beta=b, alpha=c)
         x = torch.addmm(x, polynomial, x, beta=a)

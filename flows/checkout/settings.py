@@ -17,6 +17,7 @@ from pydantic_core import ErrorDetails
 from components.settings.params import Params
 from components.settings.planned import PLANNED
 from flows.checkout import paths
+from flows.checkout.files import read_json
 
 EXPONENT = re.compile(r"([+-]?\d+)(\.\d*)?e([+-]?)(\d+)", re.IGNORECASE)
 """A number that YAML 1.1 (PyYAML) reads as text unless it has both a point and a signed exponent."""
@@ -99,7 +100,7 @@ def complete(params: Params, plan: Path = paths.PLAN) -> Params:
     whole = params
     for part, own in PLANNED.items():
         file = plan / f"{part}.json"
-        chosen = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+        chosen = read_json(file) if file.exists() else {}
         for key in own:
             if key in params.unstated and key in chosen:
                 whole = with_setting(whole, key.split("."), chosen[key])

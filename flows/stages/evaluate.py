@@ -18,6 +18,7 @@ from components.settings.budget import Budget
 from components.settings.evaluate import Evaluate
 from components.settings.latency import Latency
 from components.settings.space import SearchSpace
+from components.settings.variants import budget_number
 from components.shipping.evaluation import agreement, onnx_logits, per_class, wilson_interval
 from components.shipping.export import read_metadata
 from components.training.inference import predict, split_tensors
@@ -41,7 +42,7 @@ def run(params: Reads, observe: Observer, variant: str) -> None:
     the measured latency beside the limit that the network was searched for."""
     classes, test = read_classes(paths.CLASSES), open_split(paths.TEST)
     table = LatencyTable.from_json(files.read_json(paths.LATENCY_TABLE))
-    limit_ms = params.budget.all[budget_of(variant) - 1]
+    limit_ms = params.budget.all[budget_number(variant) - 1]
     model, exact = (read(variant, name) for name in (paths.SHIPPED, paths.FLOAT))
     logits = onnx_logits(model, test.images)
     exact_logits = logits if exact == model else onnx_logits(exact, test.images)
@@ -71,11 +72,6 @@ def run(params: Reads, observe: Observer, variant: str) -> None:
     observe.metrics({f"evaluate/{variant}/{key}": value for key, value in shown.items()})
     for file in (paths.METRICS, paths.MEASURED, paths.PER_CLASS, paths.PREDICTIONS):
         observe.file(paths.of_variant(file, variant))
-
-
-def budget_of(variant: str) -> int:
-    """Return the number of the budget that a variant belongs to: 2 of `budget_2`, the first of all others."""
-    return int(variant.partition("_")[2] or 1)
 
 
 def read(variant: str, name: str) -> bytes:

@@ -22,7 +22,7 @@ from components.settings.export import Export
 from components.settings.require import require
 from components.settings.space import SearchSpace
 from components.settings.train import Train
-from components.settings.variants import BASELINE, SEARCHED
+from components.settings.variants import BASELINE, SEARCHED, budget_number
 from components.shipping.export import export_network
 from components.shipping.quantisation import convert
 from components.streams import stream
@@ -117,11 +117,11 @@ class Recipe:
 def recipe_of(params: Reads, classes: Classes, variant: str, images: int) -> Recipe:
     """Return what the race decided for `searched` and `baseline`; `budget_<n>` is `searched` with the network that was
     found for the n-th budget, from first weights."""
-    decided, number = files.read_json(paths.DECIDED)["variants"], variant.partition("_")[2]
-    chosen = decided[SEARCHED if number else variant]
+    decided, number = files.read_json(paths.DECIDED)["variants"], budget_number(variant)
+    chosen = decided[SEARCHED if number > 1 else variant]
     architecture, begun = chosen["architecture"], chosen["begun"]
-    if number:
-        architecture = network_of(files.read_json(paths.FOUND_ARCHITECTURE)["budgets"], int(number))["architecture"]
+    if number > 1:
+        architecture = network_of(files.read_json(paths.FOUND_ARCHITECTURE)["budgets"], number)["architecture"]
         begun = False
     criterion = criterion_of(chosen["loss"], params.train.recipe, paths.FOUND_LOSS)
     device = devices_of(params.device)[0]

@@ -223,7 +223,7 @@ def line_seconds(folder: Path) -> float:
 
 def epochs_for(ground: Ground, costs: TrainingCosts, architecture: Architecture, seconds: float, images: int) -> int:
     """Epochs that take about so many CPU seconds on two threads, by the plan's speeds."""
-    each = costs.seconds(architecture) * costs.mean * THREADS / costs.speedup
+    each = costs.final_seconds(architecture) * THREADS
     return max(1, round(seconds / (each * images)))
 
 

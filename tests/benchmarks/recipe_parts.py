@@ -35,6 +35,7 @@ from components.streams import stream, torch_stream
 from components.training.crop_flip import random_crop, random_flip
 from components.training.inference import predict, split_tensors
 from components.training.metrics import accuracy
+from components.training.muon import orthogonalised
 from tests.benchmarks.cifar_networks import MEAN, STD
 from tests.benchmarks.harness import Row, markdown, spread
 from tests.benchmarks.shift import read_cifar10
@@ -50,8 +51,6 @@ SPACE = SearchSpace(
     stages=((32, 2, 2), (64, 2, 2), (128, 2, 2)),
     blocks=("mb_k3_e3", "mb_k3_e6", "mb_k5_e3", "res_k3"),
 )
-NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
-"""Coefficients of Muon's quintic iteration."""
 SMOOTHING = 0.98
 """Decay of the averaged weights, every fifth step."""
 
@@ -227,17 +226,6 @@ class Training:
     def take_average(self) -> None:
         for key, value in self.network.state_dict().items():
             self.average.setdefault(key, value.clone().float()).lerp_(value.float(), 1 - SMOOTHING)
-
-
-def orthogonalised(matrix: Tensor, steps: int = 3) -> Tensor:
-    """About the nearest matrix whose singular values are all 1 (Newton-Schulz)."""
-    a, b, c = NEWTON_SCHULZ
-    tall = matrix.shape[0] > matrix.shape[1]
-    x = (matrix.T if tall else matrix) / (matrix.norm() + 1e-7)
-    for _ in range(steps):
-        gram = x @ x.T
-        x = a * x + (b * gram + c * gram @ gram) @ x
-    return x.T if tall else x
 
 
 def table(rows: Sequence[Row]) -> str:
