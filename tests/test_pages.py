@@ -152,6 +152,7 @@ class Reader:
         values = yaml.safe_load(file.read_text())
         for section, own in settings.items():
             values[section] |= {name: SETTINGS.get(name, value) for name, value in own.items()}
+        values["data"]["size"] = None  # as in the presets: the plan sees it in the photos
         file.write_text(yaml.safe_dump(values))
 
     def type(self, block: Block) -> None:
