@@ -101,8 +101,8 @@ def test_no_stage_depends_on_an_orchestrator_or_a_tracker() -> None:
 @pytest.mark.parametrize("stage", sorted(stages()))
 def test_a_stage_depends_on_what_the_plan_chose_of_the_settings_that_it_reads_and_on_no_other(stage: str) -> None:
     reads = {field.name for field in dataclasses.fields(importlib.import_module(f"flows.stages.{stage}").Reads)}
-    if "architecture" in reads:
-        reads.add("space")
+    reads |= {"space"} if "architecture" in reads else set()
+    reads |= {"recipe"} if "train" in reads else set()
     listed = {Path(str(dep)).stem for dep in stages()[stage]["deps"] if str(dep).startswith("results/plan/")}
     wanted = set() if stage == "plan" else reads & PLANNED.keys()
     assert listed - {"speeds"} == wanted

@@ -32,6 +32,7 @@ from components.training.loop import (
     initial_state,
     load_state,
     make_optimisers,
+    mixed_precision,
     schedule,
     steps_in,
     take_step,
@@ -215,7 +216,9 @@ class SharedWeights:
     def update(self, images: Images, labels: Labels, path: Architecture, step: int) -> None:
         """Take one step of the optimiser along the gradient of the path."""
         criterion = cross_entropy(self.recipe.label_smoothing)
-        loss = criterion(self.supernet.features(images, path), self.supernet.classifier.weight, labels)
+        with mixed_precision(self.device, self.recipe):
+            features = self.supernet.features(images, path)
+        loss = criterion(features.float(), self.supernet.classifier.weight, labels)
         take_step(self.optimisers, loss, self.rate(step), f"the supernet's loss is {loss.item()} at step {step}")
 
     def state(self) -> State:

@@ -20,7 +20,7 @@ from components.settings.recipe import Recipe
 from components.streams import stream, torch_stream
 from components.training.crop_flip import base_augment
 from components.training.devices import CPU, one_thread
-from components.training.loop import cross_entropy, initial_state, train_steps
+from components.training.loop import cross_entropy, initial_state, mixed_precision, train_steps
 from components.training.progressive import sides
 
 REPEATS = 3
@@ -36,7 +36,7 @@ def measure_training(space: Space, recipe: Recipe, threads: int, device: torch.d
     layers = tuple(str(layer) for layer in space.layers)
     modules, examples = part_modules(space)
     with one_thread():
-        seconds = {name: time_part(module, examples[name], batch) for name, module in modules.items() if name != EMPTY}
+        seconds = {name: time_part(module, examples[name], recipe) for name, module in modules.items() if name != EMPTY}
         steps = [time_step(space, recipe, batch, side) for side in sides(space.size)]
         alone = time_step(space, recipe, batch, space.size, time.perf_counter)
     default = default_architecture(space)
@@ -47,7 +47,7 @@ def measure_training(space: Space, recipe: Recipe, threads: int, device: torch.d
     torch.set_num_threads(before)
     scale = 1.0
     if device.type != "cpu":
-        steps = [time_step(space, recipe, batch, side, time.perf_counter, device) for side in sides(space.size)]
+        steps = [time_step(space, recipe, batch, side, device=device) for side in sides(space.size)]
         scale, together = steps[-1] / alone, alone
     return TrainingCosts(
         layers=layers,
@@ -59,16 +59,19 @@ def measure_training(space: Space, recipe: Recipe, threads: int, device: torch.d
     )
 
 
-def time_part(module: nn.Module, example: Tensor, batch: int) -> float:
-    """Return the CPU seconds an image of a part, forward and backward."""
+def time_part(module: nn.Module, example: Tensor, recipe: Recipe) -> float:
+    """Return the CPU seconds an image of a part, forward and backward, in a batch of the recipe."""
+    batch = recipe.batch_size
     x = example[:1].expand(batch, *example.shape[1:])
     if x.is_floating_point():
+        x = x.to(getattr(torch, recipe.dtype))  # as the part before would give it
         x = x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x.contiguous()
         x.requires_grad_()
     module = module.to(memory_format=torch.channels_last)
 
     def run() -> None:
-        outputs = module(x)
+        with mixed_precision(CPU[0], recipe):
+            outputs = module(x)
         (outputs[0] if isinstance(outputs, tuple) else outputs).sum().backward()
 
     return fastest(run) / batch
@@ -79,10 +82,12 @@ def time_step(
     recipe: Recipe,
     batch: int,
     side: int,
-    clock: Callable[[], float] = time.process_time,
+    clock: Callable[[], float] | None = None,
     device: torch.device = CPU[0],
 ) -> float:
-    """Return the seconds an image of a training step of the default network, which waits for the device."""
+    """Return the seconds an image of a training step of the default network: of the CPU, or by the wall clock where
+    another device computes, for which a step waits."""
+    clock = clock or (time.process_time if device.type == "cpu" else time.perf_counter)
     blank = (0.5,) * space.channels
     network = build_network(space, default_architecture(space), blank, blank).to(device)
     shape = (batch, space.channels, space.size, space.size)

@@ -18,6 +18,7 @@ PLANNED: Mapping[str, Mapping[str, Any]] = {
     },
     "loss": {"loss.online.trunks": 0, "loss.online.images": 1024, "loss.online.head_start": 0},
     "race": {"race.images": 1024},
+    "recipe": {"train.recipe.dtype": "float32"},
     "export": {"export.quantize": "none"},
 }
 """Part of the settings, named as stages read it -> setting -> the value that is assumed before the plan is made: no

@@ -1,6 +1,7 @@
 """Settings of how every network is trained (section `train.recipe`)."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from components.settings.require import require
 
@@ -25,6 +26,9 @@ class Recipe:
     progressive: bool = False
     """Whether the final training begins on images of five eighths of the side and ends on the whole
     (components/training/progressive.py)."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """What layers compute in while they train (torch.autocast): bfloat16 is faster on processors that have it. Weights,
+    losses, optimisers and every evaluation are float32."""
     label_smoothing: float = 0.0
     flip: bool = False
     """Whether images are randomly flipped left to right, before the searched policy."""

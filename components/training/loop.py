@@ -141,13 +141,19 @@ def train_steps(
     for step, batch in enumerate(batches, start=first_step):
         rows = batch.to(images.device)
         augmented = augment(images[rows].to(device), rng)
-        features = model.features(augmented if side is None else shrink(augmented, side(step)))
+        with mixed_precision(device, recipe):
+            features = model.features(augmented if side is None else shrink(augmented, side(step)))
         chosen = beginning if beginning is not None and step < rising else criterion
-        loss = chosen(features, model.classifier.weight, labels[rows].to(device))
+        loss = chosen(features.float(), model.classifier.weight, labels[rows].to(device))
         take_step(optimisers, loss, rate(step), f"the training loss is {loss.item()} at step {step}")
         if after_step is not None:
             after_step(network, loss.item())
     return collect_state(network, optimisers, state)
+
+
+def mixed_precision(device: torch.device, recipe: Recipe) -> torch.autocast:
+    """Return the context in which a network's layers compute as the recipe says; features are to be made float32."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=recipe.dtype == "bfloat16")
 
 
 def take_step(optimisers: Optimisers, loss: Float[Tensor, ""], rate: float, complaint: str) -> None:

@@ -1,21 +1,27 @@
 """The line against plain training at equal CPU seconds: the promise "never worse than plain training".
 
 For every data set and seed, in one run: `plain_res_k3` trains first, and its CPU seconds and the latency of its float
-file are the budget of all others. Accuracy is on the line's own test split; no method sees it.
+file are the budget of all others. Accuracy is on the line's own test split; no method sees it. Everything trains on one
+thread, and two seeds side by side.
 
     line           `dvc repro train@searched` with that budget: CPU seconds of the stages from plan to train
     plain_res_k3   the reference: residual blocks everywhere in the former preset's space, SGD, float
     plain_default  the plan's default network, the new recipe, the plan's precision
     plain_largest  likewise, the largest network of the plan's space within the budget
     random         likewise, four random networks within the budget for an eighth each; the best on val gets the rest
+
+All of it takes a day on two cores. `EQUAL_COMPUTE="cifar10 11 12 line plain_default"` measures these data sets, seeds
+and methods alone; other rows of the result file stay, each with the commit that it was measured at.
 """
 
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import chdir
 from dataclasses import dataclass, replace
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -54,11 +60,15 @@ from components.training.metrics import accuracy
 from flows.checkout import paths
 from flows.checkout.files import read_json
 from flows.checkout.settings import load_params
-from tests.benchmarks.harness import ROOT, Row, markdown, spread
+from tests.benchmarks.harness import RESULTS, ROOT, Row, git, markdown, result, spread
 from tests.clones import fresh_clone, run
 
+NAME, REFERENCE = "equal_compute", "plain_res_k3"
 SEEDS = (11, 12, 13)
-THREADS = 2
+THREADS = 1
+"""Of every method, so that CPU seconds are spent alike."""
+SIDE_BY_SIDE = 2
+"""Seeds."""
 RANDOM = 4
 """Networks of the random search."""
 STAGES = ("plan", "latency", "architecture", "augmentation", "loss", "race", "train@searched")
@@ -135,15 +145,45 @@ class Ground:
 
 
 def rows() -> Iterator[Row]:
-    chosen = os.environ.get("EQUAL_COMPUTE", " ".join(TASKS)).split()
-    """Data sets of this run, by name; all of them take a day on two cores."""
-    for name in chosen:
-        for seed in SEEDS:
-            yield from rows_of(name, seed)
+    """Yield what is measured, and the other rows of the result file after it."""
+    words = os.environ.get("EQUAL_COMPUTE", "").split()
+    names = [name for name in TASKS if name in words] or list(TASKS)
+    seeds = [seed for seed in SEEDS if str(seed) in words] or list(SEEDS)
+    methods = [REFERENCE, *([one for one in METHODS if one in words] or METHODS)]
+    commit, measured = git("rev-parse", "--short", "HEAD"), set()
+    for row in in_processes([(name, seed, methods) for name in names for seed in seeds]):
+        measured.add(key_of(row))
+        yield {**row, "commit": commit}
+    earlier = result(NAME)["rows"] if (RESULTS / f"{NAME}.json").exists() else []
+    yield from (row for row in earlier if key_of(row) not in measured)
 
 
-def rows_of(name: str, seed: int) -> Iterator[Row]:
-    """Yield a row for every method."""
+def key_of(row: Row) -> tuple[object, ...]:
+    return row["data"], row["seed"], row["method"]
+
+
+def in_processes(tasks: Sequence[tuple[str, int, Sequence[str]]]) -> Iterator[Row]:
+    """Yield every row once it is measured."""
+    context = get_context("spawn")
+    with context.Manager() as manager, ProcessPoolExecutor(SIDE_BY_SIDE, mp_context=context) as pool:
+        queue = manager.Queue()
+        jobs = [pool.submit(put_rows, queue, *task) for task in tasks]
+        for _ in jobs:
+            yield from iter(queue.get, None)
+        for job in jobs:
+            job.result()  # raises what it raised
+
+
+def put_rows(queue: Any, name: str, seed: int, methods: Sequence[str]) -> None:
+    try:
+        for row in rows_of(name, seed, methods):
+            queue.put(row)
+    finally:
+        queue.put(None)
+
+
+def rows_of(name: str, seed: int, methods: Sequence[str]) -> Iterator[Row]:
+    """Yield a row for every method, the reference's first."""
     task = TASKS[name]
     with TemporaryDirectory() as place:
         folder = fresh_clone(Path(place), ROOT / "flows" / "presets" / f"{task.preset}.yaml")
@@ -154,12 +194,12 @@ def rows_of(name: str, seed: int) -> Iterator[Row]:
             ground = ground_of(folder, seed, load_params().train.recipe)
         reference = space_of(task.space, ground.classes)
         everywhere = default_architecture(reference)
-        plain = replace(ground.recipe, muon=0.0, progressive=False)
+        plain = replace(ground.recipe, muon=0.0, progressive=False, dtype="float32")
         network, budget = ground.spent(task.epochs, reference, everywhere, plain, (ground.train, ground.val))
         float_file = ground.file(network, everywhere, Export())
         right, limit = ground.judge(float_file)
         about = {"data": name, "seed": seed}
-        yield row(about, "plain_res_k3", right, budget, limit, limit)
+        yield row(about, REFERENCE, right, budget, limit, limit)
 
         write_settings(folder, task, seed, {"latency_ms": limit, "minutes": budget / 60 / THREADS})
         run(folder, "-m", "dvc", "repro", "train@searched")
@@ -169,8 +209,10 @@ def rows_of(name: str, seed: int) -> Iterator[Row]:
             params = load_params()
             speeds = Speeds.from_json(read_json(paths.SPEEDS))
             table = LatencyTable.from_json(read_json(paths.LATENCY_TABLE))
-        for method, rival in RIVALS.items():
-            file, spent = rival(ground, params, speeds.costs, table, limit, budget)
+        for method in methods:
+            if method not in RIVALS:
+                continue
+            file, spent = RIVALS[method](ground, params, speeds.costs, table, limit, budget)
             right, ms = ground.judge(file)
             yield row(about, method, right, spent, ms, limit)
 
@@ -195,6 +237,8 @@ def write_settings(folder: Path, task: Task, seed: int, budget: Mapping[str, Any
     if values["data"].get("path"):
         values["data"]["path"] = os.path.relpath(ROOT / values["data"]["path"], folder)
     values["train"]["recipe"] |= task.recipe
+    values["threads"] = THREADS
+    values["parallel"] = {"backend": "sequential", "workers": 1}
     values["budget"] = dict(budget)
     file.write_text(yaml.safe_dump(values, sort_keys=False))
 
@@ -233,7 +277,7 @@ def trained(
     """Train on train and val with the new recipe; return the file in the plan's precision, and the seconds."""
     images = len(ground.train.labels) + len(ground.val.labels)
     epochs = epochs_for(ground, costs, architecture, seconds, images)
-    network, spent = ground.spent(epochs, space, architecture, ground.recipe, (ground.train, ground.val))
+    network, spent = ground.spent(epochs, space, architecture, params.train.recipe, (ground.train, ground.val))
     return ground.file(network, architecture, params.export), spent
 
 
@@ -264,7 +308,7 @@ def random(
     scores, total = [], 0.0
     for architecture in drawn:
         epochs = epochs_for(ground, costs, architecture, seconds / 2 / RANDOM, len(ground.train.labels))
-        network, spent = ground.spent(epochs, space, architecture, ground.recipe, (ground.train,))
+        network, spent = ground.spent(epochs, space, architecture, params.train.recipe, (ground.train,))
         scores.append(accuracy(predict(network, images), labels))
         total += spent
     file, spent = trained(ground, params, costs, space, drawn[int(np.argmax(scores))], seconds / 2)
@@ -276,13 +320,13 @@ RIVALS: dict[str, Callable[..., tuple[bytes, float]]] = {
     "plain_largest": partial(plain, choose_largest),
     "random": random,
 }
-METHODS = ("line", "plain_default", "plain_largest", "random", "plain_res_k3")
+METHODS = ("line", *RIVALS)
 
 
 def table(rows: Sequence[Row]) -> str:
     lines = []
     for name in dict.fromkeys(row["data"] for row in rows):
-        for method in METHODS:
+        for method in (*METHODS, REFERENCE):
             own = [row for row in rows if (row["data"], row["method"]) == (name, method)]
             if own:
                 columns = [

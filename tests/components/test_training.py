@@ -62,10 +62,17 @@ def stripes(count: int = 64) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(images)[:, None], torch.from_numpy(labels)
 
 
-def train(state: State, first: int, steps: list[Tensor], recipe: Recipe, draws: torch.Generator) -> State:
+def train(
+    state: State,
+    first: int,
+    steps: list[Tensor],
+    recipe: Recipe,
+    draws: torch.Generator,
+    network: nn.Module | None = None,
+) -> State:
     images, labels = stripes()
     return train_steps(
-        TinyNetwork(),
+        network or TinyNetwork(),
         state,
         images,
         labels,
@@ -89,6 +96,30 @@ def test_training_cut_in_two_ends_with_the_same_bytes_as_training_in_one() -> No
     resumed = train(half, 9, steps[9:], recipe, draws)
     assert whole.keys() == resumed.keys()
     assert all(torch.equal(whole[key], resumed[key]) for key in whole)
+
+
+def test_layers_train_in_the_recipes_type_and_everything_else_stays_float32() -> None:
+    seen: list[torch.dtype] = []
+
+    class Watched(TinyNetwork):
+        def features(self, images: Tensor) -> Tensor:
+            seen.append(self.body[0](images.float()).dtype)
+            return super().features(images)
+
+    steps, ends = list(batches_of(64, 16, 8, np.random.default_rng(3))), {}
+    for dtype in ("float32", "bfloat16"):
+        recipe = Recipe(batch_size=16, dtype=dtype)
+        network = Watched()
+        ends[dtype] = train(initial_state(network), 0, steps, recipe, torch.Generator(), network)
+        assert set(seen) == {getattr(torch, dtype)}
+        seen.clear()
+        with torch.no_grad():
+            network.features(stripes()[0])
+        assert seen.pop() == torch.float32  # evaluation
+    assert all(value.dtype in (torch.float32, torch.int64) for value in ends["bfloat16"].values())
+    weights = [one["model.body.0.weight"] for one in ends.values()]
+    assert not torch.equal(*weights)
+    assert torch.allclose(*weights, atol=0.02)
 
 
 def test_momentum_and_batch_norm_statistics_travel_in_the_state() -> None:
