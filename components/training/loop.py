@@ -11,6 +11,7 @@ every device sees the same batches and the same augmentation.
 
 import math
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol, cast
 
 import numpy as np
@@ -151,9 +152,9 @@ def train_steps(
     return collect_state(network, optimisers, state)
 
 
-def mixed_precision(device: torch.device, recipe: Recipe) -> torch.autocast:
+def mixed_precision(device: torch.device, recipe: Recipe) -> AbstractContextManager[object]:
     """Return the context in which a network's layers compute as the recipe says; features are to be made float32."""
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=recipe.dtype == "bfloat16")
+    return torch.autocast(device.type, dtype=torch.bfloat16) if recipe.dtype == "bfloat16" else nullcontext()
 
 
 def take_step(optimisers: Optimisers, loss: Float[Tensor, ""], rate: float, complaint: str) -> None:
