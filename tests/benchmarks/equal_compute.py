@@ -85,18 +85,21 @@ class Task:
     data: Mapping[str, Any]
     recipe: Mapping[str, Any]
     space: SearchSpace
+    batch_size: int
+    """Of the reference."""
     epochs: int
 
 
 PHOTOS = {"source": "folder", "path": "../shared/data/clothing"}
 TASKS = {
-    "digits": Task(preset="digits", data={}, recipe={}, space=SMALL, epochs=150),
-    "cifar10": Task(preset="cifar10", data={}, recipe={}, space=MIDDLING, epochs=50),
+    "digits": Task(preset="digits", data={}, recipe={}, space=SMALL, batch_size=64, epochs=150),
+    "cifar10": Task(preset="cifar10", data={}, recipe={}, space=MIDDLING, batch_size=128, epochs=50),
     "clothing": Task(
         preset="cifar10",
         data=PHOTOS | {"size": 64, "val": 0.2, "test": 0.2},
-        recipe={"crop": 6, "batch_size": 64},
+        recipe={"crop": 6, "batch_size": 64, "muon": 0.06},
         space=replace(MIDDLING, stem_stride=2),
+        batch_size=64,
         epochs=50,
     ),
 }
@@ -194,7 +197,7 @@ def rows_of(name: str, seed: int, methods: Sequence[str]) -> Iterator[Row]:
             ground = ground_of(folder, seed, load_params().train.recipe)
         reference = space_of(task.space, ground.classes)
         everywhere = default_architecture(reference)
-        plain = replace(ground.recipe, muon=0.0, progressive=False, dtype="float32")
+        plain = replace(ground.recipe, batch_size=task.batch_size, muon=0.0, progressive=False, dtype="float32")
         network, budget = ground.spent(task.epochs, reference, everywhere, plain, (ground.train, ground.val))
         float_file = ground.file(network, everywhere, Export())
         right, limit = ground.judge(float_file)
