@@ -9,6 +9,8 @@ thread, and two seeds side by side.
     plain_default  the plan's default network, the new recipe, the plan's precision
     plain_largest  likewise, the largest network of the plan's space within the budget
     random         likewise, four random networks within the budget for an eighth each; the best on val gets the rest
+    optuna         likewise, TPE and Hyperband in half of the seconds, trials as long as `random`'s; the best is trained
+    ray_tune       likewise, ASHA
 
 All of it takes a day on two cores. `EQUAL_COMPUTE="cifar10 11 12 line plain_default"` measures these data sets, seeds
 and methods alone; other rows of the result file stay, each with the commit that it was measured at.
@@ -61,6 +63,8 @@ from flows.checkout import paths
 from flows.checkout.files import read_json
 from flows.checkout.settings import load_params
 from tests.benchmarks.harness import RESULTS, ROOT, Row, git, markdown, result, spread
+from tests.benchmarks.planted import PLANTS, plant
+from tests.benchmarks.tuners import Found, Problem, by_optuna, by_ray_tune
 from tests.clones import fresh_clone, run
 
 NAME, REFERENCE = "equal_compute", "plain_res_k3"
@@ -88,6 +92,8 @@ class Task:
     batch_size: int
     """Of the reference."""
     epochs: int
+    plant: str = ""
+    """What is planted (tests/benchmarks/planted.py)."""
 
 
 PHOTOS = {"source": "folder", "path": "../shared/data/clothing"}
@@ -103,6 +109,7 @@ TASKS = {
         epochs=50,
     ),
 }
+TASKS |= {f"cifar10_{name}": replace(TASKS["cifar10"], plant=name) for name in PLANTS}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,20 +125,26 @@ class Ground:
     recipe: Recipe
     seed: int
 
-    def spent(self, epochs: int, space: Space, architecture: Architecture, recipe: Recipe, on: Sequence[Split]) -> Any:
-        """Train; return the network and the CPU seconds."""
-        network = build_network(space, architecture, self.statistics.mean, self.statistics.std, self.seed)
+    def epochs(
+        self, network: torch.nn.Module, epochs: int, recipe: Recipe, on: Sequence[Split]
+    ) -> Iterator[dict[str, torch.Tensor]]:
+        """Train; yield the state after every epoch."""
         both = Split(
             images=np.concatenate([one.images for one in on]), labels=np.concatenate([one.labels for one in on])
         )
         images, labels = split_tensors(both)
         torch.set_num_threads(THREADS)
-        began = time.process_time()
         for epoch in fit(
             network, images, labels, settings=Train(epochs=epochs, recipe=recipe), augment=base_augment(recipe),
             criterion=cross_entropy(recipe.label_smoothing), seed=self.seed,
         ):  # fmt: skip
-            state = epoch.state
+            yield epoch.state
+
+    def spent(self, epochs: int, space: Space, architecture: Architecture, recipe: Recipe, on: Sequence[Split]) -> Any:
+        """Train; return the network and the CPU seconds."""
+        network = build_network(space, architecture, self.statistics.mean, self.statistics.std, self.seed)
+        began = time.process_time()
+        *_, state = self.epochs(network, epochs, recipe, on)
         spent = time.process_time() - began
         load_state(network, state)
         return network, spent
@@ -193,6 +206,9 @@ def rows_of(name: str, seed: int, methods: Sequence[str]) -> Iterator[Row]:
         write_settings(folder, task, seed, {"latency_ms": 0.2, "minutes": 1.0e6})
         run(folder, "-m", "flows.ingest")
         run(folder, "-m", "dvc", "repro", "prepare")
+        if task.plant:
+            plant(folder, task.plant, seed)
+            run(folder, "-m", "dvc", "commit", "--force", "prepare")
         with chdir(folder):
             ground = ground_of(folder, seed, load_params().train.recipe)
         reference = space_of(task.space, ground.classes)
@@ -318,10 +334,38 @@ def random(
     return file, total + spent
 
 
+def tuned(
+    tuner: Callable[[Problem], Found],
+    ground: Ground, params: Params, costs: TrainingCosts, table: LatencyTable, limit: float, seconds: float,
+) -> tuple[bytes, float]:  # fmt: skip
+    """Half of the seconds for the tuner's trials; its best network is trained in the other."""
+    space = space_of(params.space, ground.classes)
+    budget = budget_of(space, table.predict, params.architecture, limit)
+    epochs = epochs_for(ground, costs, default_architecture(space), seconds / 2 / RANDOM, len(ground.train.labels))
+    images, labels = split_tensors(ground.val)
+
+    def fits(architecture: Architecture) -> bool:
+        return budget.spare(architecture) >= 0
+
+    def train(architecture: Architecture) -> Iterator[tuple[float, float]]:
+        make = partial(build_network, space, architecture, ground.statistics.mean, ground.statistics.std, ground.seed)
+        network, judged = make(), make()
+        began = time.process_time()
+        for state in ground.epochs(network, epochs, params.train.recipe, (ground.train,)):
+            load_state(judged, state)
+            yield accuracy(predict(judged, images), labels), time.process_time() - began
+
+    found = tuner(Problem(space=space, fits=fits, train=train, epochs=epochs, seconds=seconds / 2, seed=ground.seed))
+    file, spent = trained(ground, params, costs, space, found.architecture, seconds / 2)
+    return file, found.spent + spent
+
+
 RIVALS: dict[str, Callable[..., tuple[bytes, float]]] = {
     "plain_default": partial(plain, choose_default),
     "plain_largest": partial(plain, choose_largest),
     "random": random,
+    "optuna": partial(tuned, by_optuna),
+    "ray_tune": partial(tuned, by_ray_tune),
 }
 METHODS = ("line", *RIVALS)
 
