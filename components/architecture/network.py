@@ -78,14 +78,16 @@ class SqueezeExcite(nn.Module):
 
 
 class Residual(nn.Module):
-    """Two 3x3 convolutions and a shortcut, which is a 1x1 convolution if the shape changes."""
+    """Two 3x3 convolutions and a shortcut, which is a 1x1 convolution if the shape changes. With an expansion there are
+    more channels between them (Zagoruyko and Komodakis, BMVC 2016, widen both)."""
 
     def __init__(self, block: Block, layer: Layer) -> None:
         super().__init__()
+        hidden = layer.outputs * block.expansion
         self.body = nn.Sequential(
-            *convolution(layer.inputs, layer.outputs, block.kernel, layer.stride),
+            *convolution(layer.inputs, hidden, block.kernel, layer.stride),
             nn.ReLU(inplace=True),
-            *convolution(layer.outputs, layer.outputs, block.kernel),
+            *convolution(hidden, layer.outputs, block.kernel),
         )
         change = [] if layer.keeps_shape else convolution(layer.inputs, layer.outputs, 1, layer.stride)
         self.shortcut = nn.Sequential(*change)

@@ -4,7 +4,8 @@
     An `Architecture` is one block name a layer; a partial model is its first l names.
 
 Block names: `mb_k{3,5,7}_e{1..6}[_se]` is MobileNetV2's inverted bottleneck (kernel, expansion, squeeze-excite),
-`res_k3` is the plain 3x3 residual block, `identity` is no layer at all.
+`res_k3[_e{2..4}]` is the plain 3x3 residual block, with so many times as many channels between its convolutions,
+`identity` is no layer at all.
 """
 
 import re
@@ -72,13 +73,15 @@ def parse_block(name: str) -> Block:
     if bottleneck:
         kernel, expansion, squeeze = bottleneck.groups()
         return Block("mb", int(kernel), int(expansion), squeeze is not None)
-    plain = {"res_k3": Block("res"), IDENTITY: Block("identity")}
-    if name not in plain:
+    residual = re.fullmatch(r"res_k3(?:_e([2-4]))?", name)
+    if residual:
+        return Block("res", expansion=int(residual[1] or 1))
+    if name != IDENTITY:
         raise ValueError(
             f"architecture.blocks names {name!r}; known are mb_k{{3,5,7}}_e{{1..6}}, the same with _se, "
-            f"res_k3 and {IDENTITY}"
+            f"res_k3, res_k3_e{{2..4}} and {IDENTITY}"
         )
-    return plain[name]
+    return Block(IDENTITY)
 
 
 def space_of(settings: SearchSpace, classes: Classes) -> Space:

@@ -9,16 +9,15 @@ import onnx
 import torch
 
 from components.architecture.budget import limit_of
+from components.architecture.costs import block_costs
 from components.architecture.network import build_network, seeded
 from components.architecture.part_models import random_images, shift
-from components.architecture.parts import repeat_block
 from components.architecture.space import (
-    IDENTITY,
     Architecture,
     Space,
+    candidates,
     default_architecture,
     format_architecture,
-    parse_block,
     space_of,
 )
 from components.architecture.timing import measure_model
@@ -165,10 +164,10 @@ def untrained(space: Space, classes: Classes, architecture: Architecture) -> onn
 
 
 def dearest(space: Space) -> Architecture:
-    """Return the network of the block with the largest kernel and expansion, which on a CPU is the slowest."""
-    blocks = [name for name in space.blocks if name != IDENTITY]
-    return repeat_block(
-        space, max(blocks, key=lambda name: parse_block(name).kernel ** 2 * parse_block(name).expansion)
+    """Return the network of the block with the most FLOPs in each layer."""
+    return tuple(
+        max(candidates(space, index), key=lambda name: block_costs(name, layer).flops)
+        for index, layer in enumerate(space.layers)
     )
 
 

@@ -18,7 +18,8 @@ class SearchSpace:
     stages: tuple[tuple[int, int, int], ...]
     """(channels, layers, stride of the first layer) of each stage, from input to output."""
     blocks: Blocks
-    """Candidate blocks of every layer, the default network's first: mb_k{3,5,7}_e{1..6}[_se], res_k3, identity."""
+    """Candidate blocks of every layer, the default network's first: mb_k{3,5,7}_e{1..6}[_se], res_k3[_e{2..4}],
+    identity."""
 
     def __post_init__(self) -> None:
         require(self.stem >= 1, f"architecture.stem is {self.stem}; use at least 1")

@@ -173,7 +173,9 @@ def meaning(name: str) -> str:
     if block.family == "mb":
         squeeze = ", squeeze-and-excitation" if block.squeeze else ""
         return f"inverted bottleneck, {block.kernel}×{block.kernel} depthwise, expansion {block.expansion}{squeeze}"
-    return "3×3 residual block" if block.family == "res" else "no layer"
+    if block.family == "res":
+        return "3×3 residual block" + (f", {block.expansion} times as wide inside" if block.expansion > 1 else "")
+    return "no layer"
 
 
 def latency(params: Params) -> Iterator[Part]:

@@ -31,7 +31,7 @@ def images(count: int = 4, channels: int = 3) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize("name", ["mb_k3_e1", "mb_k5_e3", "mb_k7_e6", "mb_k3_e2_se", "res_k3"])
+@pytest.mark.parametrize("name", ["mb_k3_e1", "mb_k5_e3", "mb_k7_e6", "mb_k3_e2_se", "res_k3", "res_k3_e3"])
 @pytest.mark.parametrize("outputs", [6, 10])
 def test_every_block_maps_its_layers_shape(name: str, stride: int, outputs: int) -> None:
     block = build_block(name, Layer(6, outputs, stride, 7))

@@ -54,7 +54,9 @@ def test_the_default_network_is_the_first_legal_block_everywhere() -> None:
     )
 
 
-@pytest.mark.parametrize("name", ["mb_k4_e3", "mb_k3_e7", "mb_k3", "res_k5", "mb_k3_e3_see", ""])
+@pytest.mark.parametrize(
+    "name", ["mb_k4_e3", "mb_k3_e7", "mb_k3", "res_k5", "res_k3_e1", "res_k3_e5", "mb_k3_e3_see", ""]
+)
 def test_an_unknown_block_is_named_together_with_the_known_forms(name: str) -> None:
     with pytest.raises(ValueError, match=rf"'{name}'; known are mb_k"):
         space((name, "res_k3"))
@@ -63,6 +65,8 @@ def test_an_unknown_block_is_named_together_with_the_known_forms(name: str) -> N
 def test_block_names_say_kernel_expansion_and_gate() -> None:
     block = parse_block("mb_k5_e6_se")
     assert (block.family, block.kernel, block.expansion, block.squeeze) == ("mb", 5, 6, True)
+    wide = parse_block("res_k3_e2")
+    assert (wide.family, wide.kernel, wide.expansion, wide.squeeze) == ("res", 3, 2, False)
 
 
 def test_a_layer_that_nothing_can_be_is_refused() -> None:

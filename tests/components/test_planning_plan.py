@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from components.architecture.budget import limit_of
+from components.architecture.costs import costs_of
 from components.architecture.space import default_architecture, space_of
 from components.data.store import Classes
 from components.planning import plan as planning
-from components.planning.plan import Facts, Plan, Shaper, choose_dtype, make_plan
+from components.planning.plan import Facts, Plan, Shaper, choose_dtype, dearest, make_plan
 from components.planning.schedule import Settings
 from components.settings.budget import Budget
 from components.settings.planned import PLANNED
@@ -97,3 +98,13 @@ def test_layers_train_in_bfloat16_where_steps_are_measured_to_be_faster(monkeypa
         )
         assert choose_dtype(shaper, CPU[0], said).dtype == chosen
     assert said[-1].startswith("Layers train in bfloat16: bfloat16 is 1.50 times as fast here (200 µs an image")
+
+
+def test_the_dearest_network_has_the_most_flops_in_every_layer() -> None:
+    blocks = ("res_k3", "mb_k5_e6", "res_k3_e2", "identity")
+    settings = SearchSpace(stem=8, stem_stride=1, stages=((16, 2, 2),), blocks=blocks)
+    space = space_of(settings, Classes(names=FACTS.names, size=16, channels=1))
+    assert dearest(space) == ("res_k3_e2", "res_k3_e2")
+    narrow = space_of(replace(settings, stages=((8, 2, 2),)), Classes(names=FACTS.names, size=16, channels=1))
+    flops = {one: costs_of(narrow, (one, one)).flops for one in blocks[:3]}
+    assert costs_of(narrow, dearest(narrow)).flops >= max(flops.values())
