@@ -34,6 +34,7 @@ from components.training.loop import (
     cross_entropy,
     initial_state,
     load_state,
+    mixed_precision,
     schedule,
     steps_in,
     train_steps,
@@ -164,6 +165,7 @@ class World(ABC):
         would look like alignment. Raises ValueError for fewer than two images of val.
         """
         network, criterion = network_on(self.devices, self.make), cross_entropy()
+        gradient = partial(negative_gradient, recipe=self.recipe)
         images, labels = score_tensors(self.val, self.online)
         require(len(labels) > 1, "val has one image; reward alignment compares two halves of val, so raise data.val")
         order, rng = self.order(trunk)
@@ -171,8 +173,8 @@ class World(ABC):
         augmented = self.plain().augment(train_images.to(device_of(network)), torch_rng(rng))
         halves, val_loss, train_loss = [], 0.0, 0.0
         for half in (slice(0, None, 2), slice(1, None, 2)):
-            target, on_val = negative_gradient(network, state, images[half], labels[half], criterion)
-            training, on_train = negative_gradient(network, state, augmented[half], train_labels[half], criterion)
+            target, on_val = gradient(network, state, images[half], labels[half], criterion)
+            training, on_train = gradient(network, state, augmented[half], train_labels[half], criterion)
             halves.append({name: value - training[name] for name, value in target.items()})
             val_loss, train_loss = val_loss + on_val, train_loss + on_train
         return TargetGradient(halves=(halves[0], halves[1]), train_loss=train_loss / 2, val_loss=val_loss / 2)
@@ -184,7 +186,7 @@ class World(ABC):
         images, labels = split_tensors(self.train.at(order[: self.online.probe_images]))
         network = network_on(self.devices, self.make, copy)
         moved = treatment.augment(images.to(device_of(network)), torch_rng(rng))
-        gradient, _ = negative_gradient(network, state, moved, labels, treatment.criterion)
+        gradient, _ = negative_gradient(network, state, moved, labels, treatment.criterion, treatment.recipe)
         return gradient
 
     def order(self, trunk: int) -> tuple[Int64[np.ndarray, " n"], np.random.Generator]:
@@ -257,10 +259,11 @@ def negative_gradient(
     images: UInt8[Tensor, "n c h w"],
     labels: Int64[Tensor, " n"],
     criterion: Criterion,
+    recipe: Recipe,
 ) -> tuple[State, float]:
     """Return minus the gradient of the mean loss by every parameter (`model.<name>`), and the loss.
 
-    The network is in evaluation mode, on one thread.
+    The network is in evaluation mode, on one thread, and computes in the recipe's type.
     """
     load_state(network, state)
     network.eval()
@@ -270,8 +273,9 @@ def negative_gradient(
     mean = 0.0
     with one_thread():
         for batch, of_batch in zip(images.split(SCORE_BATCH), labels.split(SCORE_BATCH), strict=True):
-            features = classifier.features(batch.to(device))
-            loss = criterion(features, classifier.classifier.weight, of_batch.to(device))
+            with mixed_precision(device, recipe):
+                features = classifier.features(batch.to(device))
+            loss = criterion(features.float(), classifier.classifier.weight, of_batch.to(device))
             share = len(of_batch) / len(labels)
             mean += share * loss.item()
             for name, gradient in zip(total, torch.autograd.grad(-share * loss, parameters), strict=True):

@@ -32,13 +32,15 @@ from components.settings.require import require
 from components.settings.space import SearchSpace
 
 S = TypeVar("S")
-SEARCHES, RACE = 0.25, 0.2
-"""Shares of the searches together, and of the race; the final training gets the rest."""
-SPLIT = {"architecture": 0.5, "augmentation": 0.25, "loss": 0.25}
-"""How the searches divide their share."""
-PLENTY = 80
-"""Epochs of the default network that all the minutes must be worth before a quarter of them is searched with: below,
-more training brings more than a search (ours; docs/lab.md)."""
+RACE = 0.2
+"""Share of the race; the final training gets what race and searches leave."""
+PLENTY, ENOUGH = 80, 30
+"""Epochs of the default network that all the minutes must be worth for a thorough and for a short search: with fewer,
+more training brings more (ours; docs/lab.md)."""
+THOROUGH = {"architecture": 0.125, "augmentation": 0.0625, "loss": 0.0625}
+SHORT = {"architecture": 0.0, "augmentation": 0.03, "loss": 0.03}
+NONE = dict.fromkeys(THOROUGH, 0.0)
+"""Shares of the searches. A short one finds what is plain to see, as images that val has and train has not."""
 EPOCHS, STEPS = 30, 3000
 """A training: so many epochs, or so many steps if these are more. Without `budget.minutes` twice that is planned."""
 PARALLEL = 0.9
@@ -47,7 +49,8 @@ EVALUATED = 1 / 3
 """Cost of an image that is only evaluated, as a share of one that is trained on."""
 PROBES_SECONDS = 6.0
 """Seconds that the loss search's classifiers take whatever the network is (measured on digits)."""
-TRUNKS = 4
+TRUNKS = 3
+"""Of an online search."""
 MOST_WARMUP = 20.0
 """Epochs of the supernet's warm-up at most."""
 
@@ -133,8 +136,10 @@ class Machine:
         return self.scoring_seconds() + trained * self.random_image_seconds / self.costs.speedup
 
     def augmentation_seconds(self, online: Online) -> float:
-        """Return the seconds of the augmentation search; gradients of all elements are taken side by side."""
-        probed = (len(ELEMENTS) + 2) * online.probe_images if online.one_model else 0
+        """Return the seconds of the augmentation search; gradients of all elements are taken side by side, and of val
+        and as many training images."""
+        on_val = min(online.score_images or self.images, self.images)
+        probed = (len(ELEMENTS) + 1) * online.probe_images + 2 * on_val if online.one_model else 0
         return self.online_seconds(online, online.trunks * probed * self.image_seconds / self.workers)
 
     def loss_seconds(self, online: Online) -> float:
@@ -169,12 +174,11 @@ def make_schedule(machine: Machine, minutes: float) -> Schedule:
         f"budget.minutes is {minutes:g}, too few for one epoch of the default network on {machine.images} images; use "
         f"at least {1.06 * machine.epoch_seconds / 60:.2g}",  # so that two digits are not too few either
     )
-    searching = epochs >= PLENTY
-    shares = {word: SEARCHES * share * total if searching else 0.0 for word, share in SPLIT.items()}
+    shares = THOROUGH if epochs >= PLENTY else SHORT if epochs >= ENOUGH else NONE
     chosen = {
-        **choose_architecture(machine, shares["architecture"]),
-        **choose_online(machine, "augmentation", machine.augmentation_seconds, shares["augmentation"]),
-        **choose_online(machine, "loss", machine.loss_seconds, shares["loss"]),
+        **choose_architecture(machine, shares["architecture"] * total),
+        **choose_online(machine, "augmentation", machine.augmentation_seconds, shares["augmentation"] * total),
+        **choose_online(machine, "loss", machine.loss_seconds, shares["loss"] * total),
     }
     used = {key: value for key, value in chosen.items() if key in stated.unstated}
     searches = {
@@ -212,9 +216,9 @@ def tell(machine: Machine, minutes: float, seconds: Seconds, worth: Sequence[str
             f"Searched: {', '.join(worth)}, in {seconds.searches / 60:.2g} minutes "
             f"({seconds.searches / seconds.total:.0%})."
         )
-    elif epochs < PLENTY:
+    elif epochs < ENOUGH:
         yield (
-            f"Nothing is searched: with fewer than {PLENTY} epochs, longer training brings more. The race compares "
+            f"Nothing is searched: with fewer than {ENOUGH} epochs, longer training brings more. The race compares "
             "fixed rivals."
         )
     else:

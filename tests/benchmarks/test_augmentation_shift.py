@@ -51,9 +51,9 @@ def test_a_search_and_the_training_after_it_spend_c(name: str, monkeypatch: pyte
         spent["trained"] += sum(len(batch) for batch in batches)
         return train(*arguments, batches=batches, **more)
 
-    def counting_descent(network: Any, state: Any, images: Any, *more: Any) -> Any:
+    def counting_descent(network: Any, state: Any, images: Any, *more: Any, **own: Any) -> Any:
         spent["differentiated"] += len(images)
-        return negative_gradient(network, state, images, *more)
+        return negative_gradient(network, state, images, *more, **own)
 
     def counting_predict(network: Any, images: Any, **more: Any) -> Any:
         spent["scored"] += len(images)

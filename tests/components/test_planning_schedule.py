@@ -9,10 +9,11 @@ import pytest
 from components.architecture.space import space_of
 from components.data.store import Classes
 from components.planning.schedule import (
+    ENOUGH,
     PLENTY,
     RACE,
-    SEARCHES,
-    SPLIT,
+    SHORT,
+    THOROUGH,
     TRUNKS,
     Machine,
     Schedule,
@@ -86,8 +87,8 @@ def test_where_all_is_open_half_or_more_is_the_final_trainings_and_no_part_excee
     seconds, total = planned(epochs, on).seconds, 60 * minutes_of(epochs, on)
     assert seconds.total == pytest.approx(total, rel=1e-6)
     assert seconds.final >= 0.5 * total
-    for word, share in SPLIT.items():
-        assert getattr(seconds, word) <= 1.01 * share * SEARCHES * total
+    for word, share in THOROUGH.items():
+        assert getattr(seconds, word) <= 1.01 * share * total
     assert seconds.race <= RACE * total * (1 + 1e-9)
     assert seconds.race >= 0.95 * RACE * total or planned(epochs, on).settings["race.images"] == 64
 
@@ -98,14 +99,27 @@ def test_the_searches_use_what_they_are_given() -> None:
     assert seconds.architecture / total == pytest.approx(0.125, abs=0.01)
 
 
-@pytest.mark.parametrize("epochs", [1, 5, PLENTY - 1])
+@pytest.mark.parametrize("epochs", [1, 5, ENOUGH - 1])
 def test_with_few_epochs_nothing_is_searched_and_the_training_gets_what_the_race_leaves(epochs: float) -> None:
     schedule = planned(epochs)
     assert schedule.settings["architecture.strategy"] == "largest"
     assert schedule.settings["augmentation.online.trunks"] == schedule.settings["loss.online.trunks"] == 0
     assert schedule.seconds.searches == 0
-    assert any(f"fewer than {PLENTY} epochs" in sentence for sentence in schedule.sentences)
+    assert any(f"fewer than {ENOUGH} epochs" in sentence for sentence in schedule.sentences)
     assert schedule.seconds.final >= (1 - RACE) * 4 * epochs * 0.6
+
+
+@pytest.mark.parametrize("slow", [0.5, 1.0, 30.0])
+@pytest.mark.parametrize("epochs", [ENOUGH, PLENTY - 1])
+def test_with_enough_epochs_for_a_short_search_augmentation_and_loss_get_it(epochs: float, slow: float) -> None:
+    schedule, total = planned(epochs, machine(slow)), 60 * minutes_of(epochs, machine(slow))
+    assert schedule.settings["architecture.strategy"] == "largest"
+    for word in ("augmentation", "loss"):
+        seconds = getattr(schedule.seconds, word)
+        assert seconds <= 1.01 * SHORT[word] * total
+        assert (seconds > 0) is (schedule.settings[f"{word}.online.trunks"] == TRUNKS)
+    assert planned(60, machine(30.0)).seconds.loss > 0  # where the fixed costs are small beside a training
+    assert schedule.seconds.final >= 0.7 * total
 
 
 def test_with_plenty_every_search_runs_and_is_named() -> None:

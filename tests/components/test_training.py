@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from components.online.world import negative_gradient
 from components.settings.recipe import Recipe
 from components.settings.train import Train
 from components.training.crop_flip import base_augment, random_crop, random_flip
@@ -321,3 +322,16 @@ def test_lq_likelihood_is_minus_the_generalised_cross_entropy() -> None:
     expected = -((1 - 0.25**0.7) / 0.7 + (1 - 0.75**0.7) / 0.7) / 2
     assert lq_likelihood(logits, labels) == pytest.approx(expected)
     assert lq_likelihood(torch.tensor([[0.0, 1e6]]), torch.tensor([0])) == pytest.approx(-1 / 0.7)
+
+
+def test_a_gradient_in_bfloat16_points_where_that_in_float32_points() -> None:
+    images, labels = stripes()
+    state = initial_state(TinyNetwork())
+    found = [
+        negative_gradient(TinyNetwork(), state, images, labels, cross_entropy(), Recipe(dtype=dtype))[0]
+        for dtype in ("float32", "bfloat16")
+    ]
+    exact, rough = (torch.cat([value.flatten() for value in one.values()]) for one in found)
+    assert rough.dtype == torch.float32
+    assert not torch.equal(exact, rough)
+    assert F.cosine_similarity(exact, rough, dim=0) > 0.99
