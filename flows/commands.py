@@ -251,6 +251,7 @@ def parse(verb: str, arguments: Sequence[str] | None = None) -> argparse.Namespa
     chosen = parser_of(verb).parse_args(arguments)
     environment.require_environment()
     environment.spare_loopback()
+    environment.give_numpy_one_thread()
     return chosen
 
 

@@ -1,4 +1,5 @@
-"""Check, before a library is imported, that this is the right Python, and keep proxies away from local addresses.
+"""Before a library is imported: check that this is the right Python, keep proxies away from local addresses, and give
+numpy one thread.
 
 Only the standard library is imported here.
 """
@@ -11,6 +12,9 @@ NEEDED = ("filelock", "pydantic", "torch")
 """Libraries that show that this is the line's environment. (`mlflow` would not: a folder has that name.)"""
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 PROXIES = ("http_proxy", "https_proxy", "all_proxy")
+
+
+NUMPY_THREADS = "OPENBLAS_NUM_THREADS"
 
 
 def require_environment() -> None:
@@ -40,3 +44,12 @@ def spare_loopback() -> None:
         given = os.environ.get(name) or os.environ.get(name.swapcase(), "")
         hosts = [host.strip() for host in given.split(",") if host.strip()]
         os.environ[name] = ",".join([*hosts, *(host for host in LOOPBACK if host not in hosts)])
+
+
+def give_numpy_one_thread() -> None:
+    """Let numpy compute products on one thread, unless a person has set the number; it reads this when it is loaded.
+
+    On two threads, while other work runs, products as small as the searches' take seventy times as long (OpenBLAS spins
+    at every one), and their last bits depend on the number of cores.
+    """
+    os.environ.setdefault(NUMPY_THREADS, "1")

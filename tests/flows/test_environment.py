@@ -105,3 +105,19 @@ def test_another_python_is_one_sentence_and_2() -> None:
     (said,) = done.stderr.splitlines()
     assert said.startswith(f"error: {sys.executable} has no filelock: it is not the Python of the line's environment")
     assert said.endswith("; activate that first, with `source .venv/bin/activate`")
+
+
+@pytest.mark.parametrize(("given", "expected"), [(None, 1), ("2", 2)])
+def test_numpy_computes_on_one_thread_unless_a_person_says_otherwise(given: str | None, expected: int) -> None:
+    code = """
+from flows import commands
+commands.parse("stage", ["plan"])
+import numpy
+from threadpoolctl import threadpool_info
+print(*(one["num_threads"] for one in threadpool_info() if one["internal_api"] == "openblas"))
+"""
+    bare = {name: value for name, value in os.environ.items() if name != "OPENBLAS_NUM_THREADS"}
+    bare.pop("OMP_NUM_THREADS", None)
+    own = bare if given is None else bare | {"OPENBLAS_NUM_THREADS": given}
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=own, capture_output=True, text=True, check=True)
+    assert set(map(int, done.stdout.split())) == {min(expected, os.cpu_count() or 1)}
