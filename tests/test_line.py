@@ -392,8 +392,9 @@ def test_an_ended_or_killed_flow_leaves_no_process_and_the_next_goes_on_after_th
     assert stages_run(again)[0].startswith("train@")
     settings.write_text(settings.read_text().replace("epochs: 400\n", "epochs: 2\n"))
     done = run(by_flow, "-m", "flows.retrain")
-    repeated = [name for name in stages_run(done.stdout + done.stderr) if not name.endswith("@baseline")]
-    assert repeated == ["train@searched", "evaluate@searched"]  # the baseline anew only if its bytes are
+    repeated = stages_run(done.stdout + done.stderr)
+    assert repeated[0] == "train@searched"  # it depends on the loss that was found, whether or not that ships
+    assert {name.partition("@")[0] for name in repeated} <= {"train", "evaluate"}  # the latter only for new bytes
     assert kills.stuck(by_flow) == 0
     database = sqlite3.connect(by_flow / ".prefect-home" / "prefect.db")
     states = [state for (state,) in database.execute("SELECT state_type FROM flow_run ORDER BY start_time")]
