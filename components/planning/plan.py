@@ -88,8 +88,8 @@ def make_plan(settings: Settings, facts: Facts, device: torch.device = CPU[0]) -
     export = choose_precision(shaper, sentences) if "export.quantize" in open_ else settings.export
     shaper = replace(shaper, export=export)
     if "train.recipe.dtype" in open_:
-        shaper = replace(shaper, settings=replace(settings, recipe=choose_dtype(shaper, device, sentences)))
-        settings = shaper.settings
+        settings = replace(settings, recipe=choose_dtype(shaper, device, sentences))
+        shaper = replace(shaper, settings=settings)
     shape = choose_shape(shaper, facts.images, device, sentences)
     machine = Machine(settings=settings, space=shape.space, costs=shape.costs, images=facts.images)
     minutes = settings.budget.minutes
@@ -191,9 +191,7 @@ def choose_dtype(shaper: Shaper, device: torch.device, sentences: list[str]) -> 
     """Choose bfloat16 for the training's layers where it is worth it: whole steps of a middling network, both ways."""
     recipes = [replace(shaper.settings.recipe, dtype=dtype) for dtype in ("float32", "bfloat16")]
     with one_thread():
-        seconds = [
-            time_step(shaper.space(FIRST), one, one.batch_size, shaper.classes.size, device=device) for one in recipes
-        ]
+        seconds = [time_step(shaper.space(FIRST), one, shaper.classes.size, device=device) for one in recipes]
     faster = seconds[0] / seconds[1]
     chosen = recipes[faster >= WORTH]
     sentences.append(

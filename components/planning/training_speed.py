@@ -32,22 +32,21 @@ def measure_training(space: Space, recipe: Recipe, threads: int, device: torch.d
 
     A step has the recipe's batch, since what the optimiser does is shared by its images.
     """
-    batch = recipe.batch_size
     layers = tuple(str(layer) for layer in space.layers)
     modules, examples = part_modules(space)
     with one_thread():
         seconds = {name: time_part(module, examples[name], recipe) for name, module in modules.items() if name != EMPTY}
-        steps = [time_step(space, recipe, batch, side) for side in sides(space.size)]
-        alone = time_step(space, recipe, batch, space.size, time.perf_counter)
+        steps = [time_step(space, recipe, side) for side in sides(space.size)]
+        alone = time_step(space, recipe, space.size, time.perf_counter)
     default = default_architecture(space)
     known = sum(seconds[name] for name in parts(layers, default))
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
-    together = time_step(space, recipe, batch, space.size, time.perf_counter) if threads > 1 else alone
+    together = time_step(space, recipe, space.size, time.perf_counter) if threads > 1 else alone
     torch.set_num_threads(before)
     scale = 1.0
     if device.type != "cpu":
-        steps = [time_step(space, recipe, batch, side, device=device) for side in sides(space.size)]
+        steps = [time_step(space, recipe, side, device=device) for side in sides(space.size)]
         scale, together = steps[-1] / alone, alone
     return TrainingCosts(
         layers=layers,
@@ -80,7 +79,6 @@ def time_part(module: nn.Module, example: Tensor, recipe: Recipe) -> float:
 def time_step(
     space: Space,
     recipe: Recipe,
-    batch: int,
     side: int,
     clock: Callable[[], float] | None = None,
     device: torch.device = CPU[0],
@@ -88,7 +86,7 @@ def time_step(
     """Return the seconds an image of a training step of the default network: of the CPU, or by the wall clock where
     another device computes, for which a step waits."""
     clock = clock or (time.process_time if device.type == "cpu" else time.perf_counter)
-    blank = (0.5,) * space.channels
+    batch, blank = recipe.batch_size, (0.5,) * space.channels
     network = build_network(space, default_architecture(space), blank, blank).to(device)
     shape = (batch, space.channels, space.size, space.size)
     images = torch.from_numpy(stream(0, "images to time").integers(0, 256, shape, dtype="uint8"))

@@ -14,9 +14,6 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 PROXIES = ("http_proxy", "https_proxy", "all_proxy")
 
 
-NUMPY_THREADS = "OPENBLAS_NUM_THREADS"
-
-
 def require_environment() -> None:
     """End the process with one sentence and exit code 2 in a Python that lacks the line's libraries.
 
@@ -52,4 +49,4 @@ def give_numpy_one_thread() -> None:
     On two threads, while other work runs, products as small as the searches' take seventy times as long (OpenBLAS spins
     at every one), and their last bits depend on the number of cores.
     """
-    os.environ.setdefault(NUMPY_THREADS, "1")
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")

@@ -124,7 +124,6 @@ class Ground:
     train: Split
     val: Split
     test: Split
-    recipe: Recipe
     seed: int
 
     def epochs(
@@ -167,9 +166,10 @@ def rows() -> Iterator[Row]:
     words = os.environ.get("EQUAL_COMPUTE", "").split()
     names = [name for name in TASKS if name in words] or list(TASKS)
     seeds = [seed for seed in SEEDS if str(seed) in words] or list(SEEDS)
-    methods = [REFERENCE, *([one for one in METHODS if one in words] or METHODS)]
+    methods = [one for one in METHODS if one in words] or METHODS
+    rivals = [one for one in methods if one in RIVALS]
     commit, measured = git("rev-parse", "--short", "HEAD"), set()
-    for row in in_processes([(name, seed, methods) for name in names for seed in seeds]):
+    for row in in_processes([(name, seed, rivals) for name in names for seed in seeds]):
         measured.add(key_of(row))
         yield {**row, "commit": commit}
     earlier = result(NAME)["rows"] if (RESULTS / f"{NAME}.json").exists() else []
@@ -192,16 +192,16 @@ def in_processes(tasks: Sequence[tuple[str, int, Sequence[str]]]) -> Iterator[Ro
             job.result()  # raises what it raised
 
 
-def put_rows(queue: Any, name: str, seed: int, methods: Sequence[str]) -> None:
+def put_rows(queue: Any, name: str, seed: int, rivals: Sequence[str]) -> None:
     try:
-        for row in rows_of(name, seed, methods):
+        for row in rows_of(name, seed, rivals):
             queue.put(row)
     finally:
         queue.put(None)
 
 
-def rows_of(name: str, seed: int, methods: Sequence[str]) -> Iterator[Row]:
-    """Yield a row for every method, the reference's first."""
+def rows_of(name: str, seed: int, rivals: Sequence[str]) -> Iterator[Row]:
+    """Yield a row for the reference, for the line, whose plan the rivals take, and for each of these."""
     task = TASKS[name]
     with TemporaryDirectory() as place:
         folder = fresh_clone(Path(place), ROOT / "flows" / "presets" / f"{task.preset}.yaml")
@@ -212,10 +212,10 @@ def rows_of(name: str, seed: int, methods: Sequence[str]) -> Iterator[Row]:
             plant(folder, task.plant, seed)
             run(folder, "-m", "dvc", "commit", "--force", "prepare")
         with chdir(folder):
-            ground = ground_of(folder, seed, load_params().train.recipe)
+            ground, recipe = ground_of(folder, seed), load_params().train.recipe
         reference = space_of(task.space, ground.classes)
         everywhere = default_architecture(reference)
-        plain = replace(ground.recipe, batch_size=task.batch_size, muon=0.0, progressive=False, dtype="float32")
+        plain = replace(recipe, batch_size=task.batch_size, muon=0.0, progressive=False, dtype="float32")
         network, budget = ground.spent(task.epochs, reference, everywhere, plain, (ground.train, ground.val))
         float_file = ground.file(network, everywhere, Export())
         right, limit = ground.judge(float_file)
@@ -230,9 +230,7 @@ def rows_of(name: str, seed: int, methods: Sequence[str]) -> Iterator[Row]:
             params = load_params()
             speeds = Speeds.from_json(read_json(paths.SPEEDS))
             table = LatencyTable.from_json(read_json(paths.LATENCY_TABLE))
-        for method in methods:
-            if method not in RIVALS:
-                continue
+        for method in rivals:
             file, spent = RIVALS[method](ground, params, speeds.costs, table, limit, budget)
             right, ms = ground.judge(file)
             yield row(about, method, right, spent, ms, limit)
@@ -264,7 +262,7 @@ def write_settings(folder: Path, task: Task, seed: int, budget: Mapping[str, Any
     file.write_text(yaml.safe_dump(values, sort_keys=False))
 
 
-def ground_of(folder: Path, seed: int, recipe: Recipe) -> Ground:
+def ground_of(folder: Path, seed: int) -> Ground:
     train, val, test = (open_split(folder / path) for path in (paths.TRAIN, paths.VAL, paths.TEST))
     return Ground(
         folder=folder,
@@ -273,7 +271,6 @@ def ground_of(folder: Path, seed: int, recipe: Recipe) -> Ground:
         train=train,
         val=val,
         test=test,
-        recipe=recipe,
         seed=seed,
     )
 
