@@ -2,7 +2,8 @@
 
 MBConv is from Sandler et al., MobileNetV2, CVPR 2018 (with ReLU instead of ReLU6: the same cost, and one operator less
 to export), squeeze-excite from Howard et al., MobileNetV3, ICCV 2019 (hard sigmoid), the residual block from He et al.,
-CVPR 2016.
+CVPR 2016, convolutions with max pooling between them from Jordan's airbench for CIFAR-10, 2024 (there without an
+expansion).
 
     b  images   c  channels   h, w  sides   d  features   k  classes
 """
@@ -15,7 +16,17 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from components.architecture.space import Architecture, Block, Layer, Space, parse_architecture, parse_block, space_of
+from components.architecture.space import (
+    IDENTITY,
+    POOL,
+    Architecture,
+    Block,
+    Layer,
+    Space,
+    parse_architecture,
+    parse_block,
+    space_of,
+)
 from components.data.store import Classes, Statistics
 from components.settings.space import SearchSpace
 from components.streams import torch_stream
@@ -96,6 +107,26 @@ class Residual(nn.Module):
         return F.relu(self.body(x) + self.shortcut(x))
 
 
+class Pooled(nn.Module):
+    """A 3x3 convolution at the full size of the image, max pooling, and another 3x3 convolution. With an expansion
+    there are more channels between them."""
+
+    def __init__(self, block: Block, layer: Layer) -> None:
+        super().__init__()
+        hidden = layer.outputs * block.expansion
+        self.body = nn.Sequential(
+            *convolution(layer.inputs, hidden, block.kernel),
+            nn.ReLU(inplace=True),
+            nn.MaxPool2d(layer.stride, ceil_mode=True),
+            *convolution(hidden, layer.outputs, block.kernel),
+            nn.ReLU(inplace=True),
+        )
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c2 h2 w2"]:
+        result: Tensor = self.body(x)
+        return result
+
+
 def convolution(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> list[nn.Module]:
     """Return a padded convolution and its batch norm."""
     return [
@@ -109,7 +140,12 @@ def build_identity(block: Block, layer: Layer) -> nn.Module:
     return nn.Identity()
 
 
-FAMILIES: dict[str, Callable[[Block, Layer], nn.Module]] = {"mb": MBConv, "res": Residual, "identity": build_identity}
+FAMILIES: dict[str, Callable[[Block, Layer], nn.Module]] = {
+    "mb": MBConv,
+    "res": Residual,
+    POOL: Pooled,
+    IDENTITY: build_identity,
+}
 """The module of each family of block names."""
 
 

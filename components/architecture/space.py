@@ -5,7 +5,8 @@
 
 Block names: `mb_k{3,5,7}_e{1..6}[_se]` is MobileNetV2's inverted bottleneck (kernel, expansion, squeeze-excite),
 `res_k3[_e{2..4}]` is the plain 3x3 residual block, with so many times as many channels between its convolutions,
-`identity` is no layer at all.
+`pool_k3[_e{2..4}]` two 3x3 convolutions with max pooling between them, only where the image is made smaller, `identity`
+is no layer at all, only where the shape is kept.
 """
 
 import re
@@ -18,6 +19,8 @@ from components.settings.space import Blocks, SearchSpace
 Architecture = tuple[str, ...]
 
 IDENTITY = "identity"
+POOL = "pool"
+"""Family of the blocks that make the image smaller by pooling."""
 
 
 @dataclass(frozen=True)
@@ -73,13 +76,14 @@ def parse_block(name: str) -> Block:
     if bottleneck:
         kernel, expansion, squeeze = bottleneck.groups()
         return Block("mb", int(kernel), int(expansion), squeeze is not None)
-    residual = re.fullmatch(r"res_k3(?:_e([2-4]))?", name)
-    if residual:
-        return Block("res", expansion=int(residual[1] or 1))
+    convolutions = re.fullmatch(r"(res|pool)_k3(?:_e([2-4]))?", name)
+    if convolutions:
+        family, expansion = convolutions.groups()
+        return Block(family, expansion=int(expansion or 1))
     if name != IDENTITY:
         raise ValueError(
             f"architecture.blocks names {name!r}; known are mb_k{{3,5,7}}_e{{1..6}}, the same with _se, "
-            f"res_k3, res_k3_e{{2..4}} and {IDENTITY}"
+            f"res_k3, res_k3_e{{2..4}}, pool_k3, pool_k3_e{{2..4}} and {IDENTITY}"
         )
     return Block(IDENTITY)
 
@@ -106,7 +110,8 @@ def space_of(settings: SearchSpace, classes: Classes) -> Space:
     for index, layer in enumerate(space.layers):
         require(
             candidates(space, index) != (),
-            f"architecture.blocks holds only {IDENTITY}, which layer {index} ({layer}) cannot be; name another block",
+            f"architecture.blocks names no block that layer {index} ({layer}) can be: {IDENTITY} needs a layer that "
+            f"keeps its shape, {POOL}_k3 one of stride 2; name another block",
         )
     require(
         settings.blocks != (IDENTITY,),
@@ -121,9 +126,17 @@ def after_stride(size: int, stride: int) -> int:
 
 
 def candidates(space: Space, layer: int) -> Blocks:
-    """Return the blocks that a layer can have; identity only if the layer keeps its input's shape."""
-    legal = (name for name in space.blocks if name != IDENTITY or space.layers[layer].keeps_shape)
+    """Return the blocks that a layer can have: identity only if it keeps its input's shape, pooling only if it has a
+    stride."""
+    legal = (name for name in space.blocks if is_legal(name, space.layers[layer]))
     return tuple(name for name in legal if (layer, name) not in space.barred)
+
+
+def is_legal(name: str, layer: Layer) -> bool:
+    """Whether the layer's shapes allow the block."""
+    if name == IDENTITY:
+        return layer.keeps_shape
+    return layer.stride > 1 or parse_block(name).family != POOL
 
 
 def default_architecture(space: Space) -> Architecture:

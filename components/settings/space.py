@@ -19,7 +19,7 @@ class SearchSpace:
     """(channels, layers, stride of the first layer) of each stage, from input to output."""
     blocks: Blocks
     """Candidate blocks of every layer, the default network's first: mb_k{3,5,7}_e{1..6}[_se], res_k3[_e{2..4}],
-    identity."""
+    pool_k3[_e{2..4}] (in layers with stride 2), identity (in layers that keep their shape)."""
 
     def __post_init__(self) -> None:
         require(self.stem >= 1, f"architecture.stem is {self.stem}; use at least 1")

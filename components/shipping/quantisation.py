@@ -26,7 +26,7 @@ from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
 from components.settings.export import Export
 
-INTEGER = ("Conv", "Add", "Relu", "Mul")
+INTEGER = ("Conv", "Add", "Relu", "Mul", "MaxPool")
 """Operators that ONNX Runtime computes on uint8 (a Relu vanishes, because its output's smallest value is 0)."""
 BATCH = 32
 """Number of images that calibration runs at a time."""

@@ -7,7 +7,7 @@ from typing import Any
 from components.architecture.latency import LatencyTable
 from components.architecture.pareto import front, last_scores
 from components.architecture.search import Scored
-from components.architecture.space import IDENTITY, Space, blocks_of, parse_architecture, parse_block, space_of
+from components.architecture.space import IDENTITY, POOL, Space, blocks_of, parse_architecture, parse_block, space_of
 from components.charts import score_against_latency
 from components.data.store import read_classes
 from components.settings.params import Params
@@ -24,6 +24,8 @@ DRAWN = 2000
 """Largest number of networks in the chart of scores."""
 LISTED = 60
 """Largest number of rows in the pool's table."""
+PLAIN = {"res": "3×3 residual block", POOL: "two 3×3 convolutions with max pooling between them"}
+"""Families of plain convolutions, in words."""
 
 
 def method(params: Params) -> Iterator[Part]:
@@ -173,8 +175,8 @@ def meaning(name: str) -> str:
     if block.family == "mb":
         squeeze = ", squeeze-and-excitation" if block.squeeze else ""
         return f"inverted bottleneck, {block.kernel}×{block.kernel} depthwise, expansion {block.expansion}{squeeze}"
-    if block.family == "res":
-        return "3×3 residual block" + (f", {block.expansion} times as wide inside" if block.expansion > 1 else "")
+    if block.family in PLAIN:
+        return PLAIN[block.family] + (f", {block.expansion} times as wide inside" if block.expansion > 1 else "")
     return "no layer"
 
 

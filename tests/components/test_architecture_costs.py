@@ -17,11 +17,12 @@ from components.settings.architecture import Architecture as ArchitectureSetting
 from components.shipping.export import RawImages, export_network
 
 CLASSES = Classes(names=tuple("0123456789"), size=16, channels=1)
-BLOCKS = ("mb_k3_e3", "mb_k5_e6_se", "mb_k3_e1", "res_k3", "identity")
+BLOCKS = ("mb_k3_e3", "mb_k5_e6_se", "mb_k3_e1", "res_k3", "pool_k3", "identity")
 MIXED: Architecture = ("mb_k3_e3", "mb_k5_e6_se", "res_k3", "res_k3", "identity")
 LARGE: Architecture = ("mb_k5_e6_se",) * 5
 SMALL: Architecture = ("mb_k3_e1", "identity", "mb_k3_e1", "identity", "identity")
-NETWORKS = (MIXED, LARGE, SMALL)
+POOLED: Architecture = ("pool_k3", "res_k3", "pool_k3", "res_k3", "identity")
+NETWORKS = (MIXED, LARGE, SMALL, POOLED)
 
 
 def settings(**changes: object) -> ArchitectureSettings:
@@ -95,6 +96,13 @@ def test_by_hand_a_residual_block_that_changes_the_shape_keeps_its_input_for_the
     assert costs.flops == 2 * 16 * (4 * 8 * 9 + 8 * 8 * 9 + 4 * 8)
     # beside the input: 8 channels of the body before and after its second convolution, or body and shortcut
     assert costs.memory_bytes == 4 * (64 * 4 + 16 * (8 + 8))
+
+
+def test_by_hand_pooling_comes_after_a_convolution_at_the_full_size() -> None:
+    costs = block_costs("pool_k3_e2", Layer(4, 6, 2, 8))
+    assert costs.parameters == 4 * 12 * 9 + 12 * 6 * 9 + 2 * 12 + 2 * 6
+    assert costs.flops == 2 * (64 * 4 * 12 * 9 + 16 * 12 * 6 * 9)
+    assert costs.memory_bytes == 4 * (64 * 4 + 64 * 12)  # the first convolution's input and output
 
 
 def test_by_hand_a_gate_reads_the_activation_it_scales_in_place() -> None:

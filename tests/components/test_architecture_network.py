@@ -31,7 +31,9 @@ def images(count: int = 4, channels: int = 3) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize("name", ["mb_k3_e1", "mb_k5_e3", "mb_k7_e6", "mb_k3_e2_se", "res_k3", "res_k3_e3"])
+@pytest.mark.parametrize(
+    "name", ["mb_k3_e1", "mb_k5_e3", "mb_k7_e6", "mb_k3_e2_se", "res_k3", "res_k3_e3", "pool_k3", "pool_k3_e2"]
+)
 @pytest.mark.parametrize("outputs", [6, 10])
 def test_every_block_maps_its_layers_shape(name: str, stride: int, outputs: int) -> None:
     block = build_block(name, Layer(6, outputs, stride, 7))
@@ -45,6 +47,18 @@ def test_blocks_that_keep_the_shape_have_a_shortcut() -> None:
         norms = [module for module in block.modules() if isinstance(module, torch.nn.BatchNorm2d)]
         torch.nn.init.zeros_(norms[-1].weight)
         assert torch.equal(block(x), x), name
+
+
+def test_pooling_keeps_the_strongest_answer_wherever_it_stands() -> None:
+    block = build_block("pool_k3", Layer(1, 1, 2, 8)).eval()
+    first, second = (module for module in block.modules() if isinstance(module, torch.nn.Conv2d))
+    for convolution in (first, second):
+        torch.nn.init.dirac_(convolution.weight)  # passes the image on
+    images = torch.zeros(2, 1, 8, 8)
+    images[0, 0, 2, 4], images[1, 0, 3, 5] = 1.0, 1.0  # in the same four pixels
+    answers = block(images)
+    assert torch.equal(answers[0], answers[1])
+    assert answers[0, 0].nonzero().tolist() == [[1, 2]]
 
 
 def test_an_unknown_block_is_named() -> None:

@@ -44,6 +44,14 @@ def test_identity_stands_only_where_the_shape_is_kept() -> None:
     assert legal == [0, 1, 3, 4]
 
 
+def test_pooling_stands_only_where_the_image_is_made_smaller() -> None:
+    mixed = space(("pool_k3", "res_k3"))
+    assert [layer for layer in range(5) if "pool_k3" in candidates(mixed, layer)] == [2]
+    assert default_architecture(mixed) == ("res_k3", "res_k3", "pool_k3", "res_k3", "res_k3")
+    with pytest.raises(ValueError, match=r"no block that layer 0 .* can be: .* pool_k3 one of stride 2"):
+        space(("pool_k3",))
+
+
 def test_the_default_network_is_the_first_legal_block_everywhere() -> None:
     assert default_architecture(space(("identity", "res_k3"))) == (
         "identity",
@@ -55,7 +63,7 @@ def test_the_default_network_is_the_first_legal_block_everywhere() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["mb_k4_e3", "mb_k3_e7", "mb_k3", "res_k5", "res_k3_e1", "res_k3_e5", "mb_k3_e3_see", ""]
+    "name", ["mb_k4_e3", "mb_k3_e7", "mb_k3", "res_k5", "res_k3_e1", "res_k3_e5", "mb_k3_e3_see", "pool", "pool_k5", ""]
 )
 def test_an_unknown_block_is_named_together_with_the_known_forms(name: str) -> None:
     with pytest.raises(ValueError, match=rf"'{name}'; known are mb_k"):
@@ -67,10 +75,12 @@ def test_block_names_say_kernel_expansion_and_gate() -> None:
     assert (block.family, block.kernel, block.expansion, block.squeeze) == ("mb", 5, 6, True)
     wide = parse_block("res_k3_e2")
     assert (wide.family, wide.kernel, wide.expansion, wide.squeeze) == ("res", 3, 2, False)
+    pooled = parse_block("pool_k3_e4")
+    assert (pooled.family, pooled.kernel, pooled.expansion, pooled.squeeze) == ("pool", 3, 4, False)
 
 
 def test_a_layer_that_nothing_can_be_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"layer 2 .* cannot be"):
+    with pytest.raises(ValueError, match=r"no block that layer 2 .* can be: identity needs"):
         space(("identity",))
 
 

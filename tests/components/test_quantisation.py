@@ -45,11 +45,11 @@ def test_integers_start_behind_the_first_convolution_and_leave_gates_and_classif
         ("Mul", "x scale", "scaled"), ("Conv", "scaled w", "first"), ("Relu", "first", "a"), ("Conv", "a w", "b"),
         ("ReduceMean", "b", "mean"), ("Conv", "mean w", "squeezed"), ("Relu", "squeezed", "s"), ("Conv", "s w", "e"),
         ("HardSigmoid", "e", "gate"), ("Mul", "b gate", "gated"), ("Add", "a gated", "sum"),
-        ("ReduceMean", "sum", "pooled"), ("Gemm", "pooled w", "logits"),
+        ("MaxPool", "sum", "smaller"), ("ReduceMean", "smaller", "pooled"), ("Gemm", "pooled w", "logits"),
     ]  # fmt: skip
     nodes = [helper.make_node(kind, takes.split(), [gives], name=f"to {gives}") for kind, takes, gives in steps]
     graph = helper.make_graph(nodes, "by hand", [helper.make_tensor_value_info("x", TensorProto.FLOAT, None)], [])
-    assert integer_nodes(graph) == ["to a", "to b", "to gated", "to sum"]
+    assert integer_nodes(graph) == ["to a", "to b", "to gated", "to sum", "to smaller"]
 
 
 def test_a_range_goes_from_the_smallest_to_the_largest_value_of_all_images() -> None:
