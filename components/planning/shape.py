@@ -1,8 +1,9 @@
 """The shape of the space: resolution, and widths so that the default network just fits the budget.
 
-Residual blocks everywhere, as wide as the budget allows, are the strongest network that one would choose by hand.
-Around it the space has cheaper and dearer blocks, so that a search can trade one layer against another. A space's width
-is that of its stem; the width of a stage is a multiple of it.
+Plain 3x3 convolutions, with max pooling where the image is made smaller and with shortcuts elsewhere, as wide as the
+budget allows, are the strongest network that one would choose by hand (docs/lab.md). Around it the space has cheaper
+and dearer blocks, so that a search can trade one layer against another. A space's width is that of its stem; the width
+of a stage is a multiple of it.
 """
 
 from collections.abc import Callable, Mapping
@@ -44,8 +45,8 @@ class Template:
 
 TEMPLATES = (
     Template(side=4, stem_stride=1, stages=((1.5, 2, 2), (3.0, 3, 2))),
-    Template(side=24, stem_stride=1, stages=((2.0, 2, 2), (4.0, 2, 2), (8.0, 2, 2))),
-    Template(side=48, stem_stride=2, stages=((2.0, 2, 2), (4.0, 2, 2), (8.0, 2, 2))),
+    Template(side=24, stem_stride=1, stages=((2.0, 1, 2), (4.0, 2, 2), (8.0, 2, 2))),
+    Template(side=48, stem_stride=2, stages=((2.0, 1, 2), (4.0, 2, 2), (8.0, 2, 2))),
     Template(side=112, stem_stride=2, stages=((1.5, 2, 2), (2.0, 2, 2), (4.0, 3, 2), (8.0, 2, 2))),
 )
 """Stages for small and for large images (ours), the last whose side is not above the image's."""

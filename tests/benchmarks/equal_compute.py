@@ -283,8 +283,8 @@ def line_seconds(folder: Path) -> float:
     return 60 * sum(last.get(stage, 0.0) for stage in STAGES)
 
 
-def epochs_for(ground: Ground, costs: TrainingCosts, architecture: Architecture, seconds: float, images: int) -> int:
-    """Epochs that take about so many CPU seconds on two threads, by the plan's speeds."""
+def epochs_for(costs: TrainingCosts, architecture: Architecture, seconds: float, images: int) -> int:
+    """Epochs that take about so many CPU seconds, by the plan's speeds."""
     each = costs.final_seconds(architecture) * THREADS
     return max(1, round(seconds / (each * images)))
 
@@ -294,7 +294,7 @@ def trained(
 ) -> tuple[bytes, float]:
     """Train on train and val with the new recipe; return the file in the plan's precision, and the seconds."""
     images = len(ground.train.labels) + len(ground.val.labels)
-    epochs = epochs_for(ground, costs, architecture, seconds, images)
+    epochs = epochs_for(costs, architecture, seconds, images)
     network, spent = ground.spent(epochs, space, architecture, params.train.recipe, (ground.train, ground.val))
     return ground.file(network, architecture, params.export), spent
 
@@ -325,7 +325,7 @@ def random(
     images, labels = split_tensors(ground.val)
     scores, total = [], 0.0
     for architecture in drawn:
-        epochs = epochs_for(ground, costs, architecture, seconds / 2 / RANDOM, len(ground.train.labels))
+        epochs = epochs_for(costs, architecture, seconds / 2 / RANDOM, len(ground.train.labels))
         network, spent = ground.spent(epochs, space, architecture, params.train.recipe, (ground.train,))
         scores.append(accuracy(predict(network, images), labels))
         total += spent
@@ -340,7 +340,7 @@ def tuned(
     """Half of the seconds for the tuner's trials; its best network is trained in the other."""
     space = space_of(params.space, ground.classes)
     budget = budget_of(space, table.predict, params.architecture, limit)
-    epochs = epochs_for(ground, costs, default_architecture(space), seconds / 2 / RANDOM, len(ground.train.labels))
+    epochs = epochs_for(costs, default_architecture(space), seconds / 2 / RANDOM, len(ground.train.labels))
     images, labels = split_tensors(ground.val)
 
     def fits(architecture: Architecture) -> bool:
