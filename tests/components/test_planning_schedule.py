@@ -163,8 +163,8 @@ def test_minutes_too_few_for_an_epoch_are_refused_with_the_number_that_would_do(
 def test_what_a_person_states_of_the_race_is_counted_and_the_training_gets_the_rest() -> None:
     on = machine(race__images=64)
     seconds, total = planned(60, on).seconds, 240.0
-    counts = [3, 3, 3]  # default, residual and largest network, plain and two policies, plain and two smoothings; 1.8 workers
-    assert seconds.race == pytest.approx(race_images(counts, on.settings.race) * 4e-3 / 1.8)
+    counts = [3, 3, 3]  # default, residual, largest network; plain and two policies; plain and two smoothings
+    assert seconds.race == pytest.approx(race_images(counts, on.settings.race) * 4e-3 / 1.8)  # workers
     assert seconds.final == pytest.approx(total - seconds.race)
 
 
