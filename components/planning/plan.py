@@ -222,10 +222,10 @@ def choose_shape(shaper: Shaper, images: int, device: torch.device, sentences: l
     costs = time(shaper.space(width))
     if shaper.free:
         sentences.append(
-            f"The last stage has {shaper.space_settings(width).stages[-1][0]} channels, so that "
-            f"{format_architecture(default_architecture(shaper.space(width))[:1])} in every layer takes "
-            f"{fitted.default_ms:.3g} ms of the budget of {budget:g} ms; the slowest network of the space takes about "
-            f"{slowest / budget:.1f} times the budget."
+            f"The last stage has {shaper.space_settings(width).stages[-1][0]} channels, so that the default network "
+            f"({format_architecture(default_architecture(shaper.space(width)))}) takes {fitted.default_ms:.3g} ms of "
+            f"the budget of {budget:g} ms; the slowest network of the space takes about {slowest / budget:.1f} times "
+            "the budget."
         )
     minutes = settings.budget.minutes
     while shaper.free and minutes is not None and (below := narrower(width)) is not None:
