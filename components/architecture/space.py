@@ -11,6 +11,7 @@ is no layer at all, only where the shape is kept.
 
 import re
 from dataclasses import dataclass
+from functools import cache
 
 from components.data.store import Classes
 from components.settings.require import require
@@ -70,6 +71,7 @@ class Space:
         return self.layers[-1].outputs
 
 
+@cache
 def parse_block(name: str) -> Block:
     """Parse a block's name. Raises ValueError for a name of no known form."""
     bottleneck = re.fullmatch(r"mb_k([357])_e([1-6])(_se)?", name)

@@ -164,7 +164,7 @@ def test_what_a_person_states_of_the_race_is_counted_and_the_training_gets_the_r
     on = machine(race__images=64)
     seconds, total = planned(60, on).seconds, 240.0
     counts = [3, 3, 3]  # default, residual, largest network; plain and two policies; plain and two smoothings
-    assert seconds.race == pytest.approx(race_images(counts, on.settings.race) * 4e-3 / 1.8)  # workers
+    assert seconds.race == pytest.approx(race_images(counts, on.settings.race) * 4e-3 / 1.8)  # by 1.8 workers
     assert seconds.final == pytest.approx(total - seconds.race)
 
 
